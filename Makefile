@@ -1,0 +1,37 @@
+# Everything a checkout needs; `make help` lists it. Each target sets the environment up first where that is still to do.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-done
+QUICK := runs/quick
+
+.DEFAULT_GOAL := help
+.PHONY: help setup validate test lint wheel-test
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## *' '{ printf "make %-12s %s\n", $$1, $$2 }'
+
+setup: $(STAMP)  ## make .venv with the suite and dev extras, from pinned versions
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/pip || $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \
+	  "projlab needs Python >= 3.11; $(PYTHON) is %d.%d. Name another one: make PYTHON=..." % sys.version_info[:2])'
+	test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
+	@# The pinned setuptools comes first, so that the build uses it too instead of fetching the newest one.
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[suite,dev]'
+	@touch $@
+
+validate: setup  ## run the quick validation profile afresh into runs/quick
+	$(BIN)/projlab validate --profile quick --out $(QUICK) --overwrite
+
+test: setup  ## run the tests
+	$(BIN)/pytest
+
+lint: setup  ## check style, format, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+wheel-test: setup  ## build the wheel, install it into an empty environment and use it from an empty folder
+	bash scripts/wheel-test $(BIN)/python

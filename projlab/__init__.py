@@ -1,0 +1,83 @@
+"""Projection onto affine sets {x : A x = b} in PyTorch: correct, fast and proven.
+
+Names are imported on first use (PEP 562), so that the command line starts without torch.
+"""
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from projlab.constraint import AffineConstraint as AffineConstraint
+    from projlab.diagnose import Diagnosis as Diagnosis
+    from projlab.diagnose import diagnose as diagnose
+    from projlab.errors import AccuracyError as AccuracyError
+    from projlab.errors import InconsistentError as InconsistentError
+    from projlab.errors import InputError as InputError
+    from projlab.errors import MemoryLimitError as MemoryLimitError
+    from projlab.errors import ProjlabError as ProjlabError
+    from projlab.errors import RankDeficientError as RankDeficientError
+    from projlab.oneoff import project as project
+    from projlab.projector import Projector as Projector
+    from projlab.projector import projector as projector
+    from projlab.variants import variants as variants
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "AffineConstraint": "projlab.constraint",
+    "Diagnosis": "projlab.diagnose",
+    "diagnose": "projlab.diagnose",
+    "AccuracyError": "projlab.errors",
+    "InconsistentError": "projlab.errors",
+    "InputError": "projlab.errors",
+    "MemoryLimitError": "projlab.errors",
+    "ProjlabError": "projlab.errors",
+    "RankDeficientError": "projlab.errors",
+    "project": "projlab.oneoff",
+    "Projector": "projlab.projector",
+    "projector": "projlab.projector",
+    "variants": "projlab.variants",
+}
+
+__all__ = [
+    "AccuracyError",
+    "AffineConstraint",
+    "Diagnosis",
+    "InconsistentError",
+    "InputError",
+    "MemoryLimitError",
+    "Projector",
+    "ProjlabError",
+    "RankDeficientError",
+    "__version__",
+    "diagnose",
+    "project",
+    "projector",
+    "variants",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'projlab' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+class _Package(ModuleType):
+    """Keeps `projlab.projector` the function when the submodule of that name is imported."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in _HOME and isinstance(value, ModuleType):
+            return
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

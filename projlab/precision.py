@@ -1,0 +1,59 @@
+"""Keeps the caller's precision switches out of projlab's arithmetic, and leaves them as they stood.
+
+Autocast, `torch.set_float32_matmul_precision` and TF32 all lower the precision of a matrix product
+behind the back of the code that asks for it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+def _legacy_matmul_precision() -> str | None:
+    """None where the caller uses `torch.backends.*.fp32_precision`: the old getter refuses it."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return None
+
+
+def lowered(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a switch of the caller's would lower the precision of products in `dtype`."""
+    if torch.is_autocast_enabled(device.type):
+        return True
+    return dtype is torch.float32 and _legacy_matmul_precision() != "highest"
+
+
+@contextmanager
+def stated_precision(device: torch.device) -> Iterator[None]:
+    """Inside, products are computed in the dtype of their operands."""
+    with torch.autocast(device.type, enabled=False), _full_matmul_precision():
+        yield
+
+
+@contextmanager
+def _full_matmul_precision() -> Iterator[None]:
+    legacy = _legacy_matmul_precision()
+    if legacy == "highest":
+        yield
+    elif legacy is not None:
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(legacy)
+    else:
+        backends: Any = torch.backends
+        switches = (backends.cuda.matmul, backends.mkldnn.matmul)
+        stood = [switch.fp32_precision for switch in switches]
+        # a switch that merely inherits the generic one must go on inheriting it
+        restore = ["none" if value == backends.fp32_precision else value for value in stood]
+        for switch in switches:
+            switch.fp32_precision = "ieee"
+        try:
+            yield
+        finally:
+            for switch, value in zip(switches, restore, strict=True):
+                switch.fp32_precision = value

@@ -1,0 +1,167 @@
+"""The only home of numeric thresholds, each with its derivation.
+
+u is the unit roundoff of the working precision, eps = 2u; condition is the 2-norm condition
+number of the equilibrated rows E. References: Higham, "Accuracy and Stability of Numerical
+Algorithms", 2nd ed. (ASNA); Higham and Mary, "A new approach to probabilistic rounding error
+analysis", SIAM J. Sci. Comput. 41 (2019).
+"""
+
+import math
+
+import torch
+
+AMBIGUITY = 10.0
+"""The rank is ambiguous where a cutoff this many times smaller or larger would change it."""
+
+ROUNDING_RANK = 2.0
+"""Relative to sigma_max, in units of u: a smaller singular value of E cannot be told from the
+rounding of the entries of A themselves, so it says nothing about ambiguity."""
+
+COMBINATION_NOISE = 1e-9
+"""Coefficients of a redundant row below this, relative to the largest, are rounding: they are
+computed in float64 by solving with a well-conditioned block (entries of its inverse are O(1)), so
+their error is a modest multiple of condition * u64, and the block's condition is modest."""
+
+LARGEST_COEFFICIENT = 2.0
+"""Of a dropped row on the kept ones, rows scaled to norm one. While one is larger, exchanging the
+two rows multiplies the volume of the kept block by it; at the end sigma_min of the kept rows is
+within a factor sqrt(1 + 4 r (m - r)) of sigma_r (Goreinov, Tyrtyshnikov and Zamarashkin 1997; Gu
+and Eisenstat 1996, strong rank-revealing QR)."""
+
+EARLIER_ROW = 0.5
+"""An exchange that keeps the earlier of two rows may cost this factor in volume, as long as
+`LARGEST_COEFFICIENT` still holds after it: then the bound above does too."""
+
+
+FLOAT32_ROUNDOFF = 2.0**-24
+"""u of float32: data this coarse is analysed in float64, whose rounding is far below any cutoff."""
+
+RANK_CUTOFF_CAP = 1e-2
+"""float32 with more than 84000 columns would count singular values above a hundredth of the largest
+as zero; a cutoff that large no longer says anything about rounding."""
+
+
+def unit_roundoff(dtype: torch.dtype | str) -> float:
+    """Unit roundoff u of a floating-point dtype, given as a torch dtype or as its name."""
+    named: torch.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    return float(torch.finfo(named).eps) / 2
+
+
+def rank_cutoff(m: int, n: int, u: float) -> float:
+    """Relative to sigma_max(E): singular values at or below it count as zero.
+
+    An SVD, and the rounding of the entries of A, move singular values by a modest multiple of
+    max(m, n) * u * sigma_max (Golub and Van Loan, 4th ed., section 5.4.1).
+    """
+    return min(max(m, n) * 2 * u, RANK_CUTOFF_CAP)
+
+
+def consistency_factor(cutoff: float) -> float:
+    """A row of the least-squares residual may reach this times ||a_i|| ||xhat|| + |b_i|.
+
+    `cutoff` is that of the rank, 2 max(m, n) u unless the caller gave a tolerance, which says how
+    accurate the data is and so counts here too.
+
+    The entries of row i and b_i carry one rounding each, u (||a_i|| ||xhat|| + |b_i|); a row that
+    is a combination of others inherits theirs, at most max(m, n) of them; the backward-stable xhat
+    and the inner product that evaluates the residual add as much again each (ASNA sections 3.1 and
+    20.3). 8 max(m, n) u, four cutoffs, covers these four terms at twice their first-order size.
+    """
+    return 4 * cutoff
+
+
+def dimension_factor(m: int, n: int) -> float:
+    """The modest function c(m, n) in front of every forward error bound.
+
+    m orthogonal transformations of length n accumulate a backward error proportional to
+    sqrt(m n) u with probability close to one (Connolly and Higham, "Probabilistic rounding error
+    analysis of Householder QR factorization", SIAM J. Matrix Anal. Appl. 44 (2023)); 8 covers the
+    few operations (subtract, divide, scale) that a projection does besides, which dominate for
+    tiny systems.
+    """
+    return math.sqrt(m * n) + 8
+
+
+def backward_stable_growth(condition: float, u: float) -> float:
+    """kappa u: the projection is exact for rows perturbed by u (ASNA theorem 21.4)."""
+    return condition * u
+
+
+def normal_equations_growth(condition: float, u: float) -> float:
+    """kappa u + (kappa^2 u)^2, for two passes through the Gram matrix.
+
+    One pass errs by kappa^2 u relative to the correction it makes (ASNA section 21.3); the second
+    corrects what the first left.
+    """
+    return condition * u + (condition**2 * u) ** 2
+
+
+def gram_pivot_threshold(m: int, u: float) -> float:
+    """Relative to the largest diagonal entry: a last Cholesky pivot at or below it is rounding.
+
+    The backward error of a Cholesky factor is at most (m + 1) u / (1 - (m + 1) u) times the
+    diagonal entries, which are in [1/2, 2] after equilibration (ASNA theorem 10.3): a factor 4
+    for that range, 2 for the rounding of the Gram matrix itself.
+    """
+    return 8 * m * u
+
+
+def gram_unsafe(m: int, condition: float, u: float) -> bool:
+    """Whether a pivot of the Gram matrix may fall to `gram_pivot_threshold`.
+
+    In every order of the rows a pivot is at least sigma_min^2 = sigma_max^2 / kappa^2, and
+    sigma_max^2 is at least half of the largest diagonal entry.
+    """
+    return condition**2 * 2 * gram_pivot_threshold(m, u) >= 1
+
+
+def symmetry_bound(n: int, dtype: torch.dtype) -> float:
+    """Relative to the largest entry: how far rounding takes a product M M' from symmetry.
+
+    Two evaluations of one inner product of length n differ by at most 2 n u (ASNA section 3.1).
+    """
+    return 2 * n * unit_roundoff(dtype)
+
+
+def svd_noise(u: float) -> float:
+    """Relative to sigma_max: what an SVD cannot tell from zero in any system (one rounding)."""
+    return u
+
+
+def forward_error_bound(
+    variant: str, *, u: float, m: int, n: int, condition: float, amplification: float
+) -> float:
+    """Bound on ||x - x*|| / ||x*|| for one projection by `variant`.
+
+    Parameters
+    ----------
+    variant
+        Name in the registry; its error growth is the law it declares there.
+    u, m, n, condition
+        Unit roundoff, shape of the system, condition number of its equilibrated rows.
+    amplification
+        (||x0|| + ||x0 - x*||) / ||x*||: the projection subtracts a correction from x0, and their
+        roundings are relative to them, not to the difference. For x* = 0 divide by ||x0||.
+    """
+    from projlab.variants import get  # the registry's files import this module
+
+    growth = get(variant).error_growth(condition, u)
+    return dimension_factor(m, n) * growth * amplification
+
+
+def predicted_accuracy(growth: float, m: int, n: int) -> float:
+    """Forward error relative to max(||x0||, ||x*||), whatever x0 is.
+
+    ||x0|| + ||x0 - x*|| is at most three times that maximum.
+    """
+    return 3 * dimension_factor(m, n) * growth
+
+
+def feasibility_bound(*, u: float, m: int, n: int) -> float:
+    """Bound on max_i |A x - b|_i / (||a_i|| (||x|| + ||x0||) + |b_i|).
+
+    Rounding x moves row i by u ||a_i|| ||x||; subtracting the correction from x0 by u ||a_i||
+    (||x0|| + ||x||); the correction itself solves a triangular system backward stably. The
+    condition number does not enter for any of the variants.
+    """
+    return dimension_factor(m, n) * u

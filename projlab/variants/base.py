@@ -1,0 +1,83 @@
+"""What a variant is: a way to factor the equilibrated rows, and the law its errors follow."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from projlab.matrix import Matrix
+
+
+@dataclass(frozen=True)
+class Factor(ABC):
+    """Factored rows E (r, n), or (B, r, n): every field is a tensor or None.
+
+    Vectors x are (..., n), for batched rows (B, k, n); right-hand sides are (..., r).
+    """
+
+    @abstractmethod
+    def right_side(self, f: Tensor) -> Tensor:
+        """f in the coordinates the factor works in."""
+
+    @abstractmethod
+    def project(self, x: Tensor, c: Tensor | None) -> Tensor:
+        """x - E^+ (E x - f), where c is `right_side(f)`, or None for f = 0."""
+
+    @abstractmethod
+    def project_(self, x: Tensor, c: Tensor) -> None:
+        """`project` in place."""
+
+    @abstractmethod
+    def multipliers(self, x: Tensor, c: Tensor | None) -> Tensor:
+        """y with x - E' y the projection of x."""
+
+    def to(self, device: torch.device) -> Self:
+        """The same factor on another device."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(
+            self, **{k: v.to(device) if isinstance(v, Tensor) else v for k, v in moved.items()}
+        )
+
+
+class Variant(ABC):
+    """One way to project: a stateless object in the registry."""
+
+    name: str
+    summary: str
+    """One line for people who choose."""
+    needs_disjoint_rows: bool = False
+
+    @abstractmethod
+    def factor(self, rows: Matrix, u: float) -> Factor:
+        """Factor equilibrated, linearly independent rows; rows of zeros may pad a batch."""
+
+    @abstractmethod
+    def error_growth(self, condition: float, u: float) -> float:
+        """Forward error up to a modest function of the dimensions."""
+
+    @abstractmethod
+    def flops(self, m: int, n: int) -> tuple[float, float]:
+        """Floating-point operations of factoring, and of one projection."""
+
+    def limitation(self, *, m: int, n: int, condition: float, u: float) -> str | None:
+        """Why theory expects the variant to refuse or lose digits here; None where it does not."""
+        return None
+
+
+def triangular_solve(R: Tensor, v: Tensor, *, transpose: bool) -> Tensor:
+    """R^-1 v or R^-T v over the last dimension of v, for upper triangular R."""
+    T = R.mT if transpose else R
+    solved = torch.linalg.solve_triangular(T, columns(v), upper=not transpose)
+    return uncolumns(solved, v)
+
+
+def columns(v: Tensor) -> Tensor:
+    """(..., r) vectors as the columns of a matrix: what the solvers take."""
+    return v.unsqueeze(-1) if v.dim() == 1 else v.mT
+
+
+def uncolumns(solved: Tensor, like: Tensor) -> Tensor:
+    """Undo `columns`."""
+    return solved.squeeze(-1) if like.dim() == 1 else solved.mT

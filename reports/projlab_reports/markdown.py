@@ -1,0 +1,57 @@
+"""The report of a run as Markdown, with its figures beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from projlab_reports import figures, units
+from projlab_reports.summary import Summary
+
+FIGURES = "figures"
+
+
+def write(summary: Summary, folder: Path) -> Path:
+    """Write `report.md` and its figures into a folder; return the report's path."""
+    drawn = figures.draw(summary, folder / FIGURES)
+    report = folder / "report.md"
+    report.write_text(render(summary, [p.name for p in drawn]), encoding="utf-8")
+    return report
+
+
+def render(summary: Summary, drawn: list[str]) -> str:
+    """Return the report's text; `drawn` are the names of PNGs in the folder of figures."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("projlab_reports"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - Markdown, not HTML; cells are escaped by `table`
+    )
+    filters: dict[str, Callable[..., Any]] = {"table": table, "duration": units.duration}
+    environment.filters.update(filters)
+    template = environment.get_template("report.md.j2")
+    return template.render(s=summary, drawn=[f"{FIGURES}/{name}" for name in drawn])
+
+
+def table(frame: pd.DataFrame) -> str:
+    """Write a frame as a Markdown table; numbers to the right."""
+    columns = list(frame.columns)
+    right = [pd.api.types.is_numeric_dtype(frame[column]) for column in columns]
+    lines = [_line(columns), _line("---:" if r else "---" for r in right)]
+    lines += [_line(row) for row in frame.itertuples(index=False)]
+    return "\n".join(lines)
+
+
+def _line(cells: Any) -> str:
+    return "| " + " | ".join(_cell(cell) for cell in cells) + " |"
+
+
+def _cell(value: object) -> str:
+    text = units.figure(value) if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,322 @@
+"""What a run's judged records say: small tables that terminal, Markdown and figures share.
+
+Takes the frame of verdicts (a row is a record of the validation suite with the judge's columns) and
+imports no engine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, cast
+
+import pandas as pd
+
+from projlab_reports.units import MISSING, digits, duration, error, integer
+
+VERDICTS = ("pass", "expected", "skip", "fail")
+CHECKED = ("pass", "expected", "fail")
+"""A skip is no check."""
+
+KAPPA_EDGES = (0.0, 1e2, 1e4, 1e7, 1e10, math.inf)
+KAPPA_LABELS = ("κ < 1e2", "1e2 … 1e4", "1e4 … 1e7", "1e7 … 1e10", "κ ≥ 1e10")
+
+CLAIMS = ("optimal", "ok")
+"""Words by which an oracle claims that its answer is right."""
+
+ERROR = "oracle_error_"
+STATUS = "oracle_status_"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One run, ready to be shown.
+
+    Attributes
+    ----------
+    verdicts
+        The judged records.
+    header
+        What the run was asked for: profile, device.
+    environment
+        What it ran on, by name.
+    """
+
+    verdicts: pd.DataFrame
+    header: Mapping[str, str]
+    environment: Mapping[str, str]
+
+    @cached_property
+    def totals(self) -> dict[str, int]:
+        """Number of records by verdict."""
+        counts = self.verdicts["verdict"].value_counts()
+        return {verdict: int(counts.get(verdict, 0)) for verdict in VERDICTS}
+
+    @property
+    def checked(self) -> int:
+        """Number of records that were held against theory."""
+        return sum(self.totals[verdict] for verdict in CHECKED)
+
+    @property
+    def headline(self) -> str:
+        """The run in a sentence."""
+        if not self.checked:
+            return f"Nothing was checked: {_count(self.totals['skip'], 'skip')}, nothing else."
+        numbers = (
+            f"{self.totals['pass']} passed, {self.totals['expected']} met an expected limitation, "
+            f"{self.totals['skip']} were skipped, {self.totals['fail']} failed"
+        )
+        if self.totals["fail"]:
+            return f"{_count(self.totals['fail'], 'check')} failed: {numbers}."
+        return f"Every check held: {numbers}."
+
+    @property
+    def environment_shown(self) -> pd.DataFrame:
+        """`environment` as a table."""
+        return pd.DataFrame({"what": self.environment.keys(), "is": self.environment.values()})
+
+    @cached_property
+    def by_variant(self) -> pd.DataFrame:
+        """One row a variant: verdicts counted apart, worst error that passed, median seconds."""
+        table = []
+        for variant, group in self.verdicts.groupby("variant", sort=False):
+            counts = group["verdict"].value_counts()
+            passed = group[group["verdict"] == "pass"]
+            table.append(
+                {
+                    "variant": variant,
+                    **{verdict: int(counts.get(verdict, 0)) for verdict in VERDICTS},
+                    "worst units of κu": passed["units_of_kappa_u"].max(),
+                    "worst of bound": passed["ratio"].max(),
+                    "median set-up, s": group["setup_s_median"].median(),
+                    "median projection, s": group["project_s_median"].median(),
+                }
+            )
+        return pd.DataFrame(table)
+
+    @property
+    def variants_shown(self) -> pd.DataFrame:
+        """`by_variant` with its figures written out."""
+        shown = self.by_variant.rename(
+            columns={"worst units of κu": "worst, κu", "worst of bound": "of bound"}
+        )
+        for what in ("set-up", "projection"):
+            shown[what] = shown.pop(f"median {what}, s").map(duration)
+        return shown
+
+    @cached_property
+    def variants(self) -> tuple[str, ...]:
+        """The variants that were asked, in the registry's order as far as records tell it."""
+        return tuple(self.by_variant["variant"])
+
+    @cached_property
+    def oracles(self) -> tuple[str, ...]:
+        """Every oracle that was asked."""
+        return tuple(c.removeprefix(ERROR) for c in map(str, self.verdicts) if c.startswith(ERROR))
+
+    @cached_property
+    def main_oracles(self) -> tuple[str, ...]:
+        """Of each family of oracles (clarabel, …) the setting that is within c·κ·u most often."""
+        best: dict[str, str] = {}
+        frame = self.problems
+        right = {o: int((frame[ERROR + o] <= frame["stable_bound"]).sum()) for o in self.oracles}
+        for oracle in sorted(self.oracles, key=lambda o: (-right[o], o)):
+            best.setdefault(family(oracle), oracle)
+        return tuple(best.values())
+
+    @cached_property
+    def problems(self) -> pd.DataFrame:
+        """One row a float64 problem with an unambiguous x*: what the oracles are compared on."""
+        frame = self.verdicts
+        known = (
+            (frame["dtype"] == "float64")
+            & (frame["check"] == "projection")
+            & frame["reference_kind"].notna()
+            & (frame["reference_kind"] != "unavailable")
+            & (frame["reference_ambiguous"] == False)  # noqa: E712 - may hold None
+        )
+        return frame[known].drop_duplicates("content_hash")
+
+    @cached_property
+    def oracle_errors(self) -> pd.DataFrame:
+        """One row an oracle: median and worst error by κ, and where its status misleads."""
+        frame = self.problems
+        bins = pd.cut(frame["reference_condition"], KAPPA_EDGES, labels=KAPPA_LABELS, right=False)
+        table = []
+        for oracle in self.oracles:
+            errors, statuses = frame[ERROR + oracle], frame[STATUS + oracle]
+            asked, claims = statuses.notna(), statuses.isin(CLAIMS)
+            within = errors <= frame["stable_bound"]
+            by_kappa = {
+                label: median_and_worst(errors[asked & (bins == label)]) for label in KAPPA_LABELS
+            }
+            table.append(
+                {
+                    "oracle": oracle,
+                    **by_kappa,
+                    "claims success": f"{int(claims.sum())} of {int(asked.sum())}",
+                    "of these beyond c·κ·u": int((claims & ~within).sum()),
+                    "claims none, yet within": int((asked & ~claims & within).sum()),
+                }
+            )
+        return pd.DataFrame(table)
+
+    @cached_property
+    def oracle_verdicts(self) -> list[str]:
+        """A sentence for each family at its best: where it is an oracle, and where not."""
+        return [_oracle_sentence(oracle, self.problems) for oracle in self.main_oracles]
+
+    def real_systems(self, dtype: str) -> pd.DataFrame:
+        """One row a real system: forward errors of variants and main oracles, reference."""
+        frame = self.verdicts
+        real = (frame["group"] == "real") & (frame["dtype"] == dtype)
+        chosen = frame[real & (frame["check"] != "refusal")].sort_values("problem", kind="stable")
+        systems: dict[str, dict[str, dict[str, Any]]] = {}
+        for row in rows(chosen):
+            systems.setdefault(row["problem"], {})[row["variant"]] = row
+        oracles = self.main_oracles if dtype == "float64" else ()
+        return pd.DataFrame([self._system(answers, oracles) for answers in systems.values()])
+
+    def _system(
+        self, answers: Mapping[str, Mapping[str, Any]], oracles: Iterable[str]
+    ) -> dict[str, str]:
+        """One row of `real_systems`, from the records of one system by variant."""
+        # A skipped record knows nothing of x*; the others know the same.
+        first = max(answers.values(), key=lambda row: isinstance(row["reference_kind"], str))
+        known = isinstance(first["reference_kind"], str)
+        errors = [row["forward_error"] for row in answers.values()]
+        right = [e for e in errors if not math.isnan(e)]
+        least_squares = " (least squares)" if first["check"] == "least_squares" else ""
+        return {
+            "system": first["problem"] + least_squares,
+            "m × n": f"{first['m']} × {first['n']}",
+            "rank": integer(first["reference_rank"])
+            + ("?" if first["reference_ambiguous"] else ""),
+            "κ": error(first["reference_condition"]),
+            **{v: _cell(answers[v]) if v in answers else MISSING for v in self.variants},
+            "digits": digits(min(right, default=math.nan)),
+            **{o: error(first[ERROR + o]) for o in oracles},
+            "x* by": first["reference_kind"] if known else "not computed",
+        }
+
+    @cached_property
+    def expected(self) -> pd.DataFrame:
+        """Every expected limitation, by name."""
+        frame = self.verdicts[self.verdicts["verdict"] == "expected"]
+        return frame[["variant", "problem", "dtype", "check", "why"]].sort_values(
+            ["variant", "dtype", "problem"]
+        )
+
+    @cached_property
+    def skips(self) -> pd.DataFrame:
+        """Skips by reason."""
+        frame = self.verdicts[self.verdicts["verdict"] == "skip"]
+        return pd.DataFrame(
+            [
+                {
+                    "reason": reason,
+                    "variants": _list(group["variant"]),
+                    "records": len(group),
+                    "problems": _list(group["problem"]),
+                }
+                for reason, group in frame.groupby("why", sort=False)
+            ]
+        )
+
+    @cached_property
+    def failures(self) -> pd.DataFrame:
+        """Every failure with the command that reproduces just it."""
+        frame = self.verdicts[self.verdicts["verdict"] == "fail"]
+        failures = frame[["variant", "problem", "dtype", "check", "why"]].copy()
+        failures["reproduce"] = [self.command(row) for row in rows(frame)]
+        return failures
+
+    def command(self, row: Mapping[str, object]) -> str:
+        """Return the command that measures and judges one record again, by itself."""
+        what = {"problem": row["problem"], "variant": row["variant"], "dtype": row["dtype"]}
+        options = {"profile": self.header["profile"], **what}
+        if row["device"] != "cpu":
+            options["device"] = row["device"]
+        options["out"] = "reproduce/" + "-".join(map(str, what.values()))
+        return "projlab validate " + " ".join(f"--{name} {v}" for name, v in options.items())
+
+    @cached_property
+    def unknown(self) -> pd.DataFrame:
+        """Problems whose answer cannot be judged: the rank is ambiguous, or there is no x*."""
+        frame = self.verdicts
+        ambiguous = frame["reference_ambiguous"].eq(True)
+        nothing = frame["reference_kind"].eq("unavailable")
+        asked = frame["check"] != "refusal"
+        return frame[asked & (ambiguous | nothing)].drop_duplicates(["problem", "dtype"])
+
+    @property
+    def unknown_shown(self) -> str:
+        """`unknown` in a sentence, with reasons."""
+        return "; ".join(
+            f"{row['problem']} in {row['dtype']} ("
+            + ("the rank is ambiguous" if row["reference_ambiguous"] else row["reference_reason"])
+            + ")"
+            for row in rows(self.unknown)
+        )
+
+
+def rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return a frame's rows, each by column name."""
+    return cast("list[dict[str, Any]]", frame.to_dict("records"))
+
+
+def family(oracle: str) -> str:
+    """Return the solver that an oracle is a setting of."""
+    return oracle.partition("_")[0]
+
+
+def _oracle_sentence(oracle: str, frame: pd.DataFrame) -> str:
+    """Say on how many problems an oracle is one, and by how much it is none on the worst."""
+    asked = frame[frame[STATUS + oracle].notna()]
+    beyond = asked[~(asked[ERROR + oracle] <= asked["stable_bound"])]
+    held = f"`{oracle}` is within c·κ·u on {len(asked) - len(beyond)} of {len(asked)} problems"
+    if beyond.empty:
+        return f"{held}, and so an oracle on all of them."
+    sentence = f"{held}; on {len(beyond)} it is not an oracle"
+    claiming = beyond[beyond[STATUS + oracle].isin(CLAIMS)]
+    if claiming.empty:
+        return f"{sentence}, and says so by its status."
+    worst = max(rows(claiming), key=lambda row: row[ERROR + oracle] / row["stable_bound"])
+    return (
+        f"{sentence}, though on {len(claiming)} of these its status is success; worst of them "
+        f"{worst['problem']} (κ = {worst['reference_condition']:.1e}): forward error "
+        f"{worst[ERROR + oracle]:.1e}, where c·κ·u is {worst['stable_bound']:.1e}."
+    )
+
+
+def median_and_worst(errors: pd.Series) -> str:
+    """Write the errors of several problems in one cell; a missing answer counts in neither."""
+    answered = errors.dropna()
+    if errors.empty:
+        return "–"
+    if answered.empty:
+        return f"none of {len(errors)}"
+    missing = len(errors) - len(answered)
+    tail = f" (no answer: {missing})" if missing else ""
+    return f"{answered.median():.0e} / {answered.max():.0e}{tail}"
+
+
+def _cell(row: Mapping[str, Any]) -> str:
+    """One variant on one system: its forward error, or the word for what it did instead."""
+    if row["status"] != "ok":
+        return (
+            "n/a" if (row["status"], row["verdict"]) == ("refused", "skip") else str(row["status"])
+        )
+    return "answered" if math.isnan(row["forward_error"]) else error(row["forward_error"])
+
+
+def _list(values: Iterable[str], most: int = 6) -> str:
+    distinct = list(dict.fromkeys(values))
+    shown = ", ".join(distinct[:most])
+    return shown + (f" and {len(distinct) - most} more" if len(distinct) > most else "")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")

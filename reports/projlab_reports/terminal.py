@@ -1,0 +1,51 @@
+"""The end of a run, for people at a terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from projlab_reports.summary import VERDICTS, Summary, rows
+from projlab_reports.units import duration, figure
+
+STYLES = {"pass": "green", "expected": "yellow", "skip": "dim", "fail": "bold red"}
+
+
+def show(summary: Summary, report: Path, console: Console | None = None) -> None:
+    """Print the variants' table, the failures with their commands, verdict and report's path."""
+    console = console or Console()
+    console.print(variants_table(summary))
+    for failure in rows(summary.failures):
+        what = f"{failure['variant']} on {failure['problem']} in {failure['dtype']}"
+        console.print(Text.assemble(("fail ", STYLES["fail"]), f"{what}: {failure['why']}"))
+        console.print(Text(f"     {failure['reproduce']}"), soft_wrap=True)
+    console.print(Text(summary.headline, style="bold"), soft_wrap=True)
+    console.print(Text(f"Report: {report}"), soft_wrap=True)
+
+
+def variants_table(summary: Summary) -> Table:
+    """Return one row a variant."""
+    title = f"projlab validate, {summary.header['profile']} profile"
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+    )
+    table.add_column("variant", no_wrap=True)
+    for verdict in VERDICTS:
+        table.add_column(verdict, justify="right", no_wrap=True)
+    for heading in ("worst, κu", "of bound", "set-up", "project"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows(summary.by_variant):
+        counts = [Text(str(row[v]), style=STYLES[v] if row[v] else "dim") for v in VERDICTS]
+        table.add_row(
+            row["variant"],
+            *counts,
+            figure(row["worst units of κu"]),
+            figure(row["worst of bound"]),
+            duration(row["median set-up, s"]),
+            duration(row["median projection, s"]),
+        )
+    return table

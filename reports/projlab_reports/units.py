@@ -1,0 +1,41 @@
+"""How figures are written, the same in the terminal and in Markdown; what is missing is a dash."""
+
+from __future__ import annotations
+
+import math
+
+MISSING = "–"
+
+
+def figure(value: float) -> str:
+    """Write a dimensionless figure with two digits."""
+    if math.isnan(value):
+        return MISSING
+    return f"{value:.2g}"
+
+
+def error(value: float) -> str:
+    """Write a forward error or a condition number with one digit and its exponent."""
+    return MISSING if math.isnan(value) else f"{value:.0e}"
+
+
+def digits(value: float) -> str:
+    """Write a forward error as decimal digits right, −log₁₀ of it."""
+    if math.isnan(value):
+        return MISSING
+    return "all" if value == 0 else f"{max(-math.log10(value), 0.0):.1f}"
+
+
+def integer(value: float) -> str:
+    """Write a whole number that a frame may hold as a float."""
+    return MISSING if math.isnan(value) else f"{value:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Write seconds in the unit that fits."""
+    if math.isnan(seconds):
+        return MISSING
+    for unit, factor in (("s", 1.0), ("ms", 1e3)):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} µs"

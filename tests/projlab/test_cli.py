@@ -1,0 +1,224 @@
+"""The command line as its users meet it: in a process of its own."""
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import projlab
+from projlab.cli import main
+
+PROJLAB = "import sys; from projlab.cli import main; sys.exit(main(sys.argv[1:]))"
+QUICK_RUN = ("validate", "--problem", "article_1", "--jobs", "1")
+SHAPES = ("3x10", "10x20", "10x100", "30x60")
+STRICTER = "import projlab.tolerance as t; t.forward_error_bound = lambda *a, **k: 1e-30; "
+
+
+def projlab_command(*arguments, cwd, program=PROJLAB):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One run of everything that a user sees, and where its files are."""
+    cwd = tmp_path_factory.mktemp("cwd")
+    return projlab_command(*QUICK_RUN, "--out", "run", cwd=cwd), cwd / "run"
+
+
+def test_help_starts_without_anything_heavy(tmp_path):
+    program = (
+        "import sys\nfrom projlab.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "heavy = {'torch', 'numpy', 'scipy', 'pandas', 'rich', 'cvxpy', 'matplotlib'}\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    ended = projlab_command(cwd=tmp_path, program=program)
+    assert ended.returncode == 0, ended.stderr
+    assert "validate" in ended.stdout
+
+
+@pytest.mark.parametrize("command", ["validate", "variants"])
+def test_each_command_explains_itself_by_example(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0
+    assert f"examples:\n  projlab {command}\n" in capsys.readouterr().out
+
+
+def test_variants_lists_the_registry(capsys):
+    assert main(["variants"]) == 0
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert tuple(listed) == projlab.variants()
+    assert main(["variants", "--json"]) == 0
+    names = [variant["name"] for variant in json.loads(capsys.readouterr().out)]
+    assert tuple(names) == projlab.variants()
+
+
+def test_a_run_that_holds_ends_with_0_a_table_and_a_report(finished):
+    ended, folder = finished
+    assert ended.returncode == 0, ended.stderr
+    for variant in projlab.variants():
+        assert variant in ended.stdout
+    assert "Every check held: 8 passed" in ended.stdout
+    assert f"Report: {Path('run') / 'report.md'}" in ended.stdout
+    report = (folder / "report.md").read_text(encoding="utf-8")
+    assert "Every check held: 8 passed" in report
+    assert (folder / "figures" / "forward-error-float64.png").stat().st_size > 0
+
+
+def test_no_progress_bar_where_stderr_is_no_terminal(finished):
+    ended, _ = finished
+    assert ended.stderr == ""
+
+
+def test_pandas_reads_the_records_and_the_verdicts(finished):
+    _, folder = finished
+    assert "verdict" not in pd.read_parquet(folder / "records")
+    verdicts = pd.read_parquet(folder / "verdicts.parquet")
+    assert set(verdicts["verdict"]) == {"pass"}
+    assert verdicts["environment"].iloc[0] in json.loads((folder / "environment.json").read_text())
+
+
+def test_resuming_judges_again_and_overwriting_measures_again(finished):
+    _, folder = finished
+    parts = {path: path.stat().st_mtime_ns for path in (folder / "records").iterdir()}
+
+    def again(flag):
+        return projlab_command(*QUICK_RUN, "--out", folder, flag, cwd=folder.parent).returncode
+
+    assert again("--resume") == 0
+    assert {path: path.stat().st_mtime_ns for path in (folder / "records").iterdir()} == parts
+    assert again("--overwrite") == 0
+    assert {path: path.stat().st_mtime_ns for path in (folder / "records").iterdir()} != parts
+
+
+def test_json_is_the_only_output_and_parses(tmp_path):
+    ended = projlab_command(*QUICK_RUN, "--json", cwd=tmp_path)
+    outcome = json.loads(ended.stdout)
+    assert (ended.returncode, outcome["exit_code"]) == (0, 0)
+    assert outcome["totals"] == {"pass": 8, "expected": 0, "skip": 0, "fail": 0}
+    assert [row["variant"] for row in outcome["variants"]] == list(projlab.variants())
+    assert outcome["report"] == str(Path("runs") / "quick" / "report.md")
+    assert (tmp_path / outcome["verdicts"]).exists()
+
+
+def test_a_failed_check_ends_with_1_and_the_command_that_repeats_it(tmp_path):
+    arguments = (*QUICK_RUN, "--variant", "qr", "--dtype", "float64", "--out", "run")
+    ended = projlab_command(*arguments, cwd=tmp_path, program=STRICTER + PROJLAB)
+    assert ended.returncode == 1
+    command = (
+        "projlab validate --profile quick --problem article_1 --variant qr --dtype float64 "
+        "--out reproduce/article_1-qr-float64"
+    )
+    assert command in ended.stdout
+    assert command in (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
+    again = projlab_command(*command.split()[1:], cwd=tmp_path, program=STRICTER + PROJLAB)
+    assert again.returncode == 1
+    assert "1 check failed" in again.stdout
+
+
+def test_nothing_checked_ends_with_3(tmp_path):
+    overlapping = ("validate", "--problem", "article_3", "--variant", "single_row", "--jobs", "1")
+    ended = projlab_command(*overlapping, cwd=tmp_path)
+    assert ended.returncode == 3
+    assert "Nothing was checked" in ended.stdout
+
+
+def test_no_problem_in_all_selections_at_once_ends_with_3(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["validate", "--group", "spectra", "--problem", "article_1"]) == 3
+    assert "nothing to check" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_is_stopped_can_be_resumed(tmp_path):
+    names = [f"spectra_{kappa}_{shape}" for kappa in ("1", "1e3", "1e6") for shape in SHAPES]
+    several = [option for name in names for option in ("--problem", name)]
+    arguments = ("validate", *several, "--dtype", "float64", "--jobs", "1")
+    command = [sys.executable, "-c", PROJLAB, *arguments, "--out", "run"]
+    running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    records = tmp_path / "run" / "records"
+    while not (records.is_dir() and list(records.glob("*.parquet"))):
+        assert running.poll() is None
+        time.sleep(0.05)
+    running.terminate()
+    assert "--resume goes on" in running.communicate(timeout=60)[1]
+    assert running.returncode == 130
+    kept = {path: path.stat().st_mtime_ns for path in records.glob("*.parquet")}
+    resumed = projlab_command(*arguments, "--out", "run", "--resume", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    after = {path: path.stat().st_mtime_ns for path in records.glob("*.parquet")}
+    assert kept.items() < after.items()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--problem", "no_such_problem"], "no_such_problem"),
+        (["--group", "no_such_group"], "want any of article"),
+        (["--variant", "no_such_variant"], "single_row"),
+        (["--device", "no_such_device"], "no_such_device"),
+        (["--problem", "article_1", "--out", "occupied"], "something else than a projlab run"),
+    ],
+)
+def test_bad_input_ends_with_2_and_one_line_that_names_it(
+    arguments, message, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("occupied").mkdir()
+    Path("occupied/thesis.tex").write_text("years of work")
+    assert main(["validate", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("projlab: ")
+
+
+@pytest.mark.parametrize("arguments", [[], ["validate", "--profile", "slow"], ["compare", "f.npz"]])
+def test_bad_usage_ends_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+
+
+@pytest.mark.parametrize("jobs", ["0", "-1", "many"])
+def test_jobs_are_a_positive_number(jobs, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["validate", "--jobs", jobs])
+    assert end.value.code == 2
+    assert "--jobs" in capsys.readouterr().err
+
+
+def test_a_folder_that_holds_a_run_is_neither_mixed_nor_replaced_unasked(finished, capsys):
+    _, folder = finished
+    assert main([*QUICK_RUN, "--out", str(folder)]) == 2
+    assert "--resume continues it, --overwrite replaces it" in capsys.readouterr().err
+
+
+def test_without_the_suite_validate_says_what_to_install(capsys, monkeypatch):
+    installed = importlib.metadata.version
+
+    def version(name):
+        if name == "cvxpy":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return installed(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert main(["validate"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "cvxpy" in error
+    assert "pip install projlab[suite]" in error

@@ -1,0 +1,103 @@
+"""What `import projlab` does, and does not do."""
+
+import subprocess
+import sys
+
+import pytest
+
+import projlab
+
+PUBLIC = {
+    "AffineConstraint",
+    "projector",
+    "Projector",
+    "project",
+    "diagnose",
+    "Diagnosis",
+    "variants",
+    "ProjlabError",
+    "InputError",
+    "InconsistentError",
+    "RankDeficientError",
+    "AccuracyError",
+    "MemoryLimitError",
+}
+
+
+def run(program):
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_import_is_lazy():
+    """The command line starts without torch, numpy and scipy."""
+    program = """
+import sys, projlab
+projlab.__version__, dir(projlab), projlab.__all__
+print([name for name in ("torch", "numpy", "scipy") if name in sys.modules])
+"""
+    assert run(program).strip() == "[]"
+
+
+def test_every_public_name_is_there():
+    assert set(projlab.__all__) >= PUBLIC
+    assert set(dir(projlab)) >= PUBLIC
+    for name in projlab.__all__:
+        assert getattr(projlab, name) is not None
+    with pytest.raises(AttributeError, match="module 'projlab' has no attribute 'frobnicate'"):
+        _ = projlab.frobnicate
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import projlab.projector, projlab.variants, projlab.diagnose",
+        "from projlab import projector, variants, diagnose",
+        "from projlab import *",
+    ],
+)
+def test_functions_stay_functions_after_the_submodules_of_their_names(first):
+    program = f"""
+{first}
+import projlab
+from projlab import projector, variants, diagnose
+import projlab.projector, projlab.variants, projlab.diagnose
+for name in ("projector", "variants", "diagnose"):
+    assert type(getattr(projlab, name)).__name__ == "function", name
+assert "qr" in projlab.variants()
+assert projlab.projector([[1.0, 1.0]], 1.0).rank == 1
+assert projlab.diagnose([[1.0, 1.0]], 1.0).rank == 1
+from projlab.variants import REGISTRY
+assert len(REGISTRY) == len(projlab.variants())
+"""
+    run(program)
+
+
+def test_the_engine_imports_no_more_than_torch_and_numpy():
+    """scipy only where sparse matrices of scipy's come in; nothing of the suite at all."""
+    program = """
+import sys, projlab
+P = projlab.projector([[1.0, 1.0]], 1.0)
+import torch
+P(torch.zeros(2, dtype=torch.float64))
+heavy = ("scipy", "pandas", "cvxpy", "flint", "matplotlib", "projlab_validation", "projlab_reports")
+print([name for name in heavy if name in sys.modules])
+"""
+    assert run(program).strip() == "[]"
+
+
+def test_the_errors_have_one_base():
+    for name in PUBLIC:
+        if name.endswith("Error"):
+            assert issubclass(getattr(projlab, name), projlab.ProjlabError)
+    assert issubclass(projlab.InputError, ValueError)
+    for name in ("InconsistentError", "RankDeficientError", "AccuracyError", "MemoryLimitError"):
+        assert not issubclass(getattr(projlab, name), ValueError)
+
+
+def test_every_public_name_is_documented():
+    for name in PUBLIC:
+        assert getattr(projlab, name).__doc__, name

@@ -1,0 +1,152 @@
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from projlab import InputError
+from projlab_validation import store
+from projlab_validation.record import OracleFigures, Record
+from projlab_validation.store import Key, Store
+
+HEADER = {"profile": "quick", "device": "cpu"}
+
+
+def record(problem="p1", variant="qr", **changes) -> Record:
+    return replace(
+        Record(
+            problem=problem,
+            group="article",
+            content_hash=f"hash-of-{problem}",
+            seed=1,
+            m=1,
+            n=2,
+            nnz=2,
+            density=1.0,
+            rows_overlap=False,
+            dtype="float64",
+            device="cpu",
+            variant=variant,
+            check="projection",
+            environment="here",
+            status="ok",
+        ),
+        **changes,
+    )
+
+
+def test_what_is_written_is_read_back_and_known_as_done(tmp_path):
+    opened = Store.create(tmp_path / "run", HEADER)
+    opened.write([record("p1", "qr"), record("p1", "pinv")])
+    opened.write([record("p2", "qr")])
+    frame = store.read(tmp_path / "run")
+    assert sorted(zip(frame["problem"], frame["variant"], strict=True)) == [
+        ("p1", "pinv"),
+        ("p1", "qr"),
+        ("p2", "qr"),
+    ]
+    assert Key("hash-of-p1", "float64", "pinv", "here") in opened.done()
+    assert Key("hash-of-p1", "float64", "pinv", "elsewhere") not in opened.done()
+
+
+def test_parts_with_different_oracles_read_as_one_frame(tmp_path):
+    opened = Store.create(tmp_path, HEADER)
+    opened.write([record("p1", oracles={"a": OracleFigures("ok", 1e-16)})])
+    opened.write([record("p2", oracles={"b": OracleFigures("optimal", 2e-16)})])
+    frame = store.read(tmp_path).set_index("problem")
+    assert frame.loc["p1", "oracle_error_a"] == 1e-16
+    assert pd.isna(frame.loc["p1", "oracle_error_b"])
+
+
+def test_a_run_without_records_reads_as_an_empty_frame(tmp_path):
+    assert Store.create(tmp_path, HEADER).done() == set()
+    assert "forward_error" in store.read(tmp_path)
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from projlab_validation import store
+sys.path.insert(0, {here!r})
+from test_store import HEADER, record
+
+opened = store.Store.create(Path({folder!r}), HEADER)
+opened.write([record("p1")])
+os.fsync = lambda _: os._exit(9)  # the power goes while the second part is on its way
+opened.write([record("p2")])
+"""
+
+
+def test_a_kill_loses_the_part_at_hand_and_nothing_else(tmp_path):
+    folder = tmp_path / "run"
+    script = textwrap.dedent(KILLED).format(here=str(Path(__file__).parent), folder=str(folder))
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 9
+    assert list((folder / store.RECORDS).glob(f"{store.TEMPORARY}*"))
+    assert store.read(folder)["problem"].tolist() == ["p1"]
+
+    resumed = Store.create(folder, HEADER, resume=True)
+    resumed.write([record("p2")])
+    assert sorted(store.read(folder)["problem"]) == ["p1", "p2"]
+    assert not list(folder.rglob(f"{store.TEMPORARY}*"))
+
+
+def test_a_failed_write_leaves_the_old_content(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    store.write_whole(path, b"old")
+
+    def full(_: int) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        store.write_whole(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    for flag in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(InputError, match=r"thesis\.tex"):
+            Store.create(tmp_path, HEADER, **flag)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_file_is_refused_as_a_folder(tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(InputError, match="takes a folder"):
+        Store.create(tmp_path / "out", HEADER)
+
+
+def test_a_run_is_neither_mixed_nor_replaced_unasked(tmp_path):
+    Store.create(tmp_path, HEADER).write([record()])
+    with pytest.raises(InputError, match="--resume continues it, --overwrite replaces it"):
+        Store.create(tmp_path, HEADER)
+    with pytest.raises(InputError, match="profile 'quick', not 'full'"):
+        Store.create(tmp_path, {**HEADER, "profile": "full"}, resume=True)
+    assert len(store.read(tmp_path)) == 1
+
+
+def test_overwriting_removes_the_run_and_nothing_else(tmp_path):
+    opened = Store.create(tmp_path, HEADER)
+    opened.write([record()])
+    opened.describe_environment("here", {"python": "3"})
+    (tmp_path / "notes.txt").write_text("mine")
+    Store.create(tmp_path, {**HEADER, "profile": "full"}, overwrite=True)
+    assert len(store.read(tmp_path)) == 0
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert not (tmp_path / store.ENVIRONMENTS).exists()
+
+
+def test_an_unreadable_header_is_bad_input(tmp_path):
+    (tmp_path / store.HEADER).write_text("not json")
+    with pytest.raises(InputError, match="cannot be read"):
+        Store.create(tmp_path, HEADER, resume=True)
+
+
+def test_reading_a_folder_without_a_run_is_bad_input(tmp_path):
+    with pytest.raises(InputError, match="holds no projlab run"):
+        store.read(tmp_path)

@@ -1,0 +1,1 @@
+"""The 49 real systems: .npz files, INDEX.csv with their traps, README.md with their sources."""

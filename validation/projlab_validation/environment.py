@@ -1,0 +1,135 @@
+"""What a measurement depends on besides the problem: versions, processor, threads, code.
+
+The identity of an environment is a hash of its description, less what is for the reader only. A
+resumed run measures again whatever was measured in another environment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+PACKAGES = (
+    "projlab",
+    "torch",
+    "numpy",
+    "scipy",
+    "cvxpy",
+    "clarabel",
+    "osqp",
+    "highspy",
+    "python-flint",
+)
+THREADS_PER_WORKER = 1
+READER_ONLY = frozenset({"commit"})
+"""A commit that changes no measuring code, say a text, is no reason to measure again."""
+
+NOT_MEASURING = frozenset({"cli.py", "judge.py"})
+"""Files that act on records already measured: another rule is no reason to measure again."""
+
+
+def describe(device: str = "cpu") -> dict[str, str]:
+    """Describe the environment that workers of this interpreter measure in, on this device."""
+    return {
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": cpu_model(),
+        "cores": str(os.cpu_count()),
+        "device": device_name(device),
+        "threads per worker": str(THREADS_PER_WORKER),
+        "BLAS of numpy": blas(),
+        **{package: version(package) for package in PACKAGES},
+        "source": source_digest(),
+        "commit": commit(),
+    }
+
+
+def identity(description: Mapping[str, str]) -> str:
+    """Hash a description to 12 hexadecimal digits."""
+    counted = {key: value for key, value in description.items() if key not in READER_ONLY}
+    return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def cpu_model() -> str:
+    """Return the processor's model name, as the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine() or "unknown"
+
+
+def device_name(device: str) -> str:
+    """Return the device with the model that carries it: "cpu", or "cuda:0 (NVIDIA H100)"."""
+    if not device.startswith("cuda"):
+        return device
+    import torch
+
+    return f"{device} ({torch.cuda.get_device_name(device)})"
+
+
+def blas() -> str:
+    """Return name and version of the BLAS that numpy was built with."""
+    import numpy as np
+
+    found = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    return f"{found.get('name', 'unknown')} {found.get('version', '')}".strip()
+
+
+def version(package: str) -> str:
+    """Return the installed version of a distribution, or "none"."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
+
+
+def source_digest() -> str:
+    """Hash the source files that a measurement runs through."""
+    digest = hashlib.sha256()
+    for path in _measuring_files():
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _measuring_files() -> Iterator[Path]:
+    for package in ("projlab", "projlab_validation"):
+        root = _package_folder(package)
+        yield from (p for p in sorted(root.rglob("*.py")) if p.name not in NOT_MEASURING)
+
+
+def _package_folder(package: str) -> Path:
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        raise ModuleNotFoundError(f"{package} has no source files here", name=package)
+    return Path(found.origin).parent
+
+
+def commit() -> str:
+    """Return git's description of the checkout that projlab is imported from, or "none"."""
+    folder = _package_folder("projlab")
+    try:
+        # A wheel may lie inside somebody else's checkout: only a file that git tracks tells ours.
+        subprocess.run(
+            ["git", "-C", str(folder), "ls-files", "--error-unmatch", "__init__.py"],
+            check=True,
+            capture_output=True,
+        )
+        described = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "none"
+    return described.stdout.strip()

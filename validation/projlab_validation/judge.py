@@ -1,0 +1,217 @@
+"""Holds records against theory: pass, expected limitation, skip or fail, and a sentence why.
+
+Judging happens when records are read, so that a rule can change without measuring again. The
+thresholds are those of :mod:`projlab.tolerance`; rank and condition are the reference's, never the
+engine's own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from projlab import tolerance
+from projlab.variants import REGISTRY, get
+from projlab_validation.record import NAN
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Row = Mapping[str, Any]
+Verdict = Literal["pass", "expected", "skip", "fail"]
+VERDICTS: tuple[Verdict, ...] = ("pass", "expected", "skip", "fail")
+
+BACKWARD_STABLE = "qr"
+"""The variant whose bound, c·κ·u, is what any backward-stable method reaches."""
+
+
+@dataclass(frozen=True)
+class Theory:
+    """What theory says about one row; all NaN where x* or κ is not known.
+
+    Attributes
+    ----------
+    amplification
+        (‖x₀‖ + ‖x₀ − x*‖) / ‖x*‖ and its like: `perturbation_scale` over the scale of the forward
+        error.
+    bound
+        Forward error that the variant may have.
+    stable_bound
+        Forward error that a backward-stable method may have: what oracles are compared with.
+    feasibility_bound
+        Scaled feasibility residual that the variant may have.
+    ratio
+        Forward error over `bound`.
+    units_of_kappa_u
+        Forward error in units of κ·u times the amplification, without any factor for the
+        dimensions.
+    """
+
+    amplification: float = NAN
+    bound: float = NAN
+    stable_bound: float = NAN
+    feasibility_bound: float = NAN
+    ratio: float = NAN
+    units_of_kappa_u: float = NAN
+
+
+def judge(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the records, variants in the registry's order, with verdict, why and `Theory`."""
+    import pandas as pd
+
+    place = {variant.name: i for i, variant in enumerate(REGISTRY)}
+    frame = frame.sort_values(
+        "variant", key=lambda names: names.map(place), kind="stable", ignore_index=True
+    )
+    judged = []
+    for row in cast("list[Row]", frame.to_dict("records")):
+        theory = theory_of(row)
+        verdict, why = verdict_of(row, theory)
+        judged.append({"verdict": verdict, "why": why, **asdict(theory)})
+    columns = ["verdict", "why", *Theory.__dataclass_fields__]
+    return frame.join(pd.DataFrame(judged, columns=columns, index=frame.index))
+
+
+def theory_of(row: Row) -> Theory:
+    """Evaluate the bounds for one row."""
+    shape = {"u": tolerance.unit_roundoff(row["dtype"]), "m": row["m"], "n": row["n"]}
+    feasibility_bound = tolerance.feasibility_bound(**shape)
+    condition = row["reference_condition"]
+    scale = row["xstar_norm"] or row["x0_norm"] or 1.0
+    amplification = row["perturbation_scale"] / scale
+    if math.isnan(condition) or math.isnan(amplification):
+        return Theory(feasibility_bound=feasibility_bound)
+    shape |= {"condition": condition, "amplification": amplification}
+    bound = tolerance.forward_error_bound(row["variant"], **shape)
+    unit = condition * shape["u"] * amplification
+    error = row["forward_error"]
+    return Theory(
+        amplification=amplification,
+        bound=bound,
+        stable_bound=tolerance.forward_error_bound(BACKWARD_STABLE, **shape),
+        feasibility_bound=feasibility_bound,
+        ratio=_over(error, bound),
+        units_of_kappa_u=_over(error, unit),
+    )
+
+
+def verdict_of(row: Row, theory: Theory) -> tuple[Verdict, str]:
+    """Judge one row."""
+    match row["status"]:
+        case "skip":
+            return "skip", row["reason"]
+        case "refused":
+            return _refusal(row)
+        case "ok":
+            return _answer(row, theory)
+        case _:
+            return "fail", row["reason"]
+
+
+def _refusal(row: Row) -> tuple[Verdict, str]:
+    exception, reason = row["exception"], row["reason"]
+    match exception:
+        case "InconsistentError" if row["check"] != "least_squares":
+            if row["reference_ambiguous"]:
+                return "expected", f"{_AMBIGUOUS}, and so whether rows contradict each other"
+            if row["check"] == "refusal":
+                return "pass", "the system is inconsistent, and was refused as such"
+        case "MemoryLimitError":
+            return "skip", reason
+        case "InputError" if row["rows_overlap"] and get(row["variant"]).needs_disjoint_rows:
+            return "skip", "rows overlap, and this variant takes rows without a common column only"
+        case "RankDeficientError" | "AccuracyError":
+            limitation = _limitation(row)
+            if limitation:
+                return "expected", limitation
+    return "fail", f"refused without need, {exception}: {reason}"
+
+
+def _answer(row: Row, theory: Theory) -> tuple[Verdict, str]:
+    if row["computed_by"] != row["variant"]:
+        return "fail", f"asked for {row['variant']}, computed by {row['computed_by']}"
+    if row["check"] == "refusal" and not row["reference_ambiguous"]:
+        return "fail", "the system is inconsistent, and was projected onto all the same"
+    if not math.isfinite(row["x_norm"]):
+        return "fail", "the answer is not finite"
+    feasible, how_feasible = _feasibility(row, theory)
+    doubt = _why_unjudgeable(row, theory)
+    if not doubt and row["rank"] != row["reference_rank"]:
+        return "fail", f"rank {row['rank']:.0f} found, {row['reference_rank']:.0f} is right"
+    error = row["forward_error"]
+    how_far = f"forward error {error:.2g}, bound {theory.bound:.2g}"
+    within = bool(doubt) or error - _radius(row, theory) <= theory.bound
+    found = f"{doubt or how_far}; {how_feasible}"
+    if not within or not feasible:
+        limitation = _limitation(row)
+        return ("expected", f"{limitation}: {found}") if limitation else ("fail", found)
+    if doubt:
+        return "expected", found
+    wrong = _contradicting_oracle(row, theory)
+    return ("fail", wrong) if wrong else ("pass", how_far)
+
+
+_AMBIGUOUS = "the rank is ambiguous (a cutoff ten times smaller or larger changes it)"
+
+
+def _why_unjudgeable(row: Row, theory: Theory) -> str | None:
+    """Say why a forward error means nothing here, if it does."""
+    if row["reference_kind"] == "unavailable":
+        return f"x* is not known ({row['reference_reason']})"
+    if row["reference_ambiguous"]:
+        return _AMBIGUOUS
+    if theory.bound >= 1:
+        return (
+            "theory promises no digit here: c(m, n) times growth(κ, u) times amplification is "
+            f"{theory.bound:.2g}"
+        )
+    radius = _radius(row, theory)
+    if radius > theory.bound:
+        return f"x* is known to {radius:.2g} only, the bound is {theory.bound:.2g}"
+    return None
+
+
+def _radius(row: Row, theory: Theory) -> float:
+    """How well x* is known; where x₀ and x* are 0 there is no scale to be relative to."""
+    return float(row["reference_radius"]) if theory.bound else 0.0
+
+
+def _feasibility(row: Row, theory: Theory) -> tuple[bool, str]:
+    """Tell whether A x = b holds to rounding; in least squares A x is determined to κ·u only."""
+    if row["check"] == "least_squares":
+        return True, "in least squares, rows need not hold"
+    found, bound = row["feasibility"], theory.feasibility_bound
+    return found <= bound, f"feasibility residual {found:.2g}, bound {bound:.2g}"
+
+
+def _contradicting_oracle(row: Row, theory: Theory) -> str | None:
+    """Name an oracle that is further from the answer than both their forward errors allow."""
+    rounding = 1 + row["n"] * tolerance.unit_roundoff("float64")  # of the norms that are compared
+    for column, difference in row.items():
+        if column.startswith("difference_") and difference is not None:
+            oracle = column.removeprefix("difference_")
+            allowed = theory.bound + row[f"oracle_error_{oracle}"] + _radius(row, theory)
+            if difference > allowed * rounding:
+                return (
+                    f"{difference:.2g} from {oracle}, which the bound, the error of {oracle} and "
+                    f"the radius of x* allow {allowed:.2g} together"
+                )
+    return None
+
+
+def _limitation(row: Row) -> str | None:
+    return get(row["variant"]).limitation(
+        m=row["m"],
+        n=row["n"],
+        condition=row["reference_condition"],
+        u=tolerance.unit_roundoff(row["dtype"]),
+    )
+
+
+def _over(error: float, unit: float) -> float:
+    """Divide; where nothing but 0 is right, 0 is 0 units and anything else infinitely many."""
+    if unit:
+        return error / unit
+    return error if math.isnan(error) else (math.inf if error else 0.0)

@@ -1,0 +1,362 @@
+"""Measures one problem: x* and the oracles' answers once, then every variant against them.
+
+Every figure is computed from the original A, b and x₀ and from the reference, with numpy and scipy;
+nothing of the engine's own analysis enters, except in the two columns that record it (rank,
+condition).
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import numpy as np
+import scipy.linalg
+import scipy.sparse.linalg
+
+from projlab_validation.profiles import Profile, over_budget
+from projlab_validation.record import NAN, Check, OracleFigures, Record, Status
+
+if TYPE_CHECKING:
+    from projlab import AffineConstraint
+    from projlab_validation.oracles import Answer, Reference
+    from projlab_validation.problems import Problem
+
+T = TypeVar("T")
+Array = np.ndarray[Any, np.dtype[Any]]
+
+BASIS_FLOPS = 1e9
+"""Stationarity is measured where a basis of the row space takes at most this (m² n)."""
+
+STRUCTURAL = ("InputError", "MemoryLimitError")
+"""Refusals that need no x* to be judged: the variant does not take this structure or size."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a variant did when it was asked: answered with x, refused, or failed."""
+
+    status: Status
+    x: Array | None = None
+    reason: str = ""
+    exception: str = ""
+    computed_by: str = ""
+    rank: int | None = None
+    condition: float = NAN
+    setup: tuple[float, ...] = ()
+    project: tuple[float, ...] = ()
+
+
+def measure(
+    problem: Problem,
+    variants: Sequence[str],
+    profile: Profile,
+    *,
+    device: str = "cpu",
+    environment: str = "",
+) -> list[Record]:
+    """Measure every variant on one problem, in its dtype, on this device.
+
+    What goes wrong outside a variant (a reference, an oracle) makes every record an "error" that
+    says so: the variants were not measured, and nobody should take that for a skip.
+    """
+    blank = blank_record(problem, device, environment)
+    try:
+        return _measure(problem, variants, profile, blank)
+    except Exception as fault:  # a worker serves many problems: none may lose the others
+        return faulty(blank, variants, fault)
+
+
+def faulty(blank: Record, variants: Iterable[str], fault: BaseException) -> list[Record]:
+    """Return one record a variant of a problem that could not be measured."""
+    reason = f"the problem could not be measured: {_describe(fault)}"
+    kind = type(fault).__name__
+    return [
+        replace(blank, variant=v, status="error", reason=reason, exception=kind) for v in variants
+    ]
+
+
+def _measure(
+    problem: Problem, variants: Sequence[str], profile: Profile, blank: Record
+) -> list[Record]:
+    from projlab_validation.oracles import cvx, lstsq, reference
+
+    asked, records = [], []
+    m, n, overlap = problem.m, problem.n, blank.rows_overlap
+    for variant in variants:
+        if reason := over_budget(profile, variant, m, n, overlap=overlap):
+            records.append(replace(blank, variant=variant, status="skip", reason=reason))
+        else:
+            asked.append(variant)
+    if not asked:
+        return records
+
+    constraint = _constraint(problem)
+    outcomes = {v: ask(constraint, problem, v, "raise", profile, blank.device) for v in asked}
+    if all(o.status == "refused" and o.exception in STRUCTURAL for o in outcomes.values()):
+        return records + [_unjudged(blank, v, o) for v, o in outcomes.items()]
+
+    seconds = profile.reference_seconds
+    answers = lstsq.answers(problem)
+    if problem.dtype in profile.cvxpy_dtypes:
+        answers += cvx.answers(problem, time_limit=profile.cvxpy_seconds)
+    x_star = reference(problem, time_limit=seconds)
+    truth = Truth(problem, "projection" if x_star.consistent else "refusal", x_star, answers)
+    records += [truth.record(blank, v, o) for v, o in outcomes.items()]
+    if not x_star.consistent:
+        x_star = reference(problem, least_squares=True, time_limit=seconds)
+        truth = Truth(problem, "least_squares", x_star, answers)
+        for v in asked:
+            outcome = ask(constraint, problem, v, "least_squares", profile, blank.device)
+            records.append(truth.record(blank, v, outcome))
+    return records
+
+
+def ask(
+    constraint: AffineConstraint,
+    problem: Problem,
+    variant: str,
+    on_inconsistent: Literal["raise", "least_squares"],
+    profile: Profile,
+    device: str,
+) -> Outcome:
+    """Ask one variant to project x₀; set-up and projection are timed apart."""
+    import torch
+
+    from projlab import ProjlabError, projector
+
+    x0 = torch.from_numpy(problem.x0).to(device=device, dtype=getattr(torch, problem.dtype))
+    synchronise = torch.get_device_module(device).synchronize
+    try:
+        P, setup = timed(
+            lambda: projector(constraint, variant=variant, on_inconsistent=on_inconsistent).to(
+                device
+            ),
+            synchronise,
+            profile,
+        )
+        with torch.no_grad():
+            x, project = timed(lambda: P(x0), synchronise, profile)
+    except ProjlabError as refusal:
+        return Outcome("refused", reason=str(refusal), exception=type(refusal).__name__)
+    except Exception as fault:  # whatever a variant raises is a finding about that variant
+        return Outcome("error", reason=_describe(fault), exception=type(fault).__name__)
+    return Outcome(
+        "ok",
+        x=x.cpu().numpy(),
+        computed_by=P.variant,
+        rank=int(P.rank),
+        condition=float(P.condition),
+        setup=tuple(setup),
+        project=tuple(project),
+    )
+
+
+def timed(
+    work: Callable[[], T], synchronise: Callable[[], None], profile: Profile
+) -> tuple[T, list[float]]:
+    """Do the work once untimed, to warm up, then repeatedly: what it returned, and the seconds."""
+    result = work()
+    synchronise()
+    seconds: list[float] = []
+    while not seconds or (len(seconds) < profile.repeats and sum(seconds) < profile.repeat_seconds):
+        start = time.perf_counter()
+        result = work()
+        synchronise()
+        seconds.append(time.perf_counter() - start)
+    return result, seconds
+
+
+class Truth:
+    """What is known about the answer to one check of one problem, independently of projlab."""
+
+    def __init__(
+        self, problem: Problem, check: Check, reference: Reference, answers: Sequence[Answer]
+    ) -> None:
+        self.problem = problem
+        self.check = check
+        self.reference = reference
+        self.answers = answers
+        self.known = reference.kind != "unavailable"
+        self.x0_norm = float(np.linalg.norm(problem.x0))
+        self.xstar_norm = float(np.linalg.norm(reference.x_high)) if self.known else NAN
+        # ‖x*‖; ‖x₀‖ where x* = 0; absolute where both are 0, and nothing else is right.
+        self.scale = self.xstar_norm or self.x0_norm or 1.0
+        self.oracle_errors = [self.forward_error(answer.x) for answer in answers]
+
+    def distance(self, x: Array) -> float:
+        """‖x − x*‖, with x* in two words; NaN where x* is not known."""
+        if not self.known:
+            return NAN
+        return float(np.linalg.norm((x - self.reference.x_high) - self.reference.x_low))
+
+    def forward_error(self, x: Array | None) -> float:
+        """‖x − x*‖ relative to the scale; NaN without an answer."""
+        return NAN if x is None else self.distance(x) / self.scale
+
+    def record(self, blank: Record, variant: str, outcome: Outcome) -> Record:
+        """Return the figures of one outcome."""
+        reference, x = self.reference, outcome.x
+        record = replace(
+            _unjudged(blank, variant, outcome),
+            check=self.check,
+            reference_kind=reference.kind,
+            reference_reason=reference.reason,
+            reference_radius=reference.radius,
+            reference_rank=reference.rank,
+            reference_condition=reference.condition,
+            reference_ambiguous=reference.ambiguous,
+            reference_consistent=reference.consistent,
+            x0_norm=self.x0_norm,
+            xstar_norm=self.xstar_norm,
+            correction_norm=self.distance(self.problem.x0),
+            perturbation_scale=self.perturbation_scale,
+            oracles={
+                answer.oracle: OracleFigures(
+                    answer.status, error, answer.seconds, self.difference(x, answer.x)
+                )
+                for answer, error in zip(self.answers, self.oracle_errors, strict=True)
+            },
+        )
+        if x is None:
+            return record
+        stationarity, reason = self.stationarity(x)
+        return replace(
+            record,
+            x_norm=float(np.linalg.norm(x)),
+            forward_error=self.forward_error(x),
+            feasibility=self.feasibility(x),
+            stationarity=stationarity,
+            stationarity_reason=reason,
+        )
+
+    def difference(self, x: Array | None, other: Array | None) -> float:
+        """How far two answers are from each other, relative to the scale."""
+        if x is None or other is None or not self.known:
+            return NAN
+        return float(np.linalg.norm(x.astype(np.float64) - other)) / self.scale
+
+    @cached_property
+    def perturbation_scale(self) -> float:
+        """What perturbation theory multiplies u·κ with.
+
+        ‖x₀‖ + ‖x₀ − x*‖; in least squares the residual adds κ‖A x* − b‖/‖A‖₂ (Wedin; ASNA section
+        20.1).
+        """
+        scale = self.x0_norm + self.distance(self.problem.x0)
+        if self.check != "least_squares" or not self.known:
+            return scale
+        A = self.problem.dense()
+        residual = float(np.linalg.norm(A @ self.reference.x_high - self.problem.b))
+        return scale + self.reference.condition * residual / float(np.linalg.norm(A, 2))
+
+    def feasibility(self, x: Array) -> float:
+        """The largest scaled row residual of x, see `Record`, in the longest float there is."""
+        wide = np.longdouble
+        A, x_wide = self.problem.A.astype(wide), x.astype(wide)
+        b = self.problem.b.astype(wide)
+        if self.check == "least_squares":
+            if not self.known:
+                return NAN
+            b = A @ (self.reference.x_high.astype(wide) + self.reference.x_low)
+        size = self.row_norms * (float(np.linalg.norm(x)) + self.x0_norm) + np.abs(b)
+        residual = np.abs(A @ x_wide - b)
+        # A row whose scale is 0 holds 0 = 0 and is met exactly.
+        return float(np.max(residual / np.where(size > 0, size, 1), initial=0.0))
+
+    def stationarity(self, x: Array) -> tuple[float, str]:
+        """The scaled distance of x − x₀ from the row space, or NaN and why there is none."""
+        if not self.known:
+            return NAN, "the rank is not known"
+        m, n = self.problem.m, self.problem.n
+        if m * m * n > BASIS_FLOPS:
+            return NAN, (
+                f"an orthonormal basis of the row space needs {m * m * n / 1e9:.3g} GFlop, "
+                f"more than {BASIS_FLOPS / 1e9:.3g}"
+            )
+        step = x - self.problem.x0
+        outside = step - self.row_basis @ (self.row_basis.T @ step)
+        size = float(np.linalg.norm(x)) + self.x0_norm
+        return float(np.linalg.norm(outside)) / (size or 1.0), ""
+
+    @cached_property
+    def row_norms(self) -> Array:
+        """‖aᵢ‖₂ of the original rows."""
+        return np.asarray(scipy.sparse.linalg.norm(self.problem.csr(), axis=1))
+
+    @cached_property
+    def row_basis(self) -> Array:
+        """(n, r): an orthonormal basis of the row space, by pivoted QR of equilibrated rows."""
+        A = self.problem.dense()
+        norms = np.where(self.row_norms > 0, self.row_norms, 1.0)
+        E = A * np.exp2(-np.round(np.log2(norms)))[:, None]
+        Q = scipy.linalg.qr(E.T, mode="economic", pivoting=True)[0]
+        return np.asarray(Q[:, : self.reference.rank])
+
+
+def rows_overlap(problem: Problem) -> bool:
+    """Whether some column has nonzeros in two rows or more."""
+    columns = problem.csr().tocoo()
+    counts = np.bincount(columns.col[columns.data != 0], minlength=problem.n)
+    return bool(np.max(counts, initial=0) > 1)
+
+
+def blank_record(problem: Problem, device: str, environment: str) -> Record:
+    """Return what every record of this problem has in common."""
+    return Record(
+        problem=problem.name,
+        group=problem.group,
+        content_hash=problem.content_hash,
+        seed=problem.seed,
+        m=problem.m,
+        n=problem.n,
+        nnz=problem.nnz,
+        density=problem.nnz / max(problem.m * problem.n, 1),
+        rows_overlap=rows_overlap(problem),
+        dtype=problem.dtype,
+        device=device,
+        variant="",
+        check="projection",
+        environment=environment,
+        status="skip",
+    )
+
+
+def _unjudged(blank: Record, variant: str, outcome: Outcome) -> Record:
+    """Return an outcome's record without anything that needs x*."""
+    return replace(
+        blank,
+        variant=variant,
+        status=outcome.status,
+        reason=outcome.reason,
+        exception=outcome.exception,
+        computed_by=outcome.computed_by,
+        rank=outcome.rank,
+        condition=outcome.condition,
+        setup_s_median=median(outcome.setup) if outcome.setup else NAN,
+        setup_s_min=min(outcome.setup, default=NAN),
+        project_s_median=median(outcome.project) if outcome.project else NAN,
+        project_s_min=min(outcome.project, default=NAN),
+        repeats=len(outcome.project),
+    )
+
+
+def _constraint(problem: Problem) -> AffineConstraint:
+    """Hand A and b to the engine in the problem's dtype; variants share its analysis."""
+    from projlab import AffineConstraint
+
+    dtype = np.dtype(problem.dtype)
+    return AffineConstraint(problem.A.astype(dtype), problem.b.astype(dtype))
+
+
+def _describe(fault: BaseException) -> str:
+    """Return type, text and place of an exception, in one line."""
+    frames = traceback.extract_tb(fault.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(fault).__name__}: {fault}{where}"

@@ -1,0 +1,105 @@
+"""Oracles: independent answers to a problem, and the reference that all are held against."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from projlab_validation.oracles import ball, exact
+from projlab_validation.oracles.answer import Answer, Reference
+from projlab_validation.oracles.system import System, equations, factor
+from projlab_validation.problems import Problem
+
+__all__ = ["Answer", "Reference", "reference"]
+
+MIN_GAP = 10.0
+"""Below this σ_r/σ_{r+1}, nothing separates the singular values that count from the others."""
+
+FLOPS = 6
+"""Dense factorisations take this times m² n: QR 2, singular values up to 8/3, `sigma_min` 1."""
+
+FLOPS_PER_SECOND = 5e9
+"""Of those, on a slow core: what is predicted to exceed the time limit is not begun."""
+
+
+def reference(
+    problem: Problem, *, least_squares: bool = False, time_limit: float | None = None
+) -> Reference:
+    """x* to some thirty digits: exact where affordable, else enclosed, else unavailable and why.
+
+    Parameters
+    ----------
+    problem
+        A, b and x₀, taken as exact.
+    least_squares
+        Answer an inconsistent system by x₀ − A_r⁺ (A x₀ − b) with the rows as given; without this
+        it has no answer. A consistent system is answered as such all the same.
+    time_limit
+        Seconds after which to give up; None for never.
+    """
+    deadline = np.inf if time_limit is None else time.monotonic() + time_limit
+    eps = float(np.finfo(problem.dtype).eps)
+    E, f = equations(problem, equilibrate=True)
+    m, n = E.shape
+    if m == 0:
+        return _unconstrained(problem, least_squares)
+    flops = FLOPS * m * m * n
+    if time_limit is not None and flops > time_limit * FLOPS_PER_SECOND:
+        return _unavailable(
+            problem, f"{m} x {n}: {flops:.1e} flops of dense factorisation for {time_limit:g} s"
+        )
+    system = factor(E, f, problem.x0, eps)
+    if system.gap < MIN_GAP:
+        return _unavailable(
+            problem, f"no honest rank: σ_r/σ_(r+1) = {system.gap:.1f} at r = {system.rank}", system
+        )
+    consistent = system.consistent and not _impossible_row(problem)
+    if not (consistent or least_squares):
+        return _unavailable(problem, "inconsistent", system)
+    try:
+        if consistent:
+            rational = exact.solve(system) if m <= exact.MAX_ROWS else None
+            return rational or ball.enclose(system, deadline)
+        A, b = equations(problem, equilibrate=False)
+        compromise = ball.enclose(factor(A, b, problem.x0, eps, rank=system.rank), deadline)
+        return replace(compromise, ambiguous=_ambiguous(system), consistent=False)
+    except (TimeoutError, ArithmeticError) as reason:
+        return _unavailable(problem, str(reason), system)
+
+
+def _impossible_row(problem: Problem) -> bool:
+    """Whether some row reads 0 = b with b ≠ 0."""
+    return bool(np.any(problem.b[np.diff(problem.csr().indptr) == 0]))
+
+
+def _ambiguous(system: System) -> bool:
+    """Whether the rank is ambiguous as far as float64's SVD can tell."""
+    rest = system.singular_values[system.rank :]
+    return system.ambiguous(float(np.max(rest, initial=0.0)))
+
+
+def _unconstrained(problem: Problem, least_squares: bool) -> Reference:
+    """Where every row of A is zero, x* = x₀, unless some row reads 0 = b with b ≠ 0."""
+    consistent = not _impossible_row(problem)
+    if not (consistent or least_squares):
+        return replace(_unavailable(problem, "inconsistent"), rank=0, consistent=False)
+    return Reference("exact", problem.x0, np.zeros(problem.n), 0.0, 0, 1.0, False, consistent)
+
+
+def _unavailable(problem: Problem, reason: str, system: System | None = None) -> Reference:
+    """No x*; the rest as float64 sees it, or the source where nothing was factored."""
+    nothing = np.full(problem.n, np.nan)
+    unknown = Reference(
+        "unavailable", nothing, nothing, np.inf, -1, np.nan, False, problem.consistent, reason
+    )
+    if system is None:
+        return unknown
+    return replace(
+        unknown,
+        rank=system.rank,
+        condition=system.condition,
+        ambiguous=_ambiguous(system),
+        consistent=system.consistent and not _impossible_row(problem),
+    )

@@ -1,0 +1,141 @@
+"""The equations as the oracles see them: equilibrated and factored, rank and consistency decided.
+
+Written against DESIGN's definitions and not against the engine, which it is there to check.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import scipy.linalg
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from projlab_validation.problems import Problem
+
+Array = NDArray[np.float64]
+
+AMBIGUITY = 10.0
+"""The rank is ambiguous where a cutoff this many times smaller or larger would change it."""
+
+
+@dataclass(frozen=True, eq=False)
+class System:
+    """E x = f with independent rows first, and the QR decomposition that found them.
+
+    Attributes
+    ----------
+    E, f, x0
+        (m, n), (m,), (n,): no row of E is zero. The first r rows span the others to the cutoff.
+    eps
+        2u of the problem's dtype.
+    singular_values
+        Of E, descending, as computed in float64.
+    rank
+        r: the number of singular values above `cutoff`.
+    R
+        (r, r), upper triangular: E[:r]ᵀ = Q R.
+    W
+        (r, m − r): E[r:] ≈ Wᵀ E[:r].
+    """
+
+    E: sp.csr_array
+    f: Array
+    x0: Array
+    eps: float
+    singular_values: Array
+    rank: int
+    R: Array
+    W: Array
+
+    @property
+    def cutoff(self) -> float:
+        """max(m, n) eps σ₁: singular values at or below it count as zero."""
+        return cutoff(self.singular_values, self.E.shape, self.eps)
+
+    @property
+    def condition(self) -> float:
+        """σ₁/σ_r."""
+        return float(self.singular_values[0] / self.singular_values[self.rank - 1])
+
+    @property
+    def gap(self) -> float:
+        """σ_r/σ_{r+1} as computed, which rounding keeps finite; inf at full row rank."""
+        rest = self.singular_values[self.rank :]
+        return float(self.singular_values[self.rank - 1] / rest[0]) if np.any(rest) else np.inf
+
+    def ambiguous(self, next_singular_value: float) -> bool:
+        """Whether a factor of ten in the cutoff would change the rank.
+
+        ``next_singular_value`` is σ_{r+1} by better means than float64's SVD, whose rounding would
+        make exact duplicates ambiguous. Up to eps σ₁ it is what rounding the entries of A makes.
+        """
+        noise = self.eps * float(self.singular_values[0])
+        return bool(
+            self.singular_values[self.rank - 1] <= AMBIGUITY * self.cutoff
+            or next_singular_value > max(self.cutoff / AMBIGUITY, noise)
+        )
+
+    def gram_inverse(self, v: Array) -> Array:
+        """(E_r E_rᵀ)⁻¹ v by the triangular factor of E_r = E[:r]; v: (r,) or (r, k)."""
+        return scipy.linalg.solve_triangular(
+            self.R, scipy.linalg.solve_triangular(self.R, v, trans="T")
+        )
+
+    @cached_property
+    def consistent(self) -> bool:
+        """DESIGN's rule: no row of the least-squares residual at rank r exceeds rounding.
+
+        With h = (I + WᵀW)⁻¹ (f_D − Wᵀ f_K) it is [−W; I] h, and x̂ solves E_K x = f_K + W h.
+        """
+        r, W = self.rank, self.W
+        h = np.linalg.solve(np.eye(W.shape[1]) + W.T @ W, self.f[r:] - W.T @ self.f[:r])
+        residual = np.concatenate([-W @ h, h])
+        solution = self.E[:r].T @ self.gram_inverse(self.f[:r] + W @ h)
+        scale = row_norms(self.E) * np.linalg.norm(solution) + np.abs(self.f)
+        return bool(np.all(np.abs(residual) <= 4 * max(self.E.shape) * self.eps * scale))
+
+
+def equations(problem: Problem, *, equilibrate: bool) -> tuple[sp.csr_array, Array]:
+    """A and b without rows of zeros; equilibrated by the powers of two nearest 1/‖aᵢ‖₂, exactly."""
+    A = problem.csr()
+    rows = np.flatnonzero(np.diff(A.indptr))
+    A, b = A[rows], problem.b[rows]
+    if not equilibrate:
+        return A, b
+    shift = -np.rint(np.log2(row_norms(A))).astype(int)
+    data = np.ldexp(A.data, np.repeat(shift, np.diff(A.indptr)))
+    return sp.csr_array((data, A.indices, A.indptr), shape=A.shape), np.ldexp(b, shift)
+
+
+def row_norms(A: sp.csr_array) -> Array:
+    """‖aᵢ‖₂ of rows that are not empty; squares neither overflow nor underflow."""
+    starts = A.indptr[:-1]
+    _, exponents = np.frexp(np.maximum.reduceat(np.abs(A.data), starts))
+    scaled = np.ldexp(A.data, -np.repeat(exponents, np.diff(A.indptr)))
+    norms: Array = np.ldexp(np.sqrt(np.add.reduceat(scaled**2, starts)), exponents)
+    return norms
+
+
+def cutoff(singular_values: Array, shape: tuple[int, int], eps: float) -> float:
+    """DESIGN's cutoff of the numerical rank."""
+    return max(shape) * eps * float(singular_values[0])
+
+
+def factor(E: sp.csr_array, f: Array, x0: Array, eps: float, *, rank: int | None = None) -> System:
+    """QR with column pivoting of a dense Eᵀ, 2 m² n flops; the rank is found unless given.
+
+    The singular values are those of the triangular factor: as accurate, and cheaper where n > m.
+    """
+    triangle, order = scipy.linalg.qr(
+        E.toarray().T, mode="r", pivoting=True, overwrite_a=True, check_finite=False
+    )
+    triangle = triangle[: min(E.shape)]
+    singular_values = scipy.linalg.svdvals(triangle, check_finite=False)
+    if rank is None:
+        rank = int(np.sum(singular_values > cutoff(singular_values, E.shape, eps)))
+    R = triangle[:rank, :rank].copy()
+    W = scipy.linalg.solve_triangular(R, triangle[:rank, rank:])
+    return System(E[order], f[order], x0, eps, singular_values, rank, R, W)

@@ -1,0 +1,73 @@
+"""How much a run measures: quick for every change, standard for a release, full for no limit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from projlab.variants import get
+from projlab_validation.problems.problem import Dtype
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The limits of one run.
+
+    Attributes
+    ----------
+    name
+        What `--profile` calls it.
+    dtypes
+        Names of the dtypes that it takes.
+    flops
+        Dense factorisations of more than this many floating-point operations, counted as m² n, are
+        skipped.
+    reference_seconds
+        Time limit of x*; None for no limit.
+    cvxpy_dtypes
+        Problems that cvxpy is asked about: it works in float64 whatever their dtype.
+    cvxpy_seconds
+        Time limit of one cvxpy solve; None for no limit.
+    repeats
+        Timed repeats of set-up and of projection.
+    repeat_seconds
+        No further repeat is begun once the repeats of one measurement took this long.
+    """
+
+    name: str
+    dtypes: tuple[Dtype, ...]
+    flops: float
+    reference_seconds: float | None
+    cvxpy_dtypes: tuple[Dtype, ...]
+    cvxpy_seconds: float | None
+    repeats: int
+    repeat_seconds: float
+
+
+DTYPES: tuple[Dtype, ...] = ("float64", "float32")
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile("quick", DTYPES, 6e9, 60.0, ("float64",), 1.0, repeats=5, repeat_seconds=0.2),
+        Profile("standard", DTYPES, 4e10, 300.0, DTYPES, 10.0, repeats=20, repeat_seconds=2.0),
+        Profile("full", DTYPES, math.inf, None, DTYPES, None, repeats=50, repeat_seconds=10.0),
+    )
+}
+"""By name, the cheapest first."""
+
+
+def over_budget(profile: Profile, variant: str, m: int, n: int, *, overlap: bool) -> str | None:
+    """Say why a profile does not run a variant on an m × n system; None where it does.
+
+    Rows that overlap need a dense factorisation for their rank, whatever the variant. Rows that do
+    not need one for variants that factor a dense matrix all the same: whose count reaches m² n.
+    """
+    flops = m * m * n
+    if flops <= profile.flops or not (overlap or get(variant).flops(m, n)[0] >= flops):
+        return None
+    taker = next(p.name for p in PROFILES.values() if flops <= p.flops)
+    return (
+        f"needs {flops / 1e9:.3g} GFlop of dense factorisation, the {profile.name} profile stops "
+        f"at {profile.flops / 1e9:.3g}; `projlab validate --profile {taker}` runs it"
+    )

@@ -1,0 +1,194 @@
+"""Records on disk: one parquet part a finished task, each written whole or not at all.
+
+A run's folder holds `run.json` (what was asked), `environment.json` (what it ran on, by environment
+id) and `records/`, a parquet data set. A kill loses the task at hand and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+from projlab import InputError
+from projlab_validation.record import COLUMNS, Record, table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT = 1
+"""Raised whenever old folders can no longer be read or resumed."""
+
+HEADER, ENVIRONMENTS, RECORDS = "run.json", "environment.json", "records"
+VERDICTS = "verdicts.parquet"
+TEMPORARY = ".projlab-"
+
+
+class Key(NamedTuple):
+    """What makes a measurement the same measurement; its checks are always written together."""
+
+    content_hash: str
+    dtype: str
+    variant: str
+    environment: str
+
+
+class Store:
+    """A run's folder, open for writing. Made by `create`.
+
+    Attributes
+    ----------
+    folder
+        Where the run lives.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def create(
+        cls,
+        folder: Path,
+        header: Mapping[str, str],
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> Store:
+        """Open a folder for a run with this header.
+
+        A new or empty folder is taken as it is. One that holds a run is continued with `resume`,
+        where the header agrees, or emptied of that run with `overwrite`.
+
+        Raises
+        ------
+        InputError
+            The folder holds something else than a run, or a run and neither is asked for, or a run
+            with another header.
+        """
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder} is a file; --out takes a folder")
+        entries = [p for p in folder.glob("*") if not p.name.startswith(TEMPORARY)]
+        if entries and not (folder / HEADER).is_file():
+            raise InputError(
+                f"{folder} holds something else than a projlab run ({entries[0].name}, …); "
+                "give --out a new or empty folder"
+            )
+        if entries and overwrite:
+            _remove_run(folder)
+        elif entries and not resume:
+            raise InputError(
+                f"{folder} already holds a run; --resume continues it, --overwrite replaces it, "
+                "--out takes another folder"
+            )
+        elif entries:
+            _require_same(folder, header)
+        (folder / RECORDS).mkdir(parents=True, exist_ok=True)
+        for left_over in folder.rglob(f"{TEMPORARY}*"):
+            left_over.unlink()
+        write_whole(folder / HEADER, _json({"format": FORMAT, **header}))
+        return cls(folder)
+
+    def describe_environment(self, identity: str, description: Mapping[str, str]) -> None:
+        """Keep what an environment id stands for."""
+        path = self.folder / ENVIRONMENTS
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        write_whole(path, _json({**known, identity: dict(description)}))
+
+    def write(self, records: Sequence[Record]) -> Path:
+        """Write the records of one finished task as one part."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        first = records[0]
+        keys = sorted({key(record) for record in records})
+        digest = hashlib.sha256(repr(keys).encode()).hexdigest()[:12]
+        path = self.folder / RECORDS / f"{first.problem}.{first.dtype}.{digest}.parquet"
+        buffer = pa.BufferOutputStream()
+        pq.write_table(table(records), buffer)
+        write_whole(path, buffer.getvalue().to_pybytes())
+        return path
+
+    def write_verdicts(self, verdicts: pd.DataFrame) -> Path:
+        """Write judged records as one file beside the parts."""
+        path = self.folder / VERDICTS
+        write_whole(path, verdicts.to_parquet(index=False))
+        return path
+
+    def done(self) -> set[Key]:
+        """Return what need not be measured again."""
+        frame = read(self.folder)
+        return {Key(*row) for row in frame[list(Key._fields)].itertuples(index=False, name=None)}
+
+
+def key(record: Record) -> Key:
+    """Return the key of one record."""
+    return Key(record.content_hash, record.dtype, record.variant, record.environment)
+
+
+def read(folder: Path) -> pd.DataFrame:
+    """Read every record of a run: one row each, typed; oracles that a part lacks are null there.
+
+    Raises
+    ------
+    InputError
+        There is no run in the folder.
+    """
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not (folder / HEADER).is_file():
+        raise InputError(f"{folder} holds no projlab run ({HEADER} is missing)")
+    parts = [pq.read_table(path) for path in sorted((folder / RECORDS).glob("*.parquet"))]
+    if not parts:
+        return pd.DataFrame(columns=list(COLUMNS))
+    return cast("pd.DataFrame", pa.concat_tables(parts, promote_options="default").to_pandas())
+
+
+def read_header(folder: Path) -> dict[str, str]:
+    """Return what a run was asked for."""
+    return cast("dict[str, str]", json.loads((folder / HEADER).read_text(encoding="utf-8")))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: a temporary one beside it replaces it once on disk."""
+    descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _require_same(folder: Path, header: Mapping[str, str]) -> None:
+    wanted = {"format": FORMAT, **header}
+    try:
+        found = read_header(folder)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder / HEADER} cannot be read: {error}") from error
+    for name, value in wanted.items():
+        if found.get(name) != value:
+            raise InputError(
+                f"{folder} holds a run with {name} {found.get(name)!r}, not {value!r}; "
+                "a run is resumed as it was begun: give another --out, or --overwrite"
+            )
+
+
+def _remove_run(folder: Path) -> None:
+    """Remove what a run consists of, the header last, and leave anything else alone."""
+    shutil.rmtree(folder / RECORDS, ignore_errors=True)
+    (folder / ENVIRONMENTS).unlink(missing_ok=True)
+    (folder / HEADER).unlink()
+
+
+def _json(content: Mapping[str, object]) -> bytes:
+    return (json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
