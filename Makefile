@@ -6,7 +6,7 @@ STAMP := $(VENV)/.setup-done
 QUICK := runs/quick
 
 .DEFAULT_GOAL := help
-.PHONY: help setup validate test lint wheel-test
+.PHONY: help setup validate picture test lint wheel-test
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## *' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -23,6 +23,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 validate: setup  ## run the quick validation profile afresh into runs/quick
 	$(BIN)/projlab validate --profile quick --out $(QUICK) --overwrite
+
+picture: validate  ## draw the README's picture again, from a quick validation run
+	cp $(QUICK)/figures/forward-error-float64.png reports/reference/accuracy.png
 
 test: setup  ## run the tests
 	$(BIN)/pytest

@@ -9,6 +9,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from projlab.certificate import Certificate as Certificate
+    from projlab.certificate import certify as certify
     from projlab.constraint import AffineConstraint as AffineConstraint
     from projlab.diagnose import Diagnosis as Diagnosis
     from projlab.diagnose import diagnose as diagnose
@@ -27,6 +29,8 @@ __version__ = "0.1.0"
 
 _HOME = {
     "AffineConstraint": "projlab.constraint",
+    "Certificate": "projlab.certificate",
+    "certify": "projlab.certificate",
     "Diagnosis": "projlab.diagnose",
     "diagnose": "projlab.diagnose",
     "AccuracyError": "projlab.errors",
@@ -44,6 +48,7 @@ _HOME = {
 __all__ = [
     "AccuracyError",
     "AffineConstraint",
+    "Certificate",
     "Diagnosis",
     "InconsistentError",
     "InputError",
@@ -52,6 +57,7 @@ __all__ = [
     "ProjlabError",
     "RankDeficientError",
     "__version__",
+    "certify",
     "diagnose",
     "project",
     "projector",

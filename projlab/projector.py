@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from projlab import compiled
 from projlab.autograd import solve
+from projlab.certificate import Certificate, certify
 from projlab.constraint import AffineConstraint, check_vector, to_tensor
 from projlab.diagnose import as_constraint, working_dtype
 from projlab.errors import InputError, ProjlabError, RankDeficientError
@@ -223,6 +224,22 @@ class Projector(nn.Module):
         y = self._solve(solver, work, right, homogeneous=False, want_multipliers=True)[1]
         assert y is not None
         return y.to(x.dtype)
+
+    def certify(self, x0: Tensor, x: Tensor, accuracy: float | None = None) -> Certificate:
+        """Bound the forward error of x as the projection of x0; see `projlab.certify`.
+
+        None of this projector's factors enters: the proof is of x, from A and b as given.
+        """
+        options = self._options
+        return certify(
+            x0,
+            x,
+            self._constraint,
+            accuracy=accuracy,
+            rank=options.rank,
+            metric=options.metric,
+            on_inconsistent=options.on_inconsistent,
+        )
 
     def null_space(self) -> Tensor:
         """Orthonormal basis (n, n - rank) of the null space of A, (B, n, n - rank) for batched A.

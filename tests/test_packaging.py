@@ -15,6 +15,7 @@ import projlab
 PUBLIC_NAMES = {
     "AccuracyError",
     "AffineConstraint",
+    "Certificate",
     "Diagnosis",
     "InconsistentError",
     "InputError",
@@ -22,6 +23,7 @@ PUBLIC_NAMES = {
     "ProjlabError",
     "Projector",
     "RankDeficientError",
+    "certify",
     "diagnose",
     "project",
     "projector",

@@ -15,20 +15,24 @@ LINKS = re.findall(r"\]\(([^)#]+)\)", README)
 
 
 def test_the_readme_was_read():
-    assert len(PROGRAMS) == 2
+    assert len(PROGRAMS) == 3
     assert len(LINKS) > 3
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_program_projects(program):
+def test_programs_project_and_prove_it():
+    x0 = torch.zeros(3, dtype=torch.float64)
     names = {
-        "A": torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]]),
-        "b": torch.tensor([1.0, 0.5]),
-        "x": torch.zeros(3),
+        "A": torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]], dtype=torch.float64),
+        "b": torch.tensor([1.0, 0.5], dtype=torch.float64),
+        "x": x0,
+        "x0": x0,
     }
-    exec(program, names)  # noqa: S102  the README's own lines
+    for program in PROGRAMS:
+        exec(program, names)  # noqa: S102  the README's own lines
     # By hand: [[2, 1], [1, 2]] y = b gives y = (1/2, 0), and x = Aᵀ y.
-    torch.testing.assert_close(names["x"], torch.tensor([0.5, 0.5, 0.0]))
+    expected = torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(names["x"], expected)
+    assert names["proof"].verdict == "certified"
 
 
 @pytest.mark.parametrize("link", [link for link in LINKS if "://" not in link])

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from projlab import (
     AffineConstraint,
+    Certificate,
     Diagnosis,
     Projector,
+    certify,
     diagnose,
     project,
     projector,
@@ -53,4 +55,6 @@ projector(
 )
 assert_type(project(x, A, b, variant="cholesky"), Tensor)
 assert_type(diagnose(A, b), Diagnosis)
+assert_type(certify(x, P(x), A, b, accuracy=1e-10), Certificate)
+assert_type(P.certify(x, P(x)), Certificate)
 assert_type(variants(), tuple[str, ...])

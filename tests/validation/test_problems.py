@@ -217,3 +217,4 @@ class TestReal:
         (parts[0].data if part == 0 else parts[part])[0] = extreme
         monkeypatch.setattr(real, "_load", lambda name: parts)
         assert not real._survives_float32("mm_hs51")
+        assert real._names.__wrapped__("float32") == ()
