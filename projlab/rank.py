@@ -5,7 +5,7 @@ largest. Everything here is computed in float64, whatever the working precision:
 u enters the cutoff only.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from projlab import memory, tolerance
 from projlab.errors import InputError
 from projlab.exact_rank import independent_rows
-from projlab.matrix import Dense, Matrix
+from projlab.matrix import Dense, Matrix, scale
 
 RankRule = float | Literal["numerical", "exact"]
 
@@ -186,6 +186,19 @@ def _complement(kept: Tensor, m: int) -> Tensor:
     rest = torch.ones(m, dtype=torch.bool, device=kept.device)
     rest[kept] = False
     return rest.nonzero().flatten()
+
+
+def chosen_for_least_squares(decision: Rank, range_basis: Tensor, exponent: Tensor) -> Rank:
+    """The decision with rows kept by the range of the unscaled A instead of the equilibrated one.
+
+    A right-hand side projected onto that range has an error relative to the whole of it, in every
+    entry: rows that are small in the caller's units, which it drowns, must not carry the rank.
+    """
+    ones = torch.ones_like(range_basis[:, 0])
+    kept, gone, C = _choose_rows(range_basis, ones)
+    e = exponent.to(C.device)
+    C = scale(C, e[gone].unsqueeze(1) - e[kept])
+    return replace(decision, kept=kept, dropped=gone, coefficients=C)
 
 
 def _choose_rows(basis: Tensor, norms: Tensor) -> tuple[Tensor, Tensor, Tensor]:

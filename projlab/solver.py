@@ -30,7 +30,7 @@ from projlab.matrix import Dense, Matrix, power_of_two, scale
 from projlab.metric import Metric, factor_metric
 from projlab.options import Options
 from projlab.precision import lowered, stated_precision
-from projlab.rank import RankRule
+from projlab.rank import RankRule, chosen_for_least_squares
 from projlab.select import System, choose
 from projlab.structure import require_disjoint
 from projlab.variants import Factor
@@ -214,6 +214,9 @@ def _build(
         raise_inconsistent(constraint, analysis)
     if options.on_redundant == "raise":
         _refuse_redundant(constraint, analysis)
+    basis = _range_basis(analysis, constraint) if least_squares else None
+    if basis is not None and analysis.conflicts:
+        analysis = _compromising(analysis, constraint)
     rows, kept, exponent = _kept(analysis, constraint.batch)
     metric, conditions = None, tuple(d.condition for d in decisions)
     if options.metric is not None:
@@ -224,7 +227,6 @@ def _build(
     if kept is not None and constraint.batch is None:
         names = tuple(names[i] for i in kept.tolist())
     name, reason, factor = _factor(rows, conditions, metric, dtype, options, names)
-    basis = _range_basis(analysis, constraint) if least_squares else None
     units = power_of_two(exponent, dtype)
     padding = (rows.row_max() == 0) if constraint.batch is not None and rows.shape[0] else None
     if padding is not None:
@@ -247,7 +249,8 @@ def _build(
     )
     if factor is None:
         return solver
-    f = _own_right_side(constraint, basis, kept, exponent).to(device=device, dtype=dtype)
+    compromise = _range_basis(analysis, constraint, set(analysis.conflicts))
+    f = _own_right_side(constraint, compromise, kept, exponent).to(device=device, dtype=dtype)
     if padding is not None:
         f = f.masked_fill(padding, 0)
     return replace(solver, c=factor.right_side(solver._beside(f)))
@@ -258,10 +261,29 @@ def _vectors(t: Tensor) -> Tensor:
     return t.reshape(t.shape[0], math.prod(t.shape[1:-1]), t.shape[-1])
 
 
-def _range_basis(analysis: Analysis, constraint: AffineConstraint) -> Tensor | None:
-    """(m, r), or (B, m, m) padded with zeros: None where every b is in the range."""
+def _compromising(analysis: Analysis, constraint: AffineConstraint) -> Analysis:
+    """Rows chosen afresh where they contradict each other and meet in least squares."""
     exponents = analysis.system.exponent.reshape(len(analysis.decisions), constraint.m)
-    bases = [range_projection(e, d) for e, d in zip(exponents, analysis.decisions, strict=True)]
+    decisions = list(analysis.decisions)
+    for i in analysis.conflicts:
+        basis = range_projection(exponents[i], decisions[i])
+        if basis is not None:
+            decisions[i] = chosen_for_least_squares(decisions[i], basis, exponents[i])
+    return replace(analysis, decisions=tuple(decisions))
+
+
+def _range_basis(
+    analysis: Analysis, constraint: AffineConstraint, elements: set[int] | None = None
+) -> Tensor | None:
+    """(m, r), or (B, m, m) padded with zeros: None where every b is in the range.
+
+    For the elements named only, the others taking b as it is; by default for all.
+    """
+    exponents = analysis.system.exponent.reshape(len(analysis.decisions), constraint.m)
+    bases = [
+        None if elements is not None and i not in elements else range_projection(exponents[i], d)
+        for i, d in enumerate(analysis.decisions)
+    ]
     if constraint.batch is None or all(basis is None for basis in bases):
         return bases[0]
     m = constraint.m

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given as draw
+from hypothesis import settings
 from hypothesis import strategies as st
 
 import projlab
@@ -231,44 +232,71 @@ INCONSISTENT = {
         [[1, 1, 0], [1000, 1000, 0], [0, 1, 1], [1, 2, 1]],
         [1, 1100, 4, 4],
     ),
+    "a tiny row first": ([[1e-9], [1]], [1, 1]),
+    "one column": ([[1 / 32], [-32], [-1 / 64], [-1 / 8]], [-3, 9, 4, -3]),
     "rank two of five": ([[1, 2, 3], [2, 4, 6], [1, 0, 1], [0, 2, 2], [0, 0, 0]], [1, 1, 1, 1, 1]),
 }
 
 
-@pytest.mark.parametrize("variant", OVERLAPPING_VARIANTS)
-@pytest.mark.parametrize("name", INCONSISTENT)
-def test_least_squares_against_the_exact_normal_equations(name, variant):
-    """The point of {x : A'A x = A'b} nearest to x0, with the rows as they were given."""
-    A, b = (torch.tensor(t, dtype=F64) for t in INCONSISTENT[name])
-    x0 = torch.randn(A.shape[1], dtype=F64)
-    with pytest.raises(projlab.InconsistentError):
-        projlab.projector(A, b, variant)
+def check_least_squares(A, b, x0, variant):
+    """Against the point of {x : A'A x = A'b} nearest to x0, with the rows as they were given."""
     P = projlab.projector(A, b, variant, on_inconsistent="least_squares")
-    one_off = projlab.project(x0, A, b, variant, on_inconsistent="least_squares")
     M, right, point = exact.matrix(A), exact.vector(b), exact.vector(x0)
     solution = exact.projection(M, right, point)
     # the reference itself: A'(A x - b) = 0
     residual = exact.subtract(exact.times(M, solution), right)
     assert not any(exact.times(M.transpose(), residual))
-    # Wedin: the unscaled condition number, and its square times the residual (ASNA, theorem 20.1)
-    sigma = torch.linalg.svdvals(A)
     rank = exact.rank(M)
-    kappa = max(
-        condition_number(A.numpy(), rank), float(sigma[0] / sigma[rank - 1]) if rank else 1.0
-    )
+    assert P.rank == rank
+    # the range is found from equilibrated rows, and used in the rows as given: kappa of both
+    # enter; and kappa squared times the residual (Wedin's theorem, ASNA 20.1)
+    sigma = torch.linalg.svdvals(A)
+    unscaled = float(sigma[0] / sigma[rank - 1]) if rank else 1.0
+    kappa = unscaled * condition_number(A.numpy(), rank)
     size = exact.norm(point) + exact.norm(exact.subtract(point, solution))
     if rank:
-        size += (kappa + 1) * exact.norm(residual) / float(sigma[0])
+        size += (unscaled + 1) * exact.norm(residual) / float(sigma[0])
     allowed = size * tolerance.forward_error_bound(
-        variant, u=EPS / 2, m=len(A), n=A.shape[1], condition=kappa, amplification=1.0
+        P.variant, u=EPS / 2, m=len(A), n=A.shape[1], condition=kappa, amplification=1.0
     )
-    assert exact.distance(P(x0), solution) <= allowed
-    assert exact.distance(one_off, solution) <= allowed
-    # and of another b, that of the same least-squares problem
-    assert exact.distance(P(x0, b), solution) <= allowed
+    one_off = projlab.project(x0, A, b, variant, on_inconsistent="least_squares")
+    for x in (P(x0), P.project_(x0.clone()), P(x0, b), one_off):
+        assert exact.distance(x, solution) <= allowed
     # x0 - A'y is the projection
     y = exact.times(M.transpose(), exact.vector(P.multipliers(x0)))
     assert exact.norm(exact.subtract(exact.subtract(point, y), solution)) <= allowed
+    return any(residual)
+
+
+@pytest.mark.parametrize("variant", OVERLAPPING_VARIANTS)
+@pytest.mark.parametrize("name", INCONSISTENT)
+def test_least_squares_against_the_exact_normal_equations(name, variant):
+    A, b = (torch.tensor(t, dtype=F64) for t in INCONSISTENT[name])
+    with pytest.raises(projlab.InconsistentError):
+        projlab.projector(A, b, variant)
+    assert check_least_squares(A, b, torch.randn(A.shape[1], dtype=F64), variant)
+
+
+@draw(st.integers(0, 2**32 - 1))
+@settings(max_examples=60)
+def test_least_squares_of_random_systems(seed):
+    """Rows that are redundant in any mixture, in units that differ by 2^-20 to 2^20."""
+    rng = np.random.default_rng(seed)
+    r, extra, n = rng.integers(1, 5), rng.integers(1, 5), rng.integers(1, 8)
+    rows = rng.integers(-9, 10, (r, n)) * (rng.random((r, n)) < rng.choice([0.4, 1.0]))
+    A = rng.permutation(np.concatenate([rows, rng.integers(-2, 3, (extra, r)) @ rows])).astype(
+        float
+    )
+    A = torch.tensor(A * 2.0 ** rng.integers(-20, 21, len(A))[:, None])
+    b = torch.tensor(rng.integers(-9, 10, len(A)).astype(float))
+    x0 = torch.tensor(rng.standard_normal(n))
+    inconsistent = check_least_squares(A, b, x0, "qr")
+    try:
+        projlab.projector(A, b)
+    except projlab.InconsistentError:
+        assert inconsistent
+    else:
+        assert not inconsistent
 
 
 def test_least_squares_depends_on_the_scaling_of_rows():
