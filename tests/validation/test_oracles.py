@@ -336,7 +336,7 @@ class TestInconsistent:
         assert abs(Fraction(found.x_high[0]) + Fraction(found.x_low[0]) - third) < 1e-30
 
     @pytest.mark.parametrize("over", [0.5, 2.0])
-    def test_threshold_is_the_design_s(self, over):
+    def test_threshold_is_eight_roundings_a_column(self, over):
         """Two equal rows, b apart by t: residual t/2, 4 max(m, n) eps (‖a‖‖x̂‖ + 1) allowed."""
         n = 40
         row = np.zeros(n)

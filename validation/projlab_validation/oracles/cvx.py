@@ -51,8 +51,9 @@ MAX_PARAMETERS = 4000
 """With more entries than this b and x₀ enter as constants: cvxpy stores how an objective depends on
 parameters as a dense matrix, 65 GB for ``mm_boyd2``."""
 
-HIGHS_STEP = 5e7
-"""Entries of A times dimension of its null space that HiGHS steps through in 5 s (measured)."""
+HIGHS_STEP = 5e9
+"""d² n of a first step of HiGHS that takes a few seconds, d the dimension of the null space: 1e9 to
+5e9 a second as measured on ``netlib_wood1p`` and ``netlib_greenbea``."""
 
 
 def answers(problem: Problem, *, time_limit: float | None) -> list[Answer]:
@@ -110,14 +111,14 @@ def _quiet() -> Iterator[None]:
 def _limits(solver: str, problem: Problem, time_limit: float | None) -> dict[str, float]:
     """The options that keep a solve within the limit, roughly.
 
-    HiGHS looks at the clock between the steps of its active-set method, and one can take half a
-    minute. Its cost grows with the dimension of the null space, for which there is an option.
+    HiGHS looks at the clock between the steps of its active-set method. The first forms the Hessian
+    on the null space and can take two minutes; its own limit on that dimension then says no.
     """
     if time_limit is None:
         return {}
     if solver != "highs":
         return {"time_limit": time_limit}
-    dimension = min(4000, int(HIGHS_STEP * time_limit / max(problem.nnz, 1)))
+    dimension = min(4000, int(np.sqrt(HIGHS_STEP * time_limit / problem.n)))
     return {"time_limit": time_limit, "qp_nullspace_limit": dimension}
 
 

@@ -1,6 +1,8 @@
 """The equations as the oracles see them: equilibrated and factored, rank and consistency decided.
 
-Written against DESIGN's definitions and not against the engine, which it is there to check.
+Written from the definitions and not with the engine, which it is there to check: E has its rows
+scaled by powers of two to norms near 1, and its rank is the number of singular values above
+max(m, n) eps σ₁.
 """
 
 from __future__ import annotations
@@ -86,9 +88,10 @@ class System:
 
     @cached_property
     def consistent(self) -> bool:
-        """DESIGN's rule: no row of the least-squares residual at rank r exceeds rounding.
+        """Whether no row of the least-squares residual at rank r exceeds rounding.
 
-        With h = (I + WᵀW)⁻¹ (f_D − Wᵀ f_K) it is [−W; I] h, and x̂ solves E_K x = f_K + W h.
+        That is 8 max(m, n) u (‖aᵢ‖ ‖x̂‖ + |bᵢ|). With h = (I + WᵀW)⁻¹ (f_D − Wᵀ f_K) the residual is
+        [−W; I] h, and x̂ is the shortest solution of E_K x = f_K + W h.
         """
         r, W = self.rank, self.W
         h = np.linalg.solve(np.eye(W.shape[1]) + W.T @ W, self.f[r:] - W.T @ self.f[:r])
@@ -120,7 +123,7 @@ def row_norms(A: sp.csr_array) -> Array:
 
 
 def cutoff(singular_values: Array, shape: tuple[int, int], eps: float) -> float:
-    """DESIGN's cutoff of the numerical rank."""
+    """max(m, n) eps σ₁."""
     return max(shape) * eps * float(singular_values[0])
 
 
