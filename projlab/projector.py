@@ -1,5 +1,6 @@
 """Projector: one factorisation, many projections."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -132,6 +133,8 @@ class Projector(nn.Module):
 
     def _adopt(self, constraint: AffineConstraint, dtype: torch.dtype, solver: Solver) -> None:
         """Take over a constraint and its factors, all at once."""
+        # a compiled graph may still be waiting for its backward pass with the factors before
+        self._retired = getattr(self, "_solvers", {}) if "torch._dynamo" in sys.modules else {}
         self._constraint = constraint
         self._dtype = dtype
         self._solver = solver
@@ -417,7 +420,7 @@ class Projector(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch leaves it bare
         # a copy's factors are its own, and so are the numbers the compiled operator finds them by
-        self._numbers = {}
+        self._numbers, self._retired = {}, {}
         for solver in self._solvers.values():
             self._number(solver)
 

@@ -215,7 +215,7 @@ def _build(
     if options.on_redundant == "raise":
         _refuse_redundant(constraint, analysis)
     basis = _range_basis(analysis, constraint) if least_squares else None
-    if basis is not None and analysis.conflicts:
+    if basis is not None:
         analysis = _compromising(analysis, constraint)
     rows, kept, exponent = _kept(analysis, constraint.batch)
     metric, conditions = None, tuple(d.condition for d in decisions)
@@ -262,13 +262,14 @@ def _vectors(t: Tensor) -> Tensor:
 
 
 def _compromising(analysis: Analysis, constraint: AffineConstraint) -> Analysis:
-    """Rows chosen afresh where they contradict each other and meet in least squares."""
+    """Rows chosen afresh where they may contradict each other, and then meet in least squares."""
     exponents = analysis.system.exponent.reshape(len(analysis.decisions), constraint.m)
-    decisions = list(analysis.decisions)
-    for i in analysis.conflicts:
-        basis = range_projection(exponents[i], decisions[i])
-        if basis is not None:
-            decisions[i] = chosen_for_least_squares(decisions[i], basis, exponents[i])
+    decisions = []
+    for e, decision in zip(exponents, analysis.decisions, strict=True):
+        basis = range_projection(e, decision)
+        decisions.append(
+            decision if basis is None else chosen_for_least_squares(decision, basis, e)
+        )
     return replace(analysis, decisions=tuple(decisions))
 
 

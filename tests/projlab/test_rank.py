@@ -238,9 +238,13 @@ INCONSISTENT = {
 }
 
 
-def check_least_squares(A, b, x0, variant):
-    """Against the point of {x : A'A x = A'b} nearest to x0, with the rows as they were given."""
-    P = projlab.projector(A, b, variant, on_inconsistent="least_squares")
+def check_least_squares(A, b, x0, variant, built_with=None):
+    """Against the point of {x : A'A x = A'b} nearest to x0, with the rows as they were given.
+
+    Returns whether the system is inconsistent. The projector is built with another b on request.
+    """
+    own = b if built_with is None else built_with
+    P = projlab.projector(A, own, variant, on_inconsistent="least_squares")
     M, right, point = exact.matrix(A), exact.vector(b), exact.vector(x0)
     solution = exact.projection(M, right, point)
     # the reference itself: A'(A x - b) = 0
@@ -259,11 +263,13 @@ def check_least_squares(A, b, x0, variant):
     allowed = size * tolerance.forward_error_bound(
         P.variant, u=EPS / 2, m=len(A), n=A.shape[1], condition=kappa, amplification=1.0
     )
-    one_off = projlab.project(x0, A, b, variant, on_inconsistent="least_squares")
-    for x in (P(x0), P.project_(x0.clone()), P(x0, b), one_off):
+    results = [P(x0, b), projlab.project(x0, A, b, variant, on_inconsistent="least_squares")]
+    if built_with is None:
+        results += [P(x0), P.project_(x0.clone())]
+    for x in results:
         assert exact.distance(x, solution) <= allowed
     # x0 - A'y is the projection
-    y = exact.times(M.transpose(), exact.vector(P.multipliers(x0)))
+    y = exact.times(M.transpose(), exact.vector(P.multipliers(x0, b)))
     assert exact.norm(exact.subtract(exact.subtract(point, y), solution)) <= allowed
     return any(residual)
 
@@ -297,6 +303,15 @@ def test_least_squares_of_random_systems(seed):
         assert inconsistent
     else:
         assert not inconsistent
+
+
+@pytest.mark.parametrize("variant", OVERLAPPING_VARIANTS)
+def test_least_squares_of_another_b(variant):
+    """Consistent with the b it was built with, not so with the next: to the same digits."""
+    A = torch.tensor([[1e-9, 0.0], [1.0, 0.0], [3.0, 1.0]], dtype=F64)
+    b = torch.tensor([1.0, 1.0, 0.5], dtype=F64)
+    assert check_least_squares(A, b, zeros(2), variant, built_with=A.sum(1))
+    assert not check_least_squares(A, A.sum(1), zeros(2), variant, built_with=b)
 
 
 def test_least_squares_depends_on_the_scaling_of_rows():

@@ -340,6 +340,18 @@ def test_compiled_as_a_layer_then_trained_and_reloaded(fresh_compiler):
     assert torch.equal(torch.compile(P, backend="aot_eager")(x.float()), P(x.float()))
 
 
+def test_compiled_backward_after_a_later_load(fresh_compiler):
+    """Backward uses the factors that forward used, though the projector has others by then."""
+    A, b = problem("qr")
+    P = projector(A, b)
+    T = P.tangent(torch.eye(5, dtype=F64))
+    x, g = torch.randn(5, dtype=F64, requires_grad=True), torch.randn(5, dtype=F64)
+    y = torch.compile(P, fullgraph=True, backend="aot_eager")(x)
+    P.load_state_dict(projector(*problem("qr")).state_dict())
+    (found,) = torch.autograd.grad(y, x, g)
+    close(found, g @ T)
+
+
 @pytest.mark.parametrize(
     ("A_dtype", "x_dtype"),
     [
