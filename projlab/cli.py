@@ -43,6 +43,9 @@ examples:
   projlab validate --problem ss_nnc1374 --variant qr --dtype float64 --out DIR
       one problem and one variant
   projlab validate --group article --group spectra --json
+  projlab validate --subject mypackage.layers:project --out DIR
+      somebody else's project(x, A, b), with the same problems, oracles and judge: dense tensors A
+      (m, n), b (m,), x (n,) or (k, n); the module is looked for in the current folder too
 
 DIR then holds report.md, its figures, verdicts.parquet (every record with its verdict) and what a
 resumed run needs. A DIR that holds a run already is refused without --resume or --overwrite.
@@ -112,7 +115,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--group", action="append", metavar="G", help="only problems of this group; may be repeated"
     )
     add("--problem", action="append", metavar="NAME", help="only this problem; may be repeated")
-    add("--variant", action="append", metavar="V", help="only this variant; may be repeated")
+    asked = validate.add_mutually_exclusive_group()
+    asked.add_argument(
+        "--variant", action="append", metavar="V", help="only this variant; may be repeated"
+    )
+    asked.add_argument(
+        "--subject",
+        metavar="PACKAGE.MODULE:CALLABLE",
+        help="validate this project(x, A, b) instead of the variants",
+    )
     add(
         "--dtype",
         action="append",
@@ -146,11 +157,15 @@ def _validate(options: argparse.Namespace) -> int:
         return BAD_INPUT
     from projlab_reports import markdown, terminal
     from projlab_reports.summary import Summary
-    from projlab_validation import environment, judge, runner, store
+    from projlab_validation import environment, judge, runner, store, subjects
     from projlab_validation.profiles import PROFILES
 
     profile = PROFILES[options.profile]
-    variants = _chosen_variants(options.variant)
+    if options.subject:
+        subjects.load(options.subject)
+        variants: tuple[str, ...] = (options.subject,)
+    else:
+        variants = _chosen_variants(options.variant)
     device = _usable_device(options.device)
     problems = _chosen_problems(options)
     if not problems:
@@ -159,8 +174,10 @@ def _validate(options: argparse.Namespace) -> int:
 
     folder = options.out or Path("runs") / profile.name
     header = {"profile": profile.name, "device": device}
+    if options.subject:
+        header["subject"] = options.subject
     opened = store.Store.create(folder, header, resume=options.resume, overwrite=options.overwrite)
-    description = environment.describe(device)
+    description = environment.describe(device, options.subject)
     identity = environment.identity(description)
     opened.describe_environment(identity, description)
     runner.run(

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from projlab_reports.summary import ERROR, Summary, family
+from projlab_reports.summary import ANSWERS, ERROR, Summary, family
 
 UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24}
 
@@ -42,6 +42,7 @@ def draw(summary: Summary, folder: Path) -> list[Path]:
     for dtype in ("float64", "float32"):
         frame = summary.verdicts
         frame = frame[(frame["dtype"] == dtype) & frame["forward_error"].notna()]
+        frame = frame[frame["check"].isin(ANSWERS)]
         if frame.empty:
             continue
         with mpl.rc_context(STYLE):
@@ -65,7 +66,8 @@ def forward_error_figure(summary: Summary, frame: pd.DataFrame, dtype: str) -> F
     for i, variant in enumerate(summary.variants):
         rows = frame[frame["variant"] == variant]
         _points(axes[0], rows, rows["forward_error"], variant, i, u, filled=True)
-    axes[0].set_title(f"projlab's variants, {dtype}")
+    whose = summary.subject or "projlab's variants"
+    axes[0].set_title(f"{whose}, {dtype}")
     axes[0].set_ylabel("forward error ‖x − x*‖ / (‖x₀‖ + ‖x₀ − x*‖), dimensionless")
     if panels == 2:
         _oracles(axes[1], summary, frame.drop_duplicates(["content_hash", "check"]), u)

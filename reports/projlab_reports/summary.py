@@ -23,6 +23,9 @@ CHECKED = ("pass", "expected", "fail")
 KAPPA_EDGES = (0.0, 1e2, 1e4, 1e7, 1e10, math.inf)
 KAPPA_LABELS = ("κ < 1e2", "1e2 … 1e4", "1e4 … 1e7", "1e7 … 1e10", "κ ≥ 1e10")
 
+ANSWERS = ("projection", "least_squares")
+"""The checks that hold an answer against the problem's own x*: what tables and figures show."""
+
 CLAIMS = ("optimal", "ok")
 """Words by which an oracle claims that its answer is right."""
 
@@ -39,7 +42,7 @@ class Summary:
     verdicts
         The judged records.
     header
-        What the run was asked for: profile, device.
+        What the run was asked for: profile, device, and the subject where it was one.
     environment
         What it ran on, by name.
     """
@@ -47,6 +50,11 @@ class Summary:
     verdicts: pd.DataFrame
     header: Mapping[str, str]
     environment: Mapping[str, str]
+
+    @property
+    def subject(self) -> str | None:
+        """Whose code was validated in place of the variants, if it was."""
+        return self.header.get("subject")
 
     @cached_property
     def totals(self) -> dict[str, int]:
@@ -92,6 +100,23 @@ class Summary:
                     "worst of bound": passed["ratio"].max(),
                     "median set-up, s": group["setup_s_median"].median(),
                     "median projection, s": group["project_s_median"].median(),
+                }
+            )
+        return pd.DataFrame(table)
+
+    @cached_property
+    def by_check(self) -> pd.DataFrame:
+        """One row a check: verdicts counted apart, and what came nearest to its bound."""
+        table = []
+        for check, group in self.verdicts.groupby("check", sort=False):
+            counts = group["verdict"].value_counts()
+            judged = group["verdict"].isin(("pass", "fail"))
+            proven = group["proven_at_most"] / group["proven_accuracy"]
+            table.append(
+                {
+                    "check": check,
+                    **{verdict: int(counts.get(verdict, 0)) for verdict in VERDICTS},
+                    "worst of bound": group["ratio"].fillna(proven)[judged].max(),
                 }
             )
         return pd.DataFrame(table)
@@ -172,7 +197,7 @@ class Summary:
         """One row a real system: forward errors of variants and main oracles, reference."""
         frame = self.verdicts
         real = (frame["group"] == "real") & (frame["dtype"] == dtype)
-        chosen = frame[real & (frame["check"] != "refusal")].sort_values("problem", kind="stable")
+        chosen = frame[real & frame["check"].isin(ANSWERS)].sort_values("problem", kind="stable")
         systems: dict[str, dict[str, dict[str, Any]]] = {}
         for row in rows(chosen):
             systems.setdefault(row["problem"], {})[row["variant"]] = row
@@ -235,11 +260,12 @@ class Summary:
 
     def command(self, row: Mapping[str, object]) -> str:
         """Return the command that measures and judges one record again, by itself."""
-        what = {"problem": row["problem"], "variant": row["variant"], "dtype": row["dtype"]}
+        asked = "subject" if self.subject else "variant"
+        what = {"problem": row["problem"], asked: row["variant"], "dtype": row["dtype"]}
         options = {"profile": self.header["profile"], **what}
         if row["device"] != "cpu":
             options["device"] = row["device"]
-        options["out"] = "reproduce/" + "-".join(map(str, what.values()))
+        options["out"] = "reproduce/" + "-".join(map(str, what.values())).replace(":", ".")
         return "projlab validate " + " ".join(f"--{name} {v}" for name, v in options.items())
 
     @cached_property
@@ -248,7 +274,7 @@ class Summary:
         frame = self.verdicts
         ambiguous = frame["reference_ambiguous"].eq(True)
         nothing = frame["reference_kind"].eq("unavailable")
-        asked = frame["check"] != "refusal"
+        asked = frame["check"].isin(ANSWERS)
         return frame[asked & (ambiguous | nothing)].drop_duplicates(["problem", "dtype"])
 
     @property

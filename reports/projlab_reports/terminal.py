@@ -16,15 +16,30 @@ STYLES = {"pass": "green", "expected": "yellow", "skip": "dim", "fail": "bold re
 
 
 def show(summary: Summary, report: Path, console: Console | None = None) -> None:
-    """Print the variants' table, the failures with their commands, verdict and report's path."""
+    """Print the table (a subject's is one of checks), failures, verdict and report's path."""
     console = console or Console()
-    console.print(variants_table(summary))
+    console.print(checks_table(summary) if summary.subject else variants_table(summary))
     for failure in rows(summary.failures):
         what = f"{failure['variant']} on {failure['problem']} in {failure['dtype']}"
         console.print(Text.assemble(("fail ", STYLES["fail"]), f"{what}: {failure['why']}"))
         console.print(Text(f"     {failure['reproduce']}"), soft_wrap=True)
     console.print(Text(summary.headline, style="bold"), soft_wrap=True)
     console.print(Text(f"Report: {report}"), soft_wrap=True)
+
+
+def checks_table(summary: Summary) -> Table:
+    """Return one row a check of the subject."""
+    title = f"projlab validate, {summary.header['profile']} profile, {summary.subject}"
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+    )
+    table.add_column("check", no_wrap=True)
+    for heading in (*VERDICTS, "of bound"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows(summary.by_check):
+        counts = [Text(str(row[v]), style=STYLES[v] if row[v] else "dim") for v in VERDICTS]
+        table.add_row(row["check"], *counts, figure(row["worst of bound"]))
+    return table
 
 
 def variants_table(summary: Summary) -> Table:

@@ -23,7 +23,11 @@ def names(**selection):
 
 class TestCatalogue:
     def test_every_group_is_there(self):
-        assert {p.group for p in catalogue()} == set(GROUPS) == {"article", "spectra", "real"}
+        assert (
+            {p.group for p in catalogue()}
+            == set(GROUPS)
+            == {"article", "spectra", "subjects", "real"}
+        )
 
     def test_name_and_dtype_tell_problems_apart(self):
         keys = [(p.name, p.dtype) for p in catalogue()]

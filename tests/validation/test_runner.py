@@ -211,11 +211,11 @@ class TestRun:
 
     def test_a_task_that_kills_its_worker_takes_no_other_with_it(self):
         def task(one):
-            return Task(one, ("qr",), QUICK, "cpu", "here")
+            return Task((one,), ("qr",), QUICK, "cpu", "here")
 
         deadly = replace(task(problem("article_1")), profile=Bomb())
         tasks = [task(problem("article_3")), deadly, task(problem("spectra_1e3_3x10"))]
-        statuses = {t.problem.name: [r.status for r in rs] for t, rs in finished(tasks, jobs=2)}
+        statuses = {t.problems[0].name: [r.status for r in rs] for t, rs in finished(tasks, jobs=2)}
         assert statuses == {
             "article_3": ["ok"],
             "article_1": ["error"],
@@ -233,7 +233,7 @@ class TestRun:
         assert capfd.readouterr().out == ""
 
     def test_a_lost_task_says_that_its_worker_died(self):
-        deadly = Task(problem("article_1"), ("qr",), Bomb(), "cpu", "here")
+        deadly = Task((problem("article_1"),), ("qr",), Bomb(), "cpu", "here")
         ((_, records),) = finished([deadly], jobs=1)
         assert records[0].exception == "TerminatedWorkerError"
         assert "could not be measured" in records[0].reason

@@ -16,6 +16,8 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from projlab_validation.subjects import source_digest as source_digest_of
+
 PACKAGES = (
     "projlab",
     "torch",
@@ -35,8 +37,12 @@ NOT_MEASURING = frozenset({"cli.py", "judge.py"})
 """Files that act on records already measured: another rule is no reason to measure again."""
 
 
-def describe(device: str = "cpu") -> dict[str, str]:
-    """Describe the environment that workers of this interpreter measure in, on this device."""
+def describe(device: str = "cpu", subject: str | None = None) -> dict[str, str]:
+    """Describe the environment that workers of this interpreter measure in, on this device.
+
+    A subject is described by its spec and a hash of its source: a changed one is measured again.
+    """
+    theirs = {"subject": f"{subject} ({source_digest_of(subject)})"} if subject else {}
     return {
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "system": f"{platform.system()} {platform.machine()}",
@@ -48,6 +54,7 @@ def describe(device: str = "cpu") -> dict[str, str]:
         **{package: version(package) for package in PACKAGES},
         "source": source_digest(),
         "commit": commit(),
+        **theirs,
     }
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from projlab import tolerance
 from projlab.variants import REGISTRY, get
 from projlab_validation.record import NAN
+from projlab_validation.subjects import is_subject
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +25,21 @@ Verdict = Literal["pass", "expected", "skip", "fail"]
 VERDICTS: tuple[Verdict, ...] = ("pass", "expected", "skip", "fail")
 
 BACKWARD_STABLE = "qr"
-"""The variant whose bound, c·κ·u, is what any backward-stable method reaches."""
+"""The variant whose bound, c·κ·u, is what any backward-stable method reaches, and what a subject is
+held to."""
+
+RELATIONS = {
+    "idempotence": "x* fed back as it was answered",
+    "feasible_point": "x* itself, rounded, as x0",
+    "row_scaling": "rows scaled by powers of two",
+    "row_permutation": "rows permuted",
+    "column_permutation": "columns permuted, in the memory of A",
+}
+"""A subject's checks that must give x* again. Two roundings of x* are compared, the one that is
+asked about and the one that the relation rests on, so twice the bound holds."""
+
+PROVEN = {"further_points": "further points", "stacked_points": "points stacked as (k, n)"}
+"""A subject's checks that a certificate bounds."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +99,10 @@ def theory_of(row: Row) -> Theory:
     if math.isnan(condition) or math.isnan(amplification):
         return Theory(feasibility_bound=feasibility_bound)
     shape |= {"condition": condition, "amplification": amplification}
-    bound = tolerance.forward_error_bound(row["variant"], **shape)
+    law = BACKWARD_STABLE if is_subject(row["variant"]) else row["variant"]
+    bound = tolerance.forward_error_bound(law, **shape)
+    if row["check"] in RELATIONS:
+        bound *= 2
     unit = condition * shape["u"] * amplification
     error = row["forward_error"]
     return Theory(
@@ -105,9 +123,10 @@ def verdict_of(row: Row, theory: Theory) -> tuple[Verdict, str]:
         case "refused":
             return _refusal(row)
         case "ok":
-            return _answer(row, theory)
+            return _of_subject(row, theory) if is_subject(row["variant"]) else _answer(row, theory)
         case _:
-            return "fail", row["reason"]
+            what = (RELATIONS | PROVEN).get(row["check"])
+            return "fail", f"{what}: {row['reason']}" if what else row["reason"]
 
 
 def _refusal(row: Row) -> tuple[Verdict, str]:
@@ -151,6 +170,44 @@ def _answer(row: Row, theory: Theory) -> tuple[Verdict, str]:
         return "expected", found
     wrong = _contradicting_oracle(row, theory)
     return ("fail", wrong) if wrong else ("pass", how_far)
+
+
+def _of_subject(row: Row, theory: Theory) -> tuple[Verdict, str]:
+    """Judge a subject: by its forward error alone, whatever way it went."""
+    match row["check"]:
+        case "same_bits":
+            found = f"{row['changed']:.0f} entries differ when the same call is repeated"
+            return ("fail" if row["changed"] else "pass"), found
+        case "inputs_kept":
+            found = f"{row['changed']:.0f} entries of x, A and b were changed in place"
+            return ("fail" if row["changed"] else "pass"), found
+        case check if check in PROVEN:
+            return _proven(row)
+        case check:
+            what = f"{RELATIONS[check]}: " if check in RELATIONS else ""
+    if not math.isfinite(row["x_norm"]):
+        return "fail", f"{what}the answer is not finite"
+    if doubt := _why_unjudgeable(row, theory):
+        return "expected", f"{what}{doubt}"
+    error = row["forward_error"]
+    found = f"{what}forward error {error:.2g}, bound {theory.bound:.2g}"
+    return ("pass" if error - _radius(row, theory) <= theory.bound else "fail"), found
+
+
+def _proven(row: Row) -> tuple[Verdict, str]:
+    """Judge a subject's further points by the certificate's bounds on the worst of them."""
+    what = PROVEN[row["check"]]
+    least, most, allowed = (row[f"proven_{f}"] for f in ("at_least", "at_most", "accuracy"))
+    if least > allowed:
+        return (
+            "fail",
+            f"{what}: forward error proven to be {least:.2g} or more, bound {allowed:.2g}",
+        )
+    if most <= allowed:
+        return "pass", f"{what}: forward error proven to be {most:.2g} or less, bound {allowed:.2g}"
+    return "expected", (
+        f"{what}: the certificate leaves open whether the forward error is within {allowed:.2g}"
+    )
 
 
 _AMBIGUOUS = "the rank is ambiguous (a cutoff ten times smaller or larger changes it)"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from projlab.variants import get
 from projlab_validation.problems.problem import Dtype
+from projlab_validation.subjects import is_subject
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Profile:
         Timed repeats of set-up and of projection.
     repeat_seconds
         No further repeat is begun once the repeats of one measurement took this long.
+    subject_flops
+        Subjects get every check on systems up to this count, and on larger ones those of x₀ alone.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Profile:
     cvxpy_seconds: float | None
     repeats: int
     repeat_seconds: float
+    subject_flops: float = 1e8
 
 
 DTYPES: tuple[Dtype, ...] = ("float64", "float32")
@@ -50,8 +54,28 @@ PROFILES = {
     profile.name: profile
     for profile in (
         Profile("quick", DTYPES, 6e9, 60.0, ("float64",), 1.0, repeats=5, repeat_seconds=0.2),
-        Profile("standard", DTYPES, 4e10, 300.0, DTYPES, 10.0, repeats=20, repeat_seconds=2.0),
-        Profile("full", DTYPES, math.inf, None, DTYPES, None, repeats=50, repeat_seconds=10.0),
+        Profile(
+            "standard",
+            DTYPES,
+            4e10,
+            300.0,
+            DTYPES,
+            10.0,
+            repeats=20,
+            repeat_seconds=2.0,
+            subject_flops=1e9,
+        ),
+        Profile(
+            "full",
+            DTYPES,
+            math.inf,
+            None,
+            DTYPES,
+            None,
+            repeats=50,
+            repeat_seconds=10.0,
+            subject_flops=math.inf,
+        ),
     )
 }
 """By name, the cheapest first."""
@@ -62,9 +86,11 @@ def over_budget(profile: Profile, variant: str, m: int, n: int, *, overlap: bool
 
     Rows that overlap need a dense factorisation for their rank, whatever the variant. Rows that do
     not need one for variants that factor a dense matrix all the same: whose count reaches m² n.
+    Subjects count as such.
     """
     flops = m * m * n
-    if flops <= profile.flops or not (overlap or get(variant).flops(m, n)[0] >= flops):
+    dense = overlap or is_subject(variant) or get(variant).flops(m, n)[0] >= flops
+    if flops <= profile.flops or not dense:
         return None
     taker = next(p.name for p in PROFILES.values() if flops <= p.flops)
     return (

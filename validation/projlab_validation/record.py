@@ -15,7 +15,20 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Check = Literal["projection", "refusal", "least_squares"]
+Check = Literal[
+    "projection",
+    "refusal",
+    "least_squares",
+    "idempotence",
+    "feasible_point",
+    "row_scaling",
+    "row_permutation",
+    "column_permutation",
+    "further_points",
+    "stacked_points",
+    "same_bits",
+    "inputs_kept",
+]
 Status = Literal["ok", "refused", "error", "skip"]
 Value = str | int | float | bool | None
 
@@ -51,7 +64,12 @@ class Record:
 
     The check is "projection" for a consistent system; an inconsistent one gets two records,
     "refusal" (asked as usual: the right answer is ``InconsistentError``) and "least_squares" (asked
-    with ``on_inconsistent="least_squares"``).
+    with ``on_inconsistent="least_squares"``). A subject gets the checks after these, see
+    :mod:`projlab_validation.examine`, and its variant column carries its spec.
+
+    ``proven_at_least``, ``proven_at_most`` and ``proven_accuracy`` are a certificate's bounds on a
+    forward error and what it holds them against, for the worst of several points; ``changed``
+    counts entries that are not what they were.
 
     ``x_norm`` is the norm of the answer, and NaN only where there is none or it holds a NaN.
     Every relative figure is relative to ‖x*‖, or to ‖x₀‖ where x* = 0. ``feasibility`` is max over
@@ -102,6 +120,10 @@ class Record:
     feasibility: float = NAN
     stationarity: float = NAN
     stationarity_reason: str = ""
+    proven_at_least: float = NAN
+    proven_at_most: float = NAN
+    proven_accuracy: float = NAN
+    changed: int | None = None
     oracles: Mapping[str, OracleFigures] = field(default_factory=dict)
 
     def row(self) -> dict[str, Value]:

@@ -1,5 +1,6 @@
 """Runs tasks: one problem in one dtype each, in worker processes of one thread.
 
+For a subject a task is all problems of one shape: what it keeps between calls meets the next one.
 The number of threads is one whatever the number of workers, so that figures do not depend on it. A
 task that kills its worker (out of memory, a crash in a solver) becomes records of status "error"
 and takes no other task with it.
@@ -14,17 +15,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import joblib
 from joblib.externals.loky import ProcessPoolExecutor
 
 from projlab_validation.environment import THREADS_PER_WORKER
+from projlab_validation.examine import examine
 from projlab_validation.measure import blank_record, faulty, measure
 from projlab_validation.profiles import Profile
 from projlab_validation.record import Record
 from projlab_validation.store import Key, Store
+from projlab_validation.subjects import is_subject
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -45,9 +48,12 @@ THREAD_VARIABLES = (
 
 @dataclass(frozen=True)
 class Task:
-    """One problem, in its dtype, and the variants to measure on it."""
+    """Problems, each in its dtype, and the variants to measure on them.
 
-    problem: Problem
+    Variants are measured on one problem a task, subjects on all problems of one shape.
+    """
+
+    problems: tuple[Problem, ...]
     variants: tuple[str, ...]
     profile: Profile
     device: str
@@ -55,24 +61,27 @@ class Task:
 
     def run(self) -> list[Record]:
         """Measure here and now."""
-        return measure(
-            self.problem,
-            self.variants,
-            self.profile,
-            device=self.device,
-            environment=self.environment,
-        )
+        work = examine if is_subject(self.variants[0]) else measure
+        where = {"device": self.device, "environment": self.environment}
+        measured = [work(p, self.variants, self.profile, **where) for p in self.problems]
+        return [record for records in measured for record in records]
 
     def lost(self, fault: BaseException) -> list[Record]:
         """Return the records of a task whose worker did not live to return any."""
-        return faulty(
-            blank_record(self.problem, self.device, self.environment), self.variants, fault
-        )
+        blanks = [blank_record(p, self.device, self.environment) for p in self.problems]
+        return [record for blank in blanks for record in faulty(blank, self.variants, fault)]
 
     def cost(self) -> int:
         """Order of the floating-point operations ahead, to begin with the longest."""
-        flops = self.problem.m**2 * self.problem.n
-        return flops if flops <= self.profile.flops else 0
+        counts = [p.m**2 * p.n for p in self.problems]
+        return sum(count for count in counts if count <= self.profile.flops)
+
+    @property
+    def name(self) -> str:
+        """What the progress bar calls it."""
+        first = self.problems[0]
+        more = f" and {len(self.problems) - 1} more" if len(self.problems) > 1 else ""
+        return f"{first.name} {first.dtype}{more}"
 
 
 def run(
@@ -98,13 +107,25 @@ def run(
             if Key(problem.content_hash, problem.dtype, v, environment) not in done
         )
         if missing:
-            tasks.append(Task(problem, missing, profile, device, environment))
+            tasks.append(Task((problem,), missing, profile, device, environment))
+    tasks = by_shape(tasks)
     tasks.sort(key=Task.cost, reverse=True)
     with progress_bar(len(tasks)) as (bar, line):
         for task, records in finished(tasks, jobs or joblib.cpu_count()):
             store.write(records)
-            bar.update(line, advance=1, description=f"{task.problem.name} {task.problem.dtype}")
+            bar.update(line, advance=1, description=task.name)
     return len(tasks)
+
+
+def by_shape(tasks: Sequence[Task]) -> list[Task]:
+    """Join the tasks of a subject whose problems have one shape, whatever their dtype."""
+    joined: dict[object, Task] = {}
+    for i, task in enumerate(tasks):
+        shape = (task.problems[0].m, task.problems[0].n, task.variants)
+        key = shape if is_subject(task.variants[0]) else i
+        before = joined[key].problems if key in joined else ()
+        joined[key] = replace(task, problems=before + task.problems)
+    return list(joined.values())
 
 
 def finished(tasks: Iterable[Task], jobs: int) -> Iterator[tuple[Task, list[Record]]]:

@@ -1,0 +1,301 @@
+"""Planted faults, each a mistake that somebody could make, and callables that are sound.
+
+All are `project(x, A, b)` for `projlab validate --subject`. A fault starts from `_lstsq`, which is
+sound, and is wrong in one thing.
+"""
+
+import torch
+from torch import Tensor
+
+
+def _equilibrated(A: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    norms = torch.linalg.vector_norm(A, dim=1)
+    D = torch.exp2(-torch.log2(torch.where(norms > 0, norms, 1)).round())
+    return D[:, None] * A, D * b
+
+
+def _lstsq(x: Tensor, A: Tensor, b: Tensor, rcond: float | None = None) -> Tensor:
+    E, f = _equilibrated(A, b)
+    residual = (x @ E.mT - f).reshape(-1, len(f)).mT
+    return x - torch.linalg.lstsq(E, residual, rcond=rcond, driver="gelsd").solution.mT.reshape(
+        x.shape
+    )
+
+
+# -- sound ---------------------------------------------------------------------------------------
+
+
+def row_scaled_lstsq(x, A, b):
+    return _lstsq(x, A, b)
+
+
+def projlab_project(x, A, b):
+    import projlab
+
+    return projlab.project(x, A, b)
+
+
+SOUND = ("row_scaled_lstsq", "projlab_project")
+
+# -- wrong formulas ------------------------------------------------------------------------------
+
+
+def sign_of_b(x, A, b):
+    return _lstsq(x, A, -b)
+
+
+def ignores_b(x, A, b):
+    return _lstsq(x, A, 0 * b)
+
+
+def only_the_first_row(x, A, b):
+    return _lstsq(x, A[:1], b[:1])
+
+
+def skips_the_last_row(x, A, b):
+    return _lstsq(x, A[:-1], b[:-1]) if len(b) > 1 else _lstsq(x, A, b)
+
+
+def sum_of_the_gram_matrix_for_two_rows(x, A, b):
+    if len(b) != 2:
+        return _lstsq(x, A, b)
+    return x - (x @ A.mT - b) @ A / (A @ A.mT).sum()
+
+
+def diagonal_for_the_gram_matrix(x, A, b):
+    E, f = _equilibrated(A, b)
+    return x - ((x @ E.mT - f) / (E * E).sum(1)) @ E
+
+
+def half_a_step(x, A, b):
+    return (x + _lstsq(x, A, b)) / 2
+
+
+def misses_the_square_case(x, A, b):
+    return _lstsq(x, A.mT, b) if A.shape[0] == A.shape[1] else _lstsq(x, A, b)
+
+
+# -- feasible, but not nearest -------------------------------------------------------------------
+
+
+def basic_solution(x, A, b):
+    E, f = _equilibrated(A, b)
+    kept = _independent_columns(E)
+    y = torch.linalg.lstsq(E[:, kept], (f - x @ E.mT).reshape(-1, len(f)).mT).solution.mT
+    answer = x.clone()
+    answer[..., kept] += y.reshape(*x.shape[:-1], len(kept))
+    return answer
+
+
+def _independent_columns(E):
+    import scipy.linalg
+
+    _, R, order = scipy.linalg.qr(E.numpy(), mode="economic", pivoting=True)
+    diagonal = abs(R.diagonal())
+    return order[: (diagonal > 1e-5 * diagonal[0]).sum()].tolist()
+
+
+def least_norm_whatever_x(x, A, b):
+    return _lstsq(torch.zeros_like(x), A, b)
+
+
+def one_kaczmarz_sweep(x, A, b):
+    for a, right in zip(A, b, strict=True):
+        if a.any():
+            x = x - ((x @ a - right) / (a @ a)).unsqueeze(-1) * a
+    return x
+
+
+# -- numerically unsound -------------------------------------------------------------------------
+
+
+def float32_inside(x, A, b):
+    return _lstsq(x.float(), A.float(), b.float()).to(x.dtype)
+
+
+def float32_pinv_inside(x, A, b):
+    E, f = _equilibrated(A, b)
+    return x - (x @ E.mT - f) @ torch.linalg.pinv(E.float()).to(x.dtype).mT
+
+
+def rounds_the_answer_to_float32(x, A, b):
+    return _lstsq(x, A, b).float()
+
+
+def jitter(x, A, b):
+    E, f = _equilibrated(A, b)
+    G = E @ E.mT + 1e-8 * torch.eye(len(f), dtype=E.dtype)
+    return (
+        x
+        - torch.linalg.lstsq(G, (x @ E.mT - f).reshape(-1, len(f)).mT).solution.mT.reshape(
+            *x.shape[:-1], len(f)
+        )
+        @ E
+    )
+
+
+def one_cholesky_pass(x, A, b):
+    L = torch.linalg.cholesky(A @ A.mT)
+    return (
+        x
+        - torch.cholesky_solve((x @ A.mT - b).reshape(-1, len(b)).mT, L).mT.reshape(
+            *x.shape[:-1], len(b)
+        )
+        @ A
+    )
+
+
+def unpivoted_qr(x, A, b):
+    Q, R = torch.linalg.qr(A.mT)
+    residual = (x @ A.mT - b).unsqueeze(-1)
+    return x - torch.linalg.solve_triangular(R.mT, residual, upper=False).squeeze(-1) @ Q.mT
+
+
+def pinv_with_a_large_rcond(x, A, b):
+    return _lstsq(x, A, b, rcond=1e-6)
+
+
+def pinv_with_an_absolute_cutoff(x, A, b):
+    return x - (x @ A.mT - b) @ torch.linalg.pinv(A, atol=1e-10, rtol=0.0).mT
+
+
+def pinv_of_unscaled_rows(x, A, b):
+    return x - (x @ A.mT - b) @ torch.linalg.pinv(A).mT
+
+
+def divides_rows_but_not_b(x, A, b):
+    return _lstsq(x, A / A.abs().amax(1, keepdim=True).clamp_min(1e-300), b)
+
+
+def close_enough(x, A, b):
+    return x if (x @ A.mT - b).abs().max() < 1e-6 else _lstsq(x, A, b)
+
+
+def stops_iterating_early(x, A, b):
+    E, f = _equilibrated(A, b)
+    for _ in range(200):
+        x = x - (x @ E.mT - f) @ E / torch.linalg.matrix_norm(E) ** 2
+    return x
+
+
+def drops_small_entries(x, A, b):
+    return _lstsq(x, torch.where(A.abs() < 1e-6, 0, A), b)
+
+
+# -- by size -------------------------------------------------------------------------------------
+
+
+def first_of_the_stack(x, A, b):
+    answer = _lstsq(x, A, b)
+    return answer if x.dim() == 1 else answer[:1].expand_as(answer)
+
+
+def refuses_a_stack(x, A, b):
+    if x.dim() != 1:
+        raise ValueError("one point at a time")
+    return _lstsq(x, A, b)
+
+
+def flattens_a_stack(x, A, b):
+    return _lstsq(x, A, b).reshape(-1)[: x.shape[-1]]
+
+
+def adds_up_the_stack(x, A, b):
+    answer = _lstsq(x, A, b)
+    return answer if x.dim() == 1 else answer + 1e-3 * (answer.mean(0) - answer)
+
+
+def forgets_columns_beyond_1000(x, A, b):
+    if A.shape[1] <= 1000:
+        return _lstsq(x, A, b)
+    return torch.cat([_lstsq(x[..., :1000], A[:, :1000], b), x[..., 1000:]], dim=-1)
+
+
+def wrong_beyond_100_rows(x, A, b):
+    return _lstsq(x, A[:100], b[:100])
+
+
+# -- by state ------------------------------------------------------------------------------------
+
+_first = {}
+
+
+def keeps_the_factor_of_the_first_A(x, A, b):
+    kept = _first.setdefault(("A", A.shape, A.dtype), A.clone())
+    return _lstsq(x, kept, b)
+
+
+def keeps_the_first_b(x, A, b):
+    kept = _first.setdefault(("b", A.shape, A.dtype), b.clone())
+    return _lstsq(x, A, kept)
+
+
+def keeps_the_first_answer(x, A, b):
+    kept = _first.setdefault(("x", x.shape, x.dtype), _lstsq(x, A, b))
+    return kept.clone()
+
+
+_by_place = {}
+
+
+def recognises_A_by_its_address(x, A, b):
+    place = A.data_ptr(), A.shape, A.dtype
+    if _by_place.get("place") != place:
+        _by_place.update(place=place, A=A.clone(), b=b.clone())
+    return _lstsq(x, _by_place["A"], _by_place["b"])
+
+
+_warm = {}
+
+
+def warm_starts(x, A, b):
+    answer = _lstsq(x, A, b)
+    last = _warm.get("x", answer)
+    _warm["x"] = answer
+    return answer + 1e-14 * last if last.shape == answer.shape else answer
+
+
+def jitters_at_random(x, A, b):
+    return _lstsq(x, A, b) * (1 + torch.finfo(x.dtype).eps * torch.rand(()).to(x.dtype).round())
+
+
+def changes_x_in_place(x, A, b):
+    return x.copy_(_lstsq(x, A, b))
+
+
+def scales_A_in_place(x, A, b):
+    norms = torch.linalg.vector_norm(A, dim=1).clamp_min(1e-300)
+    return _lstsq(x, A.div_(norms[:, None]), b.div_(norms))
+
+
+# -- by form -------------------------------------------------------------------------------------
+
+
+def returns_nan_for_a_feasible_x(x, A, b):
+    answer = _lstsq(x, A, b)
+    step = answer - x
+    return x + step / step.norm() * step.norm()
+
+
+def raises_on_redundant_rows(x, A, b):
+    if torch.linalg.matrix_rank(A) < len(b):
+        raise ValueError("redundant rows")
+    return _lstsq(x, A, b)
+
+
+def returns_a_row(x, A, b):
+    return _lstsq(x, A, b)[None]
+
+
+def exits(x, A, b):
+    raise SystemExit(0)
+
+
+FAULTS = tuple(
+    name
+    for name, value in dict(globals()).items()
+    if callable(value)
+    and getattr(value, "__module__", None) == __name__
+    and not name.startswith("_")
+    and name not in SOUND
+)

@@ -1,0 +1,176 @@
+"""The suite itself is tested: every planted fault fails, and nothing sound does."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from projlab import InputError
+from projlab.cli import main
+from projlab_validation import runner, subjects
+from projlab_validation.examine import examine
+from projlab_validation.judge import judge
+from projlab_validation.problems import catalogue
+from projlab_validation.profiles import PROFILES
+from projlab_validation.record import table
+from projlab_validation.runner import Task
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))  # where `faults` is, for the runs in this process
+
+import faults  # noqa: E402  found by the line above
+
+QUICK = replace(PROFILES["quick"], cvxpy_dtypes=())
+"""Of the quick profile, all but the oracle that no verdict on a subject depends on."""
+
+PROBLEMS = (
+    *catalogue(groups=["subjects"]),
+    *catalogue(groups=["article"], dtypes=["float64"]),
+    *catalogue(
+        names=["spectra_1e3_10x20", "spectra_1e6_10x20", "spectra_1e9_10x100", "spectra_1_150x400"],
+        dtypes=["float64"],
+    ),
+)
+PROGRAM = "import sys; from projlab.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+def judged(name, problem):
+    return judge(table(examine(problem, [f"faults:{name}"], QUICK)).to_pandas())
+
+
+def cli(*arguments, cwd=HERE):
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, "validate", "--profile", "quick", "--jobs", "1",
+         *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )  # fmt: skip
+
+
+def test_enough_faults_are_planted():
+    assert len(faults.FAULTS) >= 20
+
+
+@pytest.mark.parametrize("name", faults.FAULTS)
+def test_a_planted_fault_is_caught(name):
+    assert any("fail" in set(judged(name, problem)["verdict"]) for problem in PROBLEMS)
+
+
+@pytest.mark.parametrize("name", faults.SOUND)
+def test_nothing_sound_is_called_wrong(name):
+    for problem in PROBLEMS:
+        frame = judged(name, problem)
+        wrong = frame[frame["verdict"] == "fail"]
+        assert wrong.empty, (problem.name, problem.dtype, wrong["why"].tolist())
+        assert (frame["verdict"] == "pass").sum() >= len(frame) - 2
+
+
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [
+        ("refuses_a_stack", "stacked_points"),
+        ("first_of_the_stack", "stacked_points"),
+        ("keeps_the_first_answer", "further_points"),
+        ("recognises_A_by_its_address", "column_permutation"),
+        ("changes_x_in_place", "inputs_kept"),
+        ("returns_nan_for_a_feasible_x", "feasible_point"),
+        ("pinv_of_unscaled_rows", "row_scaling"),
+    ],
+)
+def test_each_check_sees_what_it_is_for(name, check):
+    frames = [judged(name, p) for p in PROBLEMS if p.name in ("subjects_same_shape", "article_1",
+              "subjects_nearly_feasible", "subjects_answer_zero", "subjects_parallel_rows",
+              "spectra_1e6_10x20", "spectra_1e3_10x20")]  # fmt: skip
+    assert any((f["check"].eq(check) & f["verdict"].eq("fail")).any() for f in frames)
+
+
+class TestCommand:
+    def test_a_fault_ends_with_1_and_the_command_that_repeats_it(self, tmp_path):
+        out = tmp_path / "run"
+        chosen = ("--subject", "faults:sign_of_b", "--problem", "article_3", "--dtype", "float64")
+        ended = cli(*chosen, "--out", out)
+        assert ended.returncode == 1, ended.stderr
+        command = (
+            "projlab validate --profile quick --problem article_3 --subject faults:sign_of_b "
+            "--dtype float64 --out reproduce/article_3-faults.sign_of_b-float64"
+        )
+        assert command in ended.stdout
+        report = (out / "report.md").read_text(encoding="utf-8")
+        assert command in report
+        assert "| row_permutation |" in report
+
+    def test_what_is_sound_ends_with_0_and_is_not_measured_again(self, tmp_path):
+        chosen = ("--subject", "faults:row_scaled_lstsq", "--group", "article", "--json")
+        ended = cli(*chosen, "--out", tmp_path / "run")
+        assert ended.returncode == 0, ended.stderr
+        outcome = json.loads(ended.stdout)
+        assert outcome["subject"] == "faults:row_scaled_lstsq"
+        assert outcome["totals"]["fail"] == 0
+        parts = sorted((p, p.stat().st_mtime_ns) for p in (tmp_path / "run/records").iterdir())
+        assert cli(*chosen, "--out", tmp_path / "run", "--resume").returncode == 0
+        assert parts == sorted(
+            (p, p.stat().st_mtime_ns) for p in (tmp_path / "run/records").iterdir()
+        )
+
+    def test_where_nothing_may_be_given_to_a_subject_nothing_is_checked(
+        self, tmp_path, monkeypatch
+    ):
+        monkeypatch.chdir(tmp_path)
+        arguments = ["--subject", "projlab:project", "--problem", "pg_btheta_57_ieee"]
+        assert main(["validate", "--jobs", "1", *arguments]) == 3
+
+    @pytest.mark.parametrize(
+        ("spec", "says"),
+        [
+            ("nosuchpackage.module:f", "No module named 'nosuchpackage'"),
+            ("faults:nosuch", "has no 'nosuch'"),
+            ("faults:FAULTS", "not callable"),
+            ("faults", "want package.module:callable"),
+            ("faults:", "want package.module:callable"),
+        ],
+    )
+    def test_what_cannot_be_called_is_bad_usage(self, spec, says, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        assert main(["validate", "--subject", spec, "--problem", "article_1"]) == 2
+        assert says in capsys.readouterr().err
+        assert not list(tmp_path.iterdir())
+
+    def test_a_module_of_the_current_folder_that_cannot_be_imported(self, tmp_path, monkeypatch):
+        (tmp_path / "broken_subject.py").write_text("1 / 0\n")
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(InputError, match="importing broken_subject failed: ZeroDivisionError"):
+            subjects.load("broken_subject:project")
+
+    def test_an_adapter_whose_package_is_missing_names_it(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "cvxpy", None)
+        monkeypatch.delitem(sys.modules, "projlab_validation.subjects.cvxpy", raising=False)
+        with pytest.raises(InputError, match="cvxpy"):
+            subjects.load("projlab_validation.subjects.cvxpy:project")
+
+
+@pytest.mark.parametrize("adapter", ["article", "unpivoted_qr", "scipy_projections", "cvxpy"])
+def test_adapters_project(adapter):
+    problem = next(catalogue(names=["article_3"], dtypes=["float64"]))
+    spec = f"projlab_validation.subjects.{adapter}:project"
+    frame = judge(table(examine(problem, [spec], QUICK)).to_pandas()).set_index("check")
+    assert frame.loc["projection", "forward_error"] < 1e-6
+    assert frame.loc["stacked_points", "proven_at_most"] < 1e-6
+
+
+def test_problems_of_one_shape_run_together_and_variants_apart():
+    def tasks(variant):
+        return [Task((p,), (variant,), QUICK, "cpu", "here") for p in PROBLEMS]
+
+    together = runner.by_shape(tasks("faults:exits"))
+    shapes = [{(p.m, p.n) for p in task.problems} for task in together]
+    assert all(len(shape) == 1 for shape in shapes)
+    assert len(together) == len(set.union(*shapes)) < len(PROBLEMS)
+    assert sum(len(task.problems) for task in together) == len(PROBLEMS)
+    assert runner.by_shape(tasks("qr")) == tasks("qr")

@@ -1,0 +1,85 @@
+"""Subjects: somebody else's ``project(x, A, b)``, named ``package.module:callable``.
+
+A subject gets dense float64 or float32 tensors A (m, n), b (m,) and x (n,) or (k, n), of consistent
+systems of unambiguous rank, and returns the projection in x's shape. The modules of this package
+are adapters of what people use today, each an optional install that is imported only when named.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from projlab import InputError
+
+__all__ = ["Subject", "is_subject", "load", "source_digest"]
+
+Subject = Callable[..., Any]
+
+
+def is_subject(variant: str) -> bool:
+    """Whether a record's variant column names a subject; no variant has a colon in its name."""
+    return ":" in variant
+
+
+def load(spec: str) -> Subject:
+    """Import a subject, from the current folder too.
+
+    What a module prints when it is imported goes to stderr: stdout may be JSON.
+
+    Parameters
+    ----------
+    spec
+        ``package.module:callable``; the callable may be an attribute of one (``Class.method``).
+
+    Raises
+    ------
+    InputError
+        It cannot be imported, or is not callable.
+    """
+    module_name, _, path = spec.partition(":")
+    if not module_name or not path:
+        raise InputError(f"--subject {spec}: want package.module:callable")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"--subject {spec}: {error}; it is looked for in the current folder and among what is "
+            f"installed here: pip install what provides {error.name!r}"
+        ) from error
+    except (Exception, SystemExit) as error:
+        raise InputError(
+            f"--subject {spec}: importing {module_name} failed: {type(error).__name__}: {error}"
+        ) from error
+    for name in path.split("."):
+        if not hasattr(found, name):
+            raise InputError(f"--subject {spec}: {module_name} has no {path!r}")
+        found = getattr(found, name)
+    if not callable(found):
+        raise InputError(f"--subject {spec}: {path!r} is not callable, but {type(found).__name__}")
+    callable_: Subject = found
+    return callable_
+
+
+def source_digest(spec: str) -> str:
+    """Hash the file of the subject's module, so that a changed subject is measured again.
+
+    What the module imports in turn is not seen.
+    """
+    load(spec)
+    module = sys.modules[spec.partition(":")[0]]
+    try:
+        source = Path(inspect.getsourcefile(module) or "").read_bytes()
+    except (TypeError, OSError):  # built in, or compiled: its version stands in the environment
+        return "no source"
+    return hashlib.sha256(source).hexdigest()[:12]
