@@ -281,11 +281,13 @@ def fresh_compiler():
     torch.compiler.reset()
 
 
-@pytest.mark.parametrize("variant", CHOICES)
-def test_compiled_projector_gives_the_bits_of_eager(variant, fresh_compiler):
+@pytest.mark.parametrize(
+    ("variant", "kind"), [*((v, "none") for v in CHOICES), ("auto", "diagonal"), ("auto", "dense")]
+)
+def test_compiled_projector_gives_the_bits_of_eager(variant, kind, fresh_compiler):
     """One graph, no breaks; forward, backward, tangent, multipliers and another b."""
     A, b = problem(variant)
-    P = projector(A, b, variant)
+    P = projector(A, b, variant, metric=metric(kind))
     x, c, g = (
         torch.randn(3, 5, dtype=F64),
         torch.randn(3, 2, dtype=F64),
