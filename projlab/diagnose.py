@@ -120,7 +120,8 @@ class Diagnosis:
 
 
 def _section(title: str, entries: list[str]) -> list[str]:
-    lines = [f"{len(entries)} {title}" if entries else f"no {title}"]
+    count = len(entries) or "no"
+    lines = [f"{count} {title.removesuffix('s') if count == 1 else title}"]
     lines += [f"  {entry}" for entry in entries[:_SHOWN]]
     if len(entries) > _SHOWN:
         lines.append(f"  and {len(entries) - _SHOWN} more")

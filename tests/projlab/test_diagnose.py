@@ -172,7 +172,7 @@ def test_rows_so_far_apart_that_no_float_is_their_ratio(order):
     found = projlab.diagnose(A, b)
     assert (found.rank, found.consistent) == (1, True)
     assert [c.row for c in found.redundant] == [1]
-    assert "1 redundant rows" in str(found)
+    assert "1 redundant row\n" in str(found)
     b[1] *= 2
     assert [c.row for c in projlab.diagnose(A, b).conflicting] == [1]
     with pytest.raises(projlab.InconsistentError, match="row 1"):
@@ -192,7 +192,7 @@ def test_it_prints_what_is_known():
         "2 redundant rows",
         "  c = 2 * a",
         "  d = a",
-        "1 conflicting rows",
+        "1 conflicting row",
         "  d = a on the left, but its b is 9 and the combination's is 1",
     ):
         assert line in text
