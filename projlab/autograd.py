@@ -87,7 +87,11 @@ class _Solve(torch.autograd.Function):
         projected, y = solver.solve(
             x, b, homogeneous=homogeneous, dual=dual, want_multipliers=want_multipliers
         )
-        return projected if y is None else (projected, y)
+        # autograd refuses to change a view in place, and nobody sees that these are views
+        projected = projected.clone() if projected._is_view() else projected
+        if y is None:
+            return projected
+        return projected, y.clone() if y._is_view() else y
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 from projlab.autograd import require_full_rank, solve
 from projlab.compiled import eager
@@ -81,6 +82,14 @@ def _right_sides(A: Tensor, b: Tensor) -> list[Tensor]:
     return list(lanes.unbind(plain - 1))
 
 
+def _constants(A: Tensor, b: Any) -> bool:
+    """Whether no derivative in A or b can be asked for, so that nothing is kept for one."""
+    if torch._C._are_functorch_transforms_active():
+        return False
+    given = [t for t in (A, b) if isinstance(t, Tensor)]
+    return not any(t.requires_grad or unpack_dual(t).tangent is not None for t in given)
+
+
 @eager
 def project(
     x: Tensor,
@@ -135,7 +144,7 @@ def project(
         raise InputError("A requires grad but is sparse; project differentiates in dense A only")
     if not is_scipy_sparse(A) and not isinstance(A, (Tensor, AffineConstraint)):
         A = to_tensor(A, "A")
-    if not isinstance(A, Tensor) or A.layout != torch.strided or b is None:
+    if not isinstance(A, Tensor) or A.layout != torch.strided or b is None or _constants(A, b):
         constraint = as_constraint(A, b)
         check_vector(x, constraint.n, constraint.batch, constraint.device)
         options = check_options(constraint.n, 1, **keywords)

@@ -153,10 +153,10 @@ def _extended_precision_tail(E: Tensor, sigma: Tensor, cutoff: float) -> Tensor 
     matter, or the platform's long double is float64.
     """
     doubtful = (sigma <= cutoff * tolerance.AMBIGUITY * sigma[0]).nonzero().flatten()
-    m, n = E.shape
-    noise = tolerance.ROUNDING_RANK * tolerance.unit_roundoff("float64") * np.sqrt(min(m, n))
+    E = E if E.shape[0] <= E.shape[1] else E.mT
+    noise = tolerance.ROUNDING_RANK * tolerance.unit_roundoff("float64") * np.sqrt(len(E))
     precise = np.finfo(np.longdouble).eps < np.finfo(np.float64).eps / 1000
-    if m > n or len(doubtful) == 0 or cutoff / tolerance.AMBIGUITY > noise or not precise:
+    if len(doubtful) == 0 or cutoff / tolerance.AMBIGUITY > noise or not precise:
         return None
     first = int(doubtful[0])
     U, S, Vh = (t.cpu().numpy() for t in torch.linalg.svd(E, full_matrices=False))

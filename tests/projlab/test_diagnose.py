@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
+from hypothesis import example, settings
 from hypothesis import given as draw
-from hypothesis import settings
 from hypothesis import strategies as st
 
 import projlab
@@ -89,6 +89,11 @@ def test_exact_duplicates_are_never_ambiguous(m, dtype):
 
 
 @draw(st.integers(0, 2**32 - 1))
+@example(692)  # tall systems, in which an SVD of their own precision leaves 3e-16
+@example(936)
+@example(2552)
+@example(3244)
+@example(552966194)
 @settings(max_examples=60)
 def test_exact_combinations_are_never_ambiguous(seed):
     generator = torch.Generator().manual_seed(seed)

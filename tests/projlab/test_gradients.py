@@ -199,6 +199,21 @@ def test_gradients_keep_the_dtype_of_what_they_belong_to():
     assert (x.grad.dtype, A.grad.dtype, b.grad.dtype) == (torch.float16, torch.float32, F64)
 
 
+@pytest.mark.parametrize("lead", [(), (3,)])
+@pytest.mark.parametrize("variant", CHOICES)
+def test_the_result_may_be_changed_in_place(variant, lead):
+    """As that of any operation: autograd knows it, and it shares no memory with x."""
+    A, b = problem(variant, *lead)
+    P = projlab.projector(A, b, variant)
+    for f in (P, lambda x: projlab.project(x, A, b, variant), P.tangent, P.multipliers):
+        (x,) = leaves(torch.randn(*lead, 5, dtype=F64))
+        y = f(x)
+        (expected,) = torch.autograd.grad((3.0 * y).sum(), x, retain_graph=True)
+        y.mul_(3.0)
+        (found,) = torch.autograd.grad(y.sum(), x)
+        close(found, expected)
+
+
 def test_no_graph_without_need():
     A, b = problem("qr")
     P = projlab.projector(A, b)

@@ -1,5 +1,7 @@
 """torch.func's vmap, jacrev and jacfwd, in any order, and torch.compile, to the bits of eager."""
 
+import copy
+import pickle
 import warnings
 
 import pytest
@@ -340,6 +342,17 @@ def test_compiled_as_a_layer_then_trained_and_reloaded(fresh_compiler):
     close(P(x) @ other.mT, c.expand(3, 2))
     P.float()
     assert torch.equal(torch.compile(P, backend="aot_eager")(x.float()), P(x.float()))
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+def test_compiled_copy_has_factors_of_its_own(how, fresh_compiler):
+    A, b = problem("qr")
+    P = projector(A, b)
+    expected, x = P(torch.ones(5, dtype=F64)), torch.ones(5, dtype=F64)
+    Q = copy.deepcopy(P) if how == "deepcopy" else pickle.loads(pickle.dumps(P))  # noqa: S301
+    P.load_state_dict(projector(*problem("qr")).state_dict())
+    del P
+    assert torch.equal(torch.compile(Q, fullgraph=True, backend="aot_eager")(x), expected)
 
 
 def test_compiled_backward_after_a_later_load(fresh_compiler):
