@@ -545,7 +545,7 @@ def _merged(found: list[_Figures], lead: torch.Size, batch: int | None) -> Certi
         for upper, lower, held in zip(
             figures.upper.tolist(), figures.lower.tolist(), figures.accuracy.tolist(), strict=True
         ):
-            if upper <= held:
+            if upper <= held and math.isfinite(upper):
                 verdicts.append(("certified", f"the bound {upper:.2g} is within {held:.2g}"))
             elif lower > held:
                 verdicts.append(("failed", f"at least {lower:.2g} off, more than {held:.2g}"))

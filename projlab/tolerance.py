@@ -149,6 +149,30 @@ def forward_error_bound(
     return dimension_factor(m, n) * growth * amplification
 
 
+def drift_bound(
+    variant: str,
+    *,
+    u: float,
+    m: int,
+    n: int,
+    condition: float,
+    amplification: float,
+    steps: int,
+) -> float:
+    """Bound on the distance to the exact trajectory after perturbed projections, over ||x*||.
+
+    The computed projection is one onto a slightly tilted set: its forward error, which a condition
+    number enters, is made once for where x is and once for every perturbation, but not again for x
+    at every step. So `amplification` is (||x0|| + ||x0 - x*|| + ||x|| + the perturbations' norms)
+    / ||x*||. Each step besides rounds x, at worst the same way each time; independent roundings
+    would add up to the square root of their number (Higham and Mary 2019).
+    """
+    shot = forward_error_bound(
+        variant, u=u, m=m, n=n, condition=condition, amplification=amplification
+    )
+    return shot + steps * dimension_factor(m, n) * u
+
+
 def predicted_accuracy(growth: float, m: int, n: int) -> float:
     """Forward error relative to max(||x0||, ||x*||), whatever x0 is.
 

@@ -198,6 +198,74 @@ class TestRefusals:
         assert judged(replace(ANSWERED, status="skip", reason="too large"))["why"] == "too large"
 
 
+PROOF = {"proven_at_least": 9e-15, "proven_at_most": 1.1e-14, "proven_accuracy": 1e-12}
+
+
+def certificate(**changes) -> Record:
+    return replace(ANSWERED, check="certificate", proof="certified", **(PROOF | changes))
+
+
+class TestCertificate:
+    def test_bounds_on_both_sides_of_the_truth_pass(self):
+        assert judged(certificate())["verdict"] == "pass"
+
+    @pytest.mark.parametrize("change", [{"proven_at_least": 1.1e-14}, {"proven_at_most": 9e-15}])
+    def test_bounds_that_miss_the_truth_fail(self, change):
+        row = judged(certificate(**change))
+        assert (row["verdict"], "true one" in row["why"]) == ("fail", True)
+
+    def test_a_bound_a_hundred_times_too_large_fails_where_it_certifies(self):
+        far = certificate(proven_at_most=100.1 * 1e-14 + 10 * U)
+        assert judged(far)["verdict"] == "fail"
+        assert judged(certificate(proven_at_most=99.9 * 1e-14 + 10 * U))["verdict"] == "pass"
+        open_ = replace(far, proof="uncertifiable", proof_reason="κ")
+        assert judged(open_)["verdict"] == "expected"
+
+    def test_without_x_star_it_is_no_check_but_judges_the_answer(self):
+        unknown = {"reference_kind": "unavailable", "forward_error": math.nan}
+        unknown |= {"reference_condition": math.nan, "perturbation_scale": math.nan}
+        assert judged(replace(certificate(), **unknown))["verdict"] == "expected"
+        answer = replace(ANSWERED, proof="certified", **PROOF, **unknown)
+        row = judged(answer)
+        assert (row["verdict"], row["why"].split(":")[0]) == ("pass", "by certificate")
+        beyond = {"proof": "failed", "proven_at_least": 2e-12, "proven_at_most": 3e-12}
+        assert judged(replace(answer, **beyond))["verdict"] == "fail"
+        # κ²u is what Cholesky may have, and the certificate's accuracy is κu
+        unchecked = replace(answer, variant="cholesky", computed_by="cholesky", **beyond)
+        assert judged(unchecked)["verdict"] == "fail"
+        weaker = replace(unchecked, condition=1e6, proven_accuracy=1e-12)
+        assert judged(weaker)["verdict"] == "pass"
+
+
+class TestFurtherChecks:
+    @pytest.mark.parametrize("check", ["idempotence", "row_scaling", "column_permutation"])
+    def test_a_relation_may_lose_two_bounds(self, check):
+        record = replace(ANSWERED, check=check)
+        assert judged(replace(record, forward_error=1.9 * BOUND))["verdict"] == "pass"
+        assert judged(replace(record, forward_error=2.1 * BOUND))["verdict"] == "fail"
+
+    @pytest.mark.parametrize("check", ["batched", "gradients"])
+    def test_what_is_known_exactly_may_lose_one(self, check):
+        record = replace(ANSWERED, check=check)
+        assert judged(replace(record, forward_error=0.9 * BOUND))["verdict"] == "pass"
+        assert judged(replace(record, forward_error=1.1 * BOUND))["verdict"] == "fail"
+
+    def test_points_may_move_apart_by_rounding_only(self):
+        record = replace(ANSWERED, check="non_expansiveness", forward_error=math.nan)
+        assert judged(replace(record, excess=-0.3))["verdict"] == "pass"
+        assert judged(replace(record, excess=1.1 * BOUND))["verdict"] == "fail"
+
+    def test_drift_grows_by_a_rounding_a_step_and_feasibility_not_at_all(self):
+        record = replace(ANSWERED, check="drift", steps=1000)
+        allowed = BOUND + 1000 * tolerance.dimension_factor(3, 10) * U
+        assert judged(replace(record, forward_error=0.99 * allowed))["verdict"] == "pass"
+        assert judged(replace(record, forward_error=1.01 * allowed))["verdict"] == "fail"
+        assert judged(replace(record, feasibility=1e-14))["verdict"] == "fail"
+
+    def test_a_refusal_in_a_further_check_needs_a_reason_too(self):
+        assert judged(refused("InputError", check="idempotence"))["verdict"] == "fail"
+
+
 def test_variants_come_in_the_registry_s_order():
     records = [replace(ANSWERED, variant=v, computed_by=v) for v in reversed(projlab.variants())]
     assert tuple(judge(table(records).to_pandas())["variant"]) == projlab.variants()
@@ -231,10 +299,11 @@ class Sabotaged:
         return self.answer(self.P, x)
 
 
-def verdicts_of(name: str) -> set[str]:
+def verdicts_of(name: str, check: str = "projection") -> set[str]:
     problem = next(iter(catalogue(names=[name], dtypes=["float64"])))
     records = measure(problem, ("cholesky", "qr", "pinv"), PROFILES["quick"])
-    return set(judge(table(records).to_pandas())["verdict"])
+    frame = judge(table(records).to_pandas())
+    return set(frame["verdict"][frame["check"] == check])
 
 
 def test_the_engine_as_it_is_passes():
@@ -248,6 +317,73 @@ def test_a_planted_fault_turns_every_variant_red(fault, monkeypatch):
         projlab, "projector", lambda *a, **k: Sabotaged(honest(*a, **k), PLANTED[fault])
     )
     assert verdicts_of("spectra_1e3_10x20") == {"fail"}
+
+
+SEEN_BY = {
+    "idempotence": lambda P, x: P(x) + 1e-9 * P.tangent(x),
+    "feasible_point": lambda P, x: P(x) * (1 + 1e-9),
+    "row_scaling": lambda P, x: P(x) + 1e-9 * P.constraint.A[0] / P.constraint.A[0].norm() ** 2,
+    "further_points": lambda P, x: P(x) if x[0] < -1 else P(x) + 1e-9,
+    "stacked_points": lambda P, x: P(x) if x.dim() == 1 else P(x) * (1 + 1e-9),
+    "non_expansiveness": lambda P, x: P(x) + P.tangent(x),
+    "batched": lambda P, x: P(x) * (1 + 1e-9) if P.constraint.batch else P(x),
+    "same_bits": lambda P, x: P(x) + 1e-15 * torch.rand_like(x),
+    "inputs_kept": lambda P, x: P.project_(x),
+}
+
+
+@pytest.mark.parametrize("check", SEEN_BY)
+def test_each_further_check_sees_what_it_is_for(check, monkeypatch):
+    honest = projlab.projector
+    monkeypatch.setattr(
+        projlab, "projector", lambda *a, **k: Sabotaged(honest(*a, **k), SEEN_BY[check])
+    )
+    assert verdicts_of("spectra_1_10x20", check) == {"fail"}
+
+
+def test_wrong_gradients_are_seen(monkeypatch):
+    from projlab_validation import gradients
+
+    class HalfGradient(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, g):
+            return g * (1 + 1e-9)
+
+    honest = projlab.project
+    for which in range(3):
+
+        def sabotaged(x, A, b, variant, which=which):
+            inputs = [x, A, b]
+            inputs[which] = HalfGradient.apply(inputs[which])
+            return honest(*inputs, variant)
+
+        monkeypatch.setattr(gradients, "project", sabotaged)
+        assert verdicts_of("spectra_1_10x20", "gradients") == {"fail"}
+
+
+def test_drift_sees_what_adds_up(monkeypatch):
+    """Moved along the null space a little each time, which the next projection leaves alone."""
+    from projlab_validation import drift
+
+    honest = projlab.projector
+
+    class Drifting:
+        def __init__(self, *arguments):
+            self.P = honest(*arguments)
+
+        def project_(self, x):
+            return x.copy_(self.P(self.P(x) + 1e-14))
+
+    monkeypatch.setattr(drift, "projector", Drifting)
+    problem = next(iter(catalogue(names=["drift_1_10x20"], dtypes=["float64"])))
+    frame = judge(table(measure(problem, ("qr",), PROFILES["quick"])).to_pandas())
+    found = frame[frame["check"] == "drift"].set_index("steps")["verdict"]
+    assert (found[found.index >= 100] == "fail").all()
+    assert (frame["verdict"][frame["check"] == "projection"] == "pass").all()
 
 
 def test_a_wrong_rank_turns_every_variant_red(monkeypatch):
@@ -265,6 +401,7 @@ def test_an_inconsistent_system_answered_turns_red(monkeypatch):
     monkeypatch.setattr(projlab, "projector", lenient)
     problem = next(iter(catalogue(names=["pg_btheta_57_ieee"], dtypes=["float64"])))
     frame = judge(table(measure(problem, ("qr",), PROFILES["quick"])).to_pandas())
+    frame = frame[frame["check"] != "certificate"]
     assert dict(zip(frame["check"], frame["verdict"], strict=True)) == {
         "refusal": "fail",
         "least_squares": "pass",

@@ -26,7 +26,7 @@ class TestCatalogue:
         assert (
             {p.group for p in catalogue()}
             == set(GROUPS)
-            == {"article", "spectra", "subjects", "real"}
+            == {"article", "spectra", "subjects", "drift", "real"}
         )
 
     def test_name_and_dtype_tell_problems_apart(self):

@@ -1,15 +1,17 @@
-"""Examines subjects: the forward error on x₀, and what a projection keeps to elsewhere.
+"""Examines subjects and variants: what a projection keeps to beyond the answer for x₀.
 
-A subject is a function of its inputs, so each check asks it once more, in the same process, with
-inputs of its own; only the columns are permuted in the memory of A itself, which finds out who
-remembers where A lay. What follows from x* needs no further reference:
+Each check asks once more, in the same process, with inputs of its own; only the columns are
+permuted in the memory of A itself, which finds out who remembers where A lay. What follows from x*
+needs no further reference:
 
 - x* fed back, and a feasible x (x* rounded), give x*;
 - rows scaled by powers of two, rows permuted and columns permuted (with x₀) give x* (permuted);
+- no two points end up further apart than they were;
 
-and further points, alone and stacked as (k, n), are held against `projlab.certify`, which bounds
-the forward error of any answer from below and above. Beyond `Profile.subject_flops` only x₀, the
-inputs and the repeated call are examined: each check costs as much as x₀ itself.
+further points, alone and stacked as (k, n), and x₀ itself are held against `projlab.certify`, which
+bounds the forward error of any answer from below and above. Variants answer for their gradients
+besides, and for a batch of systems. On systems beyond `Profile.check_flops`, or `subject_flops`,
+only what concerns x₀ is examined: each check costs as much as x₀ itself.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from projlab import ProjlabError
 from projlab_validation import subjects
 from projlab_validation.measure import Outcome, Truth, _describe, blank_record, faulty
 from projlab_validation.profiles import Profile, over_budget
@@ -87,6 +90,28 @@ def _examine(
     return records
 
 
+def examine_variant(truth: Truth, base: Record, answer: Any, profile: Profile) -> Iterator[Record]:
+    """Yield the further checks of a variant whose `answer` for x₀ stands in the record `base`."""
+    import projlab
+
+    def ask(x: Tensor, A: Tensor, b: Tensor) -> Tensor:
+        return projlab.projector(projlab.AffineConstraint(A, b), variant=base.variant)(x)
+
+    examination = _Examination(base.variant, ask, truth, base)
+    examination.base = base
+    inputs = examination.inputs()
+    try:
+        first = examination.ask(*inputs)
+    except Exception as fault:  # it answered for x₀ before
+        yield examination.failed("same_bits", fault)
+        return
+    yield from examination.further(examination.tensor(answer))
+    yield examination.batched()
+    yield examination.gradients(profile)
+    yield examination.same_bits(first, inputs)
+    yield examination.other("inputs_kept", changed=examination.changed_inputs)
+
+
 @dataclass
 class _Examination:
     """One subject on one problem."""
@@ -107,12 +132,15 @@ class _Examination:
             return [self.truth.record(self.blank, self.spec, _failed(fault))]
         outcome = Outcome("ok", x=_array(x), computed_by=self.spec)
         self.base = self.truth.record(self.blank, self.spec, outcome)
-        found = []
-        if all_checks:
-            found += [self.against_x_star(check, work) for check, work in self.relations(x)]
-            found += list(self.points())
+        found = list(self.further(x)) if all_checks else []
         found.append(self.same_bits(x, inputs))
         return [self.base, *found, self.other("inputs_kept", changed=self.changed_inputs)]
+
+    def further(self, x: Tensor) -> Iterator[Record]:
+        """Yield what x, the answer for x₀, and answers to other questions are held against."""
+        for check, work in self.relations(x):
+            yield self.against_x_star(check, work)
+        yield from self.points(x)
 
     @property
     def problem(self) -> Problem:
@@ -194,7 +222,7 @@ class _Examination:
         error, size = self.truth.forward_error(x), float(np.linalg.norm(x))
         return self.other(check, forward_error=error, x_norm=size)
 
-    def points(self) -> Iterator[Record]:
+    def points(self, x: Tensor) -> Iterator[Record]:
         """Yield the records of further points, one by one and stacked, from one certificate."""
         import torch
 
@@ -218,6 +246,8 @@ class _Examination:
                 yield self.failed(check, fault)
         if answered:
             yield from self.certified(answered, A, b)
+        if "further_points" in answered:
+            yield self.non_expansive(x, *answered["further_points"])
 
     def certified(
         self, answered: dict[Check, tuple[Tensor, Tensor]], A: Tensor, b: Tensor
@@ -225,28 +255,59 @@ class _Examination:
         """Yield each check's worst answer, as the certificate bounds its forward error."""
         import torch
 
-        from projlab import certify
+        from projlab import AffineConstraint
+        from projlab_validation.proof import prove, worst
 
         asked = torch.cat([points for points, _ in answered.values()])
         answers = torch.cat([found.to(asked) for _, found in answered.values()])
-        proof = certify(asked, answers, A, b)
-        figures = torch.stack(
-            [proof.forward_error_at_least, proof.forward_error_bound, proof.accuracy], dim=-1
-        ).cpu()
-        # Nothing is below the accuracy of an answer that is not finite: its upper bound tells.
-        finite = torch.isfinite(answers).all(-1).cpu()
-        figures[~finite, 0] = torch.inf
-        parts = figures.split([len(points) for points, _ in answered.values()])
-        for check, part in zip(answered, parts, strict=True):
-            least, most, accuracy = part.unbind(-1)
-            beyond = torch.where(least > accuracy, least / accuracy, 0.0)
-            worst = int((beyond if bool(beyond.any()) else most / accuracy).argmax())
-            yield self.other(
-                check,
-                proven_at_least=float(least[worst]),
-                proven_at_most=float(most[worst]),
-                proven_accuracy=float(accuracy[worst]),
+        proofs = prove(asked, answers, AffineConstraint(A, b))
+        for check, (points, _) in answered.items():
+            found, proofs = proofs[: len(points)], proofs[len(points) :]
+            yield self.other(check, **worst(found).columns())
+
+    def non_expansive(self, x: Tensor, points: Tensor, answers: Tensor) -> Record:
+        """Hold the distances of further points' answers from that for x₀ against the points'."""
+        x0, answer = self.truth.problem.x0, _array(x)
+        moved, found = _array(points), _array(answers)
+        before = np.linalg.norm(moved - x0, axis=-1)
+        after = np.linalg.norm(found - answer, axis=-1)
+        travelled = np.linalg.norm(moved, axis=-1) + np.linalg.norm(moved - found, axis=-1)
+        return self.other(
+            "non_expansiveness",
+            excess=float(np.max(after - before)) / self.truth.scale,
+            perturbation_scale=self.truth.perturbation_scale + float(np.max(travelled)),
+        )
+
+    def batched(self) -> Record:
+        """Project x₀ in a batch of three systems with one affine set; keep the worst."""
+        p = self.problem
+        rng = np.random.default_rng([p.seed, 4])
+        A, b, rows = p.dense(), p.b, rng.permutation(p.m)
+        systems = np.stack([A, A[rows], -A]), np.stack([b, b[rows], -b])
+
+        def work() -> Any:
+            x0 = self.tensor(p.x0).expand(len(systems[0]), -1).clone()
+            answers = _array(self.ask(x0, *map(self.tensor, systems)))
+            return max(answers, key=self.truth.forward_error)
+
+        return self.against_x_star("batched", work)
+
+    def gradients(self, profile: Profile) -> Record:
+        """Hold the gradients in x₀, A and b against exact ones."""
+        from projlab_validation.gradients import TERMS, gradient_error
+
+        try:
+            error = gradient_error(
+                self.problem,
+                self.spec,
+                self.truth.reference,
+                seconds=profile.reference_seconds,
             )
+        except (Exception, SystemExit) as fault:
+            return self.failed("gradients", fault)
+        return self.other(
+            "gradients", forward_error=error, perturbation_scale=TERMS * self.truth.scale
+        )
 
     def same_bits(self, x: Tensor, inputs: tuple[Tensor, Tensor, Tensor]) -> Record:
         """Ask for x₀ once more, after everything else."""
@@ -276,11 +337,17 @@ class _Examination:
         """Return the record of a check that ended in an exception."""
         outcome = _failed(fault)
         return self.other(
-            check, status="error", reason=outcome.reason, exception=outcome.exception, x_norm=np.nan
+            check,
+            status=outcome.status,
+            reason=outcome.reason,
+            exception=outcome.exception,
+            x_norm=np.nan,
         )
 
 
 def _failed(fault: BaseException) -> Outcome:
+    if isinstance(fault, ProjlabError):
+        return Outcome("refused", reason=str(fault), exception=type(fault).__name__)
     reason = str(fault) if isinstance(fault, Wrong) else _describe(fault)
     return Outcome("error", reason=reason, exception=type(fault).__name__)
 

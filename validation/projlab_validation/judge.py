@@ -35,11 +35,20 @@ RELATIONS = {
     "row_permutation": "rows permuted",
     "column_permutation": "columns permuted, in the memory of A",
 }
-"""A subject's checks that must give x* again. Two roundings of x* are compared, the one that is
-asked about and the one that the relation rests on, so twice the bound holds."""
+"""Checks that must give x* again. Two roundings of x* are compared, the one that is asked about and
+the one that the relation rests on, so twice the bound holds."""
+
+FURTHER = {
+    "batched": "a batch of systems with one set",
+    "gradients": "gradients in x0, A and b",
+}
+"""Checks of variants alone, held against exact answers as x* is."""
 
 PROVEN = {"further_points": "further points", "stacked_points": "points stacked as (k, n)"}
-"""A subject's checks that a certificate bounds."""
+"""Checks that a certificate bounds."""
+
+LOOSE = 100.0
+"""A certificate's upper bound may exceed the forward error this many times, and ten roundings."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +112,8 @@ def theory_of(row: Row) -> Theory:
     bound = tolerance.forward_error_bound(law, **shape)
     if row["check"] in RELATIONS:
         bound *= 2
+    if row["check"] == "drift":
+        bound = tolerance.drift_bound(law, steps=row["steps"], **shape)
     unit = condition * shape["u"] * amplification
     error = row["forward_error"]
     return Theory(
@@ -123,10 +134,35 @@ def verdict_of(row: Row, theory: Theory) -> tuple[Verdict, str]:
         case "refused":
             return _refusal(row)
         case "ok":
-            return _of_subject(row, theory) if is_subject(row["variant"]) else _answer(row, theory)
+            return _answered(row, theory)
         case _:
-            what = (RELATIONS | PROVEN).get(row["check"])
+            what = (RELATIONS | FURTHER | PROVEN).get(row["check"])
             return "fail", f"{what}: {row['reason']}" if what else row["reason"]
+
+
+def _answered(row: Row, theory: Theory) -> tuple[Verdict, str]:
+    """Judge a row that carries an answer, by what was asked."""
+    match row["check"]:
+        case "same_bits":
+            found = f"{row['changed']:.0f} entries differ when the same call is repeated"
+            return ("fail" if row["changed"] else "pass"), found
+        case "inputs_kept":
+            found = f"{row['changed']:.0f} entries of x, A and b were changed in place"
+            return ("fail" if row["changed"] else "pass"), found
+        case "certificate":
+            return _promise(row)
+        case "non_expansiveness":
+            return _non_expansive(row, theory)
+        case "drift":
+            return _drift(row, theory)
+        case check if check in PROVEN:
+            return _proven(row)
+        case check if check in RELATIONS or check in FURTHER:
+            return _again(row, theory)
+        case _ if is_subject(row["variant"]):
+            return _again(row, theory)
+        case _:
+            return _answer(row, theory)
 
 
 def _refusal(row: Row) -> tuple[Verdict, str]:
@@ -156,6 +192,8 @@ def _answer(row: Row, theory: Theory) -> tuple[Verdict, str]:
     if not math.isfinite(row["x_norm"]):
         return "fail", "the answer is not finite"
     feasible, how_feasible = _feasibility(row, theory)
+    if row["reference_kind"] == "unavailable" and row["proof"] in ("certified", "failed"):
+        return _by_certificate(row, feasible, how_feasible)
     doubt = _why_unjudgeable(row, theory)
     if not doubt and row["rank"] != row["reference_rank"]:
         return "fail", f"rank {row['rank']:.0f} found, {row['reference_rank']:.0f} is right"
@@ -172,42 +210,116 @@ def _answer(row: Row, theory: Theory) -> tuple[Verdict, str]:
     return ("fail", wrong) if wrong else ("pass", how_far)
 
 
-def _of_subject(row: Row, theory: Theory) -> tuple[Verdict, str]:
-    """Judge a subject: by its forward error alone, whatever way it went."""
-    match row["check"]:
-        case "same_bits":
-            found = f"{row['changed']:.0f} entries differ when the same call is repeated"
-            return ("fail" if row["changed"] else "pass"), found
-        case "inputs_kept":
-            found = f"{row['changed']:.0f} entries of x, A and b were changed in place"
-            return ("fail" if row["changed"] else "pass"), found
-        case check if check in PROVEN:
-            return _proven(row)
-        case check:
-            what = f"{RELATIONS[check]}: " if check in RELATIONS else ""
+def _by_certificate(row: Row, feasible: bool, how_feasible: str) -> tuple[Verdict, str]:
+    """Judge an answer whose x* no oracle knows."""
+    least, most = row["proven_at_least"], row["proven_at_most"]
+    allowed = _allowed_by_certificate(row)
+    found = (
+        f"by certificate: forward error between {least:.2g} and {most:.2g}, bound {allowed:.2g}; "
+        f"{how_feasible}"
+    )
+    if least > allowed or not feasible:
+        return _beyond(row, found)
+    return ("pass" if most <= allowed else "expected"), found
+
+
+def _again(row: Row, theory: Theory) -> tuple[Verdict, str]:
+    """Judge by the forward error alone, whatever way the answer went."""
+    what = (RELATIONS | FURTHER).get(row["check"])
+    what = f"{what}: " if what else ""
     if not math.isfinite(row["x_norm"]):
         return "fail", f"{what}the answer is not finite"
     if doubt := _why_unjudgeable(row, theory):
         return "expected", f"{what}{doubt}"
     error = row["forward_error"]
     found = f"{what}forward error {error:.2g}, bound {theory.bound:.2g}"
-    return ("pass" if error - _radius(row, theory) <= theory.bound else "fail"), found
+    if error - _radius(row, theory) <= theory.bound:
+        return "pass", found
+    return _beyond(row, found)
+
+
+def _beyond(row: Row, found: str) -> tuple[Verdict, str]:
+    """Tell an expected limitation of a variant from a failure."""
+    limitation = None if is_subject(row["variant"]) else _limitation(row)
+    return ("expected", f"{limitation}: {found}") if limitation else ("fail", found)
 
 
 def _proven(row: Row) -> tuple[Verdict, str]:
-    """Judge a subject's further points by the certificate's bounds on the worst of them."""
+    """Judge further points by the certificate's bounds on the worst of them."""
     what = PROVEN[row["check"]]
-    least, most, allowed = (row[f"proven_{f}"] for f in ("at_least", "at_most", "accuracy"))
+    least, most = row["proven_at_least"], row["proven_at_most"]
+    allowed = _allowed_by_certificate(row)
     if least > allowed:
-        return (
-            "fail",
-            f"{what}: forward error proven to be {least:.2g} or more, bound {allowed:.2g}",
+        return _beyond(
+            row, f"{what}: forward error proven to be {least:.2g} or more, bound {allowed:.2g}"
         )
-    if most <= allowed:
+    if most <= allowed < math.inf:
         return "pass", f"{what}: forward error proven to be {most:.2g} or less, bound {allowed:.2g}"
     return "expected", (
         f"{what}: the certificate leaves open whether the forward error is within {allowed:.2g}"
     )
+
+
+def _allowed_by_certificate(row: Row) -> float:
+    """Turn the certificate's c·κ·u into the law of the row's variant."""
+    allowed = float(row["proven_accuracy"])
+    if is_subject(row["variant"]):
+        return allowed
+    condition = row["reference_condition"]
+    condition = row["condition"] if math.isnan(condition) else condition
+    if not (math.isfinite(allowed) and math.isfinite(condition)):
+        return math.inf
+    u = tolerance.unit_roundoff(row["dtype"])
+    law, stable = (get(v).error_growth(condition, u) for v in (row["variant"], BACKWARD_STABLE))
+    return allowed * law / stable
+
+
+def _promise(row: Row) -> tuple[Verdict, str]:
+    """Hold the certificate's bounds on the answer for x₀ against its true forward error."""
+    error, radius = row["forward_error"], row["reference_radius"]
+    least, most, verdict = row["proven_at_least"], row["proven_at_most"], row["proof"]
+    if verdict == "uncertifiable":
+        what = f"uncertifiable: {row['proof_reason']}"
+    else:
+        what = f"{verdict}: forward error between {least:.2g} and {most:.2g}"
+    if math.isnan(error) or row["reference_ambiguous"]:
+        return "expected", f"{what}; x* is not known"
+    rounding = 1 + row["n"] * tolerance.unit_roundoff("float64")  # of the norms that are compared
+    if not least <= (error + radius) * rounding:
+        return "fail", f"{what}; the true one is {error:.2g}"
+    if not error <= (most + radius) * rounding:
+        return "fail", f"{what}; the true one is {error:.2g}"
+    ten_roundings = 10 * tolerance.unit_roundoff(row["dtype"])
+    if verdict == "certified" and most > LOOSE * (error + radius) + ten_roundings:
+        return "fail", f"{what}, {LOOSE:.0f} times the true one of {error:.2g} or more"
+    if verdict == "uncertifiable":
+        return "expected", what
+    return "pass", f"{what}; the true one is {error:.2g}"
+
+
+def _non_expansive(row: Row, theory: Theory) -> tuple[Verdict, str]:
+    """No two points may end up further apart than their projections' errors allow."""
+    if doubt := _why_unjudgeable(row, theory):
+        return "expected", f"non-expansiveness: {doubt}"
+    found = (
+        f"‖P(x) − P(y)‖ exceeds ‖x − y‖ by {row['excess']:.2g}, the bounds of the two allow "
+        f"{theory.bound:.2g}"
+    )
+    return ("pass", found) if row["excess"] <= theory.bound else _beyond(row, found)
+
+
+def _drift(row: Row, theory: Theory) -> tuple[Verdict, str]:
+    """Feasibility must not grow; the distance grows with the steps at worst."""
+    steps, error = f"after {row['steps']:.0f} steps", row["forward_error"]
+    feasible, how_feasible = _feasibility(row, theory)
+    found = f"{steps}: distance {error:.2g}, bound {theory.bound:.2g}; {how_feasible}"
+    if not feasible:
+        return _beyond(row, found)
+    if doubt := _why_unjudgeable(row, theory):
+        return "expected", f"{steps}: {doubt}; {how_feasible}"
+    if error - _radius(row, theory) <= theory.bound:
+        return "pass", found
+    return _beyond(row, found)
 
 
 _AMBIGUOUS = "the rank is ambiguous (a cutoff ten times smaller or larger changes it)"

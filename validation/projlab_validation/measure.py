@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -85,6 +85,7 @@ def faulty(blank: Record, variants: Iterable[str], fault: BaseException) -> list
 def _measure(
     problem: Problem, variants: Sequence[str], profile: Profile, blank: Record
 ) -> list[Record]:
+    from projlab_validation.examine import examine_variant
     from projlab_validation.oracles import cvx, lstsq, reference
 
     asked, records = [], []
@@ -108,14 +109,88 @@ def _measure(
         answers += cvx.answers(problem, time_limit=profile.cvxpy_seconds)
     x_star = reference(problem, time_limit=seconds)
     truth = Truth(problem, "projection" if x_star.consistent else "refusal", x_star, answers)
-    records += [truth.record(blank, v, o) for v, o in outcomes.items()]
+    found = {v: truth.record(blank, v, o) for v, o in outcomes.items()}
     if not x_star.consistent:
+        records += found.values()
         x_star = reference(problem, least_squares=True, time_limit=seconds)
         truth = Truth(problem, "least_squares", x_star, answers)
-        for v in asked:
-            outcome = ask(constraint, problem, v, "least_squares", profile, blank.device)
-            records.append(truth.record(blank, v, outcome))
+        outcomes = {
+            v: ask(constraint, problem, v, "least_squares", profile, blank.device) for v in asked
+        }
+        found = {v: truth.record(blank, v, o) for v, o in outcomes.items()}
+    answered = {v: o.x for v, o in outcomes.items() if o.x is not None}
+    certified = certificates(truth, constraint, answered, found)
+    records += (found | certified[0]).values()
+    records += certified[1]
+    if truth.check == "projection" and truth.known and not x_star.ambiguous:
+        for v, x in answered.items():
+            if problem.m**2 * problem.n <= profile.check_flops:
+                records += examine_variant(truth, found[v], x, profile)
+            if problem.group == "drift":
+                records += drift(truth, found[v], profile)
     return records
+
+
+def certificates(
+    truth: Truth,
+    constraint: AffineConstraint,
+    answered: Mapping[str, Array],
+    found: Mapping[str, Record],
+) -> tuple[dict[str, Record], list[Record]]:
+    """Certify the answers for x₀: return their records with the proof, and a record a proof.
+
+    Where the reference knows x*, it judges the answer and the certificate; where it does not, the
+    certificate judges the answer.
+    """
+    import torch
+
+    from projlab import ProjlabError
+    from projlab_validation.proof import prove
+
+    if not answered:
+        return {}, []
+    problem, device = truth.problem, constraint.device
+    answers = torch.stack([torch.from_numpy(x) for x in answered.values()]).to(device)
+    x0 = torch.from_numpy(problem.x0).to(answers).expand_as(answers)
+    rule = "least_squares" if truth.check == "least_squares" else "raise"
+    nothing: dict[str, Any] = {"oracles": {}, "feasibility": NAN, "stationarity": NAN}
+    blank = [replace(found[v], check="certificate", **nothing) for v in answered]
+    try:
+        proofs = prove(x0, answers, constraint, on_inconsistent=rule)
+    except ProjlabError as refusal:
+        reason, kind = str(refusal), type(refusal).__name__
+        refused = [replace(r, status="refused", reason=reason, exception=kind) for r in blank]
+        return {}, refused
+    columns = [proof.columns() for proof in proofs]
+    return (
+        {v: replace(found[v], **figures) for v, figures in zip(answered, columns, strict=True)},
+        [replace(record, **figures) for record, figures in zip(blank, columns, strict=True)],
+    )
+
+
+def drift(truth: Truth, base: Record, profile: Profile) -> Iterator[Record]:
+    """Yield a record a power of ten of perturbed projections, see `projlab_validation.drift`."""
+    from projlab_validation.drift import trajectory
+    from projlab_validation.oracles import reference
+
+    problem = truth.problem
+    for steps, moved, there, x in trajectory(problem, base.variant, profile, base.device):
+        here = Truth(there, "projection", reference(there), ())
+        answer = x.cpu().numpy()
+        yield replace(
+            base,
+            check="drift",
+            steps=steps,
+            oracles={},
+            x0_norm=here.x0_norm,
+            xstar_norm=here.xstar_norm,
+            reference_radius=here.reference.radius,
+            perturbation_scale=truth.perturbation_scale + here.xstar_norm + moved,
+            x_norm=float(np.linalg.norm(answer)),
+            forward_error=here.forward_error(answer),
+            feasibility=here.feasibility(answer),
+            stationarity=NAN,
+        )
 
 
 def ask(

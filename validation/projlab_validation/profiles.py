@@ -33,8 +33,11 @@ class Profile:
         Timed repeats of set-up and of projection.
     repeat_seconds
         No further repeat is begun once the repeats of one measurement took this long.
-    subject_flops
-        Subjects get every check on systems up to this count, and on larger ones those of x₀ alone.
+    check_flops, subject_flops
+        Variants, and subjects, get every check on systems up to this count, and on larger ones
+        those of x₀ alone.
+    drift_exponent
+        Drift is followed for 10 to the power of this many steps.
     """
 
     name: str
@@ -45,7 +48,9 @@ class Profile:
     cvxpy_seconds: float | None
     repeats: int
     repeat_seconds: float
+    check_flops: float = 1e6
     subject_flops: float = 1e8
+    drift_exponent: int = 4
 
 
 DTYPES: tuple[Dtype, ...] = ("float64", "float32")
@@ -63,7 +68,9 @@ PROFILES = {
             10.0,
             repeats=20,
             repeat_seconds=2.0,
+            check_flops=1e7,
             subject_flops=1e9,
+            drift_exponent=5,
         ),
         Profile(
             "full",
@@ -74,7 +81,9 @@ PROFILES = {
             None,
             repeats=50,
             repeat_seconds=10.0,
+            check_flops=1e9,
             subject_flops=math.inf,
+            drift_exponent=6,
         ),
     )
 }

@@ -28,6 +28,11 @@ Check = Literal[
     "stacked_points",
     "same_bits",
     "inputs_kept",
+    "certificate",
+    "non_expansiveness",
+    "gradients",
+    "batched",
+    "drift",
 ]
 Status = Literal["ok", "refused", "error", "skip"]
 Value = str | int | float | bool | None
@@ -64,12 +69,15 @@ class Record:
 
     The check is "projection" for a consistent system; an inconsistent one gets two records,
     "refusal" (asked as usual: the right answer is ``InconsistentError``) and "least_squares" (asked
-    with ``on_inconsistent="least_squares"``). A subject gets the checks after these, see
-    :mod:`projlab_validation.examine`, and its variant column carries its spec.
+    with ``on_inconsistent="least_squares"``). What is asked besides stands in
+    :mod:`projlab_validation.examine` and :mod:`projlab_validation.drift`. The variant column of a
+    subject carries its spec.
 
     ``proven_at_least``, ``proven_at_most`` and ``proven_accuracy`` are a certificate's bounds on a
-    forward error and what it holds them against, for the worst of several points; ``changed``
-    counts entries that are not what they were.
+    forward error and what it holds them against, for the worst of several points, and
+    ``proof`` what it calls that one; ``changed`` counts entries that are not what they
+    were; ``excess`` is what ‖P(x) − P(y)‖ exceeds ‖x − y‖ by; ``steps`` counts the perturbed
+    projections behind a "drift" record, whose x* is that of the exact trajectory.
 
     ``x_norm`` is the norm of the answer, and NaN only where there is none or it holds a NaN.
     Every relative figure is relative to ‖x*‖, or to ‖x₀‖ where x* = 0. ``feasibility`` is max over
@@ -123,7 +131,11 @@ class Record:
     proven_at_least: float = NAN
     proven_at_most: float = NAN
     proven_accuracy: float = NAN
+    proof: str | None = None
+    proof_reason: str = ""
     changed: int | None = None
+    excess: float = NAN
+    steps: int | None = None
     oracles: Mapping[str, OracleFigures] = field(default_factory=dict)
 
     def row(self) -> dict[str, Value]:

@@ -58,12 +58,19 @@ def _haar(rng: np.random.Generator, rows: int, columns: int) -> NDArray[np.float
     return Q * np.sign(np.diag(R))
 
 
+def with_spectrum(
+    rng: np.random.Generator, spectrum: NDArray[np.float64], n: int
+) -> NDArray[np.float64]:
+    """A (m, n) with these m singular values and random singular vectors."""
+    m = len(spectrum)
+    return (_haar(rng, m, m) * spectrum) @ _haar(rng, n, m).T
+
+
 def _build(name: str, dtype: Dtype) -> Problem:
     condition, m, n = _PARAMETERS[name]
     seed = seed_of(name)
     rng = np.random.default_rng(seed)
-    spectrum = np.geomspace(1.0, 1.0 / condition, m)
-    A = rounded((_haar(rng, m, m) * spectrum) @ _haar(rng, n, m).T, dtype)
+    A = rounded(with_spectrum(rng, np.geomspace(1.0, 1.0 / condition, m), n), dtype)
     return Problem(
         name=name,
         group="spectra",

@@ -1,0 +1,69 @@
+"""Drift: what many perturbed projections in a row add up to.
+
+x_k = P(x_{k−1} + d_k), from x_0 = P(x₀). P is affine, so that the exact trajectory at step k is the
+exact projection of x₀ + d_1 + … + d_k: no step but the last needs an oracle. x₀ and the
+perturbations are multiples of 2⁻³⁰, so that these sums are exact.
+
+Feasibility does not grow, whatever is wrong in the null space, and a projection that is fed back
+corrects its own faults: the forward error of a single projection stands in the problem's
+"projection" record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from projlab import projector
+from projlab_validation.problems.drift import GRID
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from projlab_validation.problems import Problem
+    from projlab_validation.profiles import Profile
+
+STEP = 2.0**-7
+"""Size of a perturbation's entries: ten thousand of them move x about as far as its own size."""
+
+CHUNK = 1000
+"""Perturbations drawn at once."""
+
+
+def trajectory(
+    problem: Problem, variant: str, profile: Profile, device: str
+) -> Iterator[tuple[int, float, Problem, Tensor]]:
+    """Follow one variant, to 10 to the power of `Profile.drift_exponent` steps.
+
+    Yields
+    ------
+    k, ‖d_1‖ + … + ‖d_k‖, the problem whose x* is the exact trajectory's, x_k
+        For k = 1, 10, 100, …
+    """
+    dtype = getattr(torch, problem.dtype)
+    P = projector(
+        torch.tensor(problem.dense(), dtype=dtype, device=device),
+        torch.tensor(problem.b, dtype=dtype, device=device),
+        variant,
+    )
+    rng = np.random.default_rng([problem.seed, 3])
+    total = problem.x0.copy()
+    x = torch.tensor(problem.x0, dtype=dtype, device=device)
+    P.project_(x)
+    stops = [10**k for k in range(profile.drift_exponent + 1)]
+    done, moved = 0, 0.0
+    for stop in stops:
+        while done < stop:
+            count = min(CHUNK, stop - done)
+            moves = GRID * np.rint(STEP / GRID * rng.standard_normal((count, problem.n)))
+            moves = moves.astype(problem.dtype).astype(np.float64)
+            total += moves.sum(axis=0)
+            moved += float(np.linalg.norm(moves, axis=1).sum())
+            for move in torch.tensor(moves, dtype=dtype, device=device):
+                P.project_(x.add_(move))
+            done += count
+        yield stop, moved, replace(problem, x0=total.copy()), x.clone()

@@ -1,0 +1,69 @@
+"""Gradients of a projection against exact ones.
+
+With x* the projection of x₀ and l = T(g), both known exactly, an incoming gradient g leads to
+
+    grad x₀ = l,   grad b = k with Aᵀk = g − l,   grad A = −(y lᵀ + k x*ᵀ) with Aᵀy = x₀ − x*
+
+(Amos and Kolter, "OptNet", ICML 2017, section 3.1), so that l, Aᵀ grad b and Aᵀ grad A are known
+without a multiplier ever being computed; at full row rank they determine all three gradients.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from projlab import project
+from projlab_validation.oracles import reference
+from projlab_validation.problems.problem import rounded
+
+if TYPE_CHECKING:
+    from projlab_validation.oracles import Reference
+    from projlab_validation.problems import Problem
+
+TERMS = 4
+"""Each of the errors below is at most c·κ·u times this: the product rule leaves four terms, each a
+projection's own error times the size of the other factor."""
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def gradient_error(
+    problem: Problem, variant: str, x_star: Reference, *, seconds: float | None
+) -> float:
+    """Return the largest error of the gradients of a variant, relative to `TERMS` times theory's.
+
+    Redundant rows leave the gradient in x₀ alone.
+    """
+    rng = np.random.default_rng([problem.seed, 2])
+    g = rounded(rng.standard_normal(problem.n), problem.dtype)
+    tangent = reference(replace(problem, b=0 * problem.b, x0=g), time_limit=seconds)
+    dtype = getattr(torch, problem.dtype)
+    A, b, x0 = (torch.tensor(v, dtype=dtype) for v in (problem.dense(), problem.b, problem.x0))
+    inputs = [x0, A, b] if x_star.rank == problem.m else [x0]
+    for tensor in inputs:
+        tensor.requires_grad_()
+    found = torch.autograd.grad(project(x0, A, b, variant), inputs, torch.tensor(g, dtype=dtype))
+    wide = [v.numpy().astype(np.longdouble) for v in found]
+    x, left = _wide(x_star), _wide(tangent)
+    size = np.linalg.norm(g)
+    errors = [_norm(wide[0] - left) / size]
+    if len(found) > 1:
+        rows = problem.dense().astype(np.longdouble).T
+        moved = problem.x0 - x
+        exact = -(np.outer(moved, left) + np.outer(g - left, x))
+        travelled = np.linalg.norm(problem.x0) + _norm(moved) + _norm(x)
+        errors.append(_norm(rows @ wide[2] - (g - left)) / size)
+        errors.append(_norm(rows @ wide[1] - exact) / (size * (travelled or 1.0)))
+    return float(max(errors))
+
+
+def _wide(found: Reference) -> Array:
+    return found.x_high.astype(np.longdouble) + found.x_low
+
+
+def _norm(values: Array) -> float:
+    return float(np.linalg.norm(values.astype(np.float64)))

@@ -1,0 +1,80 @@
+"""What `projlab.certify` proves of answers, as figures of a record.
+
+It shares no factor with whatever computed the answers, and needs no x*: it judges what no oracle
+can reach, and where one can, the oracle judges it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from projlab import AffineConstraint, certify
+from projlab_validation.record import NAN
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Proven = Literal["certified", "failed", "uncertifiable"]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Bounds on the forward error of one answer, what they are held against, and the outcome."""
+
+    at_least: float = NAN
+    at_most: float = NAN
+    accuracy: float = NAN
+    verdict: Proven | None = None
+    reason: str = ""
+
+    def columns(self) -> dict[str, Any]:
+        """Return the proof as columns of a record."""
+        return {
+            "proven_at_least": self.at_least,
+            "proven_at_most": self.at_most,
+            "proven_accuracy": self.accuracy,
+            "proof": self.verdict,
+            "proof_reason": self.reason,
+        }
+
+
+def prove(
+    points: Tensor,
+    answers: Tensor,
+    constraint: AffineConstraint,
+    *,
+    on_inconsistent: str = "raise",
+) -> list[Proof]:
+    """Return a proof for each of the answers (k, n) as the projection of its point (k, n)."""
+    found = certify(points, answers, constraint, on_inconsistent=on_inconsistent)
+    figures = torch.stack(
+        [found.forward_error_at_least, found.forward_error_bound, found.accuracy], dim=-1
+    ).tolist()
+    # Nothing is below the accuracy of an answer that is not finite.
+    finite = torch.isfinite(answers).all(-1).tolist()
+    return [
+        _proof(least if whole else torch.inf, most, accuracy, found.reason)
+        for (least, most, accuracy), whole in zip(figures, finite, strict=True)
+    ]
+
+
+def worst(proofs: Sequence[Proof]) -> Proof:
+    """Return what fails by most, else what comes nearest to its accuracy or leaves it open."""
+
+    def place(proof: Proof) -> tuple[bool, float]:
+        failed = proof.at_least > proof.accuracy
+        return failed, (proof.at_least if failed else proof.at_most) / proof.accuracy
+
+    return max(proofs, key=place)
+
+
+def _proof(least: float, most: float, accuracy: float, reason: str) -> Proof:
+    if most <= accuracy < torch.inf:
+        return Proof(least, most, accuracy, "certified")
+    if least > accuracy:
+        return Proof(least, most, accuracy, "failed")
+    return Proof(least, most, accuracy, "uncertifiable", reason)
