@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import pandas as pd
 
+from projlab_reports import tables
 from projlab_reports.units import MISSING, digits, duration, error, integer
 
 VERDICTS = ("pass", "expected", "skip", "fail")
@@ -91,15 +92,16 @@ class Summary:
         table = []
         for variant, group in self.verdicts.groupby("variant", sort=False):
             counts = group["verdict"].value_counts()
-            passed = group[group["verdict"] == "pass"]
+            answers = group[group["check"].isin(ANSWERS)]
+            passed = answers[answers["verdict"] == "pass"]
             table.append(
                 {
                     "variant": variant,
                     **{verdict: int(counts.get(verdict, 0)) for verdict in VERDICTS},
                     "worst units of κu": passed["units_of_kappa_u"].max(),
                     "worst of bound": passed["ratio"].max(),
-                    "median set-up, s": group["setup_s_median"].median(),
-                    "median projection, s": group["project_s_median"].median(),
+                    "median set-up, s": answers["setup_s_median"].median(),
+                    "median projection, s": answers["project_s_median"].median(),
                 }
             )
         return pd.DataFrame(table)
@@ -120,6 +122,31 @@ class Summary:
                 }
             )
         return pd.DataFrame(table)
+
+    @cached_property
+    def checks(self) -> pd.DataFrame:
+        """See `projlab_reports.tables.checks`."""
+        return tables.checks(self.verdicts)
+
+    @cached_property
+    def certificates(self) -> pd.DataFrame:
+        """See `projlab_reports.tables.certificates`."""
+        return tables.certificates(self.verdicts)
+
+    @cached_property
+    def uncertifiable(self) -> pd.DataFrame:
+        """See `projlab_reports.tables.uncertifiable`."""
+        return tables.uncertifiable(self.verdicts)
+
+    @cached_property
+    def judged_by(self) -> pd.DataFrame:
+        """See `projlab_reports.tables.judged_by`."""
+        return tables.judged_by(self.verdicts)
+
+    @cached_property
+    def drift(self) -> pd.DataFrame:
+        """See `projlab_reports.tables.drift`."""
+        return tables.drift(self.verdicts)
 
     @property
     def variants_shown(self) -> pd.DataFrame:

@@ -1,0 +1,160 @@
+"""Tables of what is checked beyond the answer for x₀: by check, certificates, drift, peers.
+
+Each takes the frame of verdicts and returns a frame to be shown, empty where there is nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from projlab_reports.units import MISSING, digits, duration, error
+
+COUNTED = ("pass", "expected", "fail")
+ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24}
+
+
+def checks(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row a check, one column a variant: passed / expected / failed."""
+    counted = frame[frame["verdict"].isin(COUNTED)]
+    table = []
+    for check, rows in counted.groupby("check", sort=False):
+        cells = {v: _counts(rows[rows["variant"] == v]) for v in counted["variant"].unique()}
+        table.append({"check": check, **cells})
+    return pd.DataFrame(table)
+
+
+def _counts(rows: pd.DataFrame) -> str:
+    if rows.empty:
+        return MISSING
+    found = rows["verdict"].value_counts()
+    return " / ".join(str(int(found.get(verdict, 0))) for verdict in COUNTED)
+
+
+def certificates(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row a dtype: outcomes, and how far a bound that certifies was from the truth."""
+    table = []
+    proofs = frame[(frame["check"] == "certificate") & frame["proof"].notna()]
+    for dtype, rows in proofs.groupby("dtype"):
+        outcomes = rows["proof"].value_counts()
+        known = rows[rows["forward_error"].notna() & (rows["proof"] == "certified")]
+        least = known["proven_at_least"] <= known["forward_error"] + known["reference_radius"]
+        most = known["forward_error"] <= known["proven_at_most"] + known["reference_radius"]
+        ratio = _looseness(known, ROUNDOFF[str(dtype)])
+        worst = known.iloc[int(ratio.argmax())] if len(known) else None
+        table.append(
+            {
+                "dtype": dtype,
+                **{word: int(outcomes.get(word, 0)) for word in OUTCOMES},
+                "x* known": len(known),
+                "bounds that held": int((least & most).sum()),
+                "worst bound / truth": float(ratio.max()) if len(known) else math.nan,
+                "on": MISSING if worst is None else f"{worst['problem']} by {worst['variant']}",
+            }
+        )
+    return pd.DataFrame(table)
+
+
+OUTCOMES = ("certified", "failed", "uncertifiable")
+
+
+def _looseness(rows: pd.DataFrame, u: float) -> pd.Series:
+    """The bound less ten roundings, over the true forward error: 100 is promised."""
+    beyond = (rows["proven_at_most"] - 10 * u).clip(lower=0.0)
+    return (beyond / rows["forward_error"]).where(beyond > 0, 0.0)
+
+
+def uncertifiable(frame: pd.DataFrame) -> pd.DataFrame:
+    """The problems whose answers could not be certified, and why."""
+    rows = frame[(frame["check"] == "certificate") & (frame["proof"] == "uncertifiable")]
+    rows = rows.drop_duplicates(["problem", "dtype"])
+    return rows[["problem", "dtype", "proof_reason"]].rename(columns={"proof_reason": "why"})
+
+
+def judged_by(frame: pd.DataFrame) -> pd.DataFrame:
+    """How many answers for x₀ were judged by which kind of truth."""
+    answers = frame[frame["check"].isin(("projection", "least_squares"))]
+    answers = answers[answers["verdict"].isin(COUNTED) & answers["x_norm"].notna()]
+    judges = answers["reference_kind"].where(
+        answers["reference_kind"] != "unavailable",
+        answers["proof"].map({"certified": "certificate", "failed": "certificate"}),
+    )
+    named = judges.fillna("feasibility alone").rename("judged by")
+    counts = answers.groupby(named)["problem"].agg(["size", "nunique"])
+    shown = counts.rename(columns={"size": "answers", "nunique": "problems"})
+    return shown.sort_values("answers", ascending=False).reset_index()
+
+
+def drift(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row a problem and variant: distance by steps, how it grows, and the single shot."""
+    rows = frame[frame["check"] == "drift"]
+    single = frame[frame["check"] == "projection"]
+    shots = {
+        (row["problem"], row["dtype"], row["variant"]): float(row["forward_error"])
+        for _, row in single.iterrows()
+    }
+    table: list[dict[str, Any]] = []
+    for (problem, dtype, variant), run in rows.groupby(["problem", "dtype", "variant"], sort=False):
+        ordered = run.sort_values("steps")
+        last = ordered.iloc[-1]
+        shot = shots[str(problem), str(dtype), str(variant)]
+        grown = max(float(last["forward_error"]) - shot, 0.0)
+        table.append(
+            {
+                "problem": problem,
+                "dtype": dtype,
+                "variant": variant,
+                "single shot": error(shot),
+                **{
+                    f"10^{math.log10(row['steps']):.0f} steps": error(row["forward_error"])
+                    for _, row in ordered.iterrows()
+                },
+                "bound": error(last["bound"]),
+                "grown by, √k·u": f"{grown / _rounding(last):.1f}",
+                "feasibility, worst": error(ordered["feasibility"].max()),
+                "its bound": error(last["feasibility_bound"]),
+            }
+        )
+    return pd.DataFrame(table)
+
+
+def _rounding(row: pd.Series) -> float:
+    """What independent roundings of x add up to."""
+    return math.sqrt(row["steps"]) * ROUNDOFF[row["dtype"]]
+
+
+def peers(frame: pd.DataFrame, ours: pd.DataFrame) -> pd.DataFrame:
+    """One row a peer, and one a variant beside it: on the problems that every peer was given."""
+    answers = frame[frame["check"] == "projection"]
+    asked = answers[answers["verdict"] != "skip"]
+    given = asked.groupby("variant")["content_hash"].agg(set)
+    if given.empty:
+        return pd.DataFrame()
+    common = set.intersection(*given)
+    beside = ours[(ours["check"] == "projection") & ours["content_hash"].isin(common)]
+    table = []
+    for whose, rows in (("peer", asked), ("projlab", beside)):
+        for name, records in rows[rows["content_hash"].isin(common)].groupby("variant", sort=False):
+            table.append(_peer(str(name), whose, records, len(common)))
+    return pd.DataFrame(table)
+
+
+def _peer(name: str, whose: str, records: pd.DataFrame, asked: int) -> dict[str, Any]:
+    """Return how far a method's answers were within c·κ·u, in both precisions."""
+    within = records["forward_error"] <= records["stable_bound"]
+    right = {
+        f"digits, {dtype}": digits(float(records[records["dtype"] == dtype]["forward_error"].max()))
+        for dtype in ("float64", "float32")
+    }
+    return {
+        "method": name,
+        "": whose,
+        "within c·κ·u": f"{int(within.sum())} of {asked}",
+        "beyond": int((~within & records["forward_error"].notna()).sum()),
+        "no answer": int(records["forward_error"].isna().sum()) + asked - len(records),
+        "median error, units of κu": float(records["units_of_kappa_u"].median()),
+        **{k.replace("digits", "fewest digits"): v for k, v in right.items()},
+        "median call": duration(float(records["project_s_median"].median())),
+    }

@@ -1,0 +1,79 @@
+"""Tables of what is checked beyond the answer for x0, from records whose figures are known."""
+
+from dataclasses import replace
+
+import pytest
+
+from projlab_reports import markdown, tables
+from projlab_reports.summary import rows
+
+from .conftest import BASE, summary_of
+
+U = 2.0**-53
+CERTIFICATE = replace(
+    BASE,
+    check="certificate",
+    proof="certified",
+    proven_at_least=9e-15,
+    proven_at_most=3e-14,
+    proven_accuracy=1e-12,
+)
+OPEN = replace(
+    CERTIFICATE, problem="spectra_steep", proof="uncertifiable", proof_reason="κ too near 1/u"
+)
+
+
+def drifted(steps: int, distance: float):
+    return replace(BASE, check="drift", steps=steps, forward_error=distance)
+
+
+def verdicts(*records):
+    return summary_of(*records).verdicts
+
+
+def test_each_check_is_counted_by_variant():
+    wrong = replace(BASE, variant="pinv", computed_by="pinv", check="batched", forward_error=1e-3)
+    frame = verdicts(BASE, replace(BASE, check="batched"), wrong)
+    found = {row["check"]: row for row in rows(tables.checks(frame))}
+    assert found["projection"]["qr"] == "1 / 0 / 0"
+    assert found["projection"]["pinv"] == "–"
+    assert found["batched"]["pinv"] == "0 / 0 / 1"
+
+
+def test_a_certificate_is_counted_and_its_bound_compared_with_the_truth():
+    (row,) = rows(tables.certificates(verdicts(CERTIFICATE, OPEN)))
+    assert (row["certified"], row["failed"], row["uncertifiable"]) == (1, 0, 1)
+    assert row["bounds that held"] == row["x* known"] == 1
+    assert row["worst bound / truth"] == pytest.approx((3e-14 - 10 * U) / 1e-14)
+    assert row["on"] == "netlib_good by qr"
+    missed = replace(CERTIFICATE, proven_at_most=9.5e-15)
+    (row,) = rows(tables.certificates(verdicts(missed)))
+    assert row["bounds that held"] == 0
+
+
+def test_what_is_not_certifiable_is_named_with_its_reason():
+    (row,) = rows(tables.uncertifiable(verdicts(CERTIFICATE, OPEN)))
+    assert (row["problem"], row["why"]) == ("spectra_steep", "κ too near 1/u")
+
+
+def test_answers_are_counted_by_what_judged_them():
+    unknown = replace(BASE, content_hash="u", reference_kind="unavailable", problem="unknown")
+    proven = replace(unknown, proof="certified", proven_at_most=1e-14, proven_accuracy=1e-12)
+    frame = verdicts(BASE, BASE, proven, unknown)
+    found = {row["judged by"]: row["answers"] for row in rows(tables.judged_by(frame))}
+    assert found == {"exact": 2, "certificate": 1, "feasibility alone": 1}
+
+
+def test_drift_is_shown_beside_the_single_shot():
+    frame = verdicts(BASE, drifted(1, 1e-14), drifted(10000, 1e-14 + 300 * U))
+    (row,) = rows(tables.drift(frame))
+    assert row["single shot"] == row["10^0 steps"] == "1e-14"
+    assert row["grown by, √k·u"] == "3.0"
+
+
+def test_the_report_has_a_section_for_each(tmp_path):
+    summary = summary_of(BASE, CERTIFICATE, OPEN, drifted(1, 1e-14))
+    text = markdown.write(summary, tmp_path).read_text(encoding="utf-8")
+    for heading in ("Every check", "What the answers were judged by", "Drift"):
+        assert f"\n## {heading}\n" in text
+    assert "| spectra_steep | float64 | κ too near 1/u |" in text
