@@ -28,7 +28,7 @@ QUICK = replace(PROFILES["quick"], cvxpy_dtypes=())
 """Of the quick profile, all but the oracle that no verdict on a subject depends on."""
 
 PROBLEMS = (
-    *catalogue(groups=["subjects"]),
+    *(p for p in catalogue(groups=["scaling", "deficient", "shapes", "starts"]) if p.consistent),
     *catalogue(groups=["article"], dtypes=["float64"]),
     *catalogue(
         names=["spectra_1e3_10x20", "spectra_1e6_10x20", "spectra_1e9_10x100", "spectra_1_150x400"],
@@ -85,8 +85,8 @@ def test_nothing_sound_is_called_wrong(name):
     ],
 )
 def test_each_check_sees_what_it_is_for(name, check):
-    frames = [judged(name, p) for p in PROBLEMS if p.name in ("subjects_same_shape", "article_1",
-              "subjects_nearly_feasible", "subjects_answer_zero", "subjects_parallel_rows",
+    frames = [judged(name, p) for p in PROBLEMS if p.name in ("shapes_plain", "article_1",
+              "starts_feasible", "starts_answer_zero", "scaling_parallel_rows",
               "spectra_1e6_10x20", "spectra_1e3_10x20")]  # fmt: skip
     assert any((f["check"].eq(check) & f["verdict"].eq("fail")).any() for f in frames)
 
@@ -162,6 +162,27 @@ def test_adapters_project(adapter):
     frame = judge(table(examine(problem, [spec], QUICK)).to_pandas()).set_index("check")
     assert frame.loc["projection", "forward_error"] < 1e-6
     assert frame.loc["stacked_points", "proven_at_most"] < 1e-6
+
+
+@pytest.mark.parametrize(
+    "name", ["scaling_rows_1e150", "scaling_all_1e150", "scaling_all_1e_minus_150",
+             "starts_huge_1e150", "starts_tiny_1e_minus_150"],
+)  # fmt: skip
+def test_an_error_is_seen_at_either_end_of_the_range(name):
+    (problem,) = catalogue(names=[name])
+    verdicts = judged("rounds_the_answer_to_float32_digits", problem).set_index("check")["verdict"]
+    for check in ("projection", "idempotence", "further_points", "stacked_points"):
+        assert verdicts[check] == "fail", check
+
+
+def test_rows_are_scaled_only_as_far_as_their_plain_norms_stay_numbers():
+    def checks(name, dtype="float64"):
+        (problem,) = catalogue(names=[name], dtypes=[dtype])
+        return set(judged("row_scaled_lstsq", problem)["check"])
+
+    assert "row_scaling" not in checks("scaling_rows_1e150")
+    assert "row_scaling" in checks("scaling_rows_1e8")
+    assert "row_scaling" in checks("scaling_rows_1e8", "float32")
 
 
 def test_problems_of_one_shape_run_together_and_variants_apart():

@@ -176,14 +176,24 @@ class _Examination:
         yield "idempotence", lambda: _array(self.ask(point, whole, right))
         yield "feasible_point", lambda: _array(self.ask(x_star, whole, right))
         yield "row_permutation", permuted_rows
-        if all(map(self.survives, (factors[:, None] * A, factors * b))):
+        if self.survives(factors):
             yield "row_scaling", scaled_rows
         yield "column_permutation", permuted_columns
 
-    def survives(self, values: Any) -> bool:
-        """Whether values are the same in the problem's dtype: none overflows or vanishes."""
+    def survives(self, factors: Any) -> bool:
+        """Whether rows scaled by these powers of two stay in the range of the problem's dtype.
+
+        No entry may overflow or lose a digit, nor may a row's squared norm: whoever scales rows by
+        their plain norms is right.
+        """
+        A, b, dtype = self.problem.dense(), self.problem.b, np.dtype(self.problem.dtype)
         with np.errstate(over="ignore", under="ignore"):
-            return bool(np.array_equal(values, values.astype(self.problem.dtype)))
+            rows, right = (factors[:, None] * A).astype(dtype), (factors * b).astype(dtype)
+            squares = np.sum(rows.astype(np.float64) ** 2, axis=1)[A.any(axis=1)]
+            back = rows / factors[:, None], right / factors
+        limits = np.finfo(dtype)
+        normal = (squares >= limits.tiny) & (squares <= limits.max)
+        return bool(np.all(normal)) and np.array_equal(back[0], A) and np.array_equal(back[1], b)
 
     def against_x_star(self, check: Check, work: Callable[[], Any]) -> Record:
         """Hold an answer against x*."""
