@@ -417,6 +417,9 @@ class _System:
         below, above = torch.where(vanishing, long0, below), torch.where(vanishing, long0, above)
         upper, lower = _ratio(upper, below), _ratio(lower, above)
         total = long0 + self.norm(d.value()) + upper_q
+        # From x0 = 0 and f = 0 nothing is rounded: x* = 0, and no other answer is right
+        unmoved = (long0 == 0) & bool((self.f.value() == 0).all() and self.f_uncertainty == 0)
+        total = torch.where(unmoved, 0.0, total)
         held = (
             torch.full_like(upper, accuracy)
             if accuracy is not None

@@ -178,6 +178,15 @@ def test_a_float32_answer_is_held_to_float32():
     assert 1e-9 < found.forward_error_bound < 1e-5
 
 
+def test_from_the_origin_to_a_set_through_it_nothing_but_zero_is_right():
+    x0, A, b = torch.zeros(3, dtype=F64), torch.tensor([[1.0, 1.0, 0.0]], dtype=F64), torch.zeros(1)
+    assert certify(x0, x0, A, b).verdict == "certified"
+    for wrong in ([1.0, -1.0, 0.0], [1e-300, 0.0, 0.0]):
+        found = certify(x0, torch.tensor(wrong, dtype=F64), A, b)
+        assert found.verdict == "failed"
+        assert found.accuracy == 0
+
+
 def test_a_verdict_is_not_a_truth_value():
     example = case("random 1 x 7")
     x = projlab.project(example.x0, example.A, example.b)

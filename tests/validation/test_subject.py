@@ -1,13 +1,16 @@
 """The suite itself is tested: every planted fault fails, and nothing sound does."""
 
+import importlib.metadata
 import json
 import os
 import subprocess
 import sys
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from projlab import InputError
 from projlab.cli import main
@@ -28,7 +31,7 @@ QUICK = replace(PROFILES["quick"], cvxpy_dtypes=())
 """Of the quick profile, all but the oracle that no verdict on a subject depends on."""
 
 PROBLEMS = (
-    *catalogue(groups=["subjects"]),
+    *(p for p in catalogue(groups=["scaling", "deficient", "shapes", "starts"]) if p.consistent),
     *catalogue(groups=["article"], dtypes=["float64"]),
     *catalogue(
         names=["spectra_1e3_10x20", "spectra_1e6_10x20", "spectra_1e9_10x100", "spectra_1_150x400"],
@@ -85,8 +88,8 @@ def test_nothing_sound_is_called_wrong(name):
     ],
 )
 def test_each_check_sees_what_it_is_for(name, check):
-    frames = [judged(name, p) for p in PROBLEMS if p.name in ("subjects_same_shape", "article_1",
-              "subjects_nearly_feasible", "subjects_answer_zero", "subjects_parallel_rows",
+    frames = [judged(name, p) for p in PROBLEMS if p.name in ("shapes_plain", "article_1",
+              "starts_feasible", "starts_answer_zero", "scaling_parallel_rows",
               "spectra_1e6_10x20", "spectra_1e3_10x20")]  # fmt: skip
     assert any((f["check"].eq(check) & f["verdict"].eq("fail")).any() for f in frames)
 
@@ -148,6 +151,15 @@ class TestCommand:
         with pytest.raises(InputError, match="importing broken_subject failed: ZeroDivisionError"):
             subjects.load("broken_subject:project")
 
+    def test_a_module_that_uses_what_is_deprecated_is_imported_all_the_same(
+        self, tmp_path, monkeypatch
+    ):
+        (tmp_path / "dated_subject.py").write_text(
+            "import warnings\nwarnings.warn('dated', DeprecationWarning)\nproject = print\n"
+        )
+        monkeypatch.chdir(tmp_path)
+        assert subjects.load("dated_subject:project") is print
+
     def test_an_adapter_whose_package_is_missing_names_it(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "cvxpy", None)
         monkeypatch.delitem(sys.modules, "projlab_validation.subjects.cvxpy", raising=False)
@@ -155,13 +167,77 @@ class TestCommand:
             subjects.load("projlab_validation.subjects.cvxpy:project")
 
 
-@pytest.mark.parametrize("adapter", ["article", "unpivoted_qr", "scipy_projections", "cvxpy"])
-def test_adapters_project(adapter):
+@pytest.mark.parametrize("peer", subjects.PEERS, ids=lambda peer: peer.name)
+def test_adapters_project(peer):
+    if peer not in subjects.installed_peers():
+        pytest.skip(f"{peer.distribution} is not installed")
     problem = next(catalogue(names=["article_3"], dtypes=["float64"]))
-    spec = f"projlab_validation.subjects.{adapter}:project"
-    frame = judge(table(examine(problem, [spec], QUICK)).to_pandas()).set_index("check")
+    frame = judge(table(examine(problem, [peer.spec], QUICK)).to_pandas()).set_index("check")
     assert frame.loc["projection", "forward_error"] < 1e-6
     assert frame.loc["stacked_points", "proven_at_most"] < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_jaxopt_keeps_the_dtype_and_leaves_float64_as_it_stood(dtype):
+    jax = pytest.importorskip("jax")
+    pytest.importorskip("jaxopt")
+    project = subjects.load("projlab_validation.subjects.jaxopt:project")
+    A, b, x = torch.ones(1, 2, dtype=dtype), torch.ones(1, dtype=dtype), torch.zeros(3, 2).to(dtype)
+    answer = project(x, A, b)
+    assert answer.dtype == dtype
+    assert torch.allclose(answer, torch.full_like(x, 0.5))
+    assert not jax.config.jax_enable_x64
+
+
+def test_every_adapter_is_listed_and_each_extra_peer_is_pinned():
+    root = HERE.parents[1]
+    modules = {p.stem for p in Path(subjects.__file__).parent.glob("*.py")} - {"__init__"}
+    assert {peer.name for peer in subjects.PEERS} == modules
+    assert len(subjects.PEERS) == len(modules)
+    project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
+    declared = list(project["dependencies"])
+    for extra in project["optional-dependencies"].values():
+        declared += extra
+    pinned = (root / "constraints.txt").read_text("utf-8")
+    for peer in subjects.PEERS:
+        assert f"\n{peer.distribution}==" in pinned
+        assert any(line.startswith(peer.distribution) for line in declared)
+
+
+def test_installed_peers_imports_none_of_them():
+    program = (
+        "import sys; from projlab_validation.subjects import installed_peers\n"
+        "found = {peer.name for peer in installed_peers()}\n"
+        "assert {'article', 'unpivoted_qr', 'scipy_projections', 'cvxpy'} <= found, found\n"
+        "assert not {'cvxpy', 'jax', 'jaxopt', 'botorch'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_a_peer_that_is_not_installed_is_not_offered(monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda: iter(()))
+    assert subjects.installed_peers() == ()
+
+
+@pytest.mark.parametrize(
+    "name", ["scaling_rows_1e150", "scaling_all_1e150", "scaling_all_1e_minus_150",
+             "starts_huge_1e150", "starts_tiny_1e_minus_150"],
+)  # fmt: skip
+def test_an_error_is_seen_at_either_end_of_the_range(name):
+    (problem,) = catalogue(names=[name])
+    verdicts = judged("rounds_the_answer_to_float32_digits", problem).set_index("check")["verdict"]
+    for check in ("projection", "idempotence", "further_points", "stacked_points"):
+        assert verdicts[check] == "fail", check
+
+
+def test_rows_are_scaled_only_as_far_as_their_plain_norms_stay_numbers():
+    def checks(name, dtype="float64"):
+        (problem,) = catalogue(names=[name], dtypes=[dtype])
+        return set(judged("row_scaled_lstsq", problem)["check"])
+
+    assert "row_scaling" not in checks("scaling_rows_1e150")
+    assert "row_scaling" in checks("scaling_rows_1e8")
+    assert "row_scaling" in checks("scaling_rows_1e8", "float32")
 
 
 def test_problems_of_one_shape_run_together_and_variants_apart():

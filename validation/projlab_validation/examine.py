@@ -26,6 +26,7 @@ import numpy as np
 from projlab import ProjlabError
 from projlab_validation import subjects
 from projlab_validation.measure import Outcome, Truth, _describe, blank_record, faulty
+from projlab_validation.norms import norm
 from projlab_validation.profiles import Profile, over_budget
 from projlab_validation.record import Check, Record
 
@@ -204,14 +205,24 @@ class _Examination:
         yield "idempotence", lambda: _array(self.ask(point, whole, right))
         yield "feasible_point", lambda: _array(self.ask(x_star, whole, right))
         yield "row_permutation", permuted_rows
-        if all(map(self.survives, (factors[:, None] * A, factors * b))):
+        if self.survives(factors):
             yield "row_scaling", scaled_rows
         yield "column_permutation", permuted_columns
 
-    def survives(self, values: Any) -> bool:
-        """Whether values are the same in the problem's dtype: none overflows or vanishes."""
+    def survives(self, factors: Any) -> bool:
+        """Whether rows scaled by these powers of two stay in the range of the problem's dtype.
+
+        No entry may overflow or lose a digit, nor may a row's squared norm: whoever scales rows by
+        their plain norms is right.
+        """
+        A, b, dtype = self.problem.dense(), self.problem.b, np.dtype(self.problem.dtype)
         with np.errstate(over="ignore", under="ignore"):
-            return bool(np.array_equal(values, values.astype(self.problem.dtype)))
+            rows, right = (factors[:, None] * A).astype(dtype), (factors * b).astype(dtype)
+            squares = np.sum(rows.astype(np.float64) ** 2, axis=1)[A.any(axis=1)]
+            back = rows / factors[:, None], right / factors
+        limits = np.finfo(dtype)
+        normal = (squares >= limits.tiny) & (squares <= limits.max)
+        return bool(np.all(normal)) and np.array_equal(back[0], A) and np.array_equal(back[1], b)
 
     def against_x_star(self, check: Check, work: Callable[[], Any]) -> Record:
         """Hold an answer against x*."""
@@ -219,7 +230,7 @@ class _Examination:
             x = work()
         except (Exception, SystemExit) as fault:
             return self.failed(check, fault)
-        error, size = self.truth.forward_error(x), float(np.linalg.norm(x))
+        error, size = self.truth.forward_error(x), norm(x)
         return self.other(check, forward_error=error, x_norm=size)
 
     def points(self, x: Tensor) -> Iterator[Record]:
@@ -269,13 +280,13 @@ class _Examination:
         """Hold the distances of further points' answers from that for x₀ against the points'."""
         x0, answer = self.truth.problem.x0, _array(x)
         moved, found = _array(points), _array(answers)
-        before = np.linalg.norm(moved - x0, axis=-1)
-        after = np.linalg.norm(found - answer, axis=-1)
-        travelled = np.linalg.norm(moved, axis=-1) + np.linalg.norm(moved - found, axis=-1)
+        pairs = list(zip(moved, found, strict=True))
+        excess = max(norm(y - answer) - norm(point - x0) for point, y in pairs)
+        travelled = max(norm(point) + norm(point - y) for point, y in pairs)
         return self.other(
             "non_expansiveness",
-            excess=float(np.max(after - before)) / self.truth.scale,
-            perturbation_scale=self.truth.perturbation_scale + float(np.max(travelled)),
+            excess=excess / self.truth.scale,
+            perturbation_scale=self.truth.perturbation_scale + travelled,
         )
 
     def batched(self) -> Record:

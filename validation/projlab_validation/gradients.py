@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from projlab import project
+from projlab_validation.norms import norm
 from projlab_validation.oracles import reference
 from projlab_validation.problems.problem import rounded
 
@@ -49,13 +50,13 @@ def gradient_error(
     found = torch.autograd.grad(project(x0, A, b, variant), inputs, torch.tensor(g, dtype=dtype))
     wide = [v.numpy().astype(np.longdouble) for v in found]
     x, left = _wide(x_star), _wide(tangent)
-    size = np.linalg.norm(g)
+    size = norm(g)
     errors = [_norm(wide[0] - left) / size]
     if len(found) > 1:
         rows = problem.dense().astype(np.longdouble).T
         moved = problem.x0 - x
         exact = -(np.outer(moved, left) + np.outer(g - left, x))
-        travelled = np.linalg.norm(problem.x0) + _norm(moved) + _norm(x)
+        travelled = norm(problem.x0) + _norm(moved) + _norm(x)
         errors.append(_norm(rows @ wide[2] - (g - left)) / size)
         errors.append(_norm(rows @ wide[1] - exact) / (size * (travelled or 1.0)))
     return float(max(errors))
@@ -66,4 +67,4 @@ def _wide(found: Reference) -> Array:
 
 
 def _norm(values: Array) -> float:
-    return float(np.linalg.norm(values.astype(np.float64)))
+    return norm(values.astype(np.float64))

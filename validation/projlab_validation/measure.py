@@ -20,6 +20,7 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse.linalg
 
+from projlab_validation.norms import norm
 from projlab_validation.profiles import Profile, over_budget
 from projlab_validation.record import NAN, Check, OracleFigures, Record, Status
 
@@ -259,8 +260,8 @@ class Truth:
         self.reference = reference
         self.answers = answers
         self.known = reference.kind != "unavailable"
-        self.x0_norm = float(np.linalg.norm(problem.x0))
-        self.xstar_norm = float(np.linalg.norm(reference.x_high)) if self.known else NAN
+        self.x0_norm = norm(problem.x0)
+        self.xstar_norm = norm(reference.x_high) if self.known else NAN
         # ‖x*‖; ‖x₀‖ where x* = 0; absolute where both are 0, and nothing else is right.
         self.scale = self.xstar_norm or self.x0_norm or 1.0
         self.oracle_errors = [self.forward_error(answer.x) for answer in answers]
@@ -269,7 +270,7 @@ class Truth:
         """‖x − x*‖, with x* in two words; NaN where x* is not known."""
         if not self.known:
             return NAN
-        return float(np.linalg.norm((x - self.reference.x_high) - self.reference.x_low))
+        return norm((x - self.reference.x_high) - self.reference.x_low)
 
     def forward_error(self, x: Array | None) -> float:
         """‖x − x*‖ relative to the scale; NaN without an answer."""
@@ -304,7 +305,7 @@ class Truth:
         stationarity, reason = self.stationarity(x)
         return replace(
             record,
-            x_norm=float(np.linalg.norm(x)),
+            x_norm=norm(x),
             forward_error=self.forward_error(x),
             feasibility=self.feasibility(x),
             stationarity=stationarity,
@@ -315,7 +316,7 @@ class Truth:
         """How far two answers are from each other, relative to the scale."""
         if x is None or other is None or not self.known:
             return NAN
-        return float(np.linalg.norm(x.astype(np.float64) - other)) / self.scale
+        return norm(x.astype(np.float64) - other) / self.scale
 
     @cached_property
     def perturbation_scale(self) -> float:
@@ -328,7 +329,7 @@ class Truth:
         if self.check != "least_squares" or not self.known:
             return scale
         A = self.problem.dense()
-        residual = float(np.linalg.norm(A @ self.reference.x_high - self.problem.b))
+        residual = norm(A @ self.reference.x_high - self.problem.b)
         return scale + self.reference.condition * residual / float(np.linalg.norm(A, 2))
 
     def feasibility(self, x: Array) -> float:
@@ -340,7 +341,7 @@ class Truth:
             if not self.known:
                 return NAN
             b = A @ (self.reference.x_high.astype(wide) + self.reference.x_low)
-        size = self.row_norms * (float(np.linalg.norm(x)) + self.x0_norm) + np.abs(b)
+        size = self.row_norms * (norm(x) + self.x0_norm) + np.abs(b)
         residual = np.abs(A @ x_wide - b)
         # A row whose scale is 0 holds 0 = 0 and is met exactly.
         return float(np.max(residual / np.where(size > 0, size, 1), initial=0.0))
@@ -357,8 +358,8 @@ class Truth:
             )
         step = x - self.problem.x0
         outside = step - self.row_basis @ (self.row_basis.T @ step)
-        size = float(np.linalg.norm(x)) + self.x0_norm
-        return float(np.linalg.norm(outside)) / (size or 1.0), ""
+        size = norm(x) + self.x0_norm
+        return norm(outside) / (size or 1.0), ""
 
     @cached_property
     def row_norms(self) -> Array:

@@ -67,7 +67,10 @@ def worst(proofs: Sequence[Proof]) -> Proof:
 
     def place(proof: Proof) -> tuple[bool, float]:
         failed = proof.at_least > proof.accuracy
-        return failed, (proof.at_least if failed else proof.at_most) / proof.accuracy
+        bound = proof.at_least if failed else proof.at_most
+        if proof.accuracy == 0:  # nothing but 0 is right
+            return failed, torch.inf if bound else 0.0
+        return failed, bound / proof.accuracy
 
     return max(proofs, key=place)
 

@@ -9,6 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from projlab_validation.norms import norm
+
 Vector = NDArray[np.float64]
 Kind = Literal["exact", "ball", "high precision", "unavailable"]
 
@@ -65,8 +67,8 @@ class Reference:
 
     def forward_error(self, x: NDArray[np.floating]) -> float:
         """‖x − x*‖ / ‖x*‖; relative to ‖x₀‖ where x* = 0, absolute where both are."""
-        scale = float(np.linalg.norm(self.x_high)) or self.x0_norm or 1.0
-        return float(np.linalg.norm((x - self.x_high) - self.x_low)) / scale
+        scale = norm(self.x_high) or self.x0_norm or 1.0
+        return norm((x - self.x_high) - self.x_low) / scale
 
 
 def two_words(fractions: Iterable[tuple[int, int]]) -> tuple[Vector, Vector]:

@@ -8,6 +8,7 @@ import numpy as np
 from flint import fmpq_mat, fmpz_mat
 from numpy.typing import NDArray
 
+from projlab_validation.norms import norm
 from projlab_validation.oracles.answer import TWO_WORDS, Reference, two_words
 from projlab_validation.oracles.system import System
 
@@ -45,7 +46,7 @@ def solve(system: System) -> Reference | None:
         condition=system.condition,
         ambiguous=system.ambiguous(next_singular_value=0.0),
         consistent=True,
-        x0_norm=float(np.linalg.norm(system.x0)),
+        x0_norm=norm(system.x0),
     )
 
 

@@ -4,12 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from projlab_validation.problems import article, drift, real, spectra, tricky
+from projlab_validation.problems import (
+    article,
+    classical,
+    deficient,
+    drift,
+    real,
+    scaling,
+    shapes,
+    spectra,
+    starts,
+)
 from projlab_validation.problems.problem import Dtype, Problem
 
 __all__ = ["GROUPS", "Problem", "catalogue"]
 
-_FAMILIES = (article.FAMILY, spectra.FAMILY, tricky.FAMILY, drift.FAMILY, real.FAMILY)
+_FAMILIES = (
+    article.FAMILY,
+    spectra.FAMILY,
+    classical.FAMILY,
+    scaling.FAMILY,
+    deficient.FAMILY,
+    shapes.FAMILY,
+    starts.FAMILY,
+    drift.FAMILY,
+    real.FAMILY,
+)
 GROUPS = tuple(family.group for family in _FAMILIES)
 
 

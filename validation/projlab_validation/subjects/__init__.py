@@ -10,17 +10,69 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
+import importlib.metadata
 import inspect
 import sys
+import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from projlab import InputError
 
-__all__ = ["Subject", "is_subject", "load", "source_digest"]
+__all__ = [
+    "PEERS",
+    "Peer",
+    "Subject",
+    "installed_peers",
+    "is_subject",
+    "load",
+    "source_digest",
+]
 
 Subject = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """An adapter of what people use today.
+
+    Attributes
+    ----------
+    name
+        Of its module in this package.
+    distribution
+        What must be installed for it.
+    description
+        What it computes, in a sentence.
+    """
+
+    name: str
+    distribution: str
+    description: str
+
+    @property
+    def spec(self) -> str:
+        """What `--subject` calls it."""
+        return f"{__name__}.{self.name}:project"
+
+
+PEERS = (
+    Peer("article", "torch", "The article's recipe: the pseudoinverse of the rows as given."),
+    Peer("unpivoted_qr", "torch", "The QR factorisation that everyone writes, without pivoting."),
+    Peer("scipy_projections", "scipy", "The null-space projection of scipy's trust-constr, by QR."),
+    Peer("cvxpy", "cvxpy", "A quadratic program, solved by Clarabel to tight tolerances."),
+    Peer("jaxopt", "jaxopt", "projection_affine_set: the KKT system by GMRES, compiled."),
+    Peer("botorch", "botorch", "project_to_equality_constraints: one solve with the Gram matrix."),
+)
+"""Every adapter of this package."""
+
+
+def installed_peers() -> tuple[Peer, ...]:
+    """The peers whose distribution is installed here; none is imported to find out."""
+    here = {d.name.lower() for d in importlib.metadata.distributions() if d.name}
+    return tuple(peer for peer in PEERS if peer.distribution in here)
 
 
 def is_subject(variant: str) -> bool:
@@ -31,7 +83,8 @@ def is_subject(variant: str) -> bool:
 def load(spec: str) -> Subject:
     """Import a subject, from the current folder too.
 
-    What a module prints when it is imported goes to stderr: stdout may be JSON.
+    What a module prints when it is imported goes to stderr: stdout may be JSON. That something in
+    it is deprecated is its authors' concern, and no fault of what it computes.
 
     Parameters
     ----------
@@ -50,7 +103,8 @@ def load(spec: str) -> Subject:
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
             found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise InputError(
