@@ -25,6 +25,7 @@ from projlab_validation import subjects
 from projlab_validation.measure import Outcome, Truth, _describe, blank_record, faulty
 from projlab_validation.profiles import Profile, over_budget
 from projlab_validation.record import Check, Record
+from projlab_validation.watch import Answered, Asked, Tell, nobody
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,17 +50,18 @@ def examine(
     *,
     device: str = "cpu",
     environment: str = "",
+    tell: Tell = nobody,
 ) -> list[Record]:
     """Examine subjects on one problem, in its dtype, on this device; x* is computed once."""
     blank = blank_record(problem, device, environment)
     try:
-        return _examine(problem, specs, profile, blank)
+        return _examine(problem, specs, profile, blank, tell)
     except Exception as fault:  # a worker serves many problems: none may lose the others
         return faulty(blank, specs, fault)
 
 
 def _examine(
-    problem: Problem, specs: Sequence[str], profile: Profile, blank: Record
+    problem: Problem, specs: Sequence[str], profile: Profile, blank: Record, tell: Tell
 ) -> list[Record]:
     from projlab_validation.oracles import cvx, lstsq, reference
 
@@ -83,7 +85,7 @@ def _examine(
     records: list[Record] = []
     for spec in specs:
         subject = subjects.load(spec)
-        records += _Examination(spec, subject, truth, blank).records(all_checks=all_checks)
+        records += _Examination(spec, subject, truth, blank, tell).records(all_checks=all_checks)
     return records
 
 
@@ -95,18 +97,22 @@ class _Examination:
     subject: subjects.Subject
     truth: Truth
     blank: Record
+    tell: Tell
     changed_inputs: int = 0
     base: Record = field(init=False)
 
     def records(self, *, all_checks: bool) -> list[Record]:
         """Return a record a check; none but the first where x₀ is not answered."""
         inputs = self.inputs()
+        self.tell(Asked(self.spec, "projection"))
         try:
             x = self.ask(*inputs)
         except (Exception, SystemExit) as fault:  # whatever it raises is a finding
             return [self.truth.record(self.blank, self.spec, _failed(fault))]
+        self.tell(Answered())
         outcome = Outcome("ok", x=_array(x), computed_by=self.spec)
         self.base = self.truth.record(self.blank, self.spec, outcome)
+        self.tell(Answered((self.base,)))
         found = []
         if all_checks:
             found += [self.against_x_star(check, work) for check, work in self.relations(x)]
@@ -160,7 +166,8 @@ class _Examination:
         x_star = self.tensor(self.truth.reference.x_high)
 
         def permuted_rows() -> Any:
-            return _array(self.ask(x0, self.tensor(A[rows]), self.tensor(b[rows])))
+            by_columns = self.tensor(A[rows]).mT.contiguous().mT  # as a transposed matrix lies
+            return _array(self.ask(x0, by_columns, self.tensor(b[rows])))
 
         def permuted_columns() -> Any:
             self.ask(x0, whole, right)
@@ -187,12 +194,16 @@ class _Examination:
 
     def against_x_star(self, check: Check, work: Callable[[], Any]) -> Record:
         """Hold an answer against x*."""
+        self.tell(Asked(self.spec, check))
         try:
             x = work()
         except (Exception, SystemExit) as fault:
-            return self.failed(check, fault)
-        error, size = self.truth.forward_error(x), float(np.linalg.norm(x))
-        return self.other(check, forward_error=error, x_norm=size)
+            record = self.failed(check, fault)
+        else:
+            error, size = self.truth.forward_error(x), float(np.linalg.norm(x))
+            record = self.other(check, forward_error=error, x_norm=size)
+        self.tell(Answered((record,)))
+        return record
 
     def points(self) -> Iterator[Record]:
         """Yield the records of further points, one by one and stacked, from one certificate."""
@@ -212,10 +223,12 @@ class _Examination:
             "stacked_points": lambda: (stack, self.ask(stack.clone(), A, b)),
         }
         for check, call in work.items():
+            self.tell(Asked(self.spec, check))
             try:
                 answered[check] = call()
             except (Exception, SystemExit) as fault:
                 yield self.failed(check, fault)
+            self.tell(Answered())
         if answered:
             yield from self.certified(answered, A, b)
 
@@ -250,6 +263,7 @@ class _Examination:
 
     def same_bits(self, x: Tensor, inputs: tuple[Tensor, Tensor, Tensor]) -> Record:
         """Ask for x₀ once more, after everything else."""
+        self.tell(Asked(self.spec, "same_bits"))
         start = time.perf_counter()
         try:
             again = self.ask(*inputs)

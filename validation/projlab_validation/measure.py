@@ -22,6 +22,7 @@ import scipy.sparse.linalg
 
 from projlab_validation.profiles import Profile, over_budget
 from projlab_validation.record import NAN, Check, OracleFigures, Record, Status
+from projlab_validation.watch import Answered, Asked, Tell, nobody
 
 if TYPE_CHECKING:
     from projlab import AffineConstraint
@@ -60,6 +61,7 @@ def measure(
     *,
     device: str = "cpu",
     environment: str = "",
+    tell: Tell = nobody,
 ) -> list[Record]:
     """Measure every variant on one problem, in its dtype, on this device.
 
@@ -68,7 +70,7 @@ def measure(
     """
     blank = blank_record(problem, device, environment)
     try:
-        return _measure(problem, variants, profile, blank)
+        return _measure(problem, variants, profile, blank, tell)
     except Exception as fault:  # a worker serves many problems: none may lose the others
         return faulty(blank, variants, fault)
 
@@ -83,7 +85,7 @@ def faulty(blank: Record, variants: Iterable[str], fault: BaseException) -> list
 
 
 def _measure(
-    problem: Problem, variants: Sequence[str], profile: Profile, blank: Record
+    problem: Problem, variants: Sequence[str], profile: Profile, blank: Record, tell: Tell
 ) -> list[Record]:
     from projlab_validation.oracles import cvx, lstsq, reference
 
@@ -98,7 +100,11 @@ def _measure(
         return records
 
     constraint = _constraint(problem)
-    outcomes = {v: ask(constraint, problem, v, "raise", profile, blank.device) for v in asked}
+    outcomes = {}
+    for v in asked:
+        tell(Asked(v, "projection"))
+        outcomes[v] = ask(constraint, problem, v, "raise", profile, blank.device)
+        tell(Answered())
     if all(o.status == "refused" and o.exception in STRUCTURAL for o in outcomes.values()):
         return records + [_unjudged(blank, v, o) for v, o in outcomes.items()]
 
@@ -110,11 +116,14 @@ def _measure(
     truth = Truth(problem, "projection" if x_star.consistent else "refusal", x_star, answers)
     records += [truth.record(blank, v, o) for v, o in outcomes.items()]
     if not x_star.consistent:
+        tell(Answered(tuple(records)))
         x_star = reference(problem, least_squares=True, time_limit=seconds)
         truth = Truth(problem, "least_squares", x_star, answers)
         for v in asked:
+            tell(Asked(v, "least_squares"))
             outcome = ask(constraint, problem, v, "least_squares", profile, blank.device)
             records.append(truth.record(blank, v, outcome))
+            tell(Answered((records[-1],)))
     return records
 
 

@@ -48,6 +48,12 @@ def tiny_scale(rng: Rng) -> System:
     return A * 2.0**-40, b * 2.0**-40, x0
 
 
+def tiny_answer(rng: Rng) -> System:
+    """b and x₀ times 2⁻⁴⁰: an absolute threshold takes what is left for noise, as above."""
+    A, b, x0 = _random(rng, 4, 12)
+    return A, b * 2.0**-40, x0 * 2.0**-40
+
+
 def duplicates(rng: Rng) -> System:
     """Two rows twice, one of them times −2: rank 4 of 6, exactly."""
     A, b, x0 = _integers(rng, 4, 12)
@@ -92,10 +98,10 @@ def answer_zero(rng: Rng) -> System:
 
 
 def nearly_feasible(rng: Rng) -> System:
-    """x₀ misses the set by 1e-7: a solver's tolerance takes it for feasible."""
+    """x₀ misses the set by 1e-9: a solver's tolerance takes it for feasible."""
     A = rng.integers(-4, 5, (4, 12)).astype(np.float64)
     x = rng.integers(-9, 10, 12).astype(np.float64)
-    return A, A @ x, x + 1e-7 * rng.standard_normal(12)
+    return A, A @ x, x + 1e-9 * rng.standard_normal(12)
 
 
 def parallel_rows(rng: Rng) -> System:
@@ -115,6 +121,7 @@ BUILDERS: dict[str, Callable[[Rng], System]] = {
     for build in (
         badly_scaled_rows,
         tiny_scale,
+        tiny_answer,
         duplicates,
         combinations,
         square,
