@@ -1,6 +1,7 @@
 """Workers for tests: forked, so that they need not import torch again and keep what is patched."""
 
 import contextlib
+import faulthandler
 import os
 
 from projlab_validation import runner
@@ -15,6 +16,7 @@ class Forked:
         self.pid = os.fork()
         if not self.pid:
             try:
+                faulthandler.disable()  # pytest's; a crash that is meant is no news
                 self.stdin.close()
                 os.setpgid(0, 0)
                 os.dup2(read, 0)

@@ -56,7 +56,7 @@ def cli(*arguments, cwd=HERE):
 
 
 def test_enough_faults_are_planted():
-    assert len(faults.FAULTS) >= 20
+    assert len(faults.FAULTS) >= 60
 
 
 @pytest.mark.parametrize("name", faults.FAULTS)
