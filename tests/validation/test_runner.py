@@ -202,6 +202,13 @@ def asked_of(fault):
     return projector
 
 
+def untimed(folder):
+    """What a run measured, less what a clock did."""
+    frame = store.read(folder).sort_values(["problem", "variant", "check"])
+    seconds = [c for c in frame if "_s_" in c or c == "repeats"]
+    return frame.drop(columns=seconds).reset_index(drop=True)
+
+
 def outcomes(rows):
     """What each record came to, by problem, variant and check; none comes twice."""
     records = [record for row in rows for record in row]
@@ -217,9 +224,26 @@ class TestRun:
             opened = Store.create(tmp_path / str(jobs), {"profile": "quick"})
             rows = list(run(problems(), VARIANTS, QUICK, opened, jobs=jobs, environment="here"))
             assert len(rows) == 3
-            frame = store.read(opened.folder).sort_values(["problem", "variant"])
-            seconds = [c for c in frame if "_s_" in c or c == "repeats"]
-            frames.append(frame.drop(columns=seconds).reset_index(drop=True))
+            frames.append(untimed(opened.folder))
+        pd.testing.assert_frame_equal(*frames, check_exact=True)
+
+    @pytest.mark.parametrize("asked", [VARIANTS, ("faults:row_scaled_lstsq",)])
+    def test_a_resumed_run_equals_one_that_was_not_interrupted(self, asked, tmp_path, monkeypatch):
+        monkeypatch.setattr(runner, "start_process", Forked)
+        names = ("subjects_same_shape", "subjects_tiny_scale", "subjects_wide", "article_1")
+        several = list(catalogue(names=names, dtypes=["float64"]))
+        unclocked = replace(QUICK, cvxpy_dtypes=())  # what cvxpy says, its time limit decides
+
+        def begin(folder):
+            opened = Store.create(tmp_path / folder, {}, resume=True)
+            return run(several, asked, unclocked, opened, jobs=1, environment="here")
+
+        interrupted = begin("one")
+        next(interrupted)
+        interrupted.close()
+        assert len(list(begin("one"))) == 3
+        assert len(list(begin("other"))) == 4
+        frames = untimed(tmp_path / "one"), untimed(tmp_path / "other")
         pd.testing.assert_frame_equal(*frames, check_exact=True)
 
     def test_a_resumed_run_measures_only_what_is_missing(self, tmp_path, monkeypatch):
