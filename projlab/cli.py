@@ -1,13 +1,15 @@
 """The command line: it starts without torch, and imports the suite where a command needs it."""
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import math
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from projlab_reports.summary import Summary
     from projlab_validation.problems import Problem
     from projlab_validation.problems.problem import Dtype
+    from projlab_validation.record import Record
 
 HELD, FAILED, BAD_INPUT, NOTHING_CHECKED = range(4)
 INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
@@ -46,6 +49,12 @@ examples:
   projlab validate --subject mypackage.layers:project --out DIR
       somebody else's project(x, A, b), with the same problems, oracles and judge: dense tensors A
       (m, n), b (m,), x (n,) or (k, n); the module is looked for in the current folder too
+  projlab validate --subject mypackage.layers:project --fail-fast --time-limit 5 --out DIR
+      the smallest problems first, and no further than to the first check that fails
+
+What takes longer than the time limit over one check of one problem is ended, and what crashes is
+noticed: that check failed, and the rest goes on in a new process; after 20 of these the run ends.
+A run that is interrupted or killed loses the problems in work; --resume goes on from there.
 
 DIR then holds report.md, its figures, verdicts.parquet (every record with its verdict) and what a
 resumed run needs. A DIR that holds a run already is refused without --resume or --overwrite.
@@ -109,6 +118,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--out", type=Path, metavar="DIR", help="folder for the results (default: runs/PROFILE)")
     add("--jobs", type=_positive, metavar="N", help="worker processes (default: all cores)")
+    add(
+        "--time-limit",
+        type=_seconds,
+        metavar="SECONDS",
+        help="for one check of one problem (default: 30 quick, 600 standard, a day full)",
+    )
+    add(
+        "-x",
+        "--fail-fast",
+        action="store_true",
+        help="the smallest problems first, and stop at the first check that fails",
+    )
     add("--resume", action="store_true", help="go on with the run that DIR holds")
     add("--overwrite", action="store_true", help="replace the run that DIR holds")
     add(
@@ -161,6 +182,8 @@ def _validate(options: argparse.Namespace) -> int:
     from projlab_validation.profiles import PROFILES
 
     profile = PROFILES[options.profile]
+    if options.time_limit:
+        profile = replace(profile, record_seconds=options.time_limit)
     if options.subject:
         subjects.load(options.subject)
         variants: tuple[str, ...] = (options.subject,)
@@ -180,9 +203,19 @@ def _validate(options: argparse.Namespace) -> int:
     description = environment.describe(device, options.subject)
     identity = environment.identity(description)
     opened.describe_environment(identity, description)
-    runner.run(
-        problems, variants, profile, opened, jobs=options.jobs, environment=identity, device=device
+    rows = runner.run(
+        problems,
+        variants,
+        profile,
+        opened,
+        jobs=options.jobs,
+        environment=identity,
+        device=device,
+        smallest_first=options.fail_fast,
     )
+    stopped = _measure(rows, fail_fast=options.fail_fast)
+    if stopped:
+        print(f"projlab: {stopped}; --resume goes on", file=sys.stderr)
 
     records = store.read(folder)
     verdicts = judge.judge(records[records["environment"] == identity])
@@ -192,11 +225,31 @@ def _validate(options: argparse.Namespace) -> int:
     code = _exit_code(summary)
     if options.json:
         print(
-            json.dumps(_outcome(summary, code, report, verdicts_path), indent=2, ensure_ascii=False)
+            json.dumps(
+                _outcome(summary, code, stopped, report, verdicts_path),
+                indent=2,
+                ensure_ascii=False,
+            )
         )
     else:
         terminal.show(summary, report)
     return code
+
+
+def _measure(rows: "Generator[list[Record], None, None]", *, fail_fast: bool) -> str:
+    """Let a run go on to its end; return why it stopped before, if it did."""
+    from projlab_validation.judge import judge
+    from projlab_validation.record import table
+    from projlab_validation.runner import GivenUp
+
+    with contextlib.closing(rows):
+        try:
+            for records in rows:
+                if fail_fast and "fail" in set(judge(table(records).to_pandas())["verdict"]):
+                    return "stopped at the first check that failed"
+        except GivenUp as end:
+            return str(end)
+    return ""
 
 
 def _exit_code(summary: "Summary") -> int:
@@ -205,7 +258,9 @@ def _exit_code(summary: "Summary") -> int:
     return HELD if summary.checked else NOTHING_CHECKED
 
 
-def _outcome(summary: "Summary", code: int, report: Path, verdicts: Path) -> dict[str, Any]:
+def _outcome(
+    summary: "Summary", code: int, stopped: str, report: Path, verdicts: Path
+) -> dict[str, Any]:
     """What a program reads of a run; a missing figure is null."""
 
     def plain(rows: list[dict[Any, Any]]) -> list[dict[Any, Any]]:
@@ -217,6 +272,7 @@ def _outcome(summary: "Summary", code: int, report: Path, verdicts: Path) -> dic
     return {
         "headline": summary.headline,
         "exit_code": code,
+        "stopped": stopped or None,
         **summary.header,
         "totals": summary.totals,
         "variants": plain(summary.by_variant.to_dict("records")),
@@ -288,4 +344,11 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not a positive number")
+    return number
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return number

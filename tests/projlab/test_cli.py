@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -145,7 +146,20 @@ def test_no_problem_in_all_selections_at_once_ends_with_3(tmp_path, capsys, monk
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_that_is_stopped_can_be_resumed(tmp_path):
+def children(pid):
+    """The processes that one has started, and that have not ended."""
+    listed = subprocess.run(["ps", "-o", "ppid=,pid=,stat=", "-e"], capture_output=True, text=True)
+    rows = [line.split() for line in listed.stdout.splitlines()]
+    return {int(child) for parent, child, state in rows if int(parent) == pid and state[0] != "Z"}
+
+
+def alive(pid):
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_is_stopped_can_be_resumed(sent, tmp_path):
     names = [f"spectra_{kappa}_{shape}" for kappa in ("1", "1e3", "1e6") for shape in SHAPES]
     several = [option for name in names for option in ("--problem", name)]
     arguments = ("validate", *several, "--dtype", "float64", "--jobs", "1")
@@ -155,14 +169,28 @@ def test_a_run_that_is_stopped_can_be_resumed(tmp_path):
     while not (records.is_dir() and list(records.glob("*.parquet"))):
         assert running.poll() is None
         time.sleep(0.05)
-    running.terminate()
-    assert "--resume goes on" in running.communicate(timeout=60)[1]
-    assert running.returncode == 130
+    workers = children(running.pid)
+    assert workers
+    running.send_signal(sent)
+    said = running.communicate(timeout=60)[1]
+    if sent == signal.SIGKILL:
+        assert (said, running.returncode) == ("", -signal.SIGKILL)
+    else:
+        line = "projlab: interrupted; --resume goes on with what is measured already\n"
+        assert (said, running.returncode) == (line, 130)
+    patience = time.monotonic() + 30
+    while any(map(alive, workers)):
+        assert time.monotonic() < patience
+        time.sleep(0.05)
     kept = {path: path.stat().st_mtime_ns for path in records.glob("*.parquet")}
     resumed = projlab_command(*arguments, "--out", "run", "--resume", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     after = {path: path.stat().st_mtime_ns for path in records.glob("*.parquet")}
     assert kept.items() < after.items()
+    frame = pd.read_parquet(records)
+    assert not frame.duplicated(["problem", "variant", "check"]).any()
+    assert set(frame["problem"]) == set(names)
+    assert set(frame["variant"]) == set(projlab.variants())
 
 
 @pytest.mark.parametrize(
@@ -192,6 +220,14 @@ def test_bad_usage_ends_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as end:
         main(arguments)
     assert end.value.code == 2
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "soon"])
+def test_a_time_limit_is_a_positive_number(seconds, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["validate", "--time-limit", seconds])
+    assert end.value.code == 2
+    assert "--time-limit" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("jobs", ["0", "-1", "many"])

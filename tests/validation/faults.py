@@ -4,6 +4,10 @@ All are `project(x, A, b)` for `projlab validate --subject`. A fault starts from
 sound, and is wrong in one thing.
 """
 
+import os
+import signal
+import time
+
 import torch
 from torch import Tensor
 
@@ -35,7 +39,11 @@ def projlab_project(x, A, b):
     return projlab.project(x, A, b)
 
 
-SOUND = ("row_scaled_lstsq", "projlab_project")
+def answers_in_float64(x, A, b):
+    return _lstsq(x.double(), A.double(), b.double())
+
+
+SOUND = ("row_scaled_lstsq", "projlab_project", "answers_in_float64")
 
 # -- wrong formulas ------------------------------------------------------------------------------
 
@@ -69,6 +77,16 @@ def diagonal_for_the_gram_matrix(x, A, b):
 
 def half_a_step(x, A, b):
     return (x + _lstsq(x, A, b)) / 2
+
+
+def assumes_orthonormal_rows(x, A, b):
+    return x - (x @ A.mT - b) @ A
+
+
+def leaves_points_on_the_lower_side(x, A, b):
+    E, f = _equilibrated(A, b)
+    violated = x @ E.mT > f
+    return _lstsq(x, A, torch.where(violated, b, x @ A.mT)) if x.dim() == 1 else _lstsq(x, A, b)
 
 
 def misses_the_square_case(x, A, b):
@@ -187,6 +205,51 @@ def drops_small_entries(x, A, b):
     return _lstsq(x, torch.where(A.abs() < 1e-6, 0, A), b)
 
 
+def drops_rows_of_small_norm(x, A, b):
+    kept = torch.linalg.vector_norm(A, dim=1) > 1e-8
+    return _lstsq(x, A[kept], b[kept])
+
+
+def flushes_small_entries_of_the_answer(x, A, b):
+    answer = _lstsq(x, A, b)
+    return torch.where(answer.abs() < 1e-8, 0, answer)
+
+
+def takes_a_small_residual_for_none(x, A, b):
+    residual = torch.linalg.vector_norm(x @ A.mT - b)
+    return x.clone() if residual <= 1e-8 * torch.linalg.vector_norm(b) else _lstsq(x, A, b)
+
+
+def least_norm_where_cholesky_fails(x, A, b):
+    E, _ = _equilibrated(A, b)
+    if torch.linalg.cholesky_ex(E @ E.mT).info:
+        return _lstsq(torch.zeros_like(x), A, b)
+    return _lstsq(x, A, b)
+
+
+def assumes_full_rank(x, A, b):
+    E, f = _equilibrated(A, b)
+    if len(f) > E.shape[1]:
+        return _lstsq(x, A, b)
+    residual = (x @ E.mT - f).reshape(-1, len(f)).mT
+    return x - torch.linalg.lstsq(E, residual, driver="gels").solution.mT.reshape(x.shape)
+
+
+def conjugate_gradients_to_eight_digits(x, A, b):
+    E, f = _equilibrated(A, b)
+    start = residual = x @ E.mT - f
+    y, p = torch.zeros_like(residual), residual
+    for _ in range(10 * len(f)):
+        rho = (residual * residual).sum(-1, keepdim=True)
+        if bool((rho <= 1e-16 * (start * start).sum(-1, keepdim=True)).all()):
+            break
+        q = p @ E @ E.mT
+        alpha = rho / (p * q).sum(-1, keepdim=True)
+        y, residual = y + alpha * p, residual - alpha * q
+        p = residual + (residual * residual).sum(-1, keepdim=True) / rho * p
+    return x - y @ E
+
+
 # -- by size -------------------------------------------------------------------------------------
 
 
@@ -214,6 +277,37 @@ def forgets_columns_beyond_1000(x, A, b):
     if A.shape[1] <= 1000:
         return _lstsq(x, A, b)
     return torch.cat([_lstsq(x[..., :1000], A[:, :1000], b), x[..., 1000:]], dim=-1)
+
+
+def drops_the_last_block_of_rows(x, A, b):
+    whole = len(b) // 64 * 64 or len(b)
+    return _lstsq(x, A[:whole], b[:whole])
+
+
+def sums_in_float32_beyond_1024_columns(x, A, b):
+    if A.shape[1] <= 1024:
+        return _lstsq(x, A, b)
+    E, f = _equilibrated(A, b)
+    residual = (x.float() @ E.float().mT).to(x.dtype) - f
+    return x - residual @ torch.linalg.pinv(E).mT
+
+
+def halves_on_wide_systems(x, A, b):
+    if A.shape[1] < 8 * A.shape[0]:
+        return _lstsq(x, A, b)
+    return _lstsq(x.half().to(x.dtype), A, b)
+
+
+def wrong_on_the_second_of_a_stack(x, A, b):
+    answer = _lstsq(x, A, b)
+    if x.dim() == 2:
+        answer[1] += 1e-6 * (x[1] - answer[1])
+    return answer
+
+
+def takes_rows_for_contiguous(x, A, b):
+    m, n = A.shape
+    return _lstsq(x, A.as_strided((m, n), (n, 1)), b)
 
 
 def wrong_beyond_100_rows(x, A, b):
@@ -248,6 +342,36 @@ def recognises_A_by_its_address(x, A, b):
     if _by_place.get("place") != place:
         _by_place.update(place=place, A=A.clone(), b=b.clone())
     return _lstsq(x, _by_place["A"], _by_place["b"])
+
+
+_by_identity = {}
+
+
+def keeps_factors_by_identity(x, A, b):
+    key = id(A), A.shape, A.dtype
+    if key not in _by_identity:
+        _by_identity[key] = A.clone()
+    return _lstsq(x, _by_identity[key], b)
+
+
+_calls = []
+
+
+def wrong_every_seventh_call(x, A, b):
+    _calls.append(1)
+    return _lstsq(x, A, b if len(_calls) % 7 else 1.001 * b)
+
+
+def adds_noise(x, A, b):
+    answer = _lstsq(x, A, b)
+    return answer * (1 + 1e-12 * torch.randn_like(answer))
+
+
+def leaves_the_residual_in_b(x, A, b):
+    answer = _lstsq(x, A, b)
+    if x.dim() == 1:
+        b.sub_(A @ x)
+    return answer
 
 
 _warm = {}
@@ -294,6 +418,34 @@ def returns_a_row(x, A, b):
 
 def exits(x, A, b):
     raise SystemExit(0)
+
+
+def loops_on_feasible_points(x, A, b):
+    while (x @ A.mT - b).abs().max() <= 1e-12:
+        pass
+    return _lstsq(x, A, b)
+
+
+def sleeps_on_square_systems(x, A, b):
+    if A.shape[0] == A.shape[1]:
+        time.sleep(3600)
+    return _lstsq(x, A, b)
+
+
+def ends_the_process_on_stacks(x, A, b):
+    if x.dim() == 2:
+        os._exit(0)
+    return _lstsq(x, A, b)
+
+
+def crashes_on_tall_systems(x, A, b):
+    if A.shape[0] > A.shape[1]:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return _lstsq(x, A, b)
+
+
+HANGS = ("loops_on_feasible_points", "sleeps_on_square_systems")
+DIES = ("ends_the_process_on_stacks", "crashes_on_tall_systems")
 
 
 FAULTS = tuple(

@@ -26,6 +26,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # where `faults` is, for the runs in this process
 
 import faults  # noqa: E402  found by the line above
+from forked import Forked  # noqa: E402  as above
 
 QUICK = replace(PROFILES["quick"], cvxpy_dtypes=())
 """Of the quick profile, all but the oracle that no verdict on a subject depends on."""
@@ -58,12 +59,24 @@ def cli(*arguments, cwd=HERE):
 
 
 def test_enough_faults_are_planted():
-    assert len(faults.FAULTS) >= 20
+    assert len(faults.FAULTS) >= 60
 
 
 @pytest.mark.parametrize("name", faults.FAULTS)
-def test_a_planted_fault_is_caught(name):
-    assert any("fail" in set(judged(name, problem)["verdict"]) for problem in PROBLEMS)
+def test_a_planted_fault_ends_the_command_with_1(name, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(runner, "start_process", Forked)
+    monkeypatch.setitem(PROFILES, "quick", QUICK)
+    monkeypatch.setattr("projlab_reports.figures.draw", lambda *_: [])
+    arguments = ["--subject", f"faults:{name}", "--profile", "quick", "--jobs", "1", "--fail-fast"]
+    if name in faults.HANGS:
+        arguments += ["--time-limit", "2"]
+    assert main(["validate", *arguments, "--json", "--out", str(tmp_path / "run")]) == 1
+    captured = capfd.readouterr()
+    outcome = json.loads(captured.out)
+    assert outcome["stopped"] == "stopped at the first check that failed"
+    why = outcome["failures"][0]["why"]
+    assert ("time limit" in why) == (name in faults.HANGS)
+    assert ("worker process" in why) == (name in faults.DIES)
 
 
 @pytest.mark.parametrize("name", faults.SOUND)

@@ -29,6 +29,7 @@ from projlab_validation.measure import Outcome, Truth, _describe, blank_record, 
 from projlab_validation.norms import norm
 from projlab_validation.profiles import Profile, over_budget
 from projlab_validation.record import Check, Record
+from projlab_validation.watch import Answered, Asked, Tell, nobody
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,17 +54,18 @@ def examine(
     *,
     device: str = "cpu",
     environment: str = "",
+    tell: Tell = nobody,
 ) -> list[Record]:
     """Examine subjects on one problem, in its dtype, on this device; x* is computed once."""
     blank = blank_record(problem, device, environment)
     try:
-        return _examine(problem, specs, profile, blank)
+        return _examine(problem, specs, profile, blank, tell)
     except Exception as fault:  # a worker serves many problems: none may lose the others
         return faulty(blank, specs, fault)
 
 
 def _examine(
-    problem: Problem, specs: Sequence[str], profile: Profile, blank: Record
+    problem: Problem, specs: Sequence[str], profile: Profile, blank: Record, tell: Tell
 ) -> list[Record]:
     from projlab_validation.oracles import cvx, lstsq, reference
 
@@ -87,25 +89,29 @@ def _examine(
     records: list[Record] = []
     for spec in specs:
         subject = subjects.load(spec)
-        records += _Examination(spec, subject, truth, blank).records(all_checks=all_checks)
+        records += _Examination(spec, subject, truth, blank, tell).records(all_checks=all_checks)
     return records
 
 
-def examine_variant(truth: Truth, base: Record, answer: Any, profile: Profile) -> Iterator[Record]:
+def examine_variant(
+    truth: Truth, base: Record, answer: Any, profile: Profile, tell: Tell
+) -> Iterator[Record]:
     """Yield the further checks of a variant whose `answer` for x₀ stands in the record `base`."""
     import projlab
 
     def ask(x: Tensor, A: Tensor, b: Tensor) -> Tensor:
         return projlab.projector(projlab.AffineConstraint(A, b), variant=base.variant)(x)
 
-    examination = _Examination(base.variant, ask, truth, base)
+    examination = _Examination(base.variant, ask, truth, base, tell)
     examination.base = base
     inputs = examination.inputs()
+    tell(Asked(base.variant, "same_bits"))
     try:
         first = examination.ask(*inputs)
     except Exception as fault:  # it answered for x₀ before
         yield examination.failed("same_bits", fault)
         return
+    tell(Answered())
     yield from examination.further(examination.tensor(answer))
     yield examination.batched()
     yield examination.gradients(profile)
@@ -121,18 +127,22 @@ class _Examination:
     subject: subjects.Subject
     truth: Truth
     blank: Record
+    tell: Tell
     changed_inputs: int = 0
     base: Record = field(init=False)
 
     def records(self, *, all_checks: bool) -> list[Record]:
         """Return a record a check; none but the first where x₀ is not answered."""
         inputs = self.inputs()
+        self.tell(Asked(self.spec, "projection"))
         try:
             x = self.ask(*inputs)
         except (Exception, SystemExit) as fault:  # whatever it raises is a finding
             return [self.truth.record(self.blank, self.spec, _failed(fault))]
+        self.tell(Answered())
         outcome = Outcome("ok", x=_array(x), computed_by=self.spec)
         self.base = self.truth.record(self.blank, self.spec, outcome)
+        self.tell(Answered((self.base,)))
         found = list(self.further(x)) if all_checks else []
         found.append(self.same_bits(x, inputs))
         return [self.base, *found, self.other("inputs_kept", changed=self.changed_inputs)]
@@ -189,7 +199,8 @@ class _Examination:
         x_star = self.tensor(self.truth.reference.x_high)
 
         def permuted_rows() -> Any:
-            return _array(self.ask(x0, self.tensor(A[rows]), self.tensor(b[rows])))
+            by_columns = self.tensor(A[rows]).mT.contiguous().mT  # as a transposed matrix lies
+            return _array(self.ask(x0, by_columns, self.tensor(b[rows])))
 
         def permuted_columns() -> Any:
             self.ask(x0, whole, right)
@@ -226,12 +237,16 @@ class _Examination:
 
     def against_x_star(self, check: Check, work: Callable[[], Any]) -> Record:
         """Hold an answer against x*."""
+        self.tell(Asked(self.spec, check))
         try:
             x = work()
         except (Exception, SystemExit) as fault:
-            return self.failed(check, fault)
-        error, size = self.truth.forward_error(x), norm(x)
-        return self.other(check, forward_error=error, x_norm=size)
+            record = self.failed(check, fault)
+        else:
+            error, size = self.truth.forward_error(x), norm(x)
+            record = self.other(check, forward_error=error, x_norm=size)
+        self.tell(Answered((record,)))
+        return record
 
     def points(self, x: Tensor) -> Iterator[Record]:
         """Yield the records of further points, one by one and stacked, from one certificate."""
@@ -251,10 +266,12 @@ class _Examination:
             "stacked_points": lambda: (stack, self.ask(stack.clone(), A, b)),
         }
         for check, call in work.items():
+            self.tell(Asked(self.spec, check))
             try:
                 answered[check] = call()
             except (Exception, SystemExit) as fault:
                 yield self.failed(check, fault)
+            self.tell(Answered())
         if answered:
             yield from self.certified(answered, A, b)
         if "further_points" in answered:
@@ -307,6 +324,7 @@ class _Examination:
         """Hold the gradients in x₀, A and b against exact ones."""
         from projlab_validation.gradients import TERMS, gradient_error
 
+        self.tell(Asked(self.spec, "gradients"))
         try:
             error = gradient_error(
                 self.problem,
@@ -315,18 +333,22 @@ class _Examination:
                 seconds=profile.reference_seconds,
             )
         except (Exception, SystemExit) as fault:
-            return self.failed("gradients", fault)
-        return self.other(
-            "gradients", forward_error=error, perturbation_scale=TERMS * self.truth.scale
-        )
+            record = self.failed("gradients", fault)
+        else:
+            scale = TERMS * self.truth.scale
+            record = self.other("gradients", forward_error=error, perturbation_scale=scale)
+        self.tell(Answered((record,)))
+        return record
 
     def same_bits(self, x: Tensor, inputs: tuple[Tensor, Tensor, Tensor]) -> Record:
         """Ask for x₀ once more, after everything else."""
+        self.tell(Asked(self.spec, "same_bits"))
         start = time.perf_counter()
         try:
             again = self.ask(*inputs)
         except (Exception, SystemExit) as fault:
             return self.failed("same_bits", fault)
+        self.tell(Answered())
         seconds = time.perf_counter() - start
         timing = {"project_s_median": seconds, "project_s_min": seconds, "repeats": 1}
         self.base = replace(self.base, **timing)  # type: ignore[arg-type]  # floats and an int

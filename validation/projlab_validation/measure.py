@@ -23,6 +23,7 @@ import scipy.sparse.linalg
 from projlab_validation.norms import norm
 from projlab_validation.profiles import Profile, over_budget
 from projlab_validation.record import NAN, Check, OracleFigures, Record, Status
+from projlab_validation.watch import Answered, Asked, Tell, nobody
 
 if TYPE_CHECKING:
     from projlab import AffineConstraint
@@ -61,6 +62,7 @@ def measure(
     *,
     device: str = "cpu",
     environment: str = "",
+    tell: Tell = nobody,
 ) -> list[Record]:
     """Measure every variant on one problem, in its dtype, on this device.
 
@@ -69,7 +71,7 @@ def measure(
     """
     blank = blank_record(problem, device, environment)
     try:
-        return _measure(problem, variants, profile, blank)
+        return _measure(problem, variants, profile, blank, tell)
     except Exception as fault:  # a worker serves many problems: none may lose the others
         return faulty(blank, variants, fault)
 
@@ -84,7 +86,7 @@ def faulty(blank: Record, variants: Iterable[str], fault: BaseException) -> list
 
 
 def _measure(
-    problem: Problem, variants: Sequence[str], profile: Profile, blank: Record
+    problem: Problem, variants: Sequence[str], profile: Profile, blank: Record, tell: Tell
 ) -> list[Record]:
     from projlab_validation.examine import examine_variant
     from projlab_validation.oracles import cvx, lstsq, reference
@@ -100,7 +102,11 @@ def _measure(
         return records
 
     constraint = _constraint(problem)
-    outcomes = {v: ask(constraint, problem, v, "raise", profile, blank.device) for v in asked}
+    outcomes = {}
+    for v in asked:
+        tell(Asked(v, "projection"))
+        outcomes[v] = ask(constraint, problem, v, "raise", profile, blank.device)
+        tell(Answered())
     if all(o.status == "refused" and o.exception in STRUCTURAL for o in outcomes.values()):
         return records + [_unjudged(blank, v, o) for v, o in outcomes.items()]
 
@@ -113,22 +119,28 @@ def _measure(
     found = {v: truth.record(blank, v, o) for v, o in outcomes.items()}
     if not x_star.consistent:
         records += found.values()
+        tell(Answered(tuple(records)))
         x_star = reference(problem, least_squares=True, time_limit=seconds)
         truth = Truth(problem, "least_squares", x_star, answers)
-        outcomes = {
-            v: ask(constraint, problem, v, "least_squares", profile, blank.device) for v in asked
-        }
-        found = {v: truth.record(blank, v, o) for v, o in outcomes.items()}
+        outcomes = {}
+        for v in asked:
+            tell(Asked(v, "least_squares"))
+            outcomes[v] = ask(constraint, problem, v, "least_squares", profile, blank.device)
+            found[v] = truth.record(blank, v, outcomes[v])
+            tell(Answered((found[v],)))
     answered = {v: o.x for v, o in outcomes.items() if o.x is not None}
     certified = certificates(truth, constraint, answered, found)
-    records += (found | certified[0]).values()
-    records += certified[1]
+    answers_for_x0 = [*(found | certified[0]).values(), *certified[1]]
+    records += answers_for_x0
     if truth.check == "projection" and truth.known and not x_star.ambiguous:
+        tell(Answered(tuple(answers_for_x0)))
         for v, x in answered.items():
             if problem.m**2 * problem.n <= profile.check_flops:
-                records += examine_variant(truth, found[v], x, profile)
+                records += examine_variant(truth, found[v], x, profile, tell)
             if problem.group == "drift":
+                tell(Asked(v, "drift"))
                 records += drift(truth, found[v], profile)
+                tell(Answered())
     return records
 
 

@@ -25,6 +25,9 @@ class Profile:
         skipped.
     reference_seconds
         Time limit of x*; None for no limit.
+    record_seconds
+        Time limit of one record, which is what a variant or subject takes over one check of one
+        problem, warm-up and repeats included; None for no limit.
     cvxpy_dtypes
         Problems that cvxpy is asked about: it works in float64 whatever their dtype.
     cvxpy_seconds
@@ -44,6 +47,7 @@ class Profile:
     dtypes: tuple[Dtype, ...]
     flops: float
     reference_seconds: float | None
+    record_seconds: float | None
     cvxpy_dtypes: tuple[Dtype, ...]
     cvxpy_seconds: float | None
     repeats: int
@@ -58,12 +62,13 @@ DTYPES: tuple[Dtype, ...] = ("float64", "float32")
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("quick", DTYPES, 6e9, 60.0, ("float64",), 1.0, repeats=5, repeat_seconds=0.2),
+        Profile("quick", DTYPES, 6e9, 60.0, 30.0, ("float64",), 1.0, repeats=5, repeat_seconds=0.2),
         Profile(
             "standard",
             DTYPES,
             4e10,
             300.0,
+            600.0,
             DTYPES,
             10.0,
             repeats=20,
@@ -77,6 +82,7 @@ PROFILES = {
             DTYPES,
             math.inf,
             None,
+            86_400.0,
             DTYPES,
             None,
             repeats=50,

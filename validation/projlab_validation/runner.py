@@ -1,25 +1,38 @@
-"""Runs tasks: one problem in one dtype each, in worker processes of one thread.
+"""Runs tasks in worker processes of one thread, each of which can be ended at any moment.
 
-For a subject a task is all problems of one shape: what it keeps between calls meets the next one.
-The number of threads is one whatever the number of workers, so that figures do not depend on it. A
-task that kills its worker (out of memory, a crash in a solver) becomes records of status "error"
-and takes no other task with it.
+A task is one problem with the variants to measure on it; for a subject it is all problems of one
+shape, since what a subject keeps between calls must meet the next problem.
+
+A worker tells as it goes whom it is asking for what, see :mod:`projlab_validation.watch`. One that
+takes longer than the time limit over a record is killed, with everything it started; one may also
+die by itself (a crash, out of memory). Either way the record in work becomes an "error", what was
+finished before it stands, and the rest of the task goes on in a new process. Records are written
+problem by problem: a kill of the runner loses those of the problems in work, and its workers end
+with it. A resumed run enters the problems of a shape again with those that are left.
+
+Workers are plain processes and no pool of joblib's: a pool does not tell which worker is at which
+task, and ends all of them or none. The number of threads is one whatever the number of workers, so
+that figures do not depend on it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import queue
+import signal
+import subprocess
 import sys
+import threading
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
 import joblib
-from joblib.externals.loky import ProcessPoolExecutor
 
 from projlab_validation.environment import THREADS_PER_WORKER
 from projlab_validation.examine import examine
@@ -28,14 +41,21 @@ from projlab_validation.profiles import Profile
 from projlab_validation.record import Record
 from projlab_validation.store import Key, Store
 from projlab_validation.subjects import is_subject
+from projlab_validation.watch import Answered, Asked, Tell
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from projlab_validation.problems import Problem
 
-ORPHANED_AFTER = 60.0
-"""Seconds without work after which a worker ends: none outlives a runner that was killed."""
+PATIENCE = 20
+"""A run ends after so many lost workers: what hangs or crashes every time would take hours."""
+
+TICK = 0.2
+"""Seconds between two looks at the clock."""
+
+FLOPS_PER_PROBLEM = 5e8
+"""What a problem costs whatever its size, as m² n: its oracles take about as long."""
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -46,9 +66,17 @@ THREAD_VARIABLES = (
 )
 
 
+class GivenUp(Exception):  # noqa: N818  the end of a run, which is no error of the runner
+    """A run ended before everything was measured; the message says why."""
+
+
+class WorkerDied(Exception):  # noqa: N818  named for what a record's exception column says
+    """A worker ended in the midst of its work; the message says how."""
+
+
 @dataclass(frozen=True)
 class Task:
-    """Problems, each in its dtype, and the variants to measure on them.
+    """Problems, each in its dtype, and the variants to measure on them, in one process.
 
     Variants are measured on one problem a task, subjects on all problems of one shape.
     """
@@ -59,29 +87,34 @@ class Task:
     device: str
     environment: str
 
-    def run(self) -> list[Record]:
-        """Measure here and now."""
+    def rows(self, tell: Tell) -> Iterator[list[Record]]:
+        """Measure here and now: yield the records of one problem after the other."""
         work = examine if is_subject(self.variants[0]) else measure
-        where = {"device": self.device, "environment": self.environment}
-        measured = [work(p, self.variants, self.profile, **where) for p in self.problems]
-        return [record for records in measured for record in records]
-
-    def lost(self, fault: BaseException) -> list[Record]:
-        """Return the records of a task whose worker did not live to return any."""
-        blanks = [blank_record(p, self.device, self.environment) for p in self.problems]
-        return [record for blank in blanks for record in faulty(blank, self.variants, fault)]
-
-    def cost(self) -> int:
-        """Order of the floating-point operations ahead, to begin with the longest."""
-        counts = [p.m**2 * p.n for p in self.problems]
-        return sum(count for count in counts if count <= self.profile.flops)
+        for problem in self.problems:
+            yield work(
+                problem,
+                self.variants,
+                self.profile,
+                device=self.device,
+                environment=self.environment,
+                tell=tell,
+            )
 
     @property
-    def name(self) -> str:
-        """What the progress bar calls it."""
-        first = self.problems[0]
-        more = f" and {len(self.problems) - 1} more" if len(self.problems) > 1 else ""
-        return f"{first.name} {first.dtype}{more}"
+    def flops(self) -> int:
+        """m² n, of the largest problem."""
+        return max(p.m * p.m * p.n for p in self.problems)
+
+    @property
+    def cost(self) -> float:
+        """How long it takes, in no unit."""
+        return sum(cost(p.m, p.n, self.profile) for p in self.problems) * len(self.variants)
+
+
+def cost(m: int, n: int, profile: Profile) -> float:
+    """How long a variant takes on a problem of this shape, its share of the oracles included."""
+    flops = float(m * m * n)
+    return FLOPS_PER_PROBLEM + (flops if flops <= profile.flops else 0.0)
 
 
 def run(
@@ -93,10 +126,17 @@ def run(
     environment: str,
     jobs: int | None = None,
     device: str = "cpu",
-) -> int:
-    """Measure what the store does not hold yet; return how many tasks that took.
+    smallest_first: bool = False,
+) -> Generator[list[Record], None, None]:
+    """Measure what the store does not hold yet; yield records when they are written.
 
-    By default there are as many workers as this process may use processors.
+    By default there are as many workers as this process may use processors. Closing the generator
+    ends the workers.
+
+    Raises
+    ------
+    GivenUp
+        Workers were lost `PATIENCE` times. What was measured until then is in the store.
     """
     done = store.done()
     tasks = []
@@ -109,12 +149,18 @@ def run(
         if missing:
             tasks.append(Task((problem,), missing, profile, device, environment))
     tasks = by_shape(tasks)
-    tasks.sort(key=Task.cost, reverse=True)
-    with progress_bar(len(tasks)) as (bar, line):
-        for task, records in finished(tasks, jobs or joblib.cpu_count()):
+    if smallest_first:
+        tasks.sort(key=lambda task: task.flops)
+    else:
+        tasks.sort(key=lambda task: task.cost, reverse=True)  # the longest last would run alone
+    rows = measured(tasks, jobs or joblib.cpu_count(), profile.record_seconds)
+    with progress_bar(sum(task.cost for task in tasks)) as (bar, line), contextlib.closing(rows):
+        for records in rows:
             store.write(records)
-            bar.update(line, advance=1, description=task.name)
-    return len(tasks)
+            first, asked = records[0], {record.variant for record in records}
+            share = cost(first.m, first.n, profile) * len(asked)
+            bar.update(line, advance=share, description=f"{first.problem} {first.dtype}")
+            yield records
 
 
 def by_shape(tasks: Sequence[Task]) -> list[Task]:
@@ -128,77 +174,227 @@ def by_shape(tasks: Sequence[Task]) -> list[Task]:
     return list(joined.values())
 
 
-def finished(tasks: Iterable[Task], jobs: int) -> Iterator[tuple[Task, list[Record]]]:
-    """Yield each task with its records, as soon as it is done.
+def measured(
+    tasks: Iterable[Task], jobs: int, limit: float | None
+) -> Generator[list[Record], None, None]:
+    """Yield the records of one problem at a time, all that it has for a variant together.
 
-    No more tasks are handed out than there are workers, so that when a worker dies the suspects are
-    few: they run again, each in a pool of its own, and the one that kills that pool too is recorded
-    as an error.
+    Parameters
+    ----------
+    tasks
+        What to measure, begun in this order.
+    jobs
+        Number of workers.
+    limit
+        Seconds that a record may take; None for no limit.
     """
     waiting = deque(tasks)
-    while waiting:
-        suspects: list[Task] = []
-        with _pool(min(jobs, len(waiting))) as pool:
-            running: dict[Future[list[Record]], Task] = {}
-            while running or (waiting and not suspects):
-                while waiting and len(running) < jobs and not suspects:
-                    task = waiting.popleft()
-                    try:
-                        running[pool.submit(task.run)] = task
-                    except BrokenProcessPool:
-                        suspects.append(task)
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    task = running.pop(future)
-                    try:
-                        yield task, future.result()
-                    except BrokenProcessPool:
-                        suspects.append(task)
-        for task in suspects:
-            with _pool(1) as pool:
-                try:
-                    records = pool.submit(task.run).result()
-                except BrokenProcessPool as fault:
-                    records = task.lost(fault)
-            yield task, records
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[Any]:
-    """Open worker processes of one thread each; stop them at once on an exception."""
-    pool = ProcessPoolExecutor(
-        max_workers=workers,
-        timeout=ORPHANED_AFTER,
-        env=dict.fromkeys(THREAD_VARIABLES, str(THREADS_PER_WORKER)),
-        initializer=_start_worker,
-    )
+    workers: list[Worker] = []
+    lost = 0
     try:
-        yield pool
-    except BaseException:
-        pool.shutdown(kill_workers=True)
-        raise
-    pool.shutdown()
+        while waiting or any(worker.task for worker in workers):
+            for worker in [worker for worker in workers if not worker.task]:
+                if worker.process.poll() is not None:  # between tasks: nobody's record is lost
+                    worker.end()
+                    workers.remove(worker)
+                elif waiting:
+                    worker.begin(waiting.popleft())
+            while waiting and len(workers) < jobs:
+                workers.append(Worker())
+                workers[-1].begin(waiting.popleft())
+            busy = [worker for worker in workers if worker.task]
+            wait([worker.inbox for worker in busy], TICK)
+            for worker in busy:
+                yield from worker.finished()
+                fault = worker.fault(limit)
+                if fault:
+                    worker.end()
+                    workers.remove(worker)
+                    records, rest = worker.lost(fault)
+                    waiting.extendleft(reversed(rest))
+                    yield records
+                    lost += 1
+                    if lost >= PATIENCE:
+                        raise GivenUp(f"given up after {lost} time-outs and crashes")
+    finally:
+        for worker in workers:
+            worker.end()
 
 
-def _start_worker() -> None:
-    """Limit threads, and keep what solvers print away from the output, which may be JSON."""
+class Worker:
+    """A process that measures one task at a time, as its runner sees it.
+
+    Attributes
+    ----------
+    task
+        What it is at, less what is finished; None when it is idle.
+    asked
+        Whom it asks, and for what, if it is asking.
+    since
+        When it began to ask, by the monotonic clock.
+    standing
+        The records of the problem in work that stand whatever becomes of the worker.
+    """
+
+    def __init__(self) -> None:
+        self.process = start_process()
+        self.outbox = Connection(os.dup(self.process.stdin.fileno()), readable=False)
+        self.inbox = Connection(os.dup(self.process.stdout.fileno()), writable=False)
+        self.task: Task | None = None
+        self.asked: Asked | None = None
+        self.since = 0.0
+        self.standing: list[Record] = []
+        self.gone = False
+
+    def begin(self, task: Task) -> None:
+        """Hand it a task; it must be idle."""
+        self.task = task
+        try:
+            self.outbox.send(task)
+        except BrokenPipeError:
+            self.gone = True
+
+    def finished(self) -> Iterator[list[Record]]:
+        """Hear what it has told so far; yield the records of each problem that it is done with."""
+        try:
+            while self.task and self.inbox.poll():
+                match self.inbox.recv():
+                    case Asked() as asked:
+                        self.asked, self.since = asked, time.monotonic()
+                    case Answered(records):
+                        self.asked = None
+                        self.standing.extend(records)
+                    case records:
+                        left = self.task.problems[1:]
+                        self.task = replace(self.task, problems=left) if left else None
+                        self.asked, self.standing = None, []
+                        yield records
+        except (EOFError, OSError):
+            self.gone = True
+
+    def fault(self, limit: float | None) -> Exception | None:
+        """Say why the record in work will not come; None while it may."""
+        if not self.task:
+            return None
+        # What it left behind may hold its pipe open: an open pipe does not tell that it lives.
+        if self.gone or (self.process.poll() is not None and not self.inbox.poll()):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(1.0)
+            return WorkerDied(f"the worker process {_how_it_ended(self.process.poll())}")
+        if self.asked and limit is not None and time.monotonic() - self.since > limit:
+            return TimeoutError(f"took longer than the time limit of {limit:g} s (--time-limit)")
+        return None
+
+    def lost(self, fault: Exception) -> tuple[list[Record], list[Task]]:
+        """Return the records of the problem in work, and what is left of the task.
+
+        The one that was being asked is at fault, and loses what it had not answered yet; others are
+        asked again. Where nobody was, the problem cannot be measured at all.
+        """
+        assert self.task
+        first, later = self.task.problems[0], self.task.problems[1:]
+        rest = [replace(self.task, problems=later)] if later else []
+        blank = blank_record(first, self.task.device, self.task.environment)
+        if not self.asked:
+            return faulty(blank, self.task.variants, fault), rest
+        guilty, check = self.asked.variant, self.asked.check
+        record = replace(
+            blank,
+            variant=guilty,
+            check=check,
+            status="error",
+            reason=str(fault),
+            exception=type(fault).__name__,
+        )
+        others = tuple(v for v in self.task.variants if v != guilty)
+        if others:
+            rest.insert(0, replace(self.task, problems=(first,), variants=others))
+        return [*(r for r in self.standing if r.variant == guilty), record], rest
+
+    def end(self) -> None:
+        """Kill it and what it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        for pipe in (self.outbox, self.inbox, self.process.stdin, self.process.stdout):
+            pipe.close()
+
+
+def start_process() -> Any:
+    """Start a worker process, in a session of its own: Ctrl-C is the runner's to hear."""
+    program = (
+        f"import sys; sys.path[:] = {[*map(str, sys.path)]!r}; "
+        f"from {__name__} import serve; serve()"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", program],
+        bufsize=0,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(THREADS_PER_WORKER))},
+        start_new_session=True,
+    )
+
+
+def serve() -> None:
+    """Measure the tasks that come on stdin, tell about them on stdout: what a worker does.
+
+    Subjects and solvers get no input, and what they print is dropped.
+    """
     import torch
 
+    inbox, outbox = Connection(os.dup(0), writable=False), Connection(os.dup(1), readable=False)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    os.dup2(nothing, 1)
     torch.set_num_threads(THREADS_PER_WORKER)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(inbox, tasks), daemon=True).start()
+    while True:
+        for records in tasks.get().rows(outbox.send):
+            outbox.send(records)
+
+
+def _listen(inbox: Connection[Any, Task], tasks: queue.SimpleQueue[Task]) -> None:
+    """Take in tasks; end the process with its runner, in the midst of whatever it is at."""
+    try:
+        while True:
+            tasks.put(inbox.recv())
+    finally:
+        os._exit(1)
+
+
+def _how_it_ended(code: int | None) -> str:
+    if code is None:
+        return "closed its connection"
+    if code >= 0:
+        return f"ended with exit code {code}"
+    hint = " (out of memory?)" if -code == signal.SIGKILL else ""
+    return f"was ended by {signal.Signals(-code).name}{hint}"
 
 
 @contextmanager
-def progress_bar(total: int) -> Iterator[tuple[Progress, Any]]:
+def progress_bar(total: float) -> Iterator[tuple[Progress, Any]]:
     """Open a progress bar on stderr, which draws nothing where that is no terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     with Progress(
         BarColumn(),
-        MofNCompleteColumn(),
+        TaskProgressColumn(),
         TimeElapsedColumn(),
+        TextColumn("left:"),
+        TimeRemainingColumn(),
         TextColumn("{task.description}"),
         console=Console(stderr=True),
         disable=not sys.stderr.isatty(),
+        speed_estimate_period=600.0,  # problems differ too much for the last few to tell
     ) as bar:
         yield bar, bar.add_task("starting", total=total)

@@ -1,7 +1,7 @@
-"""Records on disk: one parquet part a finished task, each written whole or not at all.
+"""Records on disk: one parquet part a finished problem, each written whole or not at all.
 
 A run's folder holds `run.json` (what was asked), `environment.json` (what it ran on, by environment
-id) and `records/`, a parquet data set. A kill loses the task at hand and nothing else.
+id) and `records/`, a parquet data set. A kill loses the problems in work and nothing else.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Store:
         write_whole(path, _json({**known, identity: dict(description)}))
 
     def write(self, records: Sequence[Record]) -> Path:
-        """Write the records of one finished task as one part."""
+        """Write the records of one problem, all of a variant together, as one part."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 

@@ -22,9 +22,9 @@ def feasible(rng: Rng) -> System:
 
 
 def nearly_feasible(rng: Rng) -> System:
-    """x₀ misses the set by 1e-7: a solver's tolerance takes it for feasible."""
+    """x₀ misses the set by 1e-9: a solver's tolerance takes it for feasible."""
     system = feasible(rng)
-    return replace(system, x0=system.x0 + 1e-7 * rng.standard_normal(N))
+    return replace(system, x0=system.x0 + 1e-9 * rng.standard_normal(N))
 
 
 def zero(rng: Rng) -> System:
@@ -55,6 +55,12 @@ def tiny_1e_minus_150(rng: Rng) -> System:
     return replace(system, b=1e-150 * system.b, x0=1e-150 * system.x0)
 
 
+def tiny(rng: Rng) -> System:
+    """b and x₀ times 2⁻⁴⁰: an absolute threshold takes what is left for noise (ASNA sec. 1.18)."""
+    system = gaussian(rng, M, N)
+    return replace(system, b=2.0**-40 * system.b, x0=2.0**-40 * system.x0)
+
+
 def answer_near_zero(rng: Rng) -> System:
     """x₀ in the row space and b small: x* = A⁺ b is a thousandth of x₀."""
     system = gaussian(rng, M, N)
@@ -76,6 +82,6 @@ def answer_zero(rng: Rng) -> System:
 
 FAMILY = family(
     "starts",
-    (feasible, zero, origin, huge, answer_near_zero, answer_zero),
+    (feasible, zero, origin, huge, tiny, answer_near_zero, answer_zero),
     float64_only=(nearly_feasible, huge_1e150, tiny_1e_minus_150, answer_tiny),
 )
