@@ -46,6 +46,8 @@ examples:
   projlab validate --problem ss_nnc1374 --variant qr --dtype float64 --out DIR
       one problem and one variant
   projlab validate --group article --group spectra --json
+  projlab validate --peers --out DIR
+      and, beside the variants, what people use today, as far as it is installed
   projlab validate --subject mypackage.layers:project --out DIR
       somebody else's project(x, A, b), with the same problems, oracles and judge: dense tensors A
       (m, n), b (m,), x (n,) or (k, n); the module is looked for in the current folder too
@@ -151,6 +153,11 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("float64", "float32"),
         help="only problems in this dtype; may be repeated",
     )
+    add(
+        "--peers",
+        action="store_true",
+        help="show the peers that are installed beside the variants: what people use today",
+    )
     add("--device", default="cpu", help="torch device that the variants run on (default: cpu)")
     add("--json", action="store_true", help="print the outcome as JSON instead of a table")
     validate.set_defaults(command=_validate)
@@ -176,11 +183,15 @@ def _validate(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return BAD_INPUT
+    from projlab.errors import InputError
     from projlab_reports import markdown, terminal
     from projlab_reports.summary import Summary
     from projlab_validation import environment, judge, runner, store, subjects
     from projlab_validation.profiles import PROFILES
 
+    if options.peers and options.subject:
+        raise InputError("--peers shows peers beside projlab's variants, not beside a --subject")
+    peers = subjects.installed_peers() if options.peers else ()
     profile = PROFILES[options.profile]
     if options.time_limit:
         profile = replace(profile, record_seconds=options.time_limit)
@@ -199,8 +210,10 @@ def _validate(options: argparse.Namespace) -> int:
     header = {"profile": profile.name, "device": device}
     if options.subject:
         header["subject"] = options.subject
+    if peers:
+        header["peers"] = ", ".join(peer.name for peer in peers)
     opened = store.Store.create(folder, header, resume=options.resume, overwrite=options.overwrite)
-    description = environment.describe(device, options.subject)
+    description = environment.describe(device, options.subject, peers)
     identity = environment.identity(description)
     opened.describe_environment(identity, description)
     rows = runner.run(
@@ -214,13 +227,25 @@ def _validate(options: argparse.Namespace) -> int:
         smallest_first=options.fail_fast,
     )
     stopped = _measure(rows, fail_fast=options.fail_fast)
+    if peers and not stopped:
+        beside = runner.run(
+            [p for p in problems if p.m * p.m * p.n <= profile.subject_flops],
+            tuple(peer.spec for peer in peers),
+            replace(profile, subject_flops=0.0),  # the answer for x0 alone
+            opened,
+            jobs=options.jobs,
+            environment=identity,
+            device=device,
+        )
+        stopped = _measure(beside, fail_fast=False)
     if stopped:
         print(f"projlab: {stopped}; --resume goes on", file=sys.stderr)
 
     records = store.read(folder)
     verdicts = judge.judge(records[records["environment"] == identity])
     verdicts_path = opened.write_verdicts(verdicts)
-    summary = Summary(verdicts, header, description)
+    theirs = verdicts["variant"].isin([peer.spec for peer in peers])
+    summary = Summary(verdicts[~theirs], header, description, verdicts[theirs])
     report = markdown.write(summary, folder)
     code = _exit_code(summary)
     if options.json:
@@ -277,6 +302,7 @@ def _outcome(
         "totals": summary.totals,
         "variants": plain(summary.by_variant.to_dict("records")),
         "failures": plain(summary.failures.to_dict("records")),
+        "peers": plain(summary.peers.to_dict("records")),
         "report": str(report),
         "verdicts": str(verdicts),
     }

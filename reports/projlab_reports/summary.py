@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, cast
 
@@ -46,11 +46,14 @@ class Summary:
         What the run was asked for: profile, device, and the subject where it was one.
     environment
         What it ran on, by name.
+    peer_verdicts
+        The judged records of peers, which count in no total: they are not what is validated.
     """
 
     verdicts: pd.DataFrame
     header: Mapping[str, str]
     environment: Mapping[str, str]
+    peer_verdicts: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def subject(self) -> str | None:
@@ -147,6 +150,13 @@ class Summary:
     def drift(self) -> pd.DataFrame:
         """See `projlab_reports.tables.drift`."""
         return tables.drift(self.verdicts)
+
+    @cached_property
+    def peers(self) -> pd.DataFrame:
+        """See `projlab_reports.tables.peers`."""
+        if self.peer_verdicts.empty:
+            return pd.DataFrame()
+        return tables.peers(self.peer_verdicts, self.verdicts)
 
     @property
     def variants_shown(self) -> pd.DataFrame:

@@ -137,7 +137,8 @@ def peers(frame: pd.DataFrame, ours: pd.DataFrame) -> pd.DataFrame:
     table = []
     for whose, rows in (("peer", asked), ("projlab", beside)):
         for name, records in rows[rows["content_hash"].isin(common)].groupby("variant", sort=False):
-            table.append(_peer(str(name), whose, records, len(common)))
+            shown = str(name).partition(":")[0].rpartition(".")[2]
+            table.append(_peer(shown, whose, records, len(common)))
     return pd.DataFrame(table)
 
 

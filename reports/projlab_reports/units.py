@@ -23,7 +23,7 @@ def digits(value: float) -> str:
     """Write a forward error as decimal digits right, −log₁₀ of it."""
     if math.isnan(value):
         return MISSING
-    return "all" if value == 0 else f"{max(-math.log10(value), 0.0):.1f}"
+    return "all" if value == 0 else f"{max(0.0, -math.log10(value)):.1f}"
 
 
 def integer(value: float) -> str:

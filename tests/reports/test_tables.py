@@ -71,6 +71,34 @@ def test_drift_is_shown_beside_the_single_shot():
     assert row["grown by, √k·u"] == "3.0"
 
 
+def peer(name: str, forward_error: float, **changes):
+    return replace(
+        BASE, variant=f"package.subjects.{name}:project", forward_error=forward_error, **changes
+    )
+
+
+def test_peers_stand_beside_the_variants_on_the_same_problems():
+    ours = verdicts(BASE, replace(BASE, content_hash="large", problem="large"))
+    failed = {"status": "error", "reason": "no convergence", "exception": "ArithmeticError"}
+    theirs = verdicts(
+        peer("precise", 1e-15),
+        peer("wild", 1e-3),
+        peer("precise", 1e-15, content_hash="other"),
+        peer("wild", float("nan"), content_hash="other", **failed),
+        peer("precise", 1e-15, content_hash="alone"),
+    )
+    found = {row["method"]: row for row in rows(tables.peers(theirs, ours))}
+    assert list(found) == ["precise", "wild", "qr"]
+    assert found["precise"]["within c·κ·u"] == "2 of 2"
+    assert (found["wild"]["beyond"], found["wild"]["no answer"]) == (1, 1)
+    assert found["qr"]["within c·κ·u"] == "1 of 2"  # the other was not given to it
+    assert found["wild"]["fewest digits, float64"] == "3.0"
+
+
+def test_without_peers_there_is_no_table():
+    assert summary_of(BASE).peers.empty
+
+
 def test_the_report_has_a_section_for_each(tmp_path):
     summary = summary_of(BASE, CERTIFICATE, OPEN, drifted(1, 1e-14))
     text = markdown.write(summary, tmp_path).read_text(encoding="utf-8")

@@ -13,9 +13,10 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from projlab_validation.subjects import Peer
 from projlab_validation.subjects import source_digest as source_digest_of
 
 PACKAGES = (
@@ -37,12 +38,17 @@ NOT_MEASURING = frozenset({"cli.py", "judge.py"})
 """Files that act on records already measured: another rule is no reason to measure again."""
 
 
-def describe(device: str = "cpu", subject: str | None = None) -> dict[str, str]:
+def describe(
+    device: str = "cpu", subject: str | None = None, peers: Sequence[Peer] = ()
+) -> dict[str, str]:
     """Describe the environment that workers of this interpreter measure in, on this device.
 
     A subject is described by its spec and a hash of its source: a changed one is measured again.
+    Peers are described by the versions of what they call.
     """
     theirs = {"subject": f"{subject} ({source_digest_of(subject)})"} if subject else {}
+    for peer in peers:
+        theirs[f"peer {peer.name}"] = f"{peer.distribution} {version(peer.distribution)}"
     return {
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "system": f"{platform.system()} {platform.machine()}",

@@ -67,7 +67,7 @@ def examine(
 def _examine(
     problem: Problem, specs: Sequence[str], profile: Profile, blank: Record, tell: Tell
 ) -> list[Record]:
-    from projlab_validation.oracles import cvx, lstsq, reference
+    from projlab_validation.oracles import cvx, lstsq, rank_at_float64, reference
 
     def skipped(reason: str) -> list[Record]:
         return [replace(blank, variant=s, status="skip", reason=reason) for s in specs]
@@ -81,6 +81,8 @@ def _examine(
         return skipped("the rank is ambiguous: a subject gets systems of unambiguous rank only")
     if x_star.kind == "unavailable":
         return skipped(f"x* is not known ({x_star.reason})")
+    if problem.dtype == "float32" and rank_at_float64(problem) != x_star.rank:
+        return skipped("rows are redundant in float32 only, and a subject may work in float64")
     answers = lstsq.answers(problem)
     if problem.dtype in profile.cvxpy_dtypes:
         answers += cvx.answers(problem, time_limit=profile.cvxpy_seconds)

@@ -12,7 +12,7 @@ from projlab_validation.oracles.answer import Answer, Reference
 from projlab_validation.oracles.system import System, equations, factor
 from projlab_validation.problems import Problem
 
-__all__ = ["Answer", "Reference", "reference"]
+__all__ = ["Answer", "Reference", "rank_at_float64", "reference"]
 
 MIN_GAP = 10.0
 """Below this σ_r/σ_{r+1}, nothing separates the singular values that count from the others."""
@@ -67,6 +67,12 @@ def reference(
         return replace(compromise, ambiguous=_ambiguous(system), consistent=False)
     except (TimeoutError, ArithmeticError) as reason:
         return _unavailable(problem, str(reason), system)
+
+
+def rank_at_float64(problem: Problem) -> int:
+    """Return the numerical rank that a problem of any dtype has for whoever works in float64."""
+    E, f = equations(problem, equilibrate=True)
+    return factor(E, f, problem.x0, float(np.finfo(np.float64).eps)).rank if E.shape[0] else 0
 
 
 def _impossible_row(problem: Problem) -> bool:
