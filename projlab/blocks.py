@@ -141,14 +141,14 @@ class SumsBlock(Block):
         return total
 
     def correct(self, ts: Sequence[Tensor], b: Tensor, skip: Tensor | None) -> None:
-        self._subtract(ts, _skipped(self.residual(ts, b), skip) / self.norm2)
+        self._subtract(ts, _skipped(self.residual(ts, b), skip))
 
     def tangent(self, gs: Sequence[Tensor], shift: Shift | None, ts: Sequence[Tensor]) -> None:
         y = self._sums(gs, None)
         if shift is not None:
             for p, t in self.terms:
                 y = y + t.total(ts[p], self.work) * t.scale * shift[p]
-        self._subtract(gs, y / self.norm2)
+        self._subtract(gs, y)
 
     def weighted(
         self, ts: Sequence[Tensor], b: Tensor, inverse: Sequence[Tensor], skip: Tensor | None
@@ -165,14 +165,17 @@ class SumsBlock(Block):
         total = start
         for p, t in self.terms:
             s = t.total(ts[p], self.work)
-            total = s * t.scale if total is None else torch.add(total, s, alpha=t.scale)
+            if total is None:
+                total = s if t.scale == 1 else s * t.scale
+            else:
+                total = torch.add(total, s, alpha=t.scale)
         assert total is not None
         return total
 
-    def _subtract(self, ts: Sequence[Tensor], y: Tensor) -> None:
+    def _subtract(self, ts: Sequence[Tensor], r: Tensor) -> None:
         for p, t in self.terms:
             view = t.view(ts[p])
-            view.sub_(_beside(y, view), alpha=t.scale)
+            view.sub_(_beside(r, view), alpha=t.scale / self.norm2)
 
 
 @dataclass(frozen=True)
@@ -427,7 +430,8 @@ def _refuse(
     for i in range(len(right)):
         A = plan.A[i] if isinstance(plan.A, Tensor) and plan.A.dim() == 3 else plan.A
         one = MatrixPlan(plan.rows[i : i + 1], plan.pieces, A)
-        constraint = _constraint(one, right[i], names(plan.rows[i]), torch.device("cpu"))
+        quoted = [f"({name})" for name in names(plan.rows[i])]
+        constraint = _constraint(one, right[i], quoted, torch.device("cpu"))
         found = analyse(constraint, torch.float64, "numerical", data).conflicts.get(0, ())
         if found:
             raise inconsistent([c.contradiction() for c in found])
@@ -467,5 +471,5 @@ def _skipped(t: Tensor, skip: Tensor | None) -> Tensor:
 
 
 def _beside(y: Tensor, view: Tensor) -> Tensor:
-    """(out axes) as the view's shape: a tensor of no dimension would lower the precision."""
-    return y.reshape(*y.shape, *[1] * (view.dim() - y.dim())).expand(view.shape)
+    """(out axes) with the view's dimensions, so that they broadcast."""
+    return y.reshape(*y.shape, *[1] * (view.dim() - y.dim()))

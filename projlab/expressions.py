@@ -302,7 +302,13 @@ class Expression:
 
     def __getitem__(self, key: Any) -> "Expression":
         key = key if isinstance(key, tuple) else (key,)
-        key = tuple(torch.as_tensor(k) if isinstance(k, (list, np.ndarray)) else k for k in key)
+        # an empty list would be a floating-point tensor, which indexes nothing
+        key = tuple(
+            torch.as_tensor(k, dtype=torch.long if len(k) == 0 else None)
+            if isinstance(k, (list, np.ndarray))
+            else k
+            for k in key
+        )
         key = tuple(k.cpu() if isinstance(k, Tensor) else k for k in key)
         basic = not any(isinstance(k, Tensor) for k in key)
         shape = _indexed(self.shape, key, values=not basic)
@@ -460,6 +466,8 @@ class Equation:
         self.shape = self.difference.shape
         if not self.difference.terms:
             raise InputError("the equation holds no parameter")
+        if self.rows == 0:
+            raise InputError(f"the equation has shape {tuple(self.shape)}: it has no rows")
 
     @property
     def rows(self) -> int:
@@ -484,8 +492,6 @@ class Equation:
 
     def describe(self, names: Names) -> str:
         """The first row, and how many there are."""
-        if self.rows == 0:
-            return "no equation"
         first = self.row_name(0, names)
         return first if self.rows == 1 else f"{first}, ... ({self.rows} rows)"
 

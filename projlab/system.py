@@ -1,6 +1,7 @@
 """Equations over parameters as one system: what varies, what is constant, and the blocks."""
 
 import bisect
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -191,11 +192,14 @@ class System:
             block.correct(ts, b, skip)
 
     def mend_(self, skip: Tensor | None, factor: float) -> None:
-        """Onto the set, but rows that hold up to `factor` roundings are left as they are."""
+        """Onto the set, but blocks whose rows all hold up to `factor` roundings keep their bits."""
         ts, bs = self.values(), self.right_sides()
         for block, b in zip(self.blocks, bs, strict=True):
             for _ in range(2):
                 holds = self.holds(block, ts, b, factor)
+                if not block.disjoint:
+                    # what one row leaves, rows that repeat it add up
+                    holds = holds.all(-1, keepdim=True)
                 block.correct(ts, b, holds if skip is None else holds | skip)
 
     def weighted_(self, inverse: list[Tensor], skip: Tensor | None) -> None:
@@ -215,7 +219,7 @@ class System:
         """The largest |A x - b|, of no dimension."""
         ts, bs = self.values(), self.right_sides()
         found = [
-            block.residual(ts, b).abs().amax().to(torch.float32)
+            torch.linalg.vector_norm(block.residual(ts, b), math.inf).to(torch.float32)
             for block, b in zip(self.blocks, bs, strict=True)
         ]
         if not found:
