@@ -105,41 +105,41 @@ class Setting:
     keywords: dict = field(default_factory=dict)
 
 
-O = torch.optim
+optim = torch.optim
 LINEAR = 1e-9  # contraction by 1 - lr * curvature a step, 500 effective steps
 SIGN = 2e-2  # the bound that sign-like methods are held to
 SETTINGS = {
-    "SGD": Setting(lambda p: O.SGD(p, lr=0.1), LINEAR, post=True, metric=True),
+    "SGD": Setting(lambda p: optim.SGD(p, lr=0.1), LINEAR, post=True, metric=True),
     "SGD, momentum": Setting(
-        lambda p: O.SGD(p, lr=0.05, momentum=0.9), LINEAR, post=True, metric=True
+        lambda p: optim.SGD(p, lr=0.05, momentum=0.9), LINEAR, post=True, metric=True
     ),
     "SGD, Nesterov": Setting(
-        lambda p: O.SGD(p, lr=0.05, momentum=0.9, nesterov=True), LINEAR, post=True, metric=True
+        lambda p: optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True), LINEAR, post=True, metric=True
     ),
-    "SGD, foreach": Setting(lambda p: O.SGD(p, lr=0.1, foreach=True), LINEAR, post=True),
-    "SGD, fused": Setting(lambda p: O.SGD(p, lr=0.1, fused=True), LINEAR, post=True),
-    "Adam": Setting(lambda p: O.Adam(p, lr=0.1), 1e-4, metric=True),
-    "Adam, amsgrad": Setting(lambda p: O.Adam(p, lr=0.1, amsgrad=True), 1e-4, metric=True),
-    "Adam, foreach": Setting(lambda p: O.Adam(p, lr=0.1, foreach=True), 1e-4),
-    "Adam, fused": Setting(lambda p: O.Adam(p, lr=0.1, fused=True), 1e-4, metric=True),
-    "AdamW": Setting(lambda p: O.AdamW(p, lr=0.1, weight_decay=0.0), 1e-4, metric=True),
-    "Adamax": Setting(lambda p: O.Adamax(p, lr=0.1), 1e-4, metric=True),
-    "NAdam": Setting(lambda p: O.NAdam(p, lr=0.1), 1e-4, metric=True),
-    "RAdam": Setting(lambda p: O.RAdam(p, lr=0.1), 1e-4),
-    "RMSprop": Setting(lambda p: O.RMSprop(p, lr=0.05), SIGN, metric=True),
+    "SGD, foreach": Setting(lambda p: optim.SGD(p, lr=0.1, foreach=True), LINEAR, post=True),
+    "SGD, fused": Setting(lambda p: optim.SGD(p, lr=0.1, fused=True), LINEAR, post=True),
+    "Adam": Setting(lambda p: optim.Adam(p, lr=0.1), 1e-4, metric=True),
+    "Adam, amsgrad": Setting(lambda p: optim.Adam(p, lr=0.1, amsgrad=True), 1e-4, metric=True),
+    "Adam, foreach": Setting(lambda p: optim.Adam(p, lr=0.1, foreach=True), 1e-4),
+    "Adam, fused": Setting(lambda p: optim.Adam(p, lr=0.1, fused=True), 1e-4, metric=True),
+    "AdamW": Setting(lambda p: optim.AdamW(p, lr=0.1, weight_decay=0.0), 1e-4, metric=True),
+    "Adamax": Setting(lambda p: optim.Adamax(p, lr=0.1), 1e-4, metric=True),
+    "NAdam": Setting(lambda p: optim.NAdam(p, lr=0.1), 1e-4, metric=True),
+    "RAdam": Setting(lambda p: optim.RAdam(p, lr=0.1), 1e-4),
+    "RMSprop": Setting(lambda p: optim.RMSprop(p, lr=0.05), SIGN, metric=True),
     "RMSprop, centered": Setting(
-        lambda p: O.RMSprop(p, lr=0.02, centered=True, momentum=0.5), SIGN
+        lambda p: optim.RMSprop(p, lr=0.02, centered=True, momentum=0.5), SIGN
     ),
-    "Adagrad": Setting(lambda p: O.Adagrad(p, lr=0.5), 1e-4, metric=True),
-    "Adadelta": Setting(lambda p: O.Adadelta(p, lr=100.0), SIGN),
-    "ASGD": Setting(lambda p: O.ASGD(p, lr=0.1, lambd=0.0), LINEAR, post=True),
-    "Rprop": Setting(lambda p: O.Rprop(p, lr=0.05), 1e-4),
-    "Adafactor": Setting(lambda p: O.Adafactor(p, lr=0.1), SIGN),
-    "LBFGS": Setting(lambda p: O.LBFGS(p, max_iter=5), LINEAR, closure=True),
+    "Adagrad": Setting(lambda p: optim.Adagrad(p, lr=0.5), 1e-4, metric=True),
+    "Adadelta": Setting(lambda p: optim.Adadelta(p, lr=100.0), SIGN),
+    "ASGD": Setting(lambda p: optim.ASGD(p, lr=0.1, lambd=0.0), LINEAR, post=True),
+    "Rprop": Setting(lambda p: optim.Rprop(p, lr=0.05), 1e-4),
+    "Adafactor": Setting(lambda p: optim.Adafactor(p, lr=0.1), SIGN),
+    "LBFGS": Setting(lambda p: optim.LBFGS(p, max_iter=5), LINEAR, closure=True),
 }
-if hasattr(O, "Muon"):  # younger than the oldest torch that projlab takes
+if hasattr(optim, "Muon"):  # younger than the oldest torch that projlab takes
     SETTINGS["Muon"] = Setting(
-        lambda p: O.Muon(p, lr=0.05, weight_decay=0.0), SIGN, examples=("matrix",)
+        lambda p: optim.Muon(p, lr=0.05, weight_decay=0.0), SIGN, examples=("matrix",)
     )
 ALL_EXAMPLES = {**EXAMPLES, "matrix": matrix}
 
@@ -150,7 +150,7 @@ def train(example, setting, mode, steps=STEPS, watch=None):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         handle = projlab.constrain(optimizer, *example.equations, mode=mode)
-    schedule = O.lr_scheduler.LambdaLR(optimizer, lambda k: (1 - k / STEPS) ** 2)
+    schedule = optim.lr_scheduler.LambdaLR(optimizer, lambda k: (1 - k / STEPS) ** 2)
 
     def closure():
         optimizer.zero_grad()
