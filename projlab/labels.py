@@ -4,10 +4,12 @@ A label takes an index, one text a dimension ("3", ":" for all of it, "2:5"), an
 parameters, and gives the text of that part of an expression.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 Index = tuple[str, ...]
@@ -167,7 +169,19 @@ def of_index(child: Label, before: Sequence[int], key: tuple[Any, ...]) -> Label
     """The child's own index of an entry of child[key]."""
     basic = all(isinstance(k, (int, slice)) or k is None or k is Ellipsis for k in key)
 
+    @functools.cache
+    def coordinates() -> list[Tensor]:
+        """For each dimension of the child, where the entries of child[key] come from."""
+        places = []
+        for d, size in enumerate(before):
+            shape = [size if k == d else 1 for k in range(len(before))]
+            places.append(torch.arange(size).reshape(shape).expand(tuple(before))[key])
+        return places
+
     def label(index: Index, names: Names) -> str:
+        if not basic and all(text.isdigit() for text in index):
+            position = tuple(int(text) for text in index)
+            return child(tuple(str(int(c[position])) for c in coordinates()), names)
         if not basic:
             return subscript(f"{grouped(child(whole(len(before)), names))}[...]", index)
         rest = list(index)

@@ -142,7 +142,7 @@ def inverse_metric(optimizer: Optimizer, group: dict[str, Any], parameter: Tenso
         divisor = state["exp_inf"]  # eps is in it
     else:
         square: Tensor = state["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"]
-        step = torch.as_tensor(state["step"], device=square.device)
+        step = torch.as_tensor(state["step"])  # where it is: one on the CPU scales without a copy
         divisor = square.sqrt() / (1 - group["betas"][1] ** step).sqrt() + group["eps"]
     inverse: Tensor = group["lr"] / divisor
     return inverse

@@ -178,6 +178,11 @@ def names_of(equation):
         (cat(expr(p), expr(q)).sum() == 0, 0, "cat(p0, p1).sum() == 0"),
         (2 * (expr(q) + expr(s)) == 0, 0, "2 * (p0 + p1) == 0"),
         (expr(W)[..., None, 1] == 0, 2, "W0[2, 1] == 0"),
+        (expr(W)[[3, 0], [1, 4]] == 0, 1, "W0[0, 4] == 0"),
+        (expr(W)[torch.tensor([3, 0])].sum(1) == 0, 1, "W0[...][1].sum() == 0"),
+        (expr(W)[MASK] == 0, 0, "W0[1, 3] == 0"),
+        (SPARSE @ expr(W).T == 0, 5, "(A @ W0)[1, 1] == 0"),
+        (expr(W) @ np.ones(5) == 0, 3, "(W0 @ A)[3] == 0"),
     ],
 )
 def test_rows_have_names_that_people_recognise(equation, row, name):

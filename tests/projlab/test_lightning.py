@@ -1,4 +1,4 @@
-"""Lightning's automatic optimization hands every optimizer a closure; constraints hold there too."""
+"""Lightning's automatic optimization hands each optimizer a closure; constraints hold there too."""
 
 import warnings
 
