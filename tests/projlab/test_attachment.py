@@ -149,15 +149,15 @@ def test_the_same_equation_twice_is_stated_once():
 
 
 def test_parameters_without_gradient_stay_unless_feasibility_needs_them():
-    p, q, c = vector(1.0, 2.0), vector(3.0, 4.0), torch.tensor([10.0], dtype=F64)
+    p, q, c = vector(1.0, 1.5, 0.5), vector(3.0, 4.0), torch.tensor([10.0], dtype=F64)
     optimizer = torch.optim.Adam([p, q], lr=0.1)
     handle = constrain(optimizer, expr(p).sum() + expr(q).sum() == expr(c))
     for _ in range(3):
         before = q.detach().clone()
-        p.grad, q.grad = torch.tensor([1.0, 0.0], dtype=F64), None
+        p.grad, q.grad = torch.tensor([3.0, 0.0, 0.0], dtype=F64), None
         optimizer.step()
         assert torch.equal(q, before)
-        torch.testing.assert_close(p.grad, torch.tensor([0.5, -0.5], dtype=F64))
+        torch.testing.assert_close(p.grad, torch.tensor([2.0, -1.0, -1.0], dtype=F64))
         assert abs(float(handle.residual())) < 1e-14
     c.fill_(12.0)
     p.grad = None
@@ -353,6 +353,48 @@ def test_every_step_holds_to_rounding(dtype, optimizer):
         bound = 8 * U[dtype] * (A.double().abs() @ p.detach().double().abs() + 1)
         assert bool((dense.residual().abs() <= bound).all())
     assert W.dtype == p.dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", [F64, torch.float32])
+def test_a_step_from_far_away_holds_to_rounding_of_where_it_ends(dtype):
+    W = torch.nn.Parameter(torch.rand(4, 30, dtype=dtype))
+    p = torch.nn.Parameter(torch.randn(60, dtype=dtype))
+    A = torch.randn(4, 60)
+    opt = torch.optim.SGD([W, p], lr=1.0)
+    rows = constrain(opt, expr(W).sum(1) == 1, mode="post")
+    dense = constrain(opt, A @ expr(p) == 1, mode="post")
+    W.grad = torch.full_like(W, 1e5)
+    p.grad = 1e5 * A.sum(0).to(dtype)
+    opt.step()
+    bound = 8 * U[dtype] * (W.detach().double().abs().sum(1) + 1)
+    assert bool((rows.residual().abs() <= bound).all())
+    bound = 8 * U[dtype] * (A.double().abs() @ p.detach().double().abs() + 1)
+    assert bool((dense.residual().abs() <= bound).all())
+
+
+def test_rows_that_repeat_others_hold_to_rounding_too():
+    for seed in range(8):
+        torch.manual_seed(seed)
+        W = torch.nn.Parameter(torch.rand(16, 16, dtype=F64))
+        optimizer = torch.optim.SGD([W], lr=0.1)
+        handle = constrain(optimizer, expr(W).sum(0) == 1, expr(W).sum(1) == 1)
+        size = torch.cat([W.detach().abs().sum(0), W.detach().abs().sum(1)]) + 1
+        assert bool((handle.residual().abs() <= 8 * U[F64] * size).all())
+
+
+def test_gradients_of_other_strides_are_projected():
+    W = torch.nn.Parameter(torch.ones(4, 3, dtype=F64))
+    A = torch.randn(2, 12, dtype=F64)
+    for equation, matrix in (
+        (expr(W).sum(1) == 3, torch.eye(4, dtype=F64).repeat_interleave(3, 1)),
+        (A @ expr(W).flatten() == A.sum(1), A),
+    ):
+        optimizer = torch.optim.SGD([W], lr=0.1)
+        with constrain(optimizer, equation):
+            W.grad = torch.randn(3, 4, dtype=F64).t()
+            optimizer.step()
+            flat = W.grad.reshape(-1)
+            torch.testing.assert_close(matrix @ flat, torch.zeros(len(matrix), dtype=F64))
 
 
 @pytest.mark.parametrize("switch", ["autocast", "medium"])

@@ -280,6 +280,19 @@ def test_conflicting_equations_are_refused_by_name(equations, message):
     assert len(optimizer._optimizer_step_pre_hooks) == 1
 
 
+def test_a_conflict_in_one_of_many_equal_blocks_is_named():
+    W = torch.nn.Parameter(torch.zeros(2, 3, dtype=F64))
+    right = torch.tensor([[1.0, 1.0, 1.0], [2.0, 2.0, 3.0]], dtype=F64)
+    A = torch.tensor([[1.0, 1.0], [2.0, 2.0]], dtype=F64)
+    with pytest.raises(projlab.InconsistentError, match=r"\(\(A @ W0\)\[1, 2\] == 3\) = 2 \*"):
+        constrain(torch.optim.SGD([W], lr=0.1), A @ expr(W) == right)
+    right[1, 2] = 2.0
+    handle = constrain(torch.optim.SGD([W], lr=0.1), A @ expr(W) == right)
+    with pytest.raises(projlab.ProjlabError):
+        handle.apply()  # nobody kept the optimizer
+    torch.testing.assert_close(A @ W.detach(), right)
+
+
 def test_infeasible_start_is_projected_or_refused():
     p = vector(1.0, 2.0)
     optimizer = torch.optim.SGD([p], lr=0.1)
