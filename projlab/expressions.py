@@ -12,12 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from projlab import labels, maps
-from projlab.constraint import require_finite, to_tensor
+from projlab import labels, maps, operands
 from projlab.errors import InputError
 from projlab.labels import Label, Names
 from projlab.maps import Map
-from projlab.matrix import from_scipy, is_scipy_sparse
 
 
 def expr(parameter: Tensor, name: str | None = None) -> "Expression":
@@ -133,10 +131,10 @@ class Expression:
     def __mul__(self, other: Any) -> "Expression":
         if isinstance(other, Expression):
             raise InputError("the product of two expressions is not linear")
-        factor, data = _constant(other, "the factor")
+        factor, data = operands.constant(other, "the factor")
         if factor.dim() == 0:
             return self._scaled(float(factor))
-        shape = _broadcast(self.shape, factor.shape, "the factor")
+        shape = operands.broadcast(self.shape, factor.shape, "the factor")
         wide, weights = self._expanded(shape), factor.expand(shape)
         e = wide._derived(
             shape,
@@ -144,7 +142,7 @@ class Expression:
             lambda c: c * weights,
             labels.of_call(wide.label, len(shape), "(c * {})"),
         )
-        e.data = _narrower(self.data, data)
+        e.data = operands.narrower(self.data, data)
         return e
 
     __rmul__ = __mul__
@@ -152,7 +150,7 @@ class Expression:
     def __truediv__(self, other: Any) -> "Expression":
         if isinstance(other, Expression):
             raise InputError("the quotient of two expressions is not linear")
-        divisor, _ = _constant(other, "the divisor")
+        divisor, _ = operands.constant(other, "the divisor")
         if bool((divisor == 0).any()):
             raise InputError("division of an expression by zero")
         return self * (1 / divisor if divisor.dim() else 1 / float(divisor))
@@ -179,12 +177,12 @@ class Expression:
 
     def _like(self, other: Any) -> "Expression":
         """A constant as an expression without terms."""
-        c, data = _constant(other, "the constant")
+        c, data = operands.constant(other, "the constant")
         return Expression(torch.Size(c.shape), (), c, labels.of_constant(c), data, {})
 
     def _plus(self, other: Any, sign: str) -> "Expression":
         right = other if isinstance(other, Expression) else self._like(other)
-        shape = _broadcast(self.shape, right.shape, "the other operand")
+        shape = operands.broadcast(self.shape, right.shape, "the other operand")
         a, b = self._expanded(shape), right._expanded(shape)
         terms = a.terms + tuple(maps.scaled(t, -1.0 if sign == "-" else 1.0) for t in b.terms)
         constant = a.constant
@@ -196,7 +194,7 @@ class Expression:
             terms,
             constant,
             labels.of_pair(self.label, right.label, sign, (self.shape, right.shape, shape)),
-            _narrower(self.data, right.data),
+            operands.narrower(self.data, right.data),
             {**right.names, **self.names},
         )
 
@@ -211,7 +209,7 @@ class Expression:
         )
 
     def __rmatmul__(self, A: Any) -> "Expression":
-        matrix, data = _matrix(A)
+        matrix, data = operands.matrix(A)
         if matrix.dim() == 1:
             product = self._times(matrix.unsqueeze(0), data)
             return product[0]
@@ -220,7 +218,7 @@ class Expression:
     def __matmul__(self, A: Any) -> "Expression":
         if isinstance(A, Expression):
             raise InputError("the product of two expressions is not linear")
-        matrix, data = _matrix(A)
+        matrix, data = operands.matrix(A)
         columns = matrix.unsqueeze(-1) if matrix.dim() == 1 else matrix
         if self.ndim == 2:
             product = self.T._times(columns.t(), data).T
@@ -254,7 +252,7 @@ class Expression:
             terms,
             c,
             labels.of_call(self.label, self.ndim, "(A @ {})"),
-            _narrower(self.data, data),
+            operands.narrower(self.data, data),
             self.names,
         )
 
@@ -311,7 +309,7 @@ class Expression:
         )
         key = tuple(k.cpu() if isinstance(k, Tensor) else k for k in key)
         basic = not any(isinstance(k, Tensor) for k in key)
-        shape = _indexed(self.shape, key, values=not basic)
+        shape = operands.indexed(self.shape, key, values=not basic)
 
         def change(v: Tensor) -> Tensor:
             if v.is_meta and not basic:
@@ -340,7 +338,7 @@ class Expression:
             raise InputError(f"reshape{shape!r} of shape {tuple(self.shape)}: {error}") from None
         return self._derived(
             target,
-            lambda t: maps.changed(t, _viewing(target)),
+            lambda t: maps.changed(t, operands.viewing(target)),
             lambda c: c.reshape(target),
             labels.of_reshape(self.label, self.shape, target),
         )
@@ -367,7 +365,7 @@ class Expression:
         if isinstance(other, Expression):
             return Equation(self, other)
         right = self._like(other)
-        if _broadcast(self.shape, right.shape, "the right side of ==") != self.shape:
+        if operands.broadcast(self.shape, right.shape, "the right side of ==") != self.shape:
             raise InputError(
                 f"the right side of == has shape {tuple(right.shape)}, which does not broadcast "
                 f"to the expression's {tuple(self.shape)}"
@@ -402,7 +400,7 @@ class _Joined(Expression):
         data = torch.float64
         names: dict[int, str] = {}
         for part in parts:
-            data, names = _narrower(data, part.data), {**part.names, **names}
+            data, names = operands.narrower(data, part.data), {**part.names, **names}
         total = sum(p.shape[0] for p in parts)
         super().__init__(torch.Size((total,)), (), constant, _joined(parts), data, names)
 
@@ -427,7 +425,7 @@ class _Joined(Expression):
         sparse = A.layout != torch.strided
         for part in self.parts:
             stop = start + part.shape[0]
-            block = _columns(A, start, stop) if sparse else A[:, start:stop]
+            block = operands.columns(A, start, stop) if sparse else A[:, start:stop]
             nonzero = block._nnz() if sparse else int(torch.count_nonzero(block))
             terms += part._multiplied(block, nonzero)
             start = stop
@@ -515,83 +513,3 @@ class Equation:
     def __repr__(self) -> str:
         names = Names(self.difference.names, self.parameters)
         return f"Equation({self.describe(names)})"
-
-
-def _constant(value: Any, name: str) -> tuple[Tensor, torch.dtype]:
-    """A number or array as float64 on the CPU, and the dtype it was given in."""
-    if isinstance(value, Tensor) and value.requires_grad:
-        raise InputError(
-            f"{name} requires grad, but it is a constant here; write expr(...) for a parameter, or "
-            "detach it"
-        )
-    tensor = to_tensor(value, name)
-    require_finite(tensor, name)
-    return tensor.cpu().double(), tensor.dtype
-
-
-def _matrix(A: Any) -> tuple[Tensor, torch.dtype]:
-    """A (k, n) or (n,): strided in its own dtype, or COO in float64; with the dtype given."""
-    if is_scipy_sparse(A):
-        rows, cols, values, shape = from_scipy(A)
-        entries = to_tensor(values, "A")
-        require_finite(entries, "A's stored values")
-        indices = torch.stack([rows, cols])
-        coo = torch.sparse_coo_tensor(indices, entries.double(), shape, check_invariants=True)
-        return coo.coalesce(), entries.dtype
-    if isinstance(A, Tensor) and A.requires_grad:
-        raise InputError("A requires grad, but the matrix of a constraint is a constant; detach it")
-    if isinstance(A, Tensor) and A.layout != torch.strided:
-        coo = A.to_sparse_coo().coalesce().cpu()
-        if coo.dim() != 2 or not coo.is_floating_point():
-            raise InputError(f"A has shape {tuple(A.shape)} and dtype {A.dtype}; it must be (m, n)")
-        require_finite(coo.values(), "A's stored values")
-        return coo.double(), coo.dtype
-    tensor = to_tensor(A, "A")
-    if tensor.dim() not in (1, 2):
-        raise InputError(f"A has shape {tuple(tensor.shape)}; it must be (m, n) or (n,)")
-    require_finite(tensor, "A")
-    return tensor, tensor.dtype
-
-
-def _columns(A: Tensor, start: int, stop: int) -> Tensor:
-    """Some columns of a COO matrix."""
-    (i, j), values = A.indices(), A.values()
-    inside = (j >= start) & (j < stop)
-    return torch.sparse_coo_tensor(
-        torch.stack([i[inside], j[inside] - start]),
-        values[inside],
-        (A.shape[0], stop - start),
-        is_coalesced=True,
-        check_invariants=False,
-    )
-
-
-def _broadcast(a: torch.Size, b: torch.Size, what: str) -> torch.Size:
-    try:
-        return torch.Size(torch.broadcast_shapes(a, b))
-    except RuntimeError:
-        raise InputError(
-            f"{what} has shape {tuple(b)}, which does not broadcast with {tuple(a)}"
-        ) from None
-
-
-def _indexed(shape: torch.Size, key: tuple[Any, ...], *, values: bool) -> torch.Size:
-    """The shape of an index; masks have one only where their values are known."""
-    try:
-        zero = torch.zeros((), dtype=torch.bool) if values else torch.empty((), device="meta")
-        return zero.expand(shape)[key].shape
-    except (IndexError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"index {key!r} of shape {tuple(shape)}: {error}") from None
-
-
-def _viewing(target: torch.Size) -> Callable[[Tensor], Tensor]:
-    """A reshape that, of a strided view, must stay one."""
-
-    def change(v: Tensor) -> Tensor:
-        return v.view(target) if v.is_meta else v.reshape(target)
-
-    return change
-
-
-def _narrower(a: torch.dtype, b: torch.dtype) -> torch.dtype:
-    return a if torch.finfo(a).eps >= torch.finfo(b).eps else b

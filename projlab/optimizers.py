@@ -62,11 +62,12 @@ def refuse_optimizer(optimizer: object) -> Optimizer:
 
 def refuse_parameter(parameter: Tensor, name: str) -> None:
     """Raise `InputError` for parameters that hold a part of a tensor, or several tensors."""
-    if getattr(parameter, "_is_flat_param", False) or type(parameter).__name__ == "FlatParameter":
+    # with use_orig_params=True, FSDP marks what it keeps as views of its flat parameter
+    if any(getattr(parameter, mark, False) for mark in ("_is_flat_param", "_fsdp_flattened")):
         raise InputError(
-            f"{name} is a flat parameter of FSDP: it holds a shard of several parameters, and an "
-            "equation over them would be applied to the shard. Constrain before wrapping, and use "
-            "DistributedDataParallel"
+            f"{name} is a flat parameter of FSDP, or a view of one: a rank holds a shard, and "
+            "an equation would be applied to the shard. Use DistributedDataParallel, where every "
+            "rank holds the parameter"
         )
     if hasattr(parameter, "device_mesh") and hasattr(parameter, "placements"):
         raise InputError(

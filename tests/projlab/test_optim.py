@@ -73,6 +73,19 @@ def test_metric_ends_at_the_constrained_optimum(name):
         assert handle.largest_residual <= 1e-14
 
 
+def test_metric_is_the_one_the_optimizer_divided_by():
+    p = vector(1.0, 2.0)
+    optimizer = torch.optim.Adam([p], lr=0.1, eps=1.0)
+    constrain(optimizer, expr(p).sum() == 3, mode="metric")
+    p.grad = torch.tensor([1.0, 3.0], dtype=F64)
+    optimizer.step()
+    # corrected for bias, the averages are g and g^2: Adam divides by (1 + 1, 3 + 1)
+    moved = torch.tensor([1 - 0.1 / 2, 2 - 0.3 / 4], dtype=F64)
+    share = torch.tensor([1 / 2, 1 / 4], dtype=F64)
+    wanted = moved + share / share.sum() * (3 - moved.sum())
+    torch.testing.assert_close(p.detach(), wanted)
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 def test_post_ends_elsewhere_where_theory_says(name):
     setting = SETTINGS[name]
@@ -344,6 +357,30 @@ def test_optimizers_and_parameters_that_are_refused():
     with pytest.raises(projlab.InputError, match="NaN"):
         constrain(torch.optim.SGD([nan], lr=0.1), expr(nan) == 1)
     assert p.tolist() == [1.0, 2.0]
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, of FSDP
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
+def test_sharded_parameters_are_refused():
+    from torch import distributed
+    from torch.distributed.fsdp import FullyShardedDataParallel
+    from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
+
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        shard = torch.nn.Parameter(distribute_tensor(torch.ones(4), mesh, [Shard(0)]))
+        with pytest.raises(projlab.InputError, match="p0 is a DTensor"):
+            constrain(torch.optim.SGD([shard], lr=0.1), expr(shard).sum() == 1)
+        for original in (False, True):
+            net = FullyShardedDataParallel(
+                torch.nn.Linear(4, 4), device_id=torch.device("cpu"), use_orig_params=original
+            )
+            flat = next(net.parameters())
+            with pytest.raises(projlab.InputError, match="flat parameter of FSDP"):
+                constrain(torch.optim.SGD([flat], lr=0.1), expr(flat).sum() == 1)
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_dtensor_is_refused():
