@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from projlab import nn as nn
     from projlab.certificate import Certificate as Certificate
     from projlab.certificate import certify as certify
     from projlab.constraint import AffineConstraint as AffineConstraint
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
     from projlab.errors import MemoryLimitError as MemoryLimitError
     from projlab.errors import ProjlabError as ProjlabError
     from projlab.errors import RankDeficientError as RankDeficientError
+    from projlab.expressions import cat as cat
+    from projlab.expressions import expr as expr
     from projlab.oneoff import project as project
+    from projlab.optim import constrain as constrain
     from projlab.projector import Projector as Projector
     from projlab.projector import projector as projector
     from projlab.variants import variants as variants
@@ -39,7 +43,10 @@ _HOME = {
     "MemoryLimitError": "projlab.errors",
     "ProjlabError": "projlab.errors",
     "RankDeficientError": "projlab.errors",
+    "cat": "projlab.expressions",
+    "expr": "projlab.expressions",
     "project": "projlab.oneoff",
+    "constrain": "projlab.optim",
     "Projector": "projlab.projector",
     "projector": "projlab.projector",
     "variants": "projlab.variants",
@@ -57,8 +64,12 @@ __all__ = [
     "ProjlabError",
     "RankDeficientError",
     "__version__",
+    "cat",
     "certify",
+    "constrain",
     "diagnose",
+    "expr",
+    "nn",
     "project",
     "projector",
     "variants",
@@ -66,6 +77,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "nn":
+        return importlib.import_module("projlab.nn")
     if name not in _HOME:
         raise AttributeError(f"module 'projlab' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME[name]), name)

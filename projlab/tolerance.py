@@ -41,6 +41,18 @@ RANK_CUTOFF_CAP = 1e-2
 as zero; a cutoff that large no longer says anything about rounding."""
 
 
+RESIDUAL_ROUNDINGS = 8.0
+"""In units of u (sum_i |a_i x_i| + |b|): a row of a constraint on parameters holds up to rounding.
+Rounding each x_i once costs 1; each of the two passes' residual is a blocked or pairwise sum of
+products, at most 2 + log2(n) / 8 each for the blocks of 256 that torch and BLAS use (ASNA section
+4.2), which the correction spreads back over the row; the evaluation that judges costs as much."""
+
+HELD_ROUNDINGS = 4 * RESIDUAL_ROUNDINGS
+"""A parameter without a gradient is moved only where a row is off by more: what rounding of the
+other parameters can do to a row is `RESIDUAL_ROUNDINGS`, and rows that repeat each other up to
+rounding add their own."""
+
+
 def unit_roundoff(dtype: torch.dtype | str) -> float:
     """Unit roundoff u of a floating-point dtype, given as a torch dtype or as its name."""
     named: torch.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype

@@ -101,3 +101,62 @@ def test_diagnosis_on_the_device():
     A = torch.tensor([[1.0, 2.0], [2.0, 4.0]], device="cuda")
     found = projlab.diagnose(A, torch.tensor([1.0, 2.0], device="cuda"))
     assert (found.rank, [c.row for c in found.redundant]) == (1, [1])
+
+
+def constrained(capturable):
+    W = torch.nn.Parameter(torch.randn(64, 32, device="cuda"))
+    p = torch.nn.Parameter(torch.randn(50, device="cuda"))
+    optimizer = torch.optim.Adam([W, p], lr=0.01, weight_decay=0.1, capturable=capturable)
+    A = torch.randn(3, 50)
+    handle = projlab.constrain(
+        optimizer,
+        projlab.expr(W).sum(1) == 1,
+        A @ projlab.expr(p) == 0,
+        projlab.expr(W).sum(0)[:1] == projlab.expr(W)[0, 1:2],
+    )
+    for t in (W, p):
+        t.grad = torch.randn_like(t)
+    return optimizer, handle, (W, p)
+
+
+def test_a_constrained_step_never_waits_for_the_device():
+    optimizer, handle, _ = constrained(capturable=True)
+    optimizer.step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        optimizer.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert handle.residual().abs().max() < 1e-4
+    assert handle.steps == 2
+
+
+def test_a_constrained_step_is_captured_in_a_graph():
+    optimizer, handle, parameters = constrained(capturable=True)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            optimizer.step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        optimizer.step()
+    before = handle.steps
+    for _ in range(5):
+        for p in parameters:
+            p.grad.copy_(torch.randn_like(p))
+        graph.replay()
+    assert handle.steps == before + 5
+    assert handle.residual().abs().max() < 1e-4
+
+
+def test_a_constraint_follows_its_module_to_the_device():
+    net = torch.nn.Linear(8, 4)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    handle = projlab.constrain(optimizer, projlab.expr(net.weight).sum(1) == 1)
+    net.cuda()
+    net(torch.randn(3, 8, device="cuda")).square().sum().backward()
+    optimizer.step()
+    assert handle.residual().device.type == "cuda"
+    assert handle.residual().abs().max() < 1e-5

@@ -21,7 +21,7 @@ SYNCHRONISES = (
     "_to_cpu",
 )
 FACTORS = ("linalg_", "_linalg_", "cholesky", "geqrf", "svd", "qr", "lu_", "triangular_inverse")
-SOLVES = ("cholesky_solve", "linalg_solve_triangular")
+SOLVES = ("cholesky_solve", "linalg_solve_triangular", "linalg_vector_norm")
 
 
 class HotPath(TorchDispatchMode):

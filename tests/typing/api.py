@@ -12,12 +12,18 @@ from projlab import (
     Certificate,
     Diagnosis,
     Projector,
+    cat,
     certify,
+    constrain,
     diagnose,
+    expr,
+    nn,
     project,
     projector,
     variants,
 )
+from projlab.expressions import Equation, Expression
+from projlab.optim import Handle
 
 A = torch.eye(2, 3)
 b = torch.ones(2)
@@ -58,3 +64,37 @@ assert_type(diagnose(A, b), Diagnosis)
 assert_type(certify(x, P(x), A, b, accuracy=1e-10), Certificate)
 assert_type(P.certify(x, P(x)), Certificate)
 assert_type(variants(), tuple[str, ...])
+
+# equations over parameters, kept by an optimizer
+w = torch.nn.Parameter(torch.zeros(3))
+W = torch.nn.Parameter(torch.zeros(3, 3))
+optimizer = torch.optim.Adam([w, W], lr=0.1)
+assert_type(expr(w), Expression)
+assert_type(2 * expr(w) - expr(W)[0] / 3 + 1, Expression)
+assert_type(expr(W, name="layer.weight").sum(dim=1), Expression)
+assert_type(cat(expr(w), expr(W).T)[:5].mean(), Expression)
+assert_type(expr(W).sum(dim=1) == 1, Equation)
+assert_type(expr(w) == expr(W)[1], Equation)
+assert_type(expr(W) @ np.ones(3) == 0, Equation)
+handle = constrain(
+    optimizer,
+    expr(W).sum(dim=1) == 1,
+    mode="tangent",
+    variant="auto",
+    start="project",
+    module=torch.nn.Linear(3, 3),
+    coupled_weight_decay=None,
+    log=100,
+)
+assert_type(handle, Handle)
+assert_type(handle.residual(), Tensor)
+assert_type(handle.residuals, Tensor)
+assert_type(handle.largest_residual, float)
+assert_type(handle.certify(), Certificate)
+with handle as same:
+    assert_type(same, Handle)
+
+# constraints inside modules
+layer = nn.AffineProjection(A, b, variant="qr")
+assert_type(layer.forward(x, b), Tensor)
+assert_type(nn.affine(torch.nn.Linear(3, 2), "weight", np.ones(3), 1.0, dim=1), torch.nn.Module)
