@@ -20,8 +20,12 @@ if TYPE_CHECKING:
     from projlab_validation.problems import Problem
     from projlab_validation.problems.problem import Dtype
     from projlab_validation.record import Record
+    from projlab_validation.store import Store
 
 HELD, FAILED, BAD_INPUT, NOTHING_CHECKED = range(4)
+TRAINING = "training"
+"""A group of its own: optimizers in the place of variants."""
+
 INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
 
 EXIT_CODES = (
@@ -46,6 +50,8 @@ examples:
   projlab validate --problem ss_nnc1374 --variant qr --dtype float64 --out DIR
       one problem and one variant
   projlab validate --group article --group spectra --json
+  projlab validate --group training --out DIR
+      constraints under every optimizer of torch, against known constrained optima
   projlab validate --peers --out DIR
       and, beside the variants, what people use today, as far as it is installed
   projlab validate --subject mypackage.layers:project --out DIR
@@ -188,6 +194,8 @@ def _validate(options: argparse.Namespace) -> int:
     from projlab_reports.summary import Summary
     from projlab_validation import environment, judge, runner, store, subjects
     from projlab_validation.profiles import PROFILES
+    from projlab_validation.training import section
+    from projlab_validation.training.judge import judge as judge_training
 
     if options.peers and options.subject:
         raise InputError("--peers shows peers beside projlab's variants, not beside a --subject")
@@ -201,8 +209,8 @@ def _validate(options: argparse.Namespace) -> int:
     else:
         variants = _chosen_variants(options.variant)
     device = _usable_device(options.device)
-    problems = _chosen_problems(options)
-    if not problems:
+    problems, training = _chosen_problems(options), _chosen_training(options)
+    if not problems and not training:
         print("projlab: nothing to check: no problem is in all of these at once", file=sys.stderr)
         return NOTHING_CHECKED
 
@@ -227,6 +235,8 @@ def _validate(options: argparse.Namespace) -> int:
         smallest_first=options.fail_fast,
     )
     stopped = _measure(rows, fail_fast=options.fail_fast)
+    if training and not stopped:
+        _train(training, options, opened, identity)
     if peers and not stopped:
         beside = runner.run(
             [p for p in problems if p.m * p.m * p.n <= profile.subject_flops],
@@ -245,7 +255,9 @@ def _validate(options: argparse.Namespace) -> int:
     verdicts = judge.judge(records[records["environment"] == identity])
     verdicts_path = opened.write_verdicts(verdicts)
     theirs = verdicts["variant"].isin([peer.spec for peer in peers])
-    summary = Summary(verdicts[~theirs], header, description, verdicts[theirs])
+    trained = judge_training(section.read(folder, identity))
+    opened.write_verdicts(trained, store.TRAINING_VERDICTS)
+    summary = Summary(verdicts[~theirs], header, description, verdicts[theirs], trained)
     report = markdown.write(summary, folder)
     code = _exit_code(summary)
     if options.json:
@@ -259,6 +271,28 @@ def _validate(options: argparse.Namespace) -> int:
     else:
         terminal.show(summary, report)
     return code
+
+
+def _train(
+    names: Sequence[str], options: argparse.Namespace, opened: "Store", environment: str
+) -> None:
+    """Run the training section to its end."""
+    from projlab_validation.profiles import PROFILES
+    from projlab_validation.training import section
+
+    profile = PROFILES[options.profile]
+    dtypes = [d for d in profile.training_dtypes if d in (options.dtype or profile.dtypes)]
+    rows = section.run(
+        opened.folder,
+        names,
+        dtypes,
+        steps=profile.training_steps,
+        brief=profile.training_brief,
+        environment=environment,
+        jobs=options.jobs,
+    )
+    for _ in rows:
+        pass
 
 
 def _measure(rows: "Generator[list[Record], None, None]", *, fail_fast: bool) -> str:
@@ -346,12 +380,35 @@ def _chosen_problems(options: argparse.Namespace) -> "list[Problem]":
     from projlab.errors import InputError
     from projlab_validation.problems import catalogue
     from projlab_validation.profiles import PROFILES
+    from projlab_validation.training.problems import BUILDERS
 
     dtypes: Sequence[Dtype] = options.dtype or PROFILES[options.profile].dtypes
+    groups, names = options.group, options.problem
+    if groups is not None:
+        groups = [group for group in groups if group != TRAINING]
+    if names is not None:
+        names = [name for name in names if name not in BUILDERS]
+    if groups == [] or names == []:
+        return []
     try:
-        return list(catalogue(options.group, options.problem, dtypes))
+        return list(catalogue(groups, names, dtypes))
     except ValueError as error:
         raise InputError(str(error)) from error
+
+
+def _chosen_training(options: argparse.Namespace) -> list[str]:
+    """Name the training problems that are asked for; subjects and single variants train none."""
+    from projlab_validation.profiles import PROFILES
+    from projlab_validation.training.problems import BUILDERS
+
+    if options.subject or options.variant:
+        return []
+    if options.problem is not None:
+        return [name for name in BUILDERS if name in options.problem]
+    if options.group is not None and TRAINING not in options.group:
+        return []
+    of_profile = PROFILES[options.profile].training
+    return list(BUILDERS if of_profile is None else of_profile)
 
 
 def _usable_device(name: str) -> str:

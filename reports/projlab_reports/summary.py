@@ -27,6 +27,14 @@ KAPPA_LABELS = ("κ < 1e2", "1e2 … 1e4", "1e4 … 1e7", "1e7 … 1e10", "κ �
 ANSWERS = ("projection", "least_squares")
 """The checks that hold an answer against the problem's own x*: what tables and figures show."""
 
+FIGURES = (
+    "worst units of κu",
+    "worst of bound",
+    "median set-up, s",
+    "median projection, s",
+)
+"""What is shown of each variant besides its verdicts."""
+
 CLAIMS = ("optimal", "ok")
 """Words by which an oracle claims that its answer is right."""
 
@@ -48,12 +56,15 @@ class Summary:
         What it ran on, by name.
     peer_verdicts
         The judged records of peers, which count in no total: they are not what is validated.
+    training
+        The judged training runs.
     """
 
     verdicts: pd.DataFrame
     header: Mapping[str, str]
     environment: Mapping[str, str]
     peer_verdicts: pd.DataFrame = field(default_factory=pd.DataFrame)
+    training: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def subject(self) -> str | None:
@@ -63,8 +74,8 @@ class Summary:
     @cached_property
     def totals(self) -> dict[str, int]:
         """Number of records by verdict."""
-        counts = self.verdicts["verdict"].value_counts()
-        return {verdict: int(counts.get(verdict, 0)) for verdict in VERDICTS}
+        parts = [f["verdict"].value_counts() for f in (self.verdicts, self.training) if len(f)]
+        return {v: sum(int(counts.get(v, 0)) for counts in parts) for v in VERDICTS}
 
     @property
     def checked(self) -> int:
@@ -107,7 +118,8 @@ class Summary:
                     "median projection, s": answers["project_s_median"].median(),
                 }
             )
-        return pd.DataFrame(table)
+        columns = ["variant", *VERDICTS, *FIGURES]
+        return pd.DataFrame(table, columns=columns)
 
     @cached_property
     def by_check(self) -> pd.DataFrame:
@@ -124,7 +136,7 @@ class Summary:
                     "worst of bound": group["ratio"].fillna(proven)[judged].max(),
                 }
             )
-        return pd.DataFrame(table)
+        return pd.DataFrame(table, columns=["check", *VERDICTS, "worst of bound"])
 
     @cached_property
     def checks(self) -> pd.DataFrame:
@@ -150,6 +162,11 @@ class Summary:
     def drift(self) -> pd.DataFrame:
         """See `projlab_reports.tables.drift`."""
         return tables.drift(self.verdicts)
+
+    @cached_property
+    def trained(self) -> pd.DataFrame:
+        """See `projlab_reports.tables.training`."""
+        return tables.training(self.training) if len(self.training) else pd.DataFrame()
 
     @cached_property
     def peers(self) -> pd.DataFrame:
@@ -293,7 +310,26 @@ class Summary:
         frame = self.verdicts[self.verdicts["verdict"] == "fail"]
         failures = frame[["variant", "problem", "dtype", "check", "why"]].copy()
         failures["reproduce"] = [self.command(row) for row in rows(frame)]
-        return failures
+        return pd.concat([failures, self._training_failures()], ignore_index=True)
+
+    def _training_failures(self) -> pd.DataFrame:
+        """The training runs that failed, in the columns of `failures`."""
+        columns = ["variant", "problem", "dtype", "check", "why", "reproduce"]
+        profile = self.header["profile"]
+        found = [
+            (
+                f"{row['optimizer']} ({row['mode']}, decay {row['weight_decay']:g})",
+                row["problem"],
+                row["dtype"],
+                "training",
+                row["why"],
+                f"projlab validate --profile {profile} --problem {row['problem']} "
+                f"--dtype {row['dtype']} --out reproduce/{row['problem']}-{row['dtype']}",
+            )
+            for row in rows(self.training)
+            if row["verdict"] == "fail"
+        ]
+        return pd.DataFrame(found, columns=columns)
 
     def command(self, row: Mapping[str, object]) -> str:
         """Return the command that measures and judges one record again, by itself."""

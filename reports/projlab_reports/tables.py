@@ -159,3 +159,28 @@ def _peer(name: str, whose: str, records: pd.DataFrame, asked: int) -> dict[str,
         **{k.replace("digits", "fewest digits"): v for k, v in right.items()},
         "median call": duration(float(records["project_s_median"].median())),
     }
+
+
+def training(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row an optimizer and dtype: the worst of its runs in each mode."""
+    table = []
+    for (optimizer, dtype), runs in frame.groupby(["optimizer", "dtype"], sort=False):
+        row: dict[str, Any] = {"optimizer": optimizer, "dtype": dtype}
+        for mode in ("tangent", "post", "metric"):
+            asked = runs[(runs["mode"] == mode) & (runs["verdict"] != "skip")]
+            row[f"{mode}: distance"] = error(float(asked["distance"].max()))
+            row[f"{mode}: held"] = (
+                f"{int((asked['verdict'] == 'pass').sum())} of {len(asked)}"
+                if len(asked)
+                else MISSING
+            )
+        ours = runs[runs["mode"] == "tangent"]
+        row["allowed"] = error(float(ours["allowed"].max()))
+        row["KKT residual"] = error(float(ours["kkt"].max()))
+        row["largest residual, u"] = f"{runs['feasibility'].max() / ROUNDOFF[str(dtype)]:.1f}"
+        settled = ours["steps_to"]
+        row["steps to 1e-6"] = (
+            f"{settled.median():.0f}" if settled.notna().all() else f"{settled.isna().sum()} never"
+        )
+        table.append(row)
+    return pd.DataFrame(table)

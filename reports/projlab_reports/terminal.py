@@ -18,7 +18,13 @@ STYLES = {"pass": "green", "expected": "yellow", "skip": "dim", "fail": "bold re
 def show(summary: Summary, report: Path, console: Console | None = None) -> None:
     """Print the table (a subject's is one of checks), failures, verdict and report's path."""
     console = console or Console()
-    console.print(checks_table(summary) if summary.subject else variants_table(summary))
+    if len(summary.by_variant):
+        console.print(checks_table(summary) if summary.subject else variants_table(summary))
+    if len(summary.trained):
+        held = summary.training["verdict"].value_counts()
+        ends = f"{held.get('pass', 0)} runs end at the constrained optimum"
+        misses = f"{held.get('expected', 0)} end elsewhere, as theory says of them"
+        console.print(Text(f"Training: {ends}, {misses}."), soft_wrap=True)
     for failure in rows(summary.failures):
         what = f"{failure['variant']} on {failure['problem']} in {failure['dtype']}"
         console.print(Text.assemble(("fail ", STYLES["fail"]), f"{what}: {failure['why']}"))

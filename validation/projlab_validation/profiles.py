@@ -41,6 +41,9 @@ class Profile:
         those of x₀ alone.
     drift_exponent
         Drift is followed for 10 to the power of this many steps.
+    training, training_dtypes, training_steps, training_brief
+        Training problems, None for all; in which dtypes; how many steps a run takes; whether to
+        leave weight decay and mode "metric" out.
     """
 
     name: str
@@ -55,6 +58,10 @@ class Profile:
     check_flops: float = 1e6
     subject_flops: float = 1e8
     drift_exponent: int = 4
+    training: tuple[str, ...] | None = None
+    training_dtypes: tuple[Dtype, ...] = ("float64", "float32")
+    training_steps: int = 2000
+    training_brief: bool = False
 
 
 DTYPES: tuple[Dtype, ...] = ("float64", "float32")
@@ -62,7 +69,21 @@ DTYPES: tuple[Dtype, ...] = ("float64", "float32")
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("quick", DTYPES, 6e9, 60.0, 30.0, ("float64",), 1.0, repeats=5, repeat_seconds=0.2),
+        Profile(
+            "quick",
+            DTYPES,
+            6e9,
+            60.0,
+            30.0,
+            ("float64",),
+            1.0,
+            repeats=5,
+            repeat_seconds=0.2,
+            training=("train_article_2", "train_mixture"),
+            training_dtypes=("float64",),
+            training_steps=1000,
+            training_brief=True,
+        ),
         Profile(
             "standard",
             DTYPES,

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Raised whenever old folders can no longer be read or resumed."""
 
-HEADER, ENVIRONMENTS, RECORDS = "run.json", "environment.json", "records"
-VERDICTS = "verdicts.parquet"
+HEADER, ENVIRONMENTS, RECORDS, TRAINING = "run.json", "environment.json", "records", "training"
+VERDICTS, TRAINING_VERDICTS = "verdicts.parquet", "training.parquet"
 TEMPORARY = ".projlab-"
 
 
@@ -113,9 +113,9 @@ class Store:
         write_whole(path, buffer.getvalue().to_pybytes())
         return path
 
-    def write_verdicts(self, verdicts: pd.DataFrame) -> Path:
+    def write_verdicts(self, verdicts: pd.DataFrame, name: str = VERDICTS) -> Path:
         """Write judged records as one file beside the parts."""
-        path = self.folder / VERDICTS
+        path = self.folder / name
         write_whole(path, verdicts.to_parquet(index=False))
         return path
 
@@ -185,7 +185,8 @@ def _require_same(folder: Path, header: Mapping[str, str]) -> None:
 
 def _remove_run(folder: Path) -> None:
     """Remove what a run consists of, the header last, and leave anything else alone."""
-    shutil.rmtree(folder / RECORDS, ignore_errors=True)
+    for parts in (RECORDS, TRAINING):
+        shutil.rmtree(folder / parts, ignore_errors=True)
     (folder / ENVIRONMENTS).unlink(missing_ok=True)
     (folder / HEADER).unlink()
 

@@ -1,0 +1,1 @@
+"""Training under constraints: convex problems with a known constrained optimum, every optimizer."""

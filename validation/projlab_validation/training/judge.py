@@ -1,0 +1,87 @@
+"""Holds training runs against theory: pass, expected limitation, skip or fail, and why.
+
+With μ and L the extreme curvatures of the loss on the null space of A, κ = L/μ, η the learning
+rates and c·u the rounding of one step:
+
+- a step along the gradient shrinks the distance by 1 − η μ, so that e^(−μ Σ η) of it is left,
+  times the steps over which gradients are averaged;
+- an optimizer whose entries move by about η whatever the gradient's size ends within the ball that
+  its last steps, summed over its averages, can leave: √n · η · κ;
+- one that searches for its own step ends within √n · κ of the smallest it takes;
+
+and roundings add up to √steps · c · u · κ. In mode "post" this is promised only where the step is
+along the gradient; elsewhere the limit is that of another problem.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from projlab import tolerance
+from projlab_validation.judge import Verdict
+from projlab_validation.training.optimizers import OPTIMIZERS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Row = Mapping[str, Any]
+BY_NAME = {choice.name: choice for choice in OPTIMIZERS}
+
+FEASIBLE = 8.0
+"""In units of u (Σ|a_i p_i| + |b|): the parameters are rounded once, the residual is evaluated and
+the correction computed with a few more; and the same again where a row's correction moves others.
+"""
+
+
+def allowed(row: Row) -> float:
+    """Return the distance to the optimum that theory allows at the end of a run."""
+    choice, u = BY_NAME[row["optimizer"]], tolerance.unit_roundoff(row["dtype"])
+    low, high, n = row["curvature_min"], row["curvature_max"], row["n"]
+    if math.isnan(low):
+        return math.nan
+    ratio = high / low
+    rounding = math.sqrt(row["steps"]) * tolerance.dimension_factor(row["m"], n) * u * ratio
+    if choice.moves == "gradient":
+        left = choice.memory * math.exp(-low * row["rate_sum"])
+    else:
+        last = choice.floor if choice.moves == "search" else choice.memory * row["last_rate"]
+        left = math.sqrt(n) * last * ratio / row["scale"]
+    return float(left + rounding)
+
+
+def judge(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the records with verdict, why and the distance allowed."""
+    import pandas as pd
+
+    judged = []
+    for row in cast("list[Row]", frame.to_dict("records")):
+        bound = allowed(row)
+        verdict, why = verdict_of(row, bound)
+        judged.append({"verdict": verdict, "why": why, "allowed": bound})
+    columns = ["verdict", "why", "allowed"]
+    return frame.join(pd.DataFrame(judged, columns=columns, index=frame.index))
+
+
+def verdict_of(row: Row, bound: float) -> tuple[Verdict, str]:
+    """Judge one run."""
+    if row["status"] == "refused" and row["mode"] == "metric":
+        return "skip", "no diagonal metric, or rows that overlap: mode metric does not apply"
+    if row["status"] != "ok":
+        return "fail", row["reason"]
+    u = tolerance.unit_roundoff(row["dtype"])
+    feasible = row["feasibility"] <= FEASIBLE * u
+    found = (
+        f"distance {row['distance']:.1e}, {bound:.1e} allowed; "
+        f"largest residual {row['feasibility'] / u:.1f} u"
+    )
+    if not feasible:
+        return "fail", found
+    if row["distance"] <= bound:
+        return "pass", found
+    if row["mode"] == "post" and BY_NAME[row["optimizer"]].moves != "gradient":
+        return "expected", (
+            f"projecting after the step alone ends elsewhere under {row['optimizer']}: {found}"
+        )
+    return "fail", found

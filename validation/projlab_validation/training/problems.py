@@ -1,0 +1,304 @@
+"""Convex problems with linear constraints and a known optimum, for training.
+
+min f(p) + λ/2 ‖p‖² subject to A p = b, with λ an optimizer's coupled weight decay. Losses are
+scaled so that their Hessian's largest eigenvalue is near one: one learning rate suits all.
+"""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from flint import fmpq, fmpq_mat
+from numpy.typing import NDArray
+from torch import Tensor
+
+from projlab_validation.problems import catalogue
+from projlab_validation.problems.problem import seed_of
+
+Vector = NDArray[np.float64]
+
+
+class Loss(ABC):
+    """A convex function of p (n,)."""
+
+    @abstractmethod
+    def of(self, p: Tensor) -> Tensor:
+        """Return its value, differentiable."""
+
+    @abstractmethod
+    def hessian(self, p: Vector) -> Vector:
+        """Return the (n, n) Hessian at p."""
+
+    def gradient(self, p: Vector) -> Vector:
+        """Return the gradient at p, in float64."""
+        point = torch.tensor(p, dtype=torch.float64, requires_grad=True)
+        (found,) = torch.autograd.grad(self.of(point), point)
+        return np.asarray(found.numpy())
+
+    @abstractmethod
+    def minimise(self, A: Vector, b: Vector, decay: float) -> Vector:
+        """Return argmin of loss + decay/2 ‖p‖² subject to A p = b."""
+
+
+@dataclass(frozen=True, eq=False)
+class Quadratic(Loss):
+    """½ (p − t)ᵀ H (p − t); its constrained optimum is rational."""
+
+    H: Vector
+    t: Vector
+
+    def of(self, p: Tensor) -> Tensor:
+        """Return its value, differentiable."""
+        away = p - torch.as_tensor(self.t, dtype=p.dtype)
+        return 0.5 * (away @ (torch.as_tensor(self.H, dtype=p.dtype) @ away))
+
+    def hessian(self, p: Vector) -> Vector:
+        """Return H."""
+        return self.H
+
+    def minimise(self, A: Vector, b: Vector, decay: float) -> Vector:
+        """Solve the KKT system in rational arithmetic; rows of A must be independent."""
+        n, m = len(self.t), len(A)
+        K = np.block([[self.H, A.T], [A, np.zeros((m, m))]])
+        matrix = fmpq_mat(n + m, n + m, [_rational(v) for v in K.ravel()])
+        for i in range(n):
+            matrix[i, i] += _rational(decay)
+        H = fmpq_mat(n, n, [_rational(v) for v in self.H.ravel()])
+        target = H * fmpq_mat(n, 1, [_rational(v) for v in self.t])
+        right = [target[i, 0] for i in range(n)] + [_rational(v) for v in b]
+        found = matrix.solve(fmpq_mat(n + m, 1, right))
+        return np.array([int(v.p) / int(v.q) for v in (found[i, 0] for i in range(n))])
+
+
+@dataclass(frozen=True, eq=False)
+class Regression(Loss):
+    """Mean over samples of φ(xᵢᵀp, yᵢ), logistic or Huber, on rows xᵢ of X."""
+
+    X: Vector
+    y: Vector
+    kind: str
+    ridge: float = 0.05
+
+    def of(self, p: Tensor) -> Tensor:
+        """Return its value, differentiable."""
+        X, y = (torch.as_tensor(v, dtype=p.dtype) for v in (self.X, self.y))
+        fit = X @ p
+        ridge = 0.5 * self.ridge * (p @ p)
+        if self.kind == "logistic":
+            return torch.nn.functional.softplus(-y * fit).mean() + ridge
+        return torch.nn.functional.huber_loss(fit, y) + ridge
+
+    def hessian(self, p: Vector) -> Vector:
+        """Return the Hessian at p."""
+        fit = self.X @ p
+        if self.kind == "logistic":
+            s = 1 / (1 + np.exp(-fit))
+            curvature = s * (1 - s)
+        else:
+            curvature = (np.abs(fit - self.y) < 1).astype(np.float64)
+        H = (self.X.T * curvature) @ self.X / len(self.y)
+        return np.asarray(H + self.ridge * np.eye(len(p)))
+
+    def minimise(self, A: Vector, b: Vector, decay: float) -> Vector:
+        """Start from cvxpy's optimum and end with Newton's method on the KKT system."""
+        import cvxpy as cp
+        from cvxpy.atoms.affine.sum import sum as total
+        from cvxpy.atoms.elementwise.huber import huber
+        from cvxpy.atoms.elementwise.logistic import logistic
+        from cvxpy.atoms.sum_squares import sum_squares
+
+        unknown = cp.Variable(self.X.shape[1])
+        fit = self.X @ unknown
+        losses: Any = (
+            logistic((-self.y[:, None] * self.X) @ unknown)
+            if self.kind == "logistic"
+            else 0.5 * huber(fit - self.y)
+        )
+        objective = total(losses) / len(self.y) + 0.5 * (self.ridge + decay) * sum_squares(unknown)
+        problem: Any = cp.Problem(cp.Minimize(objective), [A @ unknown == b])
+        problem.solve(solver=cp.CLARABEL)
+        p = np.asarray(unknown.value)
+        m, n = A.shape
+        for _ in range(20):
+            K = np.block([[self.hessian(p) + decay * np.eye(n), A.T], [A, np.zeros((m, m))]])
+            right = np.concatenate([-(self.gradient(p) + decay * p), b - A @ p])
+            step = np.linalg.solve(K, right)[:n]
+            p = p + step
+            if np.linalg.norm(step) <= 1e-14 * np.linalg.norm(p):
+                break
+        return np.asarray(p)
+
+
+def _rational(value: float) -> fmpq:
+    return fmpq(*float(value).as_integer_ratio())
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingProblem:
+    """Minimise a loss over parameters that satisfy A p = b.
+
+    Attributes
+    ----------
+    name
+        How it is asked for.
+    A, b
+        (m, n), (m,): the equations, over the parameters' entries one after the other.
+    loss
+        Of p (n,).
+    shapes
+        Of the parameters, whose entries one after the other are p.
+    reference
+        Where it comes from.
+    """
+
+    name: str
+    A: Vector
+    b: Vector
+    loss: Loss
+    shapes: tuple[tuple[int, ...], ...]
+    reference: str
+
+    @property
+    def start(self) -> Vector:
+        """(n,): feasible or not, standard normal."""
+        rng = np.random.default_rng(seed_of(self.name))
+        return np.asarray(rng.standard_normal(self.A.shape[1]))
+
+    def optimum(self, decay: float) -> Vector:
+        """(n,): the constrained optimum with λ/2 ‖p‖² added to the loss."""
+        return self.loss.minimise(self.A, self.b, decay)
+
+    def curvature(self, optimum: Vector, decay: float) -> tuple[float, float]:
+        """Smallest and largest eigenvalue of the Hessian on the null space of A, at the optimum."""
+        _, sigma, Vh = np.linalg.svd(self.A)
+        Z = Vh[int((sigma > 1e-12 * sigma[0]).sum()) :].T
+        values = np.linalg.eigvalsh(Z.T @ self.loss.hessian(optimum) @ Z) + decay
+        return float(values[0]), float(values[-1])
+
+
+def article_1() -> TrainingProblem:
+    """The article's first example: x1 + x2 = 1, weighted squares."""
+    loss = Quadratic(np.diag([1.0, 0.5]), np.array([2.0, 1.0]))
+    return _problem(article_1, [[1.0, 1.0]], [1.0], loss, ((2,),))
+
+
+def article_2() -> TrainingProblem:
+    """The article's second example: p3 = 2 p4, (p3 − 1)² + (p4 − 2)²; the optimum is (1.6, 0.8)."""
+    loss = Quadratic(np.eye(2), np.array([1.0, 2.0]))
+    return _problem(article_2, [[1.0, -2.0]], [0.0], loss, ((1,), (1,)))
+
+
+def article_3() -> TrainingProblem:
+    """The article's third example: x1 + x2 = 1, x2 + x3 = 1/2; the optimum is (1.5, −0.5, 1)."""
+    loss = Quadratic(np.eye(3), np.array([2.0, 0.5, 1.5]))
+    return _problem(article_3, [[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]], [1.0, 0.5], loss, ((2,), (1,)))
+
+
+def portfolio() -> TrainingProblem:
+    """Weights that sum to one, a factor-model covariance (Markowitz 1952, without bounds)."""
+    rng = _rng(portfolio)
+    loadings = rng.standard_normal((12, 3)) / 3
+    H = loadings @ loadings.T + np.diag(rng.uniform(0.2, 0.5, 12))
+    H = np.array(H / np.linalg.norm(H, 2), dtype=np.float64)
+    t = np.array(np.linalg.solve(H, 0.1 * rng.standard_normal(12)), dtype=np.float64)
+    return _problem(portfolio, [np.ones(12)], [1.0], Quadratic(H, t), ((12,),))
+
+
+def mixture() -> TrainingProblem:
+    """Mixture weights: each row of a 4 × 6 matrix sums to one (stacked regressions, Breiman 1996).
+
+    A matrix, so that Muon, which takes nothing else, has something to do.
+    """
+    rng = _rng(mixture)
+    H = np.diag(rng.uniform(0.25, 1.0, 24))
+    A = np.kron(np.eye(4), np.ones(6))
+    return _problem(mixture, A, np.ones(4), Quadratic(H, rng.standard_normal(24)), ((4, 6),))
+
+
+def reconciliation() -> TrainingProblem:
+    """Forecasts that add up, by weighted least squares (Hyndman et al. 2011).
+
+    Seven series: a total, two regions, four districts; each level is the sum of the next.
+    """
+    rng = _rng(reconciliation)
+    A = np.array(
+        [
+            [1.0, -1.0, -1.0, 0.0, 0.0, 0.0, 0.0],
+            [0.0, 1.0, 0.0, -1.0, -1.0, 0.0, 0.0],
+            [0.0, 0.0, 1.0, 0.0, 0.0, -1.0, -1.0],
+        ]
+    )
+    base = rng.uniform(1.0, 4.0, 7)
+    loss = Quadratic(np.diag(1 / np.array([4.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0])), base)
+    return _problem(reconciliation, A, np.zeros(3), loss, ((1,), (2,), (4,)))
+
+
+def logistic() -> TrainingProblem:
+    """Logistic regression on contrasts: coefficients that sum to zero (Aitchison 1986, ch. 12)."""
+    rng = _rng(logistic)
+    X = rng.standard_normal((60, 8))
+    y = np.sign(X @ rng.standard_normal(8) + 0.5 * rng.standard_normal(60))
+    return _problem(logistic, [np.ones(8)], [0.0], Regression(X, y, "logistic"), ((8,),))
+
+
+def huber() -> TrainingProblem:
+    """Huber regression with two linear restrictions on the coefficients (Huber 1964)."""
+    rng = _rng(huber)
+    X = rng.standard_normal((60, 6))
+    y = X @ rng.standard_normal(6) + rng.standard_t(2, 60)
+    A = rng.standard_normal((2, 6))
+    return _problem(huber, A, np.ones(2), Regression(X, y, "huber"), ((2,), (4,)))
+
+
+def real(name: str) -> TrainingProblem:
+    """Weighted least squares on the equations of a real system, rows scaled to norm one."""
+    source = next(iter(catalogue(names=[name], dtypes=("float64",))))
+    A = source.dense()
+    norms = np.linalg.norm(A, axis=1)
+    A, b = A / norms[:, None], source.b / norms
+    scale = float(np.max(np.abs(np.linalg.lstsq(A, b)[0]), initial=0.0)) or 1.0
+    rng = np.random.default_rng(seed_of(f"train_{name}"))
+    n = A.shape[1]
+    loss = Quadratic(np.diag(rng.uniform(0.25, 1.0, n)), rng.standard_normal(n))
+    return TrainingProblem(f"train_{name}", A, b / scale, loss, ((n,),), source.reference)
+
+
+REAL = ("chem_elem_gri30", "netlib_afiro", "port_sp20_factor_neutral")
+"""Real systems of independent rows, small enough for a rational optimum."""
+
+BUILDERS: dict[str, Callable[[], TrainingProblem]] = {
+    f"train_{build.__name__}": build
+    for build in (
+        article_1,
+        article_2,
+        article_3,
+        portfolio,
+        mixture,
+        reconciliation,
+        logistic,
+        huber,
+    )
+} | {f"train_{name}": functools.partial(real, name) for name in REAL}
+"""By name; each builds one problem."""
+
+
+def _rng(build: Callable[[], TrainingProblem]) -> np.random.Generator:
+    return np.random.default_rng(seed_of(f"train_{build.__name__}"))
+
+
+def _problem(
+    build: Callable[[], TrainingProblem],
+    A: Any,
+    b: Any,
+    loss: Loss,
+    shapes: tuple[tuple[int, ...], ...],
+) -> TrainingProblem:
+    reference = " ".join((build.__doc__ or "").split())
+    rows, right = np.array(A, dtype=np.float64), np.array(b, dtype=np.float64)
+    return TrainingProblem(f"train_{build.__name__}", rows, right, loss, shapes, reference)
