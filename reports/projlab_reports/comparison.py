@@ -56,8 +56,8 @@ def show(found: Payload, console: Console | None = None) -> None:
             console.print(Text.assemble(("  conflict ", STYLES["fail"]), row))
         if answered(system):
             console.print(lines_table(system))
-        for line, text in remarks(system):
-            console.print(Text.assemble((f"  {line['verdict']} ", STYLES[line["verdict"]]), text))
+        for word, text in remarks(system):
+            console.print(Text.assemble((f"  {word} ", STYLES[word]), text))
         advice = system["recommendation"]
         console.print(Text(advice["text"], style="bold"))
         console.print(Text(f"    {advice['code']}", style="cyan"), soft_wrap=True)
@@ -124,13 +124,13 @@ def answered(system: System) -> list[Line]:
     return [line for line in system["lines"] if line["status"] == "ok"]
 
 
-def remarks(system: System) -> list[tuple[Line, str]]:
-    """What there is to say of lines that did not answer, or not as they should."""
-    return [
-        (line, f"{line['name']}: {line['why']}")
-        for line in system["lines"]
-        if line["verdict"] != "pass"
-    ]
+def remarks(system: System) -> list[tuple[str, str]]:
+    """Verdict and text of what did not answer, or not as it should; one reason stands once."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for line in system["lines"]:
+        if line["verdict"] != "pass":
+            names.setdefault((line["verdict"], line["why"]), []).append(line["name"])
+    return [(verdict, f"{', '.join(who)}: {why}") for (verdict, why), who in names.items()]
 
 
 def facts(system: System) -> list[tuple[str, str]]:

@@ -292,15 +292,24 @@ def _number(path: Path, cell: str) -> float:
 
 
 def _mtx(path: Path) -> Contents:
-    opened: Any = gzip.open if path.name.lower().endswith(".gz") else open
-    with opened(path, "rb") as file:
-        text = file.read(MAX_BYTES)
-    if not text.startswith(b"%%MatrixMarket"):
+    text = io.BytesIO()
+    with _opened(path) as file:
+        # Unpacked here: scipy's reader ends the process where reading from a stream fails.
+        while chunk := file.read(2**20):
+            text.write(chunk)
+            _believe(path, text.tell())
+    if not text.getvalue().startswith(b"%%MatrixMarket"):
         raise _wrong(path, "has no %%MatrixMarket header", _WANTED[".mtx"])
-    return {"A": scipy.io.mmread(io.BytesIO(text), spmatrix=False)}
+    text.seek(0)
+    return {"A": scipy.io.mmread(text, spmatrix=False)}
+
+
+def _opened(path: Path) -> Any:
+    return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")
 
 
 def _mps(path: Path) -> Contents:
+    _require_whole_mps(path)
     with _silent_stdout():
         import highspy
 
@@ -336,6 +345,37 @@ def _mps(path: Path) -> Contents:
         "names": np.array([names[i] for i in equal]),
         "note": note,
     }
+
+
+def _require_whole_mps(path: Path) -> None:
+    """Look for what HiGHS reads over without a word: no end, words for numbers, unknown rows."""
+    section, rows, wanted = "", set[str](), _WANTED[".mps"]
+    spaces = False  # the fixed format has them in names, which words then do not tell apart
+    with _opened(path) as file:
+        for number, line in enumerate(
+            io.TextIOWrapper(file, encoding="utf-8", errors="replace"), 1
+        ):
+            words = line.split()
+            if not words or line.startswith("*"):
+                continue
+            if not line[0].isspace():
+                section = words[0].upper()
+            elif section == "ROWS":
+                rows.add(words[-1])
+                spaces = spaces or len(words) > 2
+            elif section in _MPS_NUMBERS and "'MARKER'" not in words:
+                if len(words) < _MPS_NUMBERS[section] or not _is_number(words[-1]):
+                    said = f"has no number at the end of line {number} ({line.strip()[:40]!r})"
+                    raise _wrong(path, said, wanted)
+                if not spaces and words[-2] not in rows:
+                    said = f"names the row {words[-2][:40]!r} in line {number}, which is none"
+                    raise _wrong(path, said, wanted)
+    if section != "ENDATA":
+        raise _wrong(path, "has no ENDATA at its end", wanted)
+
+
+_MPS_NUMBERS = {"COLUMNS": 3, "RHS": 2, "RANGES": 2}
+"""Sections whose lines end in a number, and the words that one has at least."""
 
 
 @contextlib.contextmanager
@@ -437,17 +477,16 @@ def _system(path: Path, contents: Contents) -> Given:
 def _matrix(path: Path, A: Any) -> tuple[NDArray[np.float64] | sp.csr_array, Dtype]:
     if _is_scipy_sparse(A):
         dtype = _dtype(A.dtype)
-        values = _numbers(path, "A", A.data)
-        A = sp.csr_array(A, dtype=np.float64) if values.size else sp.csr_array(A.shape)
-        A.sum_duplicates()
-        return A, dtype
+        coo = sp.coo_array(A)
+        values = _numbers(path, "A", coo.data, coo.coords)
+        return sp.csr_array((values, coo.coords), shape=coo.shape), dtype
     if _is_torch_sparse(A):
         coo = A.detach().to_sparse_coo().coalesce()
         values = _numbers(path, "A", coo.values())
         rows, columns = coo.indices().numpy()
         return sp.csr_array((values, (rows, columns)), shape=tuple(A.shape)), _dtype_of(A)
-    dtype = _dtype_of(A)
     dense = _numbers(path, "A", A)
+    dtype = _dtype_of(A)
     dense = dense[None] if dense.ndim == 1 else dense
     if dense.ndim != 2:
         raise _wrong(path, f"holds A of shape {dense.shape}", "(m, n), or (n,) for one row")
@@ -489,8 +528,10 @@ def _from_csr(path: Path, contents: Contents) -> tuple[sp.csr_array, Dtype]:
     return A, _dtype_of(contents["data"])
 
 
-def _numbers(path: Path, name: str, value: Any) -> NDArray[np.float64]:
-    """Real finite numbers as float64."""
+def _numbers(
+    path: Path, name: str, value: Any, places: Sequence[NDArray[Any]] | None = None
+) -> NDArray[np.float64]:
+    """Real finite numbers as float64; `places` are where the values of a sparse matrix stand."""
     array = _array(path, name, value)
     if array.dtype.kind not in "biuf":
         raise _wrong(path, f"holds {name} of dtype {array.dtype}", "real numbers")
@@ -498,8 +539,10 @@ def _numbers(path: Path, name: str, value: Any) -> NDArray[np.float64]:
         array = array.astype(np.float64)
     if not np.isfinite(array).all():
         where = np.argwhere(~np.isfinite(array))[0].tolist()
-        place = f"[{', '.join(map(str, where))}]" if where else ""
         found = array[tuple(where)]
+        if places is not None:
+            where = [int(axis[where[0]]) for axis in places]
+        place = f"[{', '.join(map(str, where))}]" if where else ""
         raise _wrong(path, f"holds {name}{place} = {found}", "finite numbers")
     return array
 
@@ -527,6 +570,8 @@ def _array(path: Path, name: str, value: Any) -> NDArray[Any]:
 
 
 def _dtype_of(value: Any) -> Dtype:
+    if not hasattr(value, "dtype"):
+        return "float64"
     return _dtype(np.dtype(str(value.dtype).removeprefix("torch.").replace("bfloat16", "float16")))
 
 
