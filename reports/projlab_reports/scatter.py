@@ -34,7 +34,7 @@ def svg(points: Sequence[Point], dtype: str, accuracy: float | None, *, prefix: 
     inks: Any = dict.fromkeys(
         ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK
     )
-    with mpl.rc_context({**STYLE, **inks, "svg.fonttype": "none", "font.family": "sans-serif"}):
+    with mpl.rc_context({**STYLE, **inks, "svg.fonttype": "none", "text.parse_math": False}):
         figure = Figure(figsize=(4.8, 3.2), layout="constrained")
         axes = figure.subplots()
         for i, point in enumerate(points):

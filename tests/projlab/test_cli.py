@@ -51,7 +51,7 @@ def test_help_starts_without_anything_heavy(tmp_path):
     assert "validate" in ended.stdout
 
 
-@pytest.mark.parametrize("command", ["validate", "variants"])
+@pytest.mark.parametrize("command", ["validate", "compare", "variants"])
 def test_each_command_explains_itself_by_example(command, capsys):
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])
@@ -187,7 +187,17 @@ def test_bad_input_ends_with_2_and_one_line_that_names_it(
     assert error.startswith("projlab: ")
 
 
-@pytest.mark.parametrize("arguments", [[], ["validate", "--profile", "slow"], ["compare", "f.npz"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["validate", "--profile", "slow"],
+        ["compare"],
+        ["compare", "f.npz", "--accuracy", "0"],
+        ["compare", "f.npz", "--time-limit", "inf"],
+        ["compare", "f.npz", "--dtype", "float16"],
+    ],
+)
 def test_bad_usage_ends_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as end:
         main(arguments)

@@ -195,6 +195,12 @@ def _plain(value: Any) -> Any:
 def _measured(problem: Problem, options: Options) -> Snapshot:
     """Measure in a process of its own; return its last snapshot, with why it is not the end."""
     known = Snapshot(structure(problem))
+    if (needed := predicted_seconds(problem)) > options.time_limit:
+        unknown = (
+            f"the rank decision alone is predicted to take {needed:.3g} s on a slow core, the time "
+            f"limit is {options.time_limit:g} s"
+        )
+        return _skipped(problem, options, replace(known.system, unknown=unknown))
     ended = ""
     for report, why in _reports(_measure, (problem, options), options, known):
         known, ended = report, why
@@ -301,18 +307,11 @@ def _measure(report: Callable[[Snapshot], None], problem: Problem, options: Opti
     """Measure one system step by step."""
     deadline = time.monotonic() + options.time_limit
     system = structure(problem)
-    if (needed := predicted_seconds(problem)) > options.time_limit:
-        unknown = (
-            f"the rank decision alone is predicted to take {needed:.0f} s on a slow core, the "
-            f"time limit is {options.time_limit:g} s"
-        )
-        _skip_all(report, problem, options, replace(system, unknown=unknown))
-        return
     constraint = _constraint(problem, options.device)
     try:
         system = analysed(system, constraint)
     except ProjlabError as refusal:
-        _skip_all(report, problem, options, replace(system, unknown=str(refusal)))
+        report(_skipped(problem, options, replace(system, unknown=str(refusal))))
         return
     report(Snapshot(system))
     # As dear as half the rank decision.
@@ -323,14 +322,13 @@ def _measure(report: Callable[[Snapshot], None], problem: Problem, options: Opti
     _Measurement(report, problem, options, deadline, system, constraint).run()
 
 
-def _skip_all(
-    report: Callable[[Snapshot], None], problem: Problem, options: Options, system: System
-) -> None:
+def _skipped(problem: Problem, options: Options, system: System) -> Snapshot:
+    """Nothing is asked of a system whose rank cannot be known."""
     blank = blank_record(problem, options.device, "")
     skipped = [
         replace(blank, variant=v, status="skip", reason=system.unknown) for v in options.variants
     ]
-    report(Snapshot(system, records=tuple(skipped), done=True))
+    return Snapshot(system, records=tuple(skipped), done=True)
 
 
 def _constraint(problem: Problem, device: str) -> AffineConstraint:
