@@ -63,6 +63,8 @@ def show(found: Payload, console: Console | None = None) -> None:
         console.print(Text(f"    {advice['code']}", style="cyan"), soft_wrap=True)
         for change in advice["changes"]:
             console.print(Text(f"  - {change}"))
+    if any(map(answered, found["systems"])):
+        console.print(Text(LEGEND, style="dim"))
 
 
 def lines_table(system: System) -> Table:
@@ -70,7 +72,7 @@ def lines_table(system: System) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("", no_wrap=True)
     for heading in HEADINGS:
-        table.add_column(heading, justify="right", overflow="fold")
+        table.add_column(ABBREVIATED.get(heading, heading), justify="right", overflow="fold")
     for line in answered(system):
         style = STYLES["fail"] if line["verdict"] == "fail" else ""
         cells = row(line)
@@ -89,6 +91,17 @@ HEADINGS = (
     "stacked, a point",
     "memory",
     "pays from",
+)
+
+ABBREVIATED = {
+    "feasibility": "feas.",
+    "stationarity": "stat.",
+    "one projection": "one",
+    "stacked, a point": "stacked",
+}
+LEGEND = (
+    "feas., stat.: scaled feasibility and stationarity residuals; one: a projection; stacked: a "
+    "point of many together; pays from: projections from which the total is less"
 )
 
 

@@ -34,7 +34,7 @@ def svg(points: Sequence[Point], dtype: str, accuracy: float | None, *, prefix: 
     inks: Any = dict.fromkeys(
         ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK
     )
-    with mpl.rc_context({**STYLE, **inks, "svg.fonttype": "none", "text.parse_math": False}):
+    with mpl.rc_context({**STYLE, **inks, "svg.fonttype": "none"}):
         figure = Figure(figsize=(4.8, 3.2), layout="constrained")
         axes = figure.subplots()
         for i, point in enumerate(points):
@@ -55,6 +55,7 @@ def svg(points: Sequence[Point], dtype: str, accuracy: float | None, *, prefix: 
                 xytext=(7, 5 if i % 2 else -10),
                 textcoords="offset points",
                 fontsize=8,
+                parse_math=False,
             )
         axes.axhline(u, color=INK, linewidth=0.8, linestyle=":")
         axes.annotate("u", (0.995, u), xycoords=("axes fraction", "data"), ha="right", va="bottom")
