@@ -351,6 +351,12 @@ class TestRecommendation:
         assert advice.variant == "qr"
         assert any("fewer than 10 projections cholesky" in change for change in advice.changes)
 
+    def test_a_peer_that_is_faster_is_told_and_one_that_is_wrong_is_not(self):
+        changes = self.about(1e-10).changes
+        assert "Of the peers peer is faster: 0.001 µs a projection, forward error 1e-16." in changes
+        found = [*self.LINES[:2], line("peer", 0.0, 1e-9, 1e-3, kind="peer")]
+        assert not any("peer" in change for change in self.about(1e-10, found=found).changes)
+
     def test_what_no_variant_reaches_is_said_with_kappa_u(self):
         advice = self.about(1e-14)
         assert advice.text.startswith("No variant reaches 1e-14 here: κu is 1.1e-12. The nearest")
