@@ -56,7 +56,7 @@ def test_each_command_explains_itself_by_example(command, capsys):
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])
     assert end.value.code == 0
-    assert f"examples:\n  projlab {command}\n" in capsys.readouterr().out
+    assert f"examples:\n  projlab {command}" in capsys.readouterr().out
 
 
 def test_variants_lists_the_registry(capsys):
