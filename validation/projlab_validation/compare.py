@@ -49,7 +49,7 @@ from projlab_validation.measure import (
     timed,
 )
 from projlab_validation.measure import _describe as described
-from projlab_validation.oracles import Reference, reference
+from projlab_validation.oracles import FLOPS_PER_SECOND, Reference, reference
 from projlab_validation.problems import Problem
 from projlab_validation.problems.problem import Dtype
 from projlab_validation.profiles import DTYPES, Profile
@@ -216,7 +216,7 @@ def _stopped(problem: Problem, known: Snapshot, options: Options, why: str) -> S
         for v in options.variants
         if v not in asked
     ]
-    unknown = known.system.unknown or ("" if known.system.rank is not None else why)
+    unknown = "" if known.system.rank is not None else f"the rank decision did not end, {why}"
     system = replace(known.system, unknown=unknown)
     return replace(known, system=system, records=(*known.records, *missing))
 
@@ -362,7 +362,7 @@ class _Measurement:
         """Measure, and report after every step."""
         self.problem = replace(self.problem, consistent=self.system.consistent)
         blank = blank_record(self.problem, self.options.device, "")
-        unknown = self._unknown("no oracle has answered yet")
+        unknown = self._unknown("no oracle answered within the time limit")
         if not self.system.consistent:
             truth = Truth(self.problem, "refusal", unknown, ())
             for variant in self.options.variants:
@@ -446,11 +446,16 @@ class _Measurement:
         )
 
     def _predicted(self, variant: str) -> float:
-        """Seconds for a warm-up and one timed set-up, at the speed the rank decision went."""
+        """Seconds for a warm-up and one timed set-up of the kept rows.
+
+        At the speed the rank decision went or that of a slow core: choosing rows, which no set-up
+        repeats, may have taken most of that decision.
+        """
         if not self.system.rows_overlap or get(variant).needs_disjoint_rows:
             return 0.0
-        m, n = self.problem.m, self.problem.n
-        return 2 * get(variant).flops(m, n)[0] / (6 * min(m, n) * m * n) * self.system.analysis_s
+        n, rank = self.problem.n, self.system.rank or 0
+        speed = predicted_seconds(self.problem) / self.system.analysis_s * FLOPS_PER_SECOND
+        return 2 * get(variant).flops(rank, n)[0] / max(speed, FLOPS_PER_SECOND)
 
     def _certify(self) -> None:
         """Add each answer's certificate to its record."""
