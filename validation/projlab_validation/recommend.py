@@ -327,7 +327,7 @@ def _ambiguous(question: Question, answered: Sequence[Line]) -> Recommendation:
             "ambiguous and no row contradicts the others: entries are then taken as exact to that "
             "much of the largest singular value."
             if clear
-            else "No larger cutoff was found in time that decides it: see diagnose(A, b, rank=...).",
+            else "No larger cutoff was found in time that decides it: diagnose(A, b, rank=...).",
             _other_dtype(question),
         ),
         best.name,
