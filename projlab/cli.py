@@ -17,6 +17,7 @@ from projlab import __version__
 
 if TYPE_CHECKING:
     from projlab_reports.summary import Summary
+    from projlab_validation.compare import Comparison
     from projlab_validation.problems import Problem
     from projlab_validation.problems.problem import Dtype
     from projlab_validation.record import Record
@@ -36,6 +37,7 @@ TOP = f"""
 examples:
   projlab variants
   projlab validate --profile quick
+  projlab compare system.npz
 
 {EXIT_CODES}
 """
@@ -70,6 +72,32 @@ resumed run needs. A DIR that holds a run already is refused without --resume or
 {EXIT_CODES}
 """
 
+COMPARE = """
+examples:
+  projlab compare system.npz
+      every variant on your own A x = b, and which one to use
+  projlab compare system.npz --accuracy 1e-10 --peers --out DIR
+      for a forward error of 1e-10, beside what else is installed; compare.html and compare.json
+  projlab compare A.mtx --b b.mtx --x0 x0.npy
+  projlab compare netlib/afiro.mps.gz --dtype float64 --dtype float32
+  projlab compare FOLDER --time-limit 30 --json
+      every system of a folder, as JSON for a program
+
+formats, of which nothing is ever executed:
+  .npz           dense: A, b, optionally x0 (or x) and names (of the rows); or scipy's CSR parts
+                 data, indices, indptr, shape, with b and optionally x0 and names
+  .npy           A; b by --b
+  .csv           a line a row; with a header line, a column b, and a column name if wanted
+  .mtx[.gz]      A; b by --b
+  .mps[.gz]      the rows of type E, by their names
+  .pt            a dict of tensors as in npz, loaded with weights_only
+  .safetensors   as npz, without names
+NAME_b.* and NAME_x0.* beside NAME.* are its b and x0 where nothing else says.
+
+exit codes: 0 every answer is within its own theory; 1 one is not; 2 bad usage or bad input;
+3 nothing was checked
+"""
+
 VARIANTS = """
 examples:
   projlab variants
@@ -90,9 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"projlab: {error}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
-        print(
-            "projlab: interrupted; --resume goes on with what is measured already", file=sys.stderr
-        )
+        print(f"projlab: interrupted; {options.interrupted}", file=sys.stderr)
         return INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -128,7 +154,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--jobs", type=_positive, metavar="N", help="worker processes (default: all cores)")
     add(
         "--time-limit",
-        type=_seconds,
+        type=_positive_float,
         metavar="SECONDS",
         help="for one check of one problem (default: 30 quick, 600 standard, a day full)",
     )
@@ -166,7 +192,62 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--device", default="cpu", help="torch device that the variants run on (default: cpu)")
     add("--json", action="store_true", help="print the outcome as JSON instead of a table")
-    validate.set_defaults(command=_validate)
+    validate.set_defaults(
+        command=_validate, interrupted="--resume goes on with what is measured already"
+    )
+
+    compare = commands.add_parser(
+        "compare",
+        help="compare the variants on your own system, and say which one to use",
+        description="Compare the variants on your own system A x = b, and say which one to use.",
+        epilog=COMPARE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = compare.add_argument
+    add("files", nargs="+", type=Path, metavar="FILE", help="a system, or a folder of them")
+    add("--b", type=Path, metavar="FILE", help="the right-hand side, in any of the formats")
+    add(
+        "--x0",
+        type=Path,
+        metavar="FILE",
+        help="the point to project (default: the file's own, else standard normal)",
+    )
+    add(
+        "--dtype",
+        action="append",
+        choices=("float64", "float32"),
+        help="compare in this dtype (default: the file's own); may be repeated",
+    )
+    add("--device", default="cpu", help="torch device that the variants run on (default: cpu)")
+    add(
+        "--accuracy",
+        type=_positive_float,
+        metavar="E",
+        help="the forward error wanted, as 1e-10 (default: what a backward-stable method reaches)",
+    )
+    add(
+        "--variants",
+        type=_names,
+        metavar="V,V",
+        help="only these variants, separated by commas (default: all)",
+    )
+    add("--peers", action="store_true", help="compare with what else is installed, on the CPU")
+    add("--threads", type=_positive, metavar="N", help="threads (default: as torch chooses)")
+    add(
+        "--time-limit",
+        type=_positive_float,
+        default=120.0,
+        metavar="S",
+        help="seconds that a file, and again each peer, may take (default: 120)",
+    )
+    add("--json", action="store_true", help="print JSON instead of tables")
+    add(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="write compare.html and compare.json there (default: nothing is written)",
+    )
+    compare.set_defaults(command=_compare, interrupted="nothing was written")
 
     variants = commands.add_parser(
         "variants",
@@ -176,19 +257,13 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     variants.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    variants.set_defaults(command=_variants)
+    variants.set_defaults(command=_variants, interrupted="")
     return parser
 
 
 def _validate(options: argparse.Namespace) -> int:
     """Measure, judge and report."""
-    if missing := _missing_from_suite():
-        print(
-            f"projlab: validate needs the suite ({', '.join(missing)} missing); "
-            "install it by `pip install projlab[suite]`",
-            file=sys.stderr,
-        )
-        return BAD_INPUT
+    _require_suite("validate")
     from projlab.errors import InputError
     from projlab_reports import markdown, terminal
     from projlab_reports.summary import Summary
@@ -342,6 +417,59 @@ def _outcome(
     }
 
 
+def _compare(options: argparse.Namespace) -> int:
+    """Read everything, compare file by file, and show."""
+    from projlab.errors import InputError
+
+    _require_suite("compare")
+    from projlab_reports import comparison
+    from projlab_validation import compare, environment, formats, subjects
+    from projlab_validation.runner import progress_bar
+
+    files = formats.find(options.files)
+    if len(files) > 1 and (options.b or options.x0):
+        raise InputError(f"--b and --x0 belong to one system, and {len(files)} are given")
+    if options.out and options.out.exists() and not options.out.is_dir():
+        raise InputError(f"--out {options.out} is a file; it takes a folder")
+    asked = compare.Options(
+        variants=_chosen_variants(options.variants),
+        peers=tuple(p.spec for p in subjects.installed_peers()) if options.peers else (),
+        device=_usable_device(options.device),
+        accuracy=options.accuracy,
+        threads=options.threads,
+        time_limit=options.time_limit,
+    )
+    systems = [formats.read(file, options.b, options.x0) for file in files]
+    # The whole input is checked before anything is measured.
+    jobs = [(given, dtype) for given in systems for dtype in options.dtype or (given.dtype,)]
+    for given, dtype in jobs:
+        given.problem(dtype)
+    comparisons = []
+    with progress_bar(len(jobs)) as (bar, line):
+        for given, dtype in jobs:
+            bar.update(line, description=f"{given.path.name} {dtype}")
+            comparisons.append(compare.compare(given, dtype, asked))
+            bar.update(line, advance=1)
+    code = _comparison_code(comparisons)
+    described = environment.describe(asked.device)
+    described["threads per worker"] = str(options.threads or "as torch chooses")
+    found = compare.payload(comparisons, asked, described, code)
+    if options.json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        comparison.show(found)
+    if options.out:
+        page = comparison.write(found, options.out)
+        print(f"Page: {page}", file=sys.stderr if options.json else sys.stdout)
+    return code
+
+
+def _comparison_code(comparisons: "Sequence[Comparison]") -> int:
+    if any(comparison.failed for comparison in comparisons):
+        return FAILED
+    return HELD if any(comparison.checked for comparison in comparisons) else NOTHING_CHECKED
+
+
 def _variants(options: argparse.Namespace) -> int:
     """List the registry."""
     from projlab.variants import REGISTRY
@@ -354,6 +482,17 @@ def _variants(options: argparse.Namespace) -> int:
         for variant in REGISTRY:
             print(f"{variant.name:<{width}}  {variant.summary}")
     return HELD
+
+
+def _require_suite(command: str) -> None:
+    """Raise `InputError` with what to install."""
+    from projlab.errors import InputError
+
+    if missing := _missing_from_suite():
+        raise InputError(
+            f"{command} needs the suite ({', '.join(missing)} missing); "
+            "install it by `pip install projlab[suite]`"
+        )
 
 
 def _missing_from_suite() -> list[str]:
@@ -430,8 +569,12 @@ def _positive(text: str) -> int:
     return number
 
 
-def _seconds(text: str) -> float:
+def _positive_float(text: str) -> float:
     number = float(text)
-    if not number > 0:
+    if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return number
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]

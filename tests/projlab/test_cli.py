@@ -52,12 +52,12 @@ def test_help_starts_without_anything_heavy(tmp_path):
     assert "validate" in ended.stdout
 
 
-@pytest.mark.parametrize("command", ["validate", "variants"])
+@pytest.mark.parametrize("command", ["validate", "compare", "variants"])
 def test_each_command_explains_itself_by_example(command, capsys):
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])
     assert end.value.code == 0
-    assert f"examples:\n  projlab {command}\n" in capsys.readouterr().out
+    assert f"examples:\n  projlab {command}" in capsys.readouterr().out
 
 
 def test_variants_lists_the_registry(capsys):
@@ -215,7 +215,17 @@ def test_bad_input_ends_with_2_and_one_line_that_names_it(
     assert error.startswith("projlab: ")
 
 
-@pytest.mark.parametrize("arguments", [[], ["validate", "--profile", "slow"], ["compare", "f.npz"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["validate", "--profile", "slow"],
+        ["compare"],
+        ["compare", "f.npz", "--accuracy", "0"],
+        ["compare", "f.npz", "--time-limit", "inf"],
+        ["compare", "f.npz", "--dtype", "float16"],
+    ],
+)
 def test_bad_usage_ends_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as end:
         main(arguments)

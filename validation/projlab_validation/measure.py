@@ -26,7 +26,7 @@ from projlab_validation.record import NAN, Check, OracleFigures, Record, Status
 from projlab_validation.watch import Answered, Asked, Tell, nobody
 
 if TYPE_CHECKING:
-    from projlab import AffineConstraint
+    from projlab import AffineConstraint, Projector
     from projlab_validation.oracles import Answer, Reference
     from projlab_validation.problems import Problem
 
@@ -53,6 +53,10 @@ class Outcome:
     condition: float = NAN
     setup: tuple[float, ...] = ()
     project: tuple[float, ...] = ()
+    stacked: tuple[float, ...] = ()
+    """Seconds of projecting a stack of points, where one was asked for."""
+    held: int | None = None
+    """Bytes of what the projector keeps besides the constraint, where a stack was asked for."""
 
 
 def measure(
@@ -213,8 +217,13 @@ def ask(
     on_inconsistent: Literal["raise", "least_squares"],
     profile: Profile,
     device: str,
+    *,
+    stack: int = 0,
 ) -> Outcome:
-    """Ask one variant to project x₀; set-up and projection are timed apart."""
+    """Ask one variant to project x₀; set-up and projection are timed apart.
+
+    With `stack`, that many points stacked as (stack, n) are timed besides.
+    """
     import torch
 
     from projlab import ProjlabError, projector
@@ -231,6 +240,10 @@ def ask(
         )
         with torch.no_grad():
             x, project = timed(lambda: P(x0), synchronise, profile)
+            stacked: list[float] = []
+            if stack:
+                points = x0.repeat(stack, 1)
+                stacked = timed(lambda: P(points), synchronise, profile)[1]
     except ProjlabError as refusal:
         return Outcome("refused", reason=str(refusal), exception=type(refusal).__name__)
     except Exception as fault:  # whatever a variant raises is a finding about that variant
@@ -243,7 +256,33 @@ def ask(
         condition=float(P.condition),
         setup=tuple(setup),
         project=tuple(project),
+        stacked=tuple(stacked),
+        held=held_bytes(P) if stack else None,
     )
+
+
+def held_bytes(P: Projector) -> int:
+    """Bytes of the tensors that a projector keeps, without its constraint: its factors."""
+    import torch
+
+    sizes: dict[int, int] = {}
+    seen = {id(P.constraint), id(P.A), id(P.b)}
+    waiting: list[object] = [P]
+    while waiting:
+        thing = waiting.pop()
+        if id(thing) in seen:
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, torch.Tensor):
+            storage = thing.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
+        elif isinstance(thing, Mapping):
+            waiting += thing.values()
+        elif isinstance(thing, (list, tuple)):
+            waiting += thing
+        elif type(thing).__module__.startswith("projlab"):
+            waiting += vars(thing).values()
+    return sum(sizes.values())
 
 
 def timed(

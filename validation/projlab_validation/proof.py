@@ -30,6 +30,7 @@ class Proof:
     accuracy: float = NAN
     verdict: Proven | None = None
     reason: str = ""
+    stationarity: float = NAN
 
     def columns(self) -> dict[str, Any]:
         """Return the proof as columns of a record."""
@@ -52,13 +53,19 @@ def prove(
     """Return a proof for each of the answers (k, n) as the projection of its point (k, n)."""
     found = certify(points, answers, constraint, on_inconsistent=on_inconsistent)
     figures = torch.stack(
-        [found.forward_error_at_least, found.forward_error_bound, found.accuracy], dim=-1
+        [
+            found.forward_error_at_least,
+            found.forward_error_bound,
+            found.accuracy,
+            found.stationarity,
+        ],
+        dim=-1,
     ).tolist()
     # Nothing is below the accuracy of an answer that is not finite.
     finite = torch.isfinite(answers).all(-1).tolist()
     return [
-        _proof(least if whole else torch.inf, most, accuracy, found.reason)
-        for (least, most, accuracy), whole in zip(figures, finite, strict=True)
+        _proof(least if whole else torch.inf, most, accuracy, found.reason, stationarity)
+        for (least, most, accuracy, stationarity), whole in zip(figures, finite, strict=True)
     ]
 
 
@@ -75,9 +82,11 @@ def worst(proofs: Sequence[Proof]) -> Proof:
     return max(proofs, key=place)
 
 
-def _proof(least: float, most: float, accuracy: float, reason: str) -> Proof:
+def _proof(least: float, most: float, accuracy: float, reason: str, stationarity: float) -> Proof:
+    verdict: Proven = "uncertifiable"
     if most <= accuracy < torch.inf:
-        return Proof(least, most, accuracy, "certified")
-    if least > accuracy:
-        return Proof(least, most, accuracy, "failed")
-    return Proof(least, most, accuracy, "uncertifiable", reason)
+        verdict = "certified"
+    elif least > accuracy:
+        verdict = "failed"
+    doubt = reason if verdict == "uncertifiable" else ""
+    return Proof(least, most, accuracy, verdict, doubt, stationarity)

@@ -1,0 +1,291 @@
+"""What `projlab compare` found, at the terminal and as one self-contained page.
+
+Takes the payload that `--json` prints, read from a file or handed over, and imports no engine.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from projlab_reports import scatter, units
+from projlab_reports.units import MISSING
+
+Payload = Mapping[str, Any]
+System = Mapping[str, Any]
+Line = Mapping[str, Any]
+
+PAGE, DATA = "compare.html", "compare.json"
+
+PIPE_WIDTH = 120
+"""Columns where the output is no terminal: nothing is squeezed that a program or a file takes."""
+
+SHORT_ROW = 72
+"""Characters of a combination of rows that is written among the facts."""
+
+STYLES = {"pass": "green", "expected": "yellow", "skip": "dim", "fail": "bold red"}
+
+SHORT = {"certificate": "cert.", "high precision": "high p.", "nothing": MISSING}
+
+
+def show(found: Payload, console: Console | None = None) -> None:
+    """Print every system: what it is, one line a variant, and the recommendation."""
+    if console is None:
+        console = Console()
+        if not console.is_terminal and "COLUMNS" not in os.environ:
+            console = Console(width=PIPE_WIDTH)
+    for i, system in enumerate(found["systems"]):
+        if i:
+            console.print()
+        console.print(Text(title(system), style="bold"))
+        for what, text in facts(system):
+            console.print(Text.assemble((f"  {what}: ", "dim"), text))
+        for row in system["system"]["conflicting"]:
+            console.print(Text.assemble(("  conflict ", STYLES["fail"]), row))
+        if answered(system):
+            console.print(lines_table(system))
+        for word, text in remarks(system):
+            console.print(Text.assemble((f"  {word} ", STYLES[word]), text))
+        advice = system["recommendation"]
+        console.print(Text(advice["text"], style="bold"))
+        console.print(Text(f"    {advice['code']}", style="cyan"), soft_wrap=True)
+        for change in advice["changes"]:
+            console.print(Text(f"  - {change}"))
+    if any(map(answered, found["systems"])):
+        console.print(Text(LEGEND, style="dim"))
+
+
+def lines_table(system: System) -> Table:
+    """Return one row a variant or peer that answered."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("", no_wrap=True)
+    for heading in HEADINGS:
+        table.add_column(ABBREVIATED.get(heading, heading), justify="right", overflow="fold")
+    for line in answered(system):
+        style = STYLES["fail"] if line["verdict"] == "fail" else ""
+        cells = row(line)
+        cells[1] = SHORT.get(cells[1], cells[1])
+        table.add_row(Text(line["name"], style=style), *cells)
+    return table
+
+
+HEADINGS = (
+    "forward error",
+    "judged by",
+    "feasibility",
+    "stationarity",
+    "set-up",
+    "one projection",
+    "stacked, a point",
+    "memory",
+    "pays from",
+)
+
+ABBREVIATED = {
+    "feasibility": "feas.",
+    "stationarity": "stat.",
+    "one projection": "one",
+    "stacked, a point": "stacked",
+}
+LEGEND = (
+    "feas., stat.: scaled feasibility and stationarity residuals; one: a projection; stacked: a "
+    "point of many together; pays from: projections from which the total is less"
+)
+
+
+def row(line: Line) -> list[str]:
+    """The cells of one line, in the order of `HEADINGS`."""
+    return [
+        nearness(line),
+        line["judged_by"] if line["judged_by"] != "nothing" else MISSING,
+        units.figure(_number(line["feasibility"])),
+        units.figure(_number(line["stationarity"])),
+        MISSING if line["kind"] == "peer" else units.duration(_number(line["setup_s"])),
+        units.duration(_number(line["project_s"])),
+        units.duration(_number(line["stacked_s"])),
+        units.size(_number(line["held_bytes"])),
+        MISSING if line["pays_from"] is None else f"{line['pays_from']:,}",
+    ]
+
+
+def nearness(line: Line) -> str:
+    """The forward error, or what the certificate proves it to be at most."""
+    if line["judged_by"] == "certificate":
+        return f"≤ {units.figure(_number(line['at_most']))}"
+    return units.figure(_number(line["forward_error"]))
+
+
+def title(system: System) -> str:
+    """Name a system by its file."""
+    return f"{Path(system['file']).name}, {system['dtype']}"
+
+
+def answered(system: System) -> list[Line]:
+    """The lines that carry an answer."""
+    return [line for line in system["lines"] if line["status"] == "ok"]
+
+
+def remarks(system: System) -> list[tuple[str, str]]:
+    """Verdict and text of what did not answer, or not as it should; one reason stands once."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for line in system["lines"]:
+        if line["verdict"] != "pass":
+            names.setdefault((line["verdict"], line["why"]), []).append(line["name"])
+    return [(verdict, f"{', '.join(who)}: {why}") for (verdict, why), who in names.items()]
+
+
+def facts(system: System) -> list[tuple[str, str]]:
+    """What the system is, as pairs of words."""
+    s = system["system"]
+    what = (
+        f"{s['m']:,} equations in {s['n']:,} variables, {s['nnz']:,} nonzeros "
+        f"({100 * s['density']:.3g} %)"
+    )
+    found = [("system", what), ("structure", "; ".join(s["structure"]))]
+    if system["note"]:
+        found.append(("left out", system["note"]))
+    least, most = s["row_norms"]
+    found.append(("row norms", f"from {least:.3g} to {most:.3g}"))
+    if s["rank"] is None:
+        return [*found, ("not known", s["unknown"]), ("point", system["x0"])]
+    doubt = ", ambiguous: a cutoff ten times away changes it" if s["ambiguous"] else ""
+    found += [
+        ("numerical rank", f"{s['rank']:,} of {s['m']:,} rows{doubt}; {_gap(s)}"),
+        ("condition number", _condition(s)),
+        ("redundant rows", _redundant(s)),
+        ("consistency", _consistency(s)),
+        ("rank decision", f"{units.duration(_number(s['analysis_s']))}, once for all variants"),
+        ("point", system["x0"]),
+    ]
+    return found
+
+
+def _gap(s: System) -> str:
+    last, following = (_number(value) for value in s["gap"])
+    gap = f"the last singular value that counts is {last:.2g} of the largest"
+    if following:
+        gap += f", the next {following:.2g}"
+    return f"{gap}; cutoff {s['cutoff']:.2g}"
+
+
+def _condition(s: System) -> str:
+    after = f"{units.figure(_number(s['condition']))} of equilibrated rows"
+    before = _number(s["condition_as_given"])
+    if math.isnan(before):
+        return after
+    more = " or more" if s["condition_is_least"] else ""
+    return f"{after}; {units.figure(before)}{more} of the rows as given"
+
+
+def _redundant(s: System) -> str:
+    count = s["redundant_count"]
+    if not count:
+        return "none"
+    short = [row for row in s["redundant"] if len(row) <= SHORT_ROW][:3]
+    shown = short or [row.partition(" = ")[0] for row in s["redundant"][:8]]
+    more = f"; and {count - len(shown)} more" if count > len(shown) else ""
+    return f"{count}: {'; '.join(shown)}{more}"
+
+
+def _consistency(s: System) -> str:
+    count = s["conflicting_count"]
+    if not count:
+        return "some x satisfies every equation"
+    rows = "row contradicts" if count == 1 else "rows contradict"
+    return f"no x does: {count} {rows} the others, by up to {s['off']:.3g} in b"
+
+
+def verdict(found: Payload) -> str:
+    """The comparison in a sentence."""
+    systems = found["systems"]
+    broken = [
+        f"{line['name']} on {title(s)}"
+        for s in systems
+        for line in s["lines"]
+        if line["kind"] == "variant" and line["verdict"] == "fail"
+    ]
+    count = f"{len(systems)} systems" if len(systems) > 1 else "One system"
+    if broken:
+        return f"{count}: outside what theory promises: {', '.join(broken)}."
+    if found["exit_code"] == 3:
+        return f"{count}: no variant was checked."
+    return f"{count}: every answer of a variant is within what theory promises of it."
+
+
+def render(found: Payload) -> str:
+    """Return the page."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("projlab_reports"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=True,
+    )
+    helpers: dict[str, Callable[..., Any]] = {
+        "answered": answered,
+        "facts": facts,
+        "nearness": nearness,
+        "remarks": remarks,
+        "row": row,
+        "title": title,
+    }
+    environment.globals.update(helpers)
+    environment.filters["duration"] = lambda value: units.duration(_number(value))
+    environment.filters["figure"] = lambda value: units.figure(_number(value))
+    systems: Sequence[System] = found["systems"]
+    charts = [_chart(i, system, found) for i, system in enumerate(systems)]
+    template = environment.get_template("compare.html.j2")
+    return template.render(
+        found=found, systems=systems, charts=charts, headings=HEADINGS, verdict=verdict(found)
+    )
+
+
+def _chart(i: int, system: System, found: Payload) -> Markup:
+    """Draw forward error against time; "" where fewer than two points would stand."""
+    points = [
+        scatter.Point(
+            line["name"],
+            line["project_s"],
+            line["at_most"] if line["judged_by"] == "certificate" else line["forward_error"],
+            peer=line["kind"] == "peer",
+            at_most=line["judged_by"] == "certificate",
+        )
+        for line in answered(system)
+        if line["judged_by"] != "nothing"
+    ]
+    if len(points) < 2:
+        return Markup("")
+    drawn = scatter.svg(points, system["dtype"], found["asked"]["accuracy"], prefix=f"s{i}-")
+    return Markup(drawn)  # noqa: S704  matplotlib's own, its texts escaped by matplotlib
+
+
+def write(found: Payload, folder: Path) -> Path:
+    """Write the page and its data into a folder, both whole or none; return the page's path."""
+    contents = {
+        DATA: json.dumps(found, indent=2, ensure_ascii=False) + "\n",
+        PAGE: render(found),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".projlab-", dir=folder) as temporary:
+        for name, text in contents.items():
+            (Path(temporary) / name).write_text(text, encoding="utf-8")
+        for name in contents:
+            (Path(temporary) / name).replace(folder / name)
+    return folder / PAGE
+
+
+def _number(value: float | None) -> float:
+    """A figure of the payload: null is a missing one."""
+    return math.nan if value is None else float(value)

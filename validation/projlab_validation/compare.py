@@ -1,0 +1,553 @@
+"""Compares every variant, and peers, on somebody's own system, and recommends one.
+
+A system is measured in a process of its own, which reports after every step and is ended at the
+time limit: what it reported until then is the comparison. In this order:
+
+1. what the system is (`describe`): structure, then the rank decision;
+2. every variant, as the validation suite asks it (`measure.ask`);
+3. the certificate of each answer (`proof.prove`), the largest systems' only judge;
+4. x* by the oracles (`oracles.reference`), as exact as the time left allows;
+5. peers, each in a further process with a time limit of its own.
+
+The judge of the suite then holds every answer against its own theory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from multiprocessing.connection import Connection
+from typing import Any, Literal
+
+import numpy as np
+
+from projlab import AffineConstraint, ProjlabError
+from projlab.variants import get
+from projlab_validation import subjects
+from projlab_validation.describe import (
+    System,
+    analysed,
+    predicted_seconds,
+    structure,
+    with_clear_cutoff,
+    with_condition_as_given,
+)
+from projlab_validation.formats import SEED, Given
+from projlab_validation.lines import Extra, Line, lines, peer_name
+from projlab_validation.measure import (
+    Outcome,
+    Truth,
+    ask,
+    blank_record,
+    timed,
+)
+from projlab_validation.measure import _describe as described
+from projlab_validation.oracles import FLOPS_PER_SECOND, Reference, reference
+from projlab_validation.problems import Problem
+from projlab_validation.problems.problem import Dtype
+from projlab_validation.profiles import DTYPES, Profile
+from projlab_validation.proof import prove
+from projlab_validation.recommend import Question, Recommendation, recommend
+from projlab_validation.record import Check, Record
+from projlab_validation.runner import THREAD_VARIABLES
+
+FORMAT = 1
+"""Of the payload that `--json` prints and the page is drawn from; raised when a reader breaks."""
+
+TIME_LIMIT = 120.0
+GRACE = 10.0
+"""Seconds after its limit at which a process ends itself, whoever started it being gone."""
+
+STACK = 64
+STACK_ENTRIES = 2**22
+"""Points stacked for the batched timing: this many, or fewer with these entries in all."""
+
+ANSWER_SHARE = 0.5
+"""Of the time left a variant may be predicted to take: certificate and oracle come after it."""
+
+STOPPED = "stopped at the time limit"
+
+PROFILE = Profile("compare", DTYPES, math.inf, None, None, (), None, repeats=50, repeat_seconds=0.2)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked for on the command line."""
+
+    variants: tuple[str, ...]
+    peers: tuple[str, ...] = ()
+    device: str = "cpu"
+    accuracy: float | None = None
+    threads: int | None = None
+    time_limit: float = TIME_LIMIT
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What is known so far of one system."""
+
+    system: System
+    check: Check = "projection"
+    records: tuple[Record, ...] = ()
+    extras: Mapping[tuple[str, str], Extra] = field(default_factory=dict)
+    reference: Reference | None = None
+    done: bool = False
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One file in one dtype, compared."""
+
+    file: str
+    dtype: Dtype
+    note: str
+    x0: str
+    system: System
+    check: str
+    lines: tuple[Line, ...]
+    recommendation: Recommendation
+    seconds: float
+
+    @property
+    def failed(self) -> bool:
+        """Whether a variant broke what theory promises of it."""
+        return any(line.kind == "variant" and line.verdict == "fail" for line in self.lines)
+
+    @property
+    def checked(self) -> bool:
+        """Whether any variant was held against theory."""
+        return any(line.kind == "variant" and line.verdict != "skip" for line in self.lines)
+
+
+def compare(given: Given, dtype: Dtype, options: Options) -> Comparison:
+    """Compare the variants, and peers, on one system in one dtype."""
+    start = time.perf_counter()
+    problem = given.problem(dtype)
+    snapshot = _measured(problem, options)
+    records, extras = list(snapshot.records), dict(snapshot.extras)
+    for spec in options.peers:
+        record, extra = _peer(spec, problem, snapshot, options)
+        records.append(record)
+        extras[spec, record.check] = extra
+    found = lines(records, extras)
+    # A refusal that is no fault says what is said of the system already.
+    shown = [line for line in found if line.check != "refusal" or line.verdict == "fail"]
+    question = Question(
+        snapshot.system, dtype, options.device, options.accuracy, options.time_limit
+    )
+    return Comparison(
+        file=str(given.path),
+        dtype=dtype,
+        note=given.note,
+        x0=_where_from(given),
+        system=snapshot.system,
+        check=snapshot.check,
+        lines=tuple(shown),
+        recommendation=recommend(question, shown),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _where_from(given: Given) -> str:
+    if given.x0 is not None:
+        return "x0 as given"
+    return f"x0 standard normal, numpy.random.default_rng({SEED})"
+
+
+def payload(
+    comparisons: Sequence[Comparison],
+    options: Options,
+    environment: Mapping[str, str],
+    exit_code: int,
+) -> dict[str, Any]:
+    """What programs and pages read: plain values, None where a figure is missing or infinite."""
+    shown = {key: value for key, value in asdict(options).items() if key != "threads"}
+    content = {
+        "format": FORMAT,
+        "kind": "comparison",
+        "exit_code": exit_code,
+        "asked": {**shown, "peers": [peer_name(spec) for spec in options.peers]},
+        "environment": dict(environment),
+        "systems": [asdict(comparison) for comparison in comparisons],
+    }
+    plain: dict[str, Any] = _plain(content)
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _plain(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_plain(inner) for inner in value]
+        case float() if not math.isfinite(value):
+            return None
+    return value
+
+
+def _measured(problem: Problem, options: Options) -> Snapshot:
+    """Measure in a process of its own; return its last snapshot, with why it is not the end."""
+    known = Snapshot(structure(problem))
+    if (needed := predicted_seconds(problem)) > options.time_limit:
+        unknown = (
+            f"the rank decision alone is predicted to take {needed:.3g} s on a slow core, the time "
+            f"limit is {options.time_limit:g} s"
+        )
+        return _skipped(problem, options, replace(known.system, unknown=unknown))
+    ended = ""
+    for report, why in _reports(_measure, (problem, options), options, known):
+        known, ended = report, why
+    return known if known.done else _stopped(problem, known, options, ended)
+
+
+def _stopped(problem: Problem, known: Snapshot, options: Options, why: str) -> Snapshot:
+    """Say of every variant that has no record yet why it has none."""
+    asked = {record.variant for record in known.records}
+    blank = blank_record(problem, options.device, "")
+    missing = [
+        replace(blank, variant=v, status="skip", reason=why)
+        for v in options.variants
+        if v not in asked
+    ]
+    unknown = "" if known.system.rank is not None else f"the rank decision did not end, {why}"
+    system = replace(known.system, unknown=unknown)
+    return replace(known, system=system, records=(*known.records, *missing))
+
+
+def _reports(
+    work: Callable[..., None], arguments: tuple[Any, ...], options: Options, first: Any
+) -> Iterator[tuple[Any, str]]:
+    """Yield what a process reports, each with "", and last the latest again with why it ended."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(
+        target=_worker, args=(theirs, work, arguments, options.threads, options.time_limit)
+    )
+    latest = first
+    why = ""
+    with _threads(options.threads):
+        process.start()
+    theirs.close()
+    try:
+        # Importing torch is not part of what the time limit is for.
+        deadline = time.monotonic() + options.time_limit + GRACE
+        while not why:
+            if not ours.poll(max(0.0, deadline - time.monotonic())):
+                why = f"{STOPPED} of {options.time_limit:g} s"
+                break
+            report = ours.recv()
+            if report == "begun":
+                deadline = time.monotonic() + options.time_limit
+                continue
+            if isinstance(report, str):
+                why = report
+                break
+            latest = report
+            yield latest, ""
+    except EOFError:
+        process.join()
+        code = process.exitcode
+        why = "" if code == 0 else f"its process ended with exit code {code}: out of memory?"
+    finally:
+        process.kill()
+        process.join()
+        ours.close()
+    yield latest, why
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Let a process that is started inside begin with this many threads in every library."""
+    if count is None:
+        yield
+        return
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(count)))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _worker(
+    connection: Connection,
+    work: Callable[..., None],
+    arguments: tuple[Any, ...],
+    threads: int | None,
+    time_limit: float,
+) -> None:
+    """Run the work, reporting through the connection; a string is how it ended."""
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started this process ends it
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, time_limit + GRACE)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what solvers print
+    connection.send("begun")
+    try:
+        work(connection.send, *arguments)
+    except Exception as fault:  # whatever goes wrong, the page says so
+        connection.send(f"it could not be measured: {described(fault)}")
+
+
+def _measure(report: Callable[[Snapshot], None], problem: Problem, options: Options) -> None:
+    """Measure one system step by step."""
+    deadline = time.monotonic() + options.time_limit
+    system = structure(problem)
+    constraint = _constraint(problem, options.device)
+    try:
+        system = analysed(system, constraint)
+    except ProjlabError as refusal:
+        report(_skipped(problem, options, replace(system, unknown=str(refusal))))
+        return
+    report(Snapshot(system))
+    # As dear as half the rank decision.
+    if system.analysis_s < ANSWER_SHARE * (deadline - time.monotonic()):
+        system = with_condition_as_given(system, problem)
+    if system.ambiguous:
+        system = with_clear_cutoff(system, constraint, deadline)
+    _Measurement(report, problem, options, deadline, system, constraint).run()
+
+
+def _skipped(problem: Problem, options: Options, system: System) -> Snapshot:
+    """Nothing is asked of a system whose rank cannot be known."""
+    blank = blank_record(problem, options.device, "")
+    skipped = [
+        replace(blank, variant=v, status="skip", reason=system.unknown) for v in options.variants
+    ]
+    return Snapshot(system, records=tuple(skipped), done=True)
+
+
+def _constraint(problem: Problem, device: str) -> AffineConstraint:
+    """A and b in the problem's dtype, with the names of the rows, on the device."""
+    import torch
+
+    from projlab.projector import moved
+
+    dtype = np.dtype(problem.dtype)
+    constraint = AffineConstraint(
+        problem.A.astype(dtype), problem.b.astype(dtype), problem.row_names
+    )
+    return constraint if device == "cpu" else moved(constraint, torch.device(device))
+
+
+@dataclass
+class _Measurement:
+    """Steps 2 to 4, on a system whose rank is known."""
+
+    report: Callable[[Snapshot], None]
+    problem: Problem
+    options: Options
+    deadline: float
+    system: System
+    constraint: AffineConstraint
+    records: dict[tuple[str, str], Record] = field(default_factory=dict)
+    extras: dict[tuple[str, str], Extra] = field(default_factory=dict)
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Measure, and report after every step."""
+        self.problem = replace(self.problem, consistent=self.system.consistent)
+        blank = blank_record(self.problem, self.options.device, "")
+        unknown = self._unknown("no oracle answered within the time limit")
+        if not self.system.consistent:
+            truth = Truth(self.problem, "refusal", unknown, ())
+            for variant in self.options.variants:
+                outcome = self._ask(variant, "raise")
+                self.records[variant, "refusal"] = truth.record(blank, variant, outcome)
+        truth = Truth(self.problem, self.check, unknown, ())
+        for variant in self.options.variants:
+            self.outcomes[variant] = outcome = self._ask(
+                variant, "raise" if self.system.consistent else "least_squares"
+            )
+            self.records[variant, self.check] = truth.record(blank, variant, outcome)
+            self.extras[variant, self.check] = Extra.of(outcome, self._stack)
+            self._send(unknown)
+        self._certify()
+        self._send(unknown)
+        left = max(1.0, self.deadline - time.monotonic())
+        x_star = reference(
+            self.problem,
+            least_squares=not self.system.consistent,
+            time_limit=left if math.isfinite(left) else None,
+        )
+        if x_star.kind == "unavailable" and x_star.rank == -1:
+            x_star = self._unknown(x_star.reason)
+        self._judge_by(x_star, blank)
+        self._send(x_star, done=True)
+
+    @property
+    def check(self) -> Check:
+        """What is asked of the variants."""
+        return "projection" if self.system.consistent else "least_squares"
+
+    @property
+    def _stack(self) -> int:
+        return max(1, min(STACK, STACK_ENTRIES // self.problem.n))
+
+    def _send(self, x_star: Reference, *, done: bool = False) -> None:
+        self.report(
+            Snapshot(
+                self.system,
+                self.check,
+                tuple(self.records.values()),
+                dict(self.extras),
+                x_star,
+                done,
+            )
+        )
+
+    def _unknown(self, reason: str) -> Reference:
+        """No x*: what the diagnosis says of the rank stands in for the oracles."""
+        nothing = np.full(self.problem.n, np.nan)
+        return Reference(
+            "unavailable",
+            nothing,
+            nothing,
+            np.inf,
+            self.system.rank if self.system.rank is not None else -1,
+            self.system.condition,
+            self.system.ambiguous,
+            self.system.consistent,
+            reason,
+        )
+
+    def _ask(self, variant: str, rule: Literal["raise", "least_squares"]) -> Outcome:
+        """Ask one variant, unless it is predicted to take what the judges need."""
+        left = self.deadline - time.monotonic()
+        predicted = self._predicted(variant)
+        if predicted > ANSWER_SHARE * left:
+            reason = (
+                f"predicted to take {predicted:.0f} s, more than half of the {max(left, 0):.0f} s "
+                "left for it and the judges; a longer --time-limit runs it"
+            )
+            return Outcome("skip", reason=reason)
+        return ask(
+            self.constraint,
+            self.problem,
+            variant,
+            rule,
+            PROFILE,
+            self.options.device,
+            stack=self._stack,
+        )
+
+    def _predicted(self, variant: str) -> float:
+        """Seconds for a warm-up and one timed set-up of the kept rows.
+
+        At the speed the rank decision went or that of a slow core: choosing rows, which no set-up
+        repeats, may have taken most of that decision.
+        """
+        if not self.system.rows_overlap or get(variant).needs_disjoint_rows:
+            return 0.0
+        n, rank = self.problem.n, self.system.rank or 0
+        speed = predicted_seconds(self.problem) / self.system.analysis_s * FLOPS_PER_SECOND
+        return 2 * get(variant).flops(rank, n)[0] / max(speed, FLOPS_PER_SECOND)
+
+    def _certify(self) -> None:
+        """Add each answer's certificate to its record."""
+        import torch
+
+        answered = {v: o.x for v, o in self.outcomes.items() if o.x is not None}
+        if not answered:
+            return
+        answers = torch.stack([torch.from_numpy(x) for x in answered.values()])
+        answers = answers.to(self.constraint.device)
+        x0 = torch.from_numpy(self.problem.x0).to(answers).expand_as(answers)
+        rule = "raise" if self.system.consistent else "least_squares"
+        try:
+            proofs = prove(x0, answers, self.constraint, on_inconsistent=rule)
+        except ProjlabError:  # too large to be certified: an oracle may know
+            return
+        for variant, proof in zip(answered, proofs, strict=True):
+            key = variant, self.check
+            self.records[key] = replace(self.records[key], **proof.columns())
+            self.extras[key] = replace(self.extras[key], stationarity=proof.stationarity)
+
+    def _judge_by(self, x_star: Reference, blank: Record) -> None:
+        """Hold every outcome against x*, and keep what is proven of it."""
+        proven = ("proven_at_least", "proven_at_most", "proven_accuracy", "proof", "proof_reason")
+        for (variant, check), record in list(self.records.items()):
+            refused = check == "refusal"
+            outcome = _refusal(record) if refused else self.outcomes[variant]
+            truth = Truth(self.problem, "refusal" if refused else self.check, x_star, ())
+            if x_star.consistent != self.system.consistent:
+                truth.check = "projection" if x_star.consistent else "refusal"
+            kept = {name: getattr(record, name) for name in proven}
+            self.records[variant, check] = replace(truth.record(blank, variant, outcome), **kept)
+
+
+def _refusal(record: Record) -> Outcome:
+    return Outcome(record.status, reason=record.reason, exception=record.exception)
+
+
+def _peer(spec: str, problem: Problem, known: Snapshot, options: Options) -> tuple[Record, Extra]:
+    """Ask one peer, in a process of its own that is ended at the time limit."""
+    blank = replace(blank_record(problem, options.device, ""), variant=spec)
+    if reason := _why_not(known, options):
+        return replace(blank, reason=reason), Extra()
+    outcome = Outcome("error", reason="it ended without an answer")
+    for report, why in _reports(_ask_peer, (spec, problem), options, None):
+        if isinstance(report, Outcome):
+            outcome = report
+        elif why:
+            outcome = Outcome("skip" if why.startswith(STOPPED) else "error", reason=why)
+    assert known.reference is not None
+    truth = Truth(problem, "projection", known.reference, ())
+    return truth.record(blank, spec, outcome), Extra.of(outcome, STACK)
+
+
+def _why_not(known: Snapshot, options: Options) -> str:
+    """Why a peer is not asked; "" where it is."""
+    if known.reference is None:
+        return "a peer is asked where the rank is known only"
+    if known.check != "projection":
+        return "a peer is asked about consistent systems only"
+    if known.system.ambiguous:
+        return "a peer is asked about systems of unambiguous rank only"
+    if options.device != "cpu":
+        return "peers are compared on the CPU only"
+    return ""
+
+
+def _ask_peer(report: Callable[[Outcome], None], spec: str, problem: Problem) -> None:
+    """Project x₀, and a stack of it, and report what came back at what cost."""
+    import torch
+
+    subject = subjects.load(spec)
+    dtype = getattr(torch, problem.dtype)
+
+    def inputs(points: int = 0) -> tuple[Any, Any, Any]:
+        x0 = torch.tensor(problem.x0, dtype=dtype)
+        A, b = torch.tensor(problem.dense(), dtype=dtype), torch.tensor(problem.b, dtype=dtype)
+        return (x0.repeat(points, 1) if points else x0), A, b
+
+    def nothing() -> None:
+        """There is no device to wait for."""
+
+    try:
+        x = torch.as_tensor(subject(*inputs())).detach().numpy().copy()
+        if x.shape != (problem.n,):
+            report(Outcome("error", reason=f"the answer has shape {x.shape}, x0 {(problem.n,)}"))
+            return
+        once = inputs()
+        project = timed(lambda: subject(*once), nothing, PROFILE)[1]
+        outcome = Outcome("ok", x=x, computed_by=spec, project=tuple(project))
+        report(outcome)
+        many = inputs(STACK)
+        stacked = timed(lambda: subject(*many), nothing, PROFILE)[1]
+        report(replace(outcome, stacked=tuple(stacked)))
+    except Exception as fault:  # whatever a peer raises is a finding about that peer
+        report(Outcome("error", reason=described(fault), exception=type(fault).__name__))

@@ -1,0 +1,211 @@
+"""What a system A x = b is, before anything is projected: structure, rank, rows, conditioning."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy.linalg
+import scipy.sparse as sp
+from scipy.sparse.csgraph import connected_components
+
+from projlab import AffineConstraint, diagnose, tolerance
+from projlab_validation.measure import rows_overlap
+from projlab_validation.oracles import FLOPS, FLOPS_PER_SECOND
+from projlab_validation.problems import Problem
+from projlab_validation.record import NAN
+
+SHOWN = 20
+"""Redundant and conflicting rows written out; the rest is counted."""
+
+TRY_SHARE = 0.1
+"""Of the time left one more rank decision may take."""
+
+DENSE = 0.5
+"""From this density on a matrix is called dense."""
+
+
+@dataclass(frozen=True)
+class System:
+    """What is known of a system; rank and what follows from it are None or NaN until analysed.
+
+    Attributes
+    ----------
+    m, n, nnz, density
+        Shape, and entries that are not zero.
+    structure
+        What a person would see in it, in words.
+    rows_overlap
+        Whether some column has nonzeros in two rows or more.
+    row_norms
+        Least and largest ‖aᵢ‖₂ of rows that are not zero.
+    rank, ambiguous, gap, cutoff, condition
+        As `projlab.diagnose` finds them, relative to the largest singular value.
+    condition_as_given, condition_is_least
+        σ₁/σ_r of the rows before equilibration; whether that is only a lower bound.
+    redundant, conflicting
+        The first rows of either kind by name, with the combination that proves it.
+    redundant_count, conflicting_count
+        How many there are.
+    off
+        Largest difference between what a conflicting row asks and what the others make of it.
+    analysis_s
+        Seconds that the rank decision took; every variant needs it once.
+    clear_cutoff
+        Where the rank is ambiguous: a larger cutoff at which it is not, and no row contradicts the
+        others; NaN where none was found.
+    unknown
+        Why rank and what follows from it are not known.
+    """
+
+    m: int
+    n: int
+    nnz: int
+    density: float
+    structure: tuple[str, ...]
+    rows_overlap: bool
+    row_norms: tuple[float, float]
+    rank: int | None = None
+    ambiguous: bool = False
+    gap: tuple[float, float] = (NAN, NAN)
+    cutoff: float = NAN
+    condition: float = NAN
+    condition_as_given: float = NAN
+    condition_is_least: bool = False
+    redundant: tuple[str, ...] = ()
+    redundant_count: int = 0
+    conflicting: tuple[str, ...] = ()
+    conflicting_count: int = 0
+    off: float = NAN
+    analysis_s: float = NAN
+    clear_cutoff: float = NAN
+    unknown: str = ""
+
+    @property
+    def consistent(self) -> bool:
+        """Whether some x satisfies every equation, as far as is known."""
+        return not self.conflicting_count
+
+
+def predicted_seconds(problem: Problem) -> float:
+    """What a dense analysis takes on a slow core; 0 where rows share no column and need none."""
+    if not rows_overlap(problem):
+        return 0.0
+    short, long = sorted((problem.m, problem.n))
+    return FLOPS * short * short * long / FLOPS_PER_SECOND
+
+
+def structure(problem: Problem) -> System:
+    """Describe what needs no factorisation."""
+    A = problem.csr()
+    m, n = A.shape
+    norms = np.sqrt(np.asarray(A.multiply(A).sum(axis=1)).ravel())
+    nonzero = norms[norms > 0]
+    overlap = rows_overlap(problem)
+    density = A.nnz / (m * n)
+    return System(
+        m=m,
+        n=n,
+        nnz=A.nnz,
+        density=density,
+        structure=tuple(_words(A, density, overlap)),
+        rows_overlap=overlap,
+        row_norms=(float(nonzero.min()), float(nonzero.max())) if len(nonzero) else (0.0, 0.0),
+    )
+
+
+def _words(A: sp.csr_array, density: float, overlap: bool) -> list[str]:
+    m, n = A.shape
+    words = ["dense" if density >= DENSE else "sparse"]
+    if m == 1:
+        words.append("one row")
+    elif not overlap:
+        words.append("no two rows share a column")
+    else:
+        count, largest = _blocks(A)
+        if count > 1:
+            words.append(
+                f"{count} blocks that share no variable, the largest of {largest[0]} rows in "
+                f"{largest[1]} variables"
+            )
+    if A.nnz and np.isin(A.data, (-1.0, 1.0)).all():
+        words.append("every entry is 0, 1 or −1" if (A.data < 0).any() else "every entry is 0 or 1")
+    if empty := int(np.sum(np.diff(A.indptr) == 0)):
+        words.append(f"{empty} {'rows are' if empty > 1 else 'row is'} zero")
+    if free := n - len(np.unique(A.indices)):
+        words.append(f"{free} {'variables are' if free > 1 else 'variable is'} in no equation")
+    return words
+
+
+def _blocks(A: sp.csr_array) -> tuple[int, tuple[int, int]]:
+    """How many blocks share no variable, and rows and columns of the one with most rows."""
+    m = A.shape[0]
+    graph = sp.csr_array(sp.block_array([[None, A], [A.T, None]]))  # type: ignore[arg-type]
+    labels = connected_components(graph, directed=False)[1]
+    held = np.diff(A.indptr) > 0
+    rows = np.bincount(labels[:m][held], minlength=labels.max() + 1)
+    columns = np.bincount(labels[m:], minlength=labels.max() + 1)
+    largest = int(rows.argmax())
+    return int(np.sum(rows > 0)), (int(rows[largest]), int(columns[largest]))
+
+
+def analysed(system: System, constraint: AffineConstraint) -> System:
+    """Add what the engine's diagnosis finds; it is kept with the constraint, for the variants."""
+    start = time.perf_counter()
+    found = diagnose(constraint)
+    seconds = time.perf_counter() - start
+    off = [abs(c.left - c.right) for c in found.conflicting]
+    return replace(
+        system,
+        rank=found.rank,
+        ambiguous=found.ambiguous,
+        gap=found.gap,
+        cutoff=found.cutoff,
+        condition=found.condition,
+        redundant=tuple(map(str, found.redundant[:SHOWN])),
+        redundant_count=len(found.redundant),
+        conflicting=tuple(c.contradiction() for c in found.conflicting[:SHOWN]),
+        conflicting_count=len(found.conflicting),
+        off=max(off, default=NAN),
+        analysis_s=seconds,
+    )
+
+
+def with_clear_cutoff(system: System, constraint: AffineConstraint, deadline: float) -> System:
+    """Look for a cutoff that decides an ambiguous rank, as a caller who knows the data would."""
+    cutoff = system.cutoff
+    while cutoff < tolerance.RANK_CUTOFF_CAP:
+        cutoff *= tolerance.AMBIGUITY
+        # As much again for every variant that is to be asked.
+        if system.analysis_s > TRY_SHARE * (deadline - time.monotonic()):
+            break
+        rounded = float(f"{cutoff:.0e}")
+        found = diagnose(constraint, rank=rounded)
+        if found.consistent and not found.ambiguous:
+            return replace(system, clear_cutoff=rounded)
+    return system
+
+
+def with_condition_as_given(system: System, problem: Problem) -> System:
+    """Add σ₁/σ_r of the rows as they stand, scaled as a whole against overflow."""
+    rank = system.rank
+    if not rank:
+        return system
+    if system.rows_overlap:
+        A = problem.dense()
+        A = A * np.exp2(-np.round(np.log2(np.abs(A).max())))
+        long = A.T if A.shape[0] < A.shape[1] else A
+        triangle = scipy.linalg.qr(long, mode="r", check_finite=False)[0][: min(A.shape)]
+        values = scipy.linalg.svdvals(triangle, check_finite=False)
+        smallest, largest = float(values[rank - 1]), float(values[0])
+    else:
+        smallest, largest = system.row_norms
+    # An SVD in float64 cannot tell a smaller singular value from rounding.
+    noise = max(problem.m, problem.n) * float(np.finfo(np.float64).eps) * largest
+    least = smallest < noise and system.rows_overlap
+    return replace(
+        system,
+        condition_as_given=largest / (noise if least else smallest),
+        condition_is_least=least,
+    )

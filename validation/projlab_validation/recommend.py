@@ -1,0 +1,334 @@
+"""One recommendation in words, the line of code to paste, and what would change it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from projlab import tolerance
+from projlab.select import MANY
+from projlab.variants import REGISTRY, Variant
+from projlab_validation.describe import System
+from projlab_validation.lines import Line
+from projlab_validation.problems.problem import Dtype, rank_is_clear
+
+FORWARD = "forward error"
+
+TIE = 1.2
+"""Times that differ by less than this factor repeat no better than that: the easier set-up wins."""
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What to do about one system.
+
+    Attributes
+    ----------
+    text
+        In words.
+    code
+        The line to paste.
+    changes
+        What would change it, a sentence each.
+    variant
+        The one recommended; None where there is none to recommend.
+    """
+
+    text: str
+    code: str
+    changes: tuple[str, ...] = ()
+    variant: str | None = None
+
+
+@dataclass(frozen=True)
+class Question:
+    """What was asked: the system, in which dtype, on which device, how near to x*."""
+
+    system: System
+    dtype: Dtype
+    device: str
+    accuracy: float | None
+    time_limit: float
+
+    @property
+    def other_dtype(self) -> Dtype:
+        """The precision that was not asked for."""
+        return "float32" if self.dtype == "float64" else "float64"
+
+    def kappa_u(self, dtype: Dtype) -> float:
+        """κu in a dtype."""
+        return self.system.condition * tolerance.unit_roundoff(dtype)
+
+    def predicted(self, variant: Variant, dtype: Dtype) -> float:
+        """Forward error that theory promises of a variant; inf where it expects a refusal."""
+        system = self.system
+        if variant.needs_disjoint_rows and system.rows_overlap:
+            return math.inf
+        shape = {"m": system.rank or system.m, "n": system.n}
+        u = tolerance.unit_roundoff(dtype)
+        if variant.limitation(condition=system.condition, u=u, **shape):
+            return math.inf
+        return tolerance.predicted_accuracy(variant.error_growth(system.condition, u), **shape)
+
+
+def recommend(question: Question, lines: Sequence[Line]) -> Recommendation:
+    """Recommend a variant for many projections, from what was measured."""
+    system = question.system
+    variants = [line for line in lines if line.kind == "variant"]
+    answered = [line for line in variants if line.status == "ok"]
+    if system.rank is None:
+        return _not_analysed(question)
+    if not answered:
+        return _nothing_answered(question, variants)
+    if system.ambiguous:
+        return _ambiguous(question, answered)
+    if not system.consistent:
+        return _inconsistent(question, answered)
+    found = _projection(question, answered)
+    return replace(found, changes=(*found.changes, *_faster_peer(found, lines)))
+
+
+def _faster_peer(found: Recommendation, lines: Sequence[Line]) -> Iterator[str]:
+    """Yield a sentence on the fastest peer that comes as near as what is recommended, if faster."""
+    best = next(line for line in lines if line.name == found.variant)
+    as_near = [
+        line
+        for line in lines
+        if line.kind == "peer" and line.verdict == "pass" and line.nearness <= 10 * best.nearness
+    ]
+    fastest = min(as_near, key=lambda line: line.project_s, default=best)
+    if TIE * fastest.project_s < best.project_s:
+        yield (
+            f"Of the peers {fastest.name} is faster: {_seconds(fastest.project_s)} a projection, "
+            f"{_nearness(fastest)}."
+        )
+
+
+def code(variant: str | None, device: str, **options: str) -> str:
+    """Write the line that builds the projector."""
+    arguments = ["A", "b"] + ([f'variant="{variant}"'] if variant else [])
+    arguments += [f"{name}={value}" for name, value in options.items()]
+    moved = "" if device == "cpu" else f'.to("{device}")'
+    return f"P = projector({', '.join(arguments)}){moved}"
+
+
+def _projection(question: Question, answered: Sequence[Line]) -> Recommendation:
+    sound = [line for line in answered if line.verdict != "fail"]
+    judged = [line for line in sound if not math.isnan(line.nearness)]
+    if not judged:
+        best = _cheapest(sound or answered)
+        return Recommendation(
+            f"No {FORWARD} could be judged here ({best.why}). By cost alone, {best.name}: "
+            f"{_cost(best)}.",
+            code(best.name, question.device),
+            _changes(question, answered, best),
+            best.name,
+        )
+    least = min(line.nearness for line in judged)
+    wanted = question.accuracy
+    if wanted is None:
+        wanted = max(min(line.stable_bound for line in judged), least)
+    reaching = [line for line in judged if line.nearness <= wanted]
+    hopeless = question.kappa_u(question.dtype)
+    if not reaching:
+        best = min(judged, key=lambda line: line.nearness)
+        text = (
+            f"No variant reaches {wanted:.2g} here: κu is {hopeless:.2g}. The nearest is "
+            f"{best.name}, {_nearness(best)}; {_cost(best)}."
+        )
+    else:
+        best = _cheapest(reaching)
+        asked = (
+            f"within the {wanted:.2g} asked for"
+            if question.accuracy is not None
+            else "as near as a backward-stable method comes"
+        )
+        others = len(reaching) - 1
+        choice = f", the least for many projections of the {len(reaching)} variants that are"
+        text = f"Use {best.name}: {_nearness(best)}, {asked}; {_cost(best)}{choice * (others > 0)}."
+    if min(line.bound for line in judged) >= 1:
+        text += (
+            f" But theory promises no digit of it: at κu = {hopeless:.2g} another x₀, or another "
+            "rounding of the same data, may be answered worse."
+        )
+    return Recommendation(
+        text, code(best.name, question.device), _changes(question, answered, best), best.name
+    )
+
+
+def _nearness(line: Line) -> str:
+    if line.judged_by == "certificate":
+        return f"{FORWARD} at most {line.nearness:.2g} by certificate"
+    return f"{FORWARD} {line.nearness:.2g}"
+
+
+def _cost(line: Line) -> str:
+    return f"set-up {_seconds(line.setup_s)}, then {_seconds(line.project_s)} a projection"
+
+
+def _seconds(value: float) -> str:
+    for unit, factor in (("s", 1.0), ("ms", 1e3)):
+        if value * factor >= 1:
+            return f"{value * factor:.3g} {unit}"
+    return f"{value * 1e6:.3g} µs"
+
+
+def _cheapest(lines: Sequence[Line], projections: int = MANY) -> Line:
+    """The least total time for that many projections; of a tie, the least set-up."""
+
+    def total(line: Line) -> float:
+        return line.setup_s + projections * line.project_s
+
+    least = min(map(total, lines))
+    return min((x for x in lines if total(x) <= TIE * least), key=lambda line: line.setup_s)
+
+
+def _changes(question: Question, answered: Sequence[Line], best: Line) -> tuple[str, ...]:
+    """Say what would change the recommendation."""
+    system = question.system
+    rivals = [
+        line
+        for line in answered
+        if line.verdict != "fail"
+        and (line.nearness <= max(10 * best.nearness, question.accuracy or 0.0))
+    ]
+    changes = []
+    once = _cheapest([*rivals, best], 1)
+    count = _break_even(once, best)
+    if once.name != best.name and count > 1:
+        changes.append(
+            f"For fewer than {count:,} projections {once.name} costs less in total: set-up "
+            f"{_seconds(once.setup_s)}, then {_seconds(once.project_s)} each."
+        )
+    faster = min(rivals, key=lambda line: line.project_s, default=best)
+    if TIE * faster.project_s < best.project_s:
+        count = _break_even(best, faster)
+        changes.append(f"Beyond {count:,} projections {faster.name} costs less in total.")
+    if best.stacked_s < best.project_s / 2:
+        changes.append(
+            f"Stacked, {best.stack} points at a time, {best.name} takes "
+            f"{_seconds(best.stacked_s)} a point."
+        )
+    changes.append(_other_dtype(question))
+    promised = min(question.predicted(v, question.dtype) for v in REGISTRY)
+    if promised < 1:
+        changes.append(
+            f"If you need less than {promised:.2g} whatever x₀ is, no variant promises it here: "
+            f"κu is {question.kappa_u(question.dtype):.2g}."
+        )
+    if count := system.redundant_count:
+        rows = (
+            "row follows from the others and is"
+            if count == 1
+            else "rows follow from the others and are"
+        )
+        changes.append(
+            f"{count} {rows} left out before anything is factored; "
+            'on_redundant="raise" refuses such a system instead.'
+        )
+    return tuple(changes)
+
+
+def _break_even(low_setup: Line, low_cost: Line) -> int:
+    """How many projections make up for the dearer set-up."""
+    saved = low_setup.project_s - low_cost.project_s
+    return max(1, math.ceil((low_cost.setup_s - low_setup.setup_s) / saved)) if saved > 0 else 1
+
+
+def _other_dtype(question: Question) -> str:
+    system, dtype = question.system, question.other_dtype
+    if dtype == "float32" and not rank_is_clear(system.condition, system.m, system.n, dtype):
+        return (
+            f"At float32 the rank itself would be in doubt: its cutoff is near 1/κ = "
+            f"{1 / system.condition:.2g}."
+        )
+    best = min(REGISTRY, key=lambda v: question.predicted(v, dtype))
+    reach = question.predicted(best, dtype)
+    if reach >= 1:
+        return f"At {dtype} no variant promises a digit: κu is {question.kappa_u(dtype):.2g}."
+    wanted = question.accuracy
+    kappa_u = f"κu is {question.kappa_u(dtype):.2g} there"
+    if wanted is None:
+        return f"At {dtype} a {FORWARD} of {reach:.2g} is promised ({best.name}); {kappa_u}."
+    able = [v.name for v in REGISTRY if question.predicted(v, dtype) <= wanted]
+    if able:
+        return f"At {dtype} {', '.join(able)} would still be within {wanted:.2g}; {kappa_u}."
+    return (
+        f"At {dtype} no variant promises {wanted:.2g}: {best.name} is good for {reach:.2g}, "
+        f"{kappa_u}."
+    )
+
+
+def _not_analysed(question: Question) -> Recommendation:
+    system = question.system
+    return Recommendation(
+        f"No variant was run: {system.unknown}. Every variant here needs the numerical rank once, "
+        "by dense factorisation, unless no two rows share a column.",
+        code(None, question.device),
+        (
+            "Blocks of equations that share no variable can be given as constraints of their own.",
+            "A longer --time-limit measures it; the line above does the same work, without a "
+            "limit, and keeps the factors.",
+        ),
+    )
+
+
+def _nothing_answered(question: Question, variants: Sequence[Line]) -> Recommendation:
+    why = "; ".join(dict.fromkeys(f"{line.name}: {line.why or line.reason}" for line in variants))
+    return Recommendation(
+        f"No variant answered ({why}).",
+        code(None, question.device),
+        (f"A longer --time-limit than {question.time_limit:g} s may measure it.",),
+    )
+
+
+def _inconsistent(question: Question, answered: Sequence[Line]) -> Recommendation:
+    system = question.system
+    sound = [line for line in answered if line.verdict != "fail"] or list(answered)
+    judged = [line for line in sound if not math.isnan(line.nearness)]
+    nearest = min((line.nearness for line in judged), default=math.nan)
+    best = _cheapest([line for line in judged if line.nearness <= 10 * nearest] or sound)
+    rows = "row contradicts" if system.conflicting_count == 1 else "rows contradict"
+    measured = f", {_nearness(best)}" if best in judged else ""
+    return Recommendation(
+        f"No x satisfies these equations: {system.conflicting_count} {rows} the others, by up to "
+        f"{system.off:.3g} in b. Mend b in these rows, or project onto the least-squares "
+        f"solutions: {best.name}{measured}; {_cost(best)}.",
+        code(best.name, question.device, on_inconsistent='"least_squares"'),
+        (
+            "Once b is mended the equations are projected onto as they stand, with another best "
+            "variant perhaps: compare again.",
+            "Least squares depends on the scaling of the rows: a row times 1000 counts 1000 times "
+            "as much.",
+        ),
+        best.name,
+    )
+
+
+def _ambiguous(question: Question, answered: Sequence[Line]) -> Recommendation:
+    system = question.system
+    sound = [line for line in answered if line.verdict != "fail"] or list(answered)
+    best = _cheapest(sound)
+    clear = "" if math.isnan(system.clear_cutoff) else f"{system.clear_cutoff:.0e}"
+    options = {"rank": clear} if clear else {}
+    if not clear and not system.consistent:
+        options = {"on_inconsistent": '"least_squares"'}
+    also = "" if system.consistent else ", and so does whether rows contradict each other"
+    return Recommendation(
+        f"The numerical rank is ambiguous: {system.rank} at the cutoff {system.cutoff:.2g}, and "
+        f"another with one ten times away (singular values {system.gap[0]:.2g} and "
+        f"{system.gap[1]:.2g} of the largest on its two sides). Which x is nearest depends on it"
+        f"{also}, so no {FORWARD} can be judged. Decide how exact the data is and say so by rank=; "
+        f"{best.name} costs least here: {_cost(best)}.",
+        code(best.name, question.device, **options),
+        (
+            f"rank={clear} is the smallest power of ten times the cutoff at which the rank is not "
+            "ambiguous and no row contradicts the others: entries are then taken as exact to that "
+            "much of the largest singular value."
+            if clear
+            else "No larger cutoff was found in time that decides it: diagnose(A, b, rank=...).",
+            _other_dtype(question),
+        ),
+        best.name,
+    )
