@@ -148,7 +148,7 @@ class Solver:
         want_multipliers: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """Projection and multipliers for any x (..., n); b None is the constraint's, or zero."""
-        if lowered(self.dtype, self.device):
+        if lowered(self.dtype, self.device.type):
             with stated_precision(self.device):
                 return self._solve(x, b, homogeneous, dual, want_multipliers)
         return self._solve(x, b, homogeneous, dual, want_multipliers)
@@ -168,11 +168,18 @@ class Solver:
         y = self.multipliers(x, c, dual=dual).reshape(*lead, m) if want else None
         return projected, y
 
+    def vector_terms(self) -> tuple[torch.dtype, str, Tensor, Tensor, Tensor] | None:
+        """Working dtype, type of device, and `Factor.vector_terms` of the constraint's own b."""
+        if self.c is None or self.factor is None or self.metric is not None or self.batch:
+            return None
+        terms = self.factor.vector_terms(self.c)
+        return None if terms is None else (self.dtype, self.device.type, *terms)
+
     def project_(self, x: Tensor) -> None:
         """In place, x in `dtype` on `device`, no graph: the hot path."""
         if self.factor is None:
             return
-        if lowered(self.dtype, self.device):
+        if lowered(self.dtype, self.device.type):
             with stated_precision(self.device):
                 self._project_(x)
         else:
@@ -180,12 +187,12 @@ class Solver:
 
     def _project_(self, x: Tensor) -> None:
         assert self.factor is not None
-        x = x.detach()
-        plain = self.metric is None and self.c is not None
-        if plain and self.batch is None:
-            self.factor.project_(x, self.c)  # type: ignore[arg-type]
-        elif plain and x.dim() <= 3:
-            self.factor.project_(x if x.dim() == 3 else x.unsqueeze(1), self.c)  # type: ignore[arg-type]
+        if x.requires_grad:
+            x = x.detach()
+        if self.metric is None and self.batch is None:
+            self.factor.project_(x, self.c)
+        elif self.metric is None and x.dim() <= 3:
+            self.factor.project_(x if x.dim() == 3 else x.unsqueeze(1), self.c)
         else:
             projected, _ = self._solve(x, None, False, False, False)
             x.copy_(projected)

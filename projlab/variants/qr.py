@@ -23,7 +23,7 @@ class QRFactor(OrthonormalRows):
     R: Tensor
 
     def right_side(self, f: Tensor) -> Tensor:
-        return triangular_solve(self.R, f, transpose=True)
+        return triangular_solve(self.R, -f, transpose=True)
 
     def multipliers(self, x: Tensor, c: Tensor | None) -> Tensor:
         return triangular_solve(self.R, self._coordinates(x, c), transpose=False)
