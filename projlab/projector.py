@@ -144,7 +144,7 @@ class Projector(nn.Module):
         self._numbers: dict[torch.dtype, int] = {}
         self._number(solver)
         self.A, self.b = constraint.A, constraint.b
-        self._vector_terms = solver.vector_terms()
+        self._vector_terms, self._native_vector = solver.vector_terms(), solver.native_vector()
 
     def _number(self, solver: Solver) -> None:
         self._numbers[solver.dtype] = compiled.register(solver)
@@ -200,6 +200,11 @@ class Projector(nn.Module):
         consistency, which would need the host, and its entries on redundant rows are ignored.
         Differentiable in x and, at full row rank, in b.
         """
+        native = self._native_vector
+        if native is not None and b is None and type(x) is Tensor and not is_compiling():
+            projected = None if _needs_function(x, None) else x.clone()
+            if projected is not None and native(projected):
+                return projected
         terms = self._vector_terms
         if terms is not None and b is None and not is_compiling():
             dtype, device_type, c, M, N = terms
@@ -221,6 +226,9 @@ class Projector(nn.Module):
 
     def project_(self, x: Tensor) -> Tensor:
         """Project x in place, without a graph, and return it: the hot path."""
+        native = self._native_vector
+        if native is not None and not is_dynamo_compiling() and native(x):
+            return x
         # one vector, small rows: the checks that torch makes anyway are left to it
         terms = self._vector_terms
         if terms is not None and not is_dynamo_compiling():
@@ -447,8 +455,15 @@ class Projector(nn.Module):
         finally:
             self._buffers = {**own, **self._buffers}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k not in ("_native_vector", "_vector_terms")}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch leaves it bare
+        self._vector_terms, self._native_vector = (
+            self._solver.vector_terms(),
+            self._solver.native_vector(),
+        )
         # a copy's factors are its own, and so are the numbers the compiled operator finds them by
         self._numbers, self._retired = {}, {}
         for solver in self._solvers.values():

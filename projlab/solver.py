@@ -10,6 +10,7 @@ gives every derivative of a projection (`projlab.autograd`).
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -170,10 +171,16 @@ class Solver:
 
     def vector_terms(self) -> tuple[torch.dtype, str, Tensor, Tensor, Tensor] | None:
         """Working dtype, type of device, and `Factor.vector_terms` of the constraint's own b."""
-        if self.c is None or self.factor is None or self.metric is not None or self.batch:
+        if self.factor is None or self.c is None or self.metric is not None or self.batched:
             return None
         terms = self.factor.vector_terms(self.c)
         return None if terms is None else (self.dtype, self.device.type, *terms)
+
+    def native_vector(self) -> Callable[[Tensor], bool] | None:
+        """`Factor.native_vector` of the constraint's own b."""
+        if self.factor is None or self.c is None or self.metric is not None or self.batched:
+            return None
+        return self.factor.native_vector(self.c)
 
     def project_(self, x: Tensor) -> None:
         """In place, x in `dtype` on `device`, no graph: the hot path."""

@@ -1,6 +1,7 @@
 """What a variant is: a way to factor the equilibrated rows, and the law its errors follow."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -29,6 +30,10 @@ class Factor(ABC):
     @abstractmethod
     def project_(self, x: Tensor, c: Tensor | None) -> None:
         """`project` in place, to the same bits."""
+
+    def native_vector(self, c: Tensor) -> Callable[[Tensor], bool] | None:
+        """A kernel that projects one x (n,) in place to the bits of `project_`, or says False."""
+        return None
 
     def vector_terms(self, c: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
         """(c, M, N) with x + N (c + M x) the projection of one x (n,), to the bits of `project`.

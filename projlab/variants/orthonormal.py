@@ -5,12 +5,13 @@ Least Squares Problems", section 2.4.2. With rows orthonormal to rounding, what 
 is orthogonal to the others, so that their coordinates are the same before and after it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from projlab import tuning
+from projlab import native, tuning
 from projlab.variants.base import Factor
 
 
@@ -21,16 +22,23 @@ class OrthonormalRows(Factor):
     W: Tensor
     _negated: Tensor | None = field(init=False, repr=False, compare=False)
     """-W' where W is small: a second copy saves the keyword that would change the sign."""
+    _native: native.Rows | None = field(init=False, repr=False, compare=False)
     _blocks: tuple[Tensor, ...] = field(init=False, repr=False, compare=False)
     """Views of W, by rows."""
 
     def __post_init__(self) -> None:
         small = self.W.dim() == 2 and self.W.nbytes <= tuning.SMALL
+        object.__setattr__(self, "_native", native.rows(self.W))
         object.__setattr__(self, "_negated", (-self.W).mT if small else None)
         object.__setattr__(self, "_blocks", self.W.split(tuning.rows_per_block(self.W), dim=-2))
 
+    def native_vector(self, c: Tensor) -> Callable[[Tensor], bool] | None:
+        return None if self._native is None else self._native.for_one_vector(c)
+
     def vector_terms(self, c: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-        return None if self._negated is None else (c, self.W, self._negated)
+        if self._native is not None or self._negated is None:
+            return None
+        return c, self.W, self._negated
 
     def project(self, x: Tensor, c: Tensor | None) -> Tensor:
         projected = x.clone(memory_format=torch.contiguous_format)
@@ -38,10 +46,16 @@ class OrthonormalRows(Factor):
         return projected
 
     def project_(self, x: Tensor, c: Tensor | None) -> None:
+        if self._native is not None and self._native.project_(x, c):
+            return
         if x.dim() == 1:
             self._project_vector_(x, c)
+        elif self.W.dim() == 3 and self.W.shape[1] == 1:
+            x.addcmul_(self._coordinates(x, c), self.W, value=-1)
         elif self.W.dim() == 3:
             x.baddbmm_(self._coordinates(x, c), self.W, alpha=-1)
+        elif x.dim() == 2 and len(x) >= tuning.COLUMNS:
+            self._project_columns_(x.mT, c)
         elif x.dim() == 2:
             x.addmm_(self._coordinates(x, c), self.W, alpha=-1)
         else:
@@ -64,8 +78,19 @@ class OrthonormalRows(Factor):
                 x.addmv_(W.mT, r, alpha=-1)
                 start = stop
 
+    def _project_columns_(self, X: Tensor, c: Tensor | None) -> None:
+        """Of X (n, k), a vector in each column."""
+        if c is None:
+            r = self.W @ X
+        else:
+            r = torch.addmm(c.mT if c.dim() == 2 else c.unsqueeze(-1), self.W, X)
+        X.addmm_(self.W.mT, r, alpha=-1)
+
     def _coordinates(self, x: Tensor, c: Tensor | None) -> Tensor:
         """W x + c."""
+        if self.W.dim() == 3 and self.W.shape[1] == 1:
+            r: Tensor = torch.linalg.vecdot(x, self.W).unsqueeze(-1)
+            return r if c is None else r + c
         if c is None:
             return x @ self.W.mT
         if x.dim() == 1:
