@@ -36,6 +36,8 @@ class Dense:
     """Entries of shape (m, n) or (B, m, n)."""
 
     entries: Tensor
+    reflectors: tuple[Tensor, Tensor] | None = None
+    """Householder QR of the transpose, as LAPACK leaves it, where the rank decision made it."""
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -31,7 +31,7 @@ from projlab.matrix import Dense, Matrix, power_of_two, scale
 from projlab.metric import Metric, factor_metric
 from projlab.options import Options
 from projlab.precision import lowered, stated_precision
-from projlab.rank import RankRule, chosen_for_least_squares
+from projlab.rank import Rank, RankRule, chosen_for_least_squares
 from projlab.select import System, choose
 from projlab.structure import require_disjoint
 from projlab.variants import Factor
@@ -149,7 +149,7 @@ class Solver:
         want_multipliers: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """Projection and multipliers for any x (..., n); b None is the constraint's, or zero."""
-        if lowered(self.dtype, self.device.type):
+        if self.dtype is not torch.float64 and lowered(self.dtype, self.device.type):
             with stated_precision(self.device):
                 return self._solve(x, b, homogeneous, dual, want_multipliers)
         return self._solve(x, b, homogeneous, dual, want_multipliers)
@@ -186,7 +186,7 @@ class Solver:
         """In place, x in `dtype` on `device`, no graph: the hot path."""
         if self.factor is None:
             return
-        if lowered(self.dtype, self.device.type):
+        if self.dtype is not torch.float64 and lowered(self.dtype, self.device.type):
             with stated_precision(self.device):
                 self._project_(x)
         else:
@@ -347,7 +347,7 @@ def _kept(analysis: Analysis, batch: int | None) -> tuple[Matrix, Tensor | None,
     system, decisions = analysis.system, analysis.decisions
     m = system.rows.shape[0]
     if all(d.rank == m for d in decisions):
-        return system.rows, None, system.exponent
+        return _with_reflectors(system.rows, decisions), None, system.exponent
     if batch is None:
         kept = decisions[0].kept.to(system.rows.device)
         return system.rows.select(kept), kept, system.exponent[kept]
@@ -360,6 +360,15 @@ def _kept(analysis: Analysis, batch: int | None) -> tuple[Matrix, Tensor | None,
         real[i, : d.rank] = 1
     element = torch.arange(batch, device=entries.device).unsqueeze(1)
     return Dense(entries[element, kept] * real), kept, system.exponent[element, kept]
+
+
+def _with_reflectors(rows: Matrix, decisions: tuple[Rank, ...]) -> Matrix:
+    """The rows with their QR, where the rank decision left one in the same precision and place."""
+    reflectors = decisions[0].reflectors
+    if reflectors is None or not isinstance(rows, Dense) or rows.entries.dim() == 3:
+        return rows
+    same = reflectors[0].dtype is rows.dtype and reflectors[0].device == rows.device
+    return replace(rows, reflectors=reflectors) if same else rows
 
 
 def _whiten(

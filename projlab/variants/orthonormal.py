@@ -25,9 +25,15 @@ class OrthonormalRows(Factor):
     _native: native.Rows | None = field(init=False, repr=False, compare=False)
     _blocks: tuple[Tensor, ...] = field(init=False, repr=False, compare=False)
     """Views of W, by rows."""
+    _systems: bool = field(init=False, repr=False, compare=False)
+    """Whether W is (B, r, n)."""
+    _one: bool = field(init=False, repr=False, compare=False)
+    """Whether W has one row."""
 
     def __post_init__(self) -> None:
         small = self.W.dim() == 2 and self.W.nbytes <= tuning.SMALL
+        object.__setattr__(self, "_systems", self.W.dim() == 3)
+        object.__setattr__(self, "_one", self.W.shape[-2] == 1)
         object.__setattr__(self, "_native", native.rows(self.W))
         object.__setattr__(self, "_negated", (-self.W).mT if small else None)
         object.__setattr__(self, "_blocks", self.W.split(tuning.rows_per_block(self.W), dim=-2))
@@ -48,15 +54,16 @@ class OrthonormalRows(Factor):
     def project_(self, x: Tensor, c: Tensor | None) -> None:
         if self._native is not None and self._native.project_(x, c):
             return
-        if x.dim() == 1:
-            self._project_vector_(x, c)
-        elif self.W.dim() == 3 and self.W.shape[1] == 1:
+        dim = x.dim()
+        if self._systems and self._one:
             x.addcmul_(self._coordinates(x, c), self.W, value=-1)
-        elif self.W.dim() == 3:
+        elif self._systems:
             x.baddbmm_(self._coordinates(x, c), self.W, alpha=-1)
-        elif x.dim() == 2 and len(x) >= tuning.COLUMNS:
+        elif dim == 1:
+            self._project_vector_(x, c)
+        elif dim == 2 and x.shape[0] >= tuning.COLUMNS:
             self._project_columns_(x.mT, c)
-        elif x.dim() == 2:
+        elif dim == 2:
             x.addmm_(self._coordinates(x, c), self.W, alpha=-1)
         else:
             x.sub_(self._coordinates(x, c) @ self.W)
@@ -64,7 +71,7 @@ class OrthonormalRows(Factor):
     def _project_vector_(self, x: Tensor, c: Tensor | None) -> None:
         if self._negated is not None:
             x.addmv_(self._negated, self._coordinates(x, c))
-        elif len(self.W) == 1:
+        elif self._one:
             a = self.W[0]
             r = a.dot(x)
             x.addcmul_(r if c is None else r + c, a, value=-1)
@@ -88,14 +95,14 @@ class OrthonormalRows(Factor):
 
     def _coordinates(self, x: Tensor, c: Tensor | None) -> Tensor:
         """W x + c."""
-        if self.W.dim() == 3 and self.W.shape[1] == 1:
+        if self._systems and self._one:
             r: Tensor = torch.linalg.vecdot(x, self.W).unsqueeze(-1)
             return r if c is None else r + c
         if c is None:
             return x @ self.W.mT
         if x.dim() == 1:
             return torch.addmv(c, self.W, x)
-        if self.W.dim() == 3:
+        if self._systems:
             return torch.baddbmm(c, x, self.W.mT)
         if x.dim() == 2:
             return torch.addmm(c, x, self.W.mT)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from projlab import tolerance
-from projlab.matrix import Matrix
+from projlab.matrix import Dense, Matrix
 from projlab.variants.base import Variant, triangular_solve
 from projlab.variants.orthonormal import OrthonormalRows
 
@@ -35,7 +35,9 @@ class QR(Variant):
 
     def factor(self, rows: Matrix, u: float) -> QRFactor:
         E = rows.to_dense()
-        Q, R = torch.linalg.qr(E.mT)
+        made = rows.reflectors if isinstance(rows, Dense) else None
+        a, tau = torch.geqrf(E.mT) if made is None else made
+        Q, R = torch.linalg.householder_product(a, tau), a[..., : a.shape[-1], :].triu()
         padding = (E == 0).all(-1)
         # a row of zeros contributes nothing: no direction, and a multiplier of zero
         W = Q.mT.masked_fill(padding.unsqueeze(-1), 0).contiguous()
