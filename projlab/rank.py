@@ -74,7 +74,7 @@ def decide(rows: Matrix, u: float, rule: RankRule) -> Rank:
     if len(nonzero) == 0:
         empty = torch.zeros(0, dtype=torch.float64, device=rows.device)
         return _all_kept(nonzero, zero, 1.0, empty)
-    if rows.overlap() is None:
+    if rows.disjoint():
         # rows that share no column are orthogonal: their norms are the singular values
         sigma = rows.row_norms()[nonzero].double().sort(descending=True).values
         return _all_kept(nonzero, zero, float(sigma[0] / sigma[-1]), sigma)

@@ -384,7 +384,7 @@ def _whiten(
     white, exponent = equilibrate_rows(white)
     if white.shape[0] == 0:
         conditions: tuple[float, ...] = (1.0,) * (batch or 1)
-    elif white.overlap() is None:
+    elif white.disjoint():
         norms = white.row_norms().reshape(-1, white.shape[0])
         smallest = torch.where(norms > 0, norms, torch.inf).amin(-1)
         conditions = tuple((norms.amax(-1) / smallest).tolist())
@@ -408,7 +408,7 @@ def _factor(
     system = System(
         m=m,
         n=n,
-        disjoint=rows.overlap() is None if m else True,
+        disjoint=rows.disjoint() if m else True,
         diagonal_metric=metric is None or metric.diagonal,
         condition=max(conditions),
         dtype=dtype,

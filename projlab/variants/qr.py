@@ -38,6 +38,8 @@ class QR(Variant):
         made = rows.reflectors if isinstance(rows, Dense) else None
         a, tau = torch.geqrf(E.mT) if made is None else made
         Q, R = torch.linalg.householder_product(a, tau), a[..., : a.shape[-1], :].triu()
+        if E.dim() == 2:
+            return QRFactor(Q.mT.contiguous(), R)
         padding = (E == 0).all(-1)
         # a row of zeros contributes nothing: no direction, and a multiplier of zero
         W = Q.mT.masked_fill(padding.unsqueeze(-1), 0).contiguous()
