@@ -260,7 +260,7 @@ class Attachment:
         """No graph, and products in their stated precision."""
         device = self.log.device
         with torch.no_grad():
-            if lowered(self.system.dtype, device) or lowered(torch.float32, device):
+            if lowered(self.system.dtype, device.type) or lowered(torch.float32, device.type):
                 with stated_precision(device):
                     yield
             else:

@@ -1,7 +1,7 @@
 """What a system A x = b is: numerical rank, redundant rows, conflicting rows, scaling."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -221,7 +221,10 @@ def analyse(
             bad = _conflicting(element, decision, u, rule)
             if bad:
                 analysis.conflicts[i] = combinations(constraint, analysis, i, bad)
-        cache[key] = analysis
+        # the reflectors are as large as A: for the factorisation that follows, and not kept
+        kept = tuple(replace(decision, reflectors=None) for decision in decisions)
+        cache[key] = replace(analysis, decisions=kept)
+        return analysis
     return cache[key]
 
 

@@ -28,6 +28,9 @@ def power_of_two(exponent: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 def scale(values: Tensor, exponent: Tensor) -> Tensor:
     """values * 2**exponent, exact short of overflow and underflow."""
     first, second = power_of_two(exponent, values.dtype)
+    both = first * second
+    if bool((torch.isfinite(both) & (both >= torch.finfo(both.dtype).tiny)).all()):
+        return values * both
     return values * first * second
 
 
@@ -36,6 +39,8 @@ class Dense:
     """Entries of shape (m, n) or (B, m, n)."""
 
     entries: Tensor
+    reflectors: tuple[Tensor, Tensor] | None = None
+    """Householder QR of the transpose, as LAPACK leaves it, where the rank decision made it."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -64,7 +69,7 @@ class Dense:
         return y.reshape(*lead, y.shape[-1])
 
     def row_max(self) -> Tensor:
-        return self.entries.abs().amax(-1)
+        return torch.maximum(self.entries.amax(-1), -self.entries.amin(-1))
 
     def row_norms(self) -> Tensor:
         """2-norms; the caller scales first where squares could over- or underflow."""
@@ -76,6 +81,13 @@ class Dense:
 
     def select(self, keep: Tensor) -> "Dense":
         return Dense(self.entries[..., keep, :])
+
+    def disjoint(self) -> bool:
+        """Whether no two rows share a column; the first two tell in most systems."""
+        first = self.entries[..., :2, :] != 0
+        if self.shape[0] > 1 and bool(first.all(-2).any()):
+            return False
+        return self.overlap() is None
 
     def overlap(self) -> tuple[int, int, int] | None:
         """Two rows and a column they share, or None where no two rows share one."""
@@ -156,6 +168,9 @@ class Triplets:
         rows, cols, values = rows[kept], self.cols[kept], self.values[kept]
         order = torch.argsort(rows, stable=True)
         return Triplets(rows[order], cols[order], values[order], (len(keep), self.shape[1]))
+
+    def disjoint(self) -> bool:
+        return self.overlap() is None
 
     def overlap(self) -> tuple[int, int, int] | None:
         count = torch.bincount(self.cols, minlength=self.shape[1])

@@ -19,11 +19,11 @@ def _legacy_matmul_precision() -> str | None:
         return None
 
 
-def lowered(dtype: torch.dtype, device: torch.device) -> bool:
+def lowered(dtype: torch.dtype, device_type: str) -> bool:
     """Whether a switch of the caller's would lower the precision of products in `dtype`."""
-    if torch.is_autocast_enabled(device.type):
-        return True
-    return dtype is torch.float32 and _legacy_matmul_precision() != "highest"
+    if dtype is torch.float64:  # autocast leaves it alone, as the other switches do
+        return False
+    return torch.is_autocast_enabled(device_type) or _legacy_matmul_precision() != "highest"
 
 
 @contextmanager

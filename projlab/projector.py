@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, addmv, nn
+from torch.compiler import is_compiling, is_dynamo_compiling
 
 from projlab import compiled
 from projlab.autograd import solve
@@ -16,6 +17,7 @@ from projlab.diagnose import as_constraint, working_dtype
 from projlab.errors import InputError, ProjlabError, RankDeficientError
 from projlab.matrix import Triplets
 from projlab.options import check_options
+from projlab.precision import lowered
 from projlab.select import MANY
 from projlab.solver import Solver, build, null_space
 
@@ -142,6 +144,7 @@ class Projector(nn.Module):
         self._numbers: dict[torch.dtype, int] = {}
         self._number(solver)
         self.A, self.b = constraint.A, constraint.b
+        self._vector_terms, self._native_vector = solver.vector_terms(), solver.native_vector()
 
     def _number(self, solver: Solver) -> None:
         self._numbers[solver.dtype] = compiled.register(solver)
@@ -197,6 +200,24 @@ class Projector(nn.Module):
         consistency, which would need the host, and its entries on redundant rows are ignored.
         Differentiable in x and, at full row rank, in b.
         """
+        native = self._native_vector
+        if native is not None and b is None and type(x) is Tensor and not is_compiling():
+            projected = None if _needs_function(x, None) else x.clone()
+            if projected is not None and native(projected):
+                return projected
+        terms = self._vector_terms
+        if terms is not None and b is None and not is_compiling():
+            dtype, device_type, c, M, N = terms
+            try:
+                if (
+                    x.dtype is dtype
+                    and x.ndim == 1
+                    and not _needs_function(x, None)
+                    and not lowered(dtype, device_type)
+                ):
+                    return addmv(x, N, addmv(c, M, x))
+            except (AttributeError, RuntimeError):
+                pass  # x does not fit, which is said by name below
         solver = self._solver_for(x)
         work, right = x.to(solver.dtype), self._right_side(b, x, solver)
         if right is not None:
@@ -205,8 +226,25 @@ class Projector(nn.Module):
 
     def project_(self, x: Tensor) -> Tensor:
         """Project x in place, without a graph, and return it: the hot path."""
+        native = self._native_vector
+        if native is not None and not is_dynamo_compiling() and native(x):
+            return x
+        # one vector, small rows: the checks that torch makes anyway are left to it
+        terms = self._vector_terms
+        if terms is not None and not is_dynamo_compiling():
+            dtype, device_type, c, M, N = terms
+            try:
+                if (
+                    x.dtype is dtype
+                    and x.ndim == 1
+                    and not x.requires_grad
+                    and not lowered(dtype, device_type)
+                ):
+                    return x.addmv_(N, addmv(c, M, x))
+            except (AttributeError, RuntimeError):
+                pass  # x does not fit, which is said by name below
         solver = self._solver_for(x)
-        if x.dtype == solver.dtype and not torch.compiler.is_compiling():
+        if x.dtype == solver.dtype and not is_compiling():
             solver.project_(x)
         else:
             with torch.no_grad():
@@ -274,7 +312,7 @@ class Projector(nn.Module):
         want_multipliers: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """The one way to the factors, by what watches: the compiler, autograd, or nobody."""
-        if torch.compiler.is_compiling():
+        if is_compiling():
             number = self._numbers[solver.dtype]
             projected, y = compiled.solve(x, b, number, homogeneous, False, want_multipliers)
             return projected, y if want_multipliers else None
@@ -417,8 +455,15 @@ class Projector(nn.Module):
         finally:
             self._buffers = {**own, **self._buffers}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k not in ("_native_vector", "_vector_terms")}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch leaves it bare
+        self._vector_terms, self._native_vector = (
+            self._solver.vector_terms(),
+            self._solver.native_vector(),
+        )
         # a copy's factors are its own, and so are the numbers the compiled operator finds them by
         self._numbers, self._retired = {}, {}
         for solver in self._solvers.values():

@@ -44,6 +44,9 @@ class Rank:
     (full rank but for rows of zeros, or rows that share no column)."""
     sigma: Tensor
     """(rank,) the singular values above the cutoff."""
+    reflectors: tuple[Tensor, Tensor] | None = None
+    """Householder QR of E', as LAPACK leaves it; None where E has redundant rows, or was decided
+    on otherwise."""
 
 
 def check_rule(rule: object) -> RankRule:
@@ -71,7 +74,7 @@ def decide(rows: Matrix, u: float, rule: RankRule) -> Rank:
     if len(nonzero) == 0:
         empty = torch.zeros(0, dtype=torch.float64, device=rows.device)
         return _all_kept(nonzero, zero, 1.0, empty)
-    if rows.overlap() is None:
+    if rows.disjoint():
         # rows that share no column are orthogonal: their norms are the singular values
         sigma = rows.row_norms()[nonzero].double().sort(descending=True).values
         return _all_kept(nonzero, zero, float(sigma[0] / sigma[-1]), sigma)
@@ -81,7 +84,7 @@ def decide(rows: Matrix, u: float, rule: RankRule) -> Rank:
         )
     E = _float64(rows.select(nonzero) if len(nonzero) < m else rows)
     cutoff = cutoff_of(rule, m, n, u)
-    R = _triangle(E)
+    R, reflectors = _triangle(E)
     sigma = torch.linalg.svdvals(R)
     tail = _extended_precision_tail(E, sigma, cutoff) if u < tolerance.FLOAT32_ROUNDOFF else None
     relative = (sigma if tail is None else tail) / sigma[0]
@@ -100,7 +103,8 @@ def decide(rows: Matrix, u: float, rule: RankRule) -> Rank:
     gap = (float(relative[rank - 1]), following)
     condition = 1 / gap[0] if gap[0] > 0 else float("inf")
     if rank == len(nonzero):
-        return _all_kept(nonzero, zero, condition, sigma, gap, ambiguous)
+        decision = _all_kept(nonzero, zero, condition, sigma, gap, ambiguous)
+        return replace(decision, reflectors=reflectors if rank == m <= n else None)
     basis, singular = _range(E, R, rank)
     if kept is None:
         kept, gone, C = _choose_rows(basis, torch.linalg.vector_norm(E, dim=1))
@@ -136,11 +140,13 @@ def _float64(rows: Matrix) -> Tensor:
     return dense.cpu().double() if dense.device.type == "mps" else dense.double()
 
 
-def _triangle(E: Tensor) -> Tensor:
-    """A square matrix with the singular values of E, by one Householder QR of its longer side."""
-    tall = E.mT if E.shape[0] < E.shape[1] else E
-    R: Tensor = torch.linalg.qr(tall, mode="r").R
-    return R
+def _triangle(E: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """A square matrix with the singular values of E, by one Householder QR of its longer side.
+
+    With its reflectors, from which a factorisation need not start again.
+    """
+    a, tau = torch.geqrf(E.mT if E.shape[0] <= E.shape[1] else E)
+    return a[: a.shape[1]].triu(), (a, tau)
 
 
 def _extended_precision_tail(E: Tensor, sigma: Tensor, cutoff: float) -> Tensor | None:
@@ -176,7 +182,7 @@ def _range(E: Tensor, R: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     LAPACK's iteration for singular vectors stops at up to 91 u sigma_1 (DBDSQR's TOLMUL); images of
     the right vectors are in the range to rounding.
     """
-    wide = R.mT if E.shape[0] < E.shape[1] else E  # E = R' Q'
+    wide = R.mT if E.shape[0] <= E.shape[1] else E  # E = R' Q'
     _, S, Vh = torch.linalg.svd(wide, full_matrices=False)
     basis: Tensor = torch.linalg.qr(wide @ (Vh[:rank].mT / S[:rank])).Q
     return basis, S[:rank]

@@ -10,6 +10,7 @@ gives every derivative of a projection (`projlab.autograd`).
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -30,7 +31,7 @@ from projlab.matrix import Dense, Matrix, power_of_two, scale
 from projlab.metric import Metric, factor_metric
 from projlab.options import Options
 from projlab.precision import lowered, stated_precision
-from projlab.rank import RankRule, chosen_for_least_squares
+from projlab.rank import Rank, RankRule, chosen_for_least_squares
 from projlab.select import System, choose
 from projlab.structure import require_disjoint
 from projlab.variants import Factor
@@ -148,7 +149,7 @@ class Solver:
         want_multipliers: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """Projection and multipliers for any x (..., n); b None is the constraint's, or zero."""
-        if lowered(self.dtype, self.device):
+        if self.dtype is not torch.float64 and lowered(self.dtype, self.device.type):
             with stated_precision(self.device):
                 return self._solve(x, b, homogeneous, dual, want_multipliers)
         return self._solve(x, b, homogeneous, dual, want_multipliers)
@@ -168,11 +169,24 @@ class Solver:
         y = self.multipliers(x, c, dual=dual).reshape(*lead, m) if want else None
         return projected, y
 
+    def vector_terms(self) -> tuple[torch.dtype, str, Tensor, Tensor, Tensor] | None:
+        """Working dtype, type of device, and `Factor.vector_terms` of the constraint's own b."""
+        if self.factor is None or self.c is None or self.metric is not None or self.batched:
+            return None
+        terms = self.factor.vector_terms(self.c)
+        return None if terms is None else (self.dtype, self.device.type, *terms)
+
+    def native_vector(self) -> Callable[[Tensor], bool] | None:
+        """`Factor.native_vector` of the constraint's own b."""
+        if self.factor is None or self.c is None or self.metric is not None or self.batched:
+            return None
+        return self.factor.native_vector(self.c)
+
     def project_(self, x: Tensor) -> None:
         """In place, x in `dtype` on `device`, no graph: the hot path."""
         if self.factor is None:
             return
-        if lowered(self.dtype, self.device):
+        if self.dtype is not torch.float64 and lowered(self.dtype, self.device.type):
             with stated_precision(self.device):
                 self._project_(x)
         else:
@@ -180,12 +194,12 @@ class Solver:
 
     def _project_(self, x: Tensor) -> None:
         assert self.factor is not None
-        x = x.detach()
-        plain = self.metric is None and self.c is not None
-        if plain and self.batch is None:
-            self.factor.project_(x, self.c)  # type: ignore[arg-type]
-        elif plain and x.dim() <= 3:
-            self.factor.project_(x if x.dim() == 3 else x.unsqueeze(1), self.c)  # type: ignore[arg-type]
+        if x.requires_grad:
+            x = x.detach()
+        if self.metric is None and self.batch is None:
+            self.factor.project_(x, self.c)
+        elif self.metric is None and x.dim() <= 3:
+            self.factor.project_(x if x.dim() == 3 else x.unsqueeze(1), self.c)
         else:
             projected, _ = self._solve(x, None, False, False, False)
             x.copy_(projected)
@@ -333,7 +347,7 @@ def _kept(analysis: Analysis, batch: int | None) -> tuple[Matrix, Tensor | None,
     system, decisions = analysis.system, analysis.decisions
     m = system.rows.shape[0]
     if all(d.rank == m for d in decisions):
-        return system.rows, None, system.exponent
+        return _with_reflectors(system.rows, decisions), None, system.exponent
     if batch is None:
         kept = decisions[0].kept.to(system.rows.device)
         return system.rows.select(kept), kept, system.exponent[kept]
@@ -346,6 +360,15 @@ def _kept(analysis: Analysis, batch: int | None) -> tuple[Matrix, Tensor | None,
         real[i, : d.rank] = 1
     element = torch.arange(batch, device=entries.device).unsqueeze(1)
     return Dense(entries[element, kept] * real), kept, system.exponent[element, kept]
+
+
+def _with_reflectors(rows: Matrix, decisions: tuple[Rank, ...]) -> Matrix:
+    """The rows with their QR, where the rank decision left one in the same precision and place."""
+    reflectors = decisions[0].reflectors
+    if reflectors is None or not isinstance(rows, Dense) or rows.entries.dim() == 3:
+        return rows
+    same = reflectors[0].dtype is rows.dtype and reflectors[0].device == rows.device
+    return replace(rows, reflectors=reflectors) if same else rows
 
 
 def _whiten(
@@ -361,7 +384,7 @@ def _whiten(
     white, exponent = equilibrate_rows(white)
     if white.shape[0] == 0:
         conditions: tuple[float, ...] = (1.0,) * (batch or 1)
-    elif white.overlap() is None:
+    elif white.disjoint():
         norms = white.row_norms().reshape(-1, white.shape[0])
         smallest = torch.where(norms > 0, norms, torch.inf).amin(-1)
         conditions = tuple((norms.amax(-1) / smallest).tolist())
@@ -385,7 +408,7 @@ def _factor(
     system = System(
         m=m,
         n=n,
-        disjoint=rows.overlap() is None if m else True,
+        disjoint=rows.disjoint() if m else True,
         diagonal_metric=metric is None or metric.diagonal,
         condition=max(conditions),
         dtype=dtype,

@@ -1,8 +1,9 @@
 """What a variant is: a way to factor the equilibrated rows, and the law its errors follow."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -14,20 +15,32 @@ from projlab.matrix import Matrix
 class Factor(ABC):
     """Factored rows E (r, n), or (B, r, n): every field is a tensor or None.
 
-    Vectors x are (..., n), for batched rows (B, k, n); right-hand sides are (..., r).
+    Vectors x are (..., n), for batched rows (B, k, n); right-hand sides are (..., r). A copy is
+    made from the fields, and derives the rest again.
     """
 
     @abstractmethod
     def right_side(self, f: Tensor) -> Tensor:
-        """f in the coordinates the factor works in."""
+        """-f in the coordinates the factor works in: what is added to those of E x."""
 
     @abstractmethod
     def project(self, x: Tensor, c: Tensor | None) -> Tensor:
         """x - E^+ (E x - f), where c is `right_side(f)`, or None for f = 0."""
 
     @abstractmethod
-    def project_(self, x: Tensor, c: Tensor) -> None:
-        """`project` in place."""
+    def project_(self, x: Tensor, c: Tensor | None) -> None:
+        """`project` in place, to the same bits."""
+
+    def native_vector(self, c: Tensor) -> Callable[[Tensor], bool] | None:
+        """A kernel that projects one x (n,) in place to the bits of `project_`, or says False."""
+        return None
+
+    def vector_terms(self, c: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """(c, M, N) with x + N (c + M x) the projection of one x (n,), to the bits of `project`.
+
+        None where something else is faster.
+        """
+        return None
 
     @abstractmethod
     def multipliers(self, x: Tensor, c: Tensor | None) -> Tensor:
@@ -35,10 +48,19 @@ class Factor(ABC):
 
     def to(self, device: torch.device) -> Self:
         """The same factor on another device."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(
-            self, **{k: v.to(device) if isinstance(v, Tensor) else v for k, v in moved.items()}
+            self,
+            **{
+                name: value.to(device) if isinstance(value, Tensor) else value
+                for name, value in self._given().items()
+            },
         )
+
+    def _given(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), tuple(self._given().values())
 
 
 class Variant(ABC):

@@ -26,14 +26,14 @@ class CholeskyFactor(Factor):
     L: Tensor
 
     def right_side(self, f: Tensor) -> Tensor:
-        return f
+        return -f
 
     def project(self, x: Tensor, c: Tensor | None) -> Tensor:
         for _ in range(PASSES):
             x = x - self._solve(x, c) @ self.E
         return x
 
-    def project_(self, x: Tensor, c: Tensor) -> None:
+    def project_(self, x: Tensor, c: Tensor | None) -> None:
         for _ in range(PASSES):
             y = self._solve(x, c)
             if x.dim() == 1:
@@ -51,7 +51,7 @@ class CholeskyFactor(Factor):
 
     def _solve(self, x: Tensor, c: Tensor | None) -> Tensor:
         r = x @ self.E.mT
-        r = r if c is None else r - c
+        r = r if c is None else r + c
         return uncolumns(torch.cholesky_solve(columns(r), self.L), r)
 
 

@@ -24,7 +24,7 @@ class PinvFactor(OrthonormalRows):
     R: Tensor
 
     def right_side(self, f: Tensor) -> Tensor:
-        return triangular_solve(self.R, f @ self.U * self._inverse(), transpose=True)
+        return triangular_solve(self.R, -f @ self.U * self._inverse(), transpose=True)
 
     def multipliers(self, x: Tensor, c: Tensor | None) -> Tensor:
         solved = triangular_solve(self.R, self._coordinates(x, c), transpose=False)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from projlab import tolerance
-from projlab.matrix import Matrix
+from projlab.matrix import Dense, Matrix
 from projlab.variants.base import Variant, triangular_solve
 from projlab.variants.orthonormal import OrthonormalRows
 
@@ -23,7 +23,7 @@ class QRFactor(OrthonormalRows):
     R: Tensor
 
     def right_side(self, f: Tensor) -> Tensor:
-        return triangular_solve(self.R, f, transpose=True)
+        return triangular_solve(self.R, -f, transpose=True)
 
     def multipliers(self, x: Tensor, c: Tensor | None) -> Tensor:
         return triangular_solve(self.R, self._coordinates(x, c), transpose=False)
@@ -35,7 +35,11 @@ class QR(Variant):
 
     def factor(self, rows: Matrix, u: float) -> QRFactor:
         E = rows.to_dense()
-        Q, R = torch.linalg.qr(E.mT)
+        made = rows.reflectors if isinstance(rows, Dense) else None
+        a, tau = torch.geqrf(E.mT) if made is None else made
+        Q, R = torch.linalg.householder_product(a, tau), a[..., : a.shape[-1], :].triu()
+        if E.dim() == 2:
+            return QRFactor(Q.mT.contiguous(), R)
         padding = (E == 0).all(-1)
         # a row of zeros contributes nothing: no direction, and a multiplier of zero
         W = Q.mT.masked_fill(padding.unsqueeze(-1), 0).contiguous()

@@ -13,36 +13,21 @@ from torch import Tensor
 from projlab import tolerance
 from projlab.matrix import Dense, Matrix
 from projlab.variants.base import Factor, Variant
+from projlab.variants.orthonormal import OrthonormalRows
 
 
 @dataclass(frozen=True)
-class OneRow(Factor):
-    """A single dense row a, (n,), or one for each element of a batch, (B, 1, n)."""
+class OneRow(OrthonormalRows):
+    """A single dense row of norm 1 / inverse, or one for each element of a batch."""
 
-    a: Tensor
-    direction: Tensor
-    """a / ||a||^2; zero for a row of zeros."""
+    inverse: Tensor
+    """(1,), or (B, 1, 1); zero for a row of zeros."""
 
     def right_side(self, f: Tensor) -> Tensor:
-        return f
-
-    def project(self, x: Tensor, c: Tensor | None) -> Tensor:
-        return x - self._excess(x, c) * self.direction
-
-    def project_(self, x: Tensor, c: Tensor) -> None:
-        if x.dim() == 1:
-            x.addcmul_(self._excess(x, c), self.direction, value=-1)
-        else:
-            x.sub_(self._excess(x, c) * self.direction)
+        return -f * self.inverse
 
     def multipliers(self, x: Tensor, c: Tensor | None) -> Tensor:
-        size = (self.a * self.direction).sum(-1, keepdim=True)  # 1, or 0 for a row of zeros
-        norm2 = self.a.square().sum(-1, keepdim=True)
-        return self._excess(x, c) * torch.where(size == 0, 0, 1 / norm2)
-
-    def _excess(self, x: Tensor, c: Tensor | None) -> Tensor:
-        r = x @ self.a.mT if self.a.dim() == 3 else (x @ self.a).unsqueeze(-1)
-        return r if c is None else r - c
+        return self._coordinates(x, c) * self.inverse
 
 
 @dataclass(frozen=True)
@@ -70,7 +55,7 @@ class DisjointRows(Factor):
     """(r,), or (B, 1, r) for a batch: 1 / ||e_i||^2, zero for a row of zeros."""
 
     def right_side(self, f: Tensor) -> Tensor:
-        return f
+        return -f
 
     def project(self, x: Tensor, c: Tensor | None) -> Tensor:
         y = self.multipliers(x, c)
@@ -83,13 +68,13 @@ class DisjointRows(Factor):
             )
         return x
 
-    def project_(self, x: Tensor, c: Tensor) -> None:
+    def project_(self, x: Tensor, c: Tensor | None) -> None:
         x.copy_(self.project(x, c))
 
     def multipliers(self, x: Tensor, c: Tensor | None) -> Tensor:
         sums = [(x[..., b.columns] * _spread(b.values)).sum(-1) for b in self.buckets]
         r = torch.cat(sums, -1)[..., self.order]
-        return (r if c is None else r - c) * self.inverse_norm2
+        return (r if c is None else r + c) * self.inverse_norm2
 
     def to(self, device: torch.device) -> Self:
         return replace(
@@ -115,9 +100,10 @@ class SingleRow(Variant):
     def factor(self, rows: Matrix, u: float) -> Factor:
         if isinstance(rows, Dense):
             if rows.shape[0] == 1:
-                a = rows.entries if rows.entries.dim() == 3 else rows.entries[0]
-                norm2 = a.square().sum(-1, keepdim=True)
-                return OneRow(a.contiguous(), torch.where(norm2 == 0, 0, a / norm2))
+                a = rows.entries
+                norm = torch.linalg.vector_norm(a, dim=-1, keepdim=True)
+                inverse = torch.where(norm == 0, 0, 1 / norm)
+                return OneRow((a * inverse).contiguous(), inverse if a.dim() == 3 else inverse[0])
             pattern = rows.entries if rows.entries.dim() == 2 else (rows.entries != 0).any(0)
             i, j = pattern.nonzero(as_tuple=True)
             return _disjoint(i, j, rows.entries[..., i, j], rows.shape[0])

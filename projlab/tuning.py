@@ -1,0 +1,68 @@
+"""Sizes at which one way of computing overtakes another, all of them measured.
+
+`python benchmarks/hot_path.py` repeats the measurements. Nothing here changes an answer but by
+rounding.
+"""
+
+from torch import Tensor
+
+SMALL = 2**16
+"""Bytes of W up to which a negated copy is kept: its keyword-free product saves 0.45 us of 2.6 us
+at 3 x 10, and nothing worth the memory beyond. A dense I - W'W, one product and a copy back, is no
+faster (2.3 us against 2.2 at 3 x 10, 3.7 against 2.5 at 10 x 100, even at 50 x 100), and its
+rounding is not confined to the row space: in 1e4 float32 projections of a feasible point at
+10 x 100 it drifts 5000 u, this form 2 u."""
+
+CACHE = 24 * 2**20
+"""Bytes of W from which it is read once, in blocks of rows, instead of twice. Blocks save 16 % at
+40 MB (1000 x 5000) and at 80 MB (100 x 1e5), and lose 15 % at 8 MB (500 x 2000), which stays in a
+last-level cache of 32 MiB between the passes."""
+
+BLOCK = 2**20
+"""Bytes of a block of rows, to stay in a second-level cache: from 0.5 to 1 MiB within 4 % at
+1000 x 5000, 0.25 MiB loses 15 %."""
+
+LEAST_ROWS = 4
+"""Rows of a block at least: products with fewer read x as often as W. With less than that in
+`LARGEST_BLOCK`, two passes are faster."""
+
+LARGEST_BLOCK = 8 * 2**20
+"""Bytes of `LEAST_ROWS` up to which they stay in a last-level cache beside x."""
+
+COLUMNS = 64
+"""Vectors from which x' as columns are multiplied from the left: 41 us against 54 for 256 at
+10 x 100 (float32: 21 against 34), 165 against 195 for 4096 at 3 x 10, but 15 against 6 for 4."""
+
+NATIVE_SMALL = 2**14
+"""Bytes of W that stay in a first-level cache of 32 KiB beside x."""
+
+
+def rows_per_block(W: Tensor) -> int:
+    """How many rows of W (..., r, n) are projected onto at a time: all of them where it is best."""
+    r, n = W.shape[-2:]
+    if W.dim() == 3 or W.device.type != "cpu" or W.nbytes <= CACHE:
+        return max(r, 1)
+    row = n * W.itemsize
+    if LEAST_ROWS * row > LARGEST_BLOCK:
+        return r
+    return max(BLOCK // row, LEAST_ROWS)
+
+
+def native_pays(W: Tensor) -> bool:
+    """Whether a kernel of `projlab.native` beats torch for one vector onto rows W (..., r, n).
+
+    Everywhere measured but for rows that leave the cache between its two uses of them: one of 1e6
+    or 1e7 entries, which torch streams up to 16 % faster, and 8 x 1e6 (6.2 ms against 5.8).
+    """
+    row = W.shape[-1] * W.itemsize
+    fits = row <= BLOCK if W.shape[-2] == 1 else LEAST_ROWS * row <= LARGEST_BLOCK
+    return W.dim() == 3 or fits
+
+
+def most_native_vectors(W: Tensor) -> int:
+    """How many vectors the kernel takes at once; more are faster as a matrix product.
+
+    Small W stays in the first-level cache from vector to vector: 64 at 10 x 100 take 10.4 us
+    against 15.3 (float32: 9.8 against 9.9), 4 at 100 x 1000 take 66 us against 83 and 8 lose.
+    """
+    return 64 if W.shape[-2] * W.shape[-1] * W.itemsize <= NATIVE_SMALL else 4
