@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import math
 import os
 import platform
 import re
@@ -247,7 +246,7 @@ def _targets(options: argparse.Namespace) -> int:
 
 def target_code(found: Mapping[str, Any]) -> int:
     """0 every target met, 1 one missed, 3 none measured."""
-    measured = [row for row in found["rows"] if row["worst"] is not None]
+    measured = [row for row in found["rows"] if row["wrong"] or row["worst"] is not None]
     if not measured:
         return NOTHING
-    return FAILED if any(not math.isfinite(r["worst"]) or not r["met"] for r in measured) else HELD
+    return HELD if all(row["met"] for row in measured) else FAILED

@@ -1,13 +1,13 @@
 """Systems whose every answer is known exactly, by construction, at any size.
 
-A = [N | I] with integer N has full row rank, and integers are exact in floating point. From integer
-x*, y and v,
+A = [N | l I] with integer N has full row rank, and integers are exact in floating point. From
+integer x*, y and v,
 
     b = A x*,  x0 = x* + A'y            has the projection x* and the multipliers y;
-    g = z + A'w, z = (v, -N v)          has the tangent projection z, since A z = 0,
+    g = z + A'w, z = (l v, -N v)        has the tangent projection z, since A z = 0,
 
-without anything being solved. `ill` adds a multiple of a row to the next: the rows come close to
-parallel, the affine set, x* and z stay.
+without anything being solved; in the end all of it is divided by powers of two. `ill` adds a
+multiple of a row to the next: the rows come close to parallel, the affine set, x* and z stay.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-SMALL_MULTIPLE = {torch.float64: 2.0**20, torch.float32: 2.0**6}
+LIMIT = {torch.float64: 2**12, torch.float32: 2**5}
+"""l, the largest entry. The fewer values there are, the more often a sum meets the same rounding,
+and roundings that agree add up as no bound for independent ones allows."""
+
+MULTIPLE = {torch.float64: 2.0**16, torch.float32: 2.0**5}
 """What `ill` adds: kappa grows by about as much, and the integers stay exact in the dtype."""
 
 
@@ -70,17 +74,24 @@ def exact(
 
     systems = () if batch is None else (batch,)
     vectors = systems if points is None else (points,)
-    N = integers(2, *systems, m, n - m)
-    A = torch.cat([N, torch.eye(m, dtype=N.dtype).expand(*systems, m, m)], -1)
-    x, y, w = integers(4, *systems, n), integers(1, *vectors, m), integers(1, *vectors, m)
+    limit = LIMIT[dtype]
+    N = integers(limit, *systems, m, n - m)
+    A = torch.cat([N, limit * torch.eye(m, dtype=N.dtype).expand(*systems, m, m)], -1)
+    x, y, w = integers(limit, *systems, n), integers(2, *vectors, m), integers(2, *vectors, m)
     v = integers(2, *vectors, n - m)
-    z = torch.cat([v, -_apply(N, v)], -1)
+    z = torch.cat([limit * v, -_apply(N, v)], -1)
     if points is not None:
         x = x + z  # one b for all: they differ by null vectors
-    if ill:
-        A[..., 1::2, :] += SMALL_MULTIPLE[dtype] * A[..., : m // 2 * 2 : 2, :]
-    b = _apply(A, x if points is None else x[0])
     rise, tilt = _combine(A, y), _combine(A, w)
+    if ill:
+        first, second = slice(0, m // 2 * 2, 2), slice(1, m, 2)
+        A[..., second, :] += MULTIPLE[dtype] * A[..., first, :]
+        for multipliers in (y, w):  # so that A'y and A'w stay as they are
+            multipliers[..., first] -= MULTIPLE[dtype] * multipliers[..., second]
+    b = _apply(A, x if points is None else x[0])
+    # entries at most one, for peers that stop at an absolute tolerance; powers of two are exact
+    A, x, rise, z, tilt = (t / limit for t in (A, x, rise, z, tilt))
+    b = b / limit**2
     return Exact(*(_rounded(t, dtype) for t in (A, b, x + rise, x, y, z + tilt, z, w)))
 
 
@@ -101,6 +112,7 @@ def _combine(A: Tensor, y: Tensor) -> Tensor:
 
 def _rounded(t: Tensor, dtype: torch.dtype) -> Tensor:
     rounded = t.to(dtype)
-    if float(t.abs().max()) > 2.0**53 or not torch.equal(rounded.double(), t):
+    # that float64 itself was exact on the way shows in the size of the integers
+    if float(t.abs().max()) * LIMIT[dtype] ** 2 > 2.0**53 or not torch.equal(rounded.double(), t):
         raise ValueError(f"an entry of {float(t.abs().max()):.3g} is not exact in {dtype}")
     return rounded

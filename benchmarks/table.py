@@ -14,7 +14,9 @@ Found = Mapping[str, Any]
 
 
 def verdict(row: Found) -> str:
-    """Met, missed (in how many cells), or not measured, and why."""
+    """Met, missed (in how many cells), wrong, or not measured, and why."""
+    if row["wrong"]:
+        return f"WRONG: {row['wrong']}"
     if row["worst"] is None:
         return f"not measured: {row['missing']}"
     cells = len(row["cells"])
