@@ -6,19 +6,19 @@ STAMP := $(VENV)/.setup-done
 QUICK := runs/quick
 
 .DEFAULT_GOAL := help
-.PHONY: help setup validate picture test lint wheel-test
+.PHONY: help setup validate picture test lint wheel-test bench
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## *' '{ printf "make %-12s %s\n", $$1, $$2 }'
 
-setup: $(STAMP)  ## make .venv with the suite and dev extras, from pinned versions
+setup: $(STAMP)  ## make .venv with the suite, dev and bench extras, from pinned versions
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/pip || $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \
 	  "projlab needs Python >= 3.11; $(PYTHON) is %d.%d. Name another one: make PYTHON=..." % sys.version_info[:2])'
 	test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
 	@# The pinned setuptools comes first, so that the build uses it too instead of fetching the newest one.
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[suite,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[suite,dev,bench]'
 	@touch $@
 
 validate: setup  ## run the quick validation profile afresh into runs/quick
@@ -28,7 +28,10 @@ picture: validate  ## draw the README's picture again, from a quick validation r
 	cp $(QUICK)/figures/forward-error-float64.png reports/reference/accuracy.png
 
 test: setup  ## run the tests
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto
+
+bench: setup  ## measure the quick benchmarks (minutes) into .asv; gates nothing
+	$(BIN)/projlab bench --quick
 
 lint: setup  ## check style, format, types and the direction of imports
 	$(BIN)/ruff check .

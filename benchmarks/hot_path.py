@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -127,7 +128,8 @@ def choices() -> None:
     for m, n in ((3, 10), (64, 128), (500, 2000), (1000, 5000), (100, 100_000)):
         for dtype in (torch.float64, torch.float32):
             W, c = orthonormal(m, n, dtype=dtype), torch.randn(m, dtype=dtype)
-            x, timed = torch.randn(n, dtype=dtype), {}
+            x = torch.randn(n, dtype=dtype)
+            timed: Timed = {}
             ways = {"two passes": {"SMALL": 0, "CACHE": 2**62}}
             ways |= {"small": {"SMALL": 2**62}} if W.nbytes <= 2**20 else {}
             if W.nbytes > 2**22:
@@ -137,10 +139,10 @@ def choices() -> None:
                 for key, value in (kept | sizes_of_way).items():
                     setattr(tuning, key, value)
                 factor = QRFactor(W, torch.eye(m, dtype=dtype))
-                timed[name] = lambda factor=factor, x=x, c=c: factor.project_(x, c)
+                timed[name] = partial(factor.project_, x, c)
             kernel = native.rows(W)
             if kernel is not None:
-                timed["native"] = lambda kernel=kernel, x=x, c=c: kernel.project_(x, c)
+                timed["native"] = partial(kernel.project_, x, c)
             print(line(f"{m} x {n}", dtype, minima(timed)), flush=True)
     for key, value in kept.items():
         setattr(tuning, key, value)

@@ -98,6 +98,27 @@ exit codes: 0 every answer is within its own theory; 1 one is not; 2 bad usage o
 3 nothing was checked
 """
 
+BENCH = """
+examples:
+  projlab bench --quick
+      the asv suite on small systems (minutes); its result is asv's own JSON, under .asv/results
+  projlab bench --full --out DIR --filter 'projection|batched'
+      every size, only of these modules
+  projlab bench --compare BEFORE AFTER
+      what regressed between two results (files, or folders that hold one each)
+  projlab bench --targets
+      measure the table of what projlab promises of its speed, beside its peers
+  projlab bench --targets cached-torch jaxopt
+  projlab bench --targets --write benchmarks/README.md
+
+It works from a checkout: the suite is its folder benchmarks/, which no wheel contains. Every
+library runs with --threads threads. A regression is a figure beyond the noise of both results; a
+figure that failed, because an answer was wrong say, is one too.
+
+exit codes: 0 all held; 1 a benchmark failed, a figure regressed or a target was missed; 2 bad usage
+or bad input; 3 nothing was measured, or nothing can be compared
+"""
+
 VARIANTS = """
 examples:
   projlab variants
@@ -248,6 +269,41 @@ def build_parser() -> argparse.ArgumentParser:
         help="write compare.html and compare.json there (default: nothing is written)",
     )
     compare.set_defaults(command=_compare, interrupted="nothing was written")
+
+    bench = commands.add_parser(
+        "bench",
+        help="measure times, memory and ratios to peers, and compare two such results",
+        description="Measure times, memory and ratios to peers, and compare two such results.",
+        epilog=BENCH,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = bench.add_argument
+    what = bench.add_mutually_exclusive_group(required=True)
+    what.add_argument("--quick", action="store_true", help="the suite on small systems (minutes)")
+    what.add_argument("--full", action="store_true", help="the whole suite (an hour or more)")
+    what.add_argument(
+        "--compare",
+        nargs=2,
+        type=Path,
+        metavar=("BEFORE", "AFTER"),
+        help="compare two of asv's results",
+    )
+    what.add_argument(
+        "--targets", nargs="*", metavar="ID", help="measure the target table, or these rows of it"
+    )
+    add("--out", type=Path, metavar="DIR", help="folder for the results (default: .asv)")
+    add("--filter", metavar="REGEX", help="only benchmarks whose name and parameters match")
+    add("--verbose", action="store_true", help="show why benchmarks fail or are skipped")
+    add("--threads", type=_positive, default=1, metavar="N", help="of every library (default: 1)")
+    add(
+        "--margin",
+        type=_factor,
+        metavar="FACTOR",
+        help="with --compare: how much more than the noise seen is a regression (default: 1.15)",
+    )
+    add("--write", type=Path, metavar="FILE", help="with --targets: put the table into this file")
+    add("--json", action="store_true", help="print the outcome as JSON instead of text")
+    bench.set_defaults(command=_bench, interrupted="nothing was stored")
 
     variants = commands.add_parser(
         "variants",
@@ -495,6 +551,23 @@ def _require_suite(command: str) -> None:
         )
 
 
+def _bench(options: argparse.Namespace) -> int:
+    """Hand over to the checkout's benchmarks."""
+    from projlab.errors import InputError
+
+    checkout = Path(__file__).resolve().parents[1]
+    if not (checkout / "benchmarks" / "command.py").is_file():
+        raise InputError(
+            "bench works from a checkout of projlab: the suite is its folder benchmarks/, which an "
+            "installed wheel does not contain"
+        )
+    if str(checkout) not in sys.path:  # the console script's path has only what is installed
+        sys.path.insert(0, str(checkout))
+    from benchmarks import command
+
+    return command.run(options)
+
+
 def _missing_from_suite() -> list[str]:
     """Name what the suite extra lists and this environment lacks."""
     missing = []
@@ -578,3 +651,10 @@ def _positive_float(text: str) -> float:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _factor(text: str) -> float:
+    factor = float(text)
+    if not 1 <= factor < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no factor of at least 1")
+    return factor

@@ -1,0 +1,447 @@
+"""What projlab promises of its speed, as data, and how each promise is measured.
+
+`projlab bench --targets [ID ...]` measures and prints the table. Ratios are of times taken in turn
+in one process (`interleave`); a target is met when every one of its cells meets it, and the worst
+is what the table shows. Every answer is checked before it is timed.
+"""
+
+import argparse
+import gc
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+import projlab
+from benchmarks import common, kernels, yardstick
+from benchmarks.interleave import Times, interleaved
+from benchmarks.memory import held_bytes
+from benchmarks.parameters import DTYPES
+from benchmarks.peers import PEERS, NotApplicable
+from benchmarks.systems import Exact
+from benchmarks.training import ROWS, Training
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure: what it was measured on, and the figure."""
+
+    label: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Target:
+    """A row of the table."""
+
+    id: str
+    regime: str
+    claim: str
+    figure: str
+    """What the measured number is."""
+    better: Literal["at most", "at least"]
+    bound: float
+    cells: Callable[[], Iterator[Cell]]
+    """Raises NotImplementedError with the reason where something of it cannot be measured."""
+
+    def holds(self, value: float) -> bool:
+        """Whether a figure meets the target."""
+        return value <= self.bound if self.better == "at most" else value >= self.bound
+
+
+def _both(sizes: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    return ((size, dtype) for size in sizes for dtype in DTYPES)
+
+
+def _in_place(case: Exact, variant: str = "auto") -> Callable[[], object]:
+    P, x = common.projector(case, variant), case.x0.clone()
+    return lambda: P.project_(x)
+
+
+def _fastest(times: Times, prefix: str) -> str:
+    return min((name for name in times.samples if name.startswith(prefix)), key=times.best)
+
+
+def _small(kernel: str) -> Iterator[Cell]:
+    with kernels.using(kernel):
+        for size, dtype in _both(("1x10", "3x10", "10x100", "64x128")):
+            case = common.system(size, dtype)
+            n = case.shape[1]
+            M, v = torch.eye(n, dtype=case.A.dtype), torch.ones(n, dtype=case.A.dtype)
+            out = torch.empty_like(v)
+            times = interleaved(
+                {
+                    "projlab": _in_place(case),
+                    "addmv": partial(torch.addmv, v, M, v, out=out),
+                }
+            )
+            yield Cell(f"{size} {dtype}", times.ratio("projlab", "addmv"))
+
+
+def _call() -> Iterator[Cell]:
+    for size, dtype in _both(("1x10", "3x10", "10x100", "64x128")):
+        case = common.system(size, dtype)
+        P, x = common.projector(case, "auto"), case.x0.clone()
+        in_place = partial(P.project_, case.x0.clone())
+        times = interleaved({"call": partial(P, x), "in place": in_place}, budget=0.6)
+        yield Cell(f"{size} {dtype}", 1e6 * (times.best("call") - times.best("in place")))
+
+
+def _reads(kernel: str | None, sizes: tuple[tuple[str, str], ...], of: int = 1) -> Iterator[Cell]:
+    with kernels.using(kernel):
+        for size, dtype in sizes:
+            case = common.system(size, dtype)
+            calls = {"projlab": _in_place(case), **yardstick.reads(case.A)}
+            times = interleaved(calls, budget=1.5)
+            value = times.ratio("projlab", _fastest(times, "read")) / of
+            yield Cell(f"{size} {dtype}", value)
+
+
+CACHED = (("100x1000", "float64"), ("500x2000", "float64"), ("500x2000", "float32"))
+BEYOND = (("1000x5000", "float64"),)
+LONG = (("4x1000000", "float64"), ("10x1000000", "float64"))
+
+
+def _one_row() -> Iterator[Cell]:
+    for size, dtype in _both(("1x1000000", "1x10000000")):
+        if (size, dtype) == ("1x10000000", "float32"):
+            continue  # sums of so many integers are not exact in float32
+        case = common.system(size, dtype)
+        calls = {"projlab": _in_place(case), "pass": yardstick.pass_through(case.x0.clone())}
+        times = interleaved(calls, budget=1.5)
+        yield Cell(f"{size} {dtype}", times.ratio("projlab", "pass"))
+
+
+@cache
+def _against(names: tuple[str, ...], size: str, dtype: str, vectors: str) -> dict[str, float | str]:
+    """How many times faster than each peer; or why there is no figure."""
+    case = common.system(
+        size,
+        dtype,
+        points=256 if vectors == "shared" else None,
+        batch=1024 if vectors == "distinct" else None,
+    )
+    calls = {"projlab": _in_place(case)}
+    found: dict[str, float | str] = {}
+    for name in names:
+        try:
+            calls[name] = PEERS[name].prepare(case)
+        except NotApplicable as reason:
+            found[name] = str(reason)
+    if len(calls) > 1:
+        times = interleaved(calls, budget=0.4 * len(calls))
+        found.update({name: times.ratio(name, "projlab") for name in calls if name != "projlab"})
+    return found
+
+
+SINGLE = ("1x10", "3x10", "10x100", "10x10000", "100x1000", "500x2000")
+XLA_AND_NUMPY = ("jax_jit", "pinet_like", "numpy")
+CVXPY = ("cvxpy_osqp", "cvxpy_clarabel")
+KEPT = ("osqp", "piqp")
+
+
+def _faster(
+    names: tuple[str, ...],
+    sizes: tuple[str, ...],
+    dtypes: tuple[str, ...] = DTYPES,
+    vectors: tuple[str, ...] = ("one",),
+    *,
+    best: bool = False,
+) -> Iterator[Cell]:
+    """Cells against each peer, or against the fastest of them (`best`)."""
+    reasons = set()
+    for kind in vectors:
+        for size in sizes:
+            if kind == "distinct" and common.shape_of(size)[1] > 100:
+                continue
+            for dtype in dtypes:
+                found = _against(names, size, dtype, kind)
+                reasons |= {r for r in found.values() if isinstance(r, str)}
+                figures = {n: v for n, v in found.items() if not isinstance(v, str)}
+                if best and figures:
+                    name = min(figures, key=figures.__getitem__)
+                    figures = {name: figures[name]}
+                where = size if kind == "one" else f"{size} {kind}"
+                for name, value in figures.items():
+                    yield Cell(f"{where} {dtype} {name}", value)
+    if reasons:
+        raise NotImplementedError("; ".join(sorted(reasons)))
+
+
+def _of_size(sizes: tuple[str, ...], least: float) -> tuple[str, ...]:
+    return tuple(s for s in sizes if common.shape_of(s)[0] * common.shape_of(s)[1] >= least)
+
+
+def _step_overhead(parameters: str) -> Iterator[Cell]:
+    for equations in ("column sums", "total"):
+        with_them, without = Training(parameters), Training(parameters)
+        with_them.constrain(equations)
+        calls = {"with": with_them.step, "without": without.step}
+        times = interleaved(calls, budget=2 if parameters == "1e5" else 8)
+        with_them.require_feasible()
+        yield Cell(equations, 100 * (times.ratio("with", "without") - 1))
+
+
+def _dense_rows() -> Iterator[Cell]:
+    training = Training("1e7")
+    training.constrain("ten rows")
+    handle: Any = training.handle
+    n = sum(W.numel() for W in training.weights)
+    source = torch.ones(ROWS, n)
+    target = torch.empty_like(source)
+    calls = {"projection": handle.apply, "copy": lambda: target.copy_(source)}
+    times = interleaved(calls, budget=5)
+    # W is read for the residual and again for the correction; x is read twice and written once
+    moved = (2 * ROWS + 3) * n * 4 / times.best("projection")
+    copied = 2 * ROWS * n * 4 / times.best("copy")
+    yield Cell(f"{ROWS} rows, {n} parameters", 100 * moved / copied)
+
+
+def _set_up() -> Iterator[Cell]:
+    for size in ("10x100", "100x1000", "10x10000", "500x2000"):
+        case = common.system(size, "float64")
+        common.projector(case, "auto")
+        columns = case.A.mT.contiguous()
+        times = interleaved(
+            {
+                "projlab": partial(projlab.projector, case.A, case.b),
+                "LAPACK": partial(torch.linalg.qr, columns),
+            },
+            budget=1.5,
+        )
+        yield Cell(f"{size} float64", times.ratio("projlab", "LAPACK"))
+
+
+def _memory() -> Iterator[Cell]:
+    for size in ("100x1000", "10x10000", "500x2000"):
+        case = common.system(size, "float64")
+        P = common.projector(case, "auto")
+        matrix = case.A.numel() * case.A.element_size()
+        yield Cell(f"{size} float64", held_bytes(P, besides=(P.A, P.b)) / matrix)
+
+
+GROWTH = ("2x50", "5x200", "10x1000", "25x4000", "50x20000", "100x100000", "10x10000000")
+
+
+def growth() -> list[tuple[str, int, float]]:
+    """Seconds a projection from m n = 1e2 to 1e8, one after the other, the largest in float64."""
+    points = []
+    for size in GROWTH:
+        m, n = common.shape_of(size)
+        if 40 * m * n > _free_memory():
+            break
+        times = interleaved({"projlab": _in_place(common.system(size, "float64"))}, budget=1)
+        points.append((size, m * n, times.best("projlab")))
+    return points
+
+
+def _growth() -> Iterator[Cell]:
+    points = growth()
+    logs = np.log10([[entries, seconds] for _, entries, seconds in points])
+    exponent = float(np.polyfit(logs[:, 0], logs[:, 1], 1)[0])
+    yield Cell(f"fitted to {', '.join(f'{s}: {t:.3g} s' for s, _, t in points)}", exponent)
+
+
+def _free_memory() -> float:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        kibibytes = {name: line.split()[0] for name, _, line in (x.partition(":") for x in lines)}
+        return 1024.0 * int(kibibytes["MemAvailable"])
+    except (OSError, KeyError):
+        return float("inf")
+
+
+MOST: Literal["at most"] = "at most"
+LEAST: Literal["at least"] = "at least"
+
+TIMES_ADDMV = "`project_` over one n × n `addmv(out=)`"
+TIMES_READ = "`project_` over reading W once"
+TIMES_FASTER = "peer's time over `project_`'s"
+
+# fmt: off
+TARGETS: tuple[Target, ...] = (
+    Target("small-torch", "n ≤ 128, pure torch", "≤ 1.8", TIMES_ADDMV, MOST, 1.8,
+           lambda: _small("torch")),
+    Target("small-native", "n ≤ 128, native kernel", "≤ 1.2", TIMES_ADDMV, MOST, 1.2,
+           lambda: _small("native")),
+    Target("call", "n ≤ 128, `P(x)` without grad", "≤ 3 µs", "µs more than `project_`", MOST, 3,
+           _call),
+    Target("cached-torch", "W in L2/L3, pure torch", "≤ 3.5", TIMES_READ, MOST, 3.5,
+           lambda: _reads("torch", CACHED)),
+    Target("cached-native", "W in L2/L3, native kernel", "≤ 2.2", TIMES_READ, MOST, 2.2,
+           lambda: _reads("native", CACHED)),
+    Target("beyond-torch", "W beyond L3, block and x in cache, pure torch", "≤ 1.9", TIMES_READ,
+           MOST, 1.9, lambda: _reads("torch", BEYOND)),
+    Target("beyond-native", "W beyond L3, block and x in cache, native kernel", "≤ 1.25",
+           TIMES_READ, MOST, 1.25, lambda: _reads("native", BEYOND)),
+    Target("long", "n ≥ 1e6, several rows", "≤ 1.15", "`project_` over reading W twice", MOST, 1.15,
+           lambda: _reads(None, LONG, of=2)),
+    Target("one-row", "one row, large n", "≤ 1.3", "`project_` over reading and writing x once",
+           MOST, 1.3, _one_row),
+    Target("jaxopt", "jaxopt's affine projection, every cell", "≥ 50 ×", TIMES_FASTER, LEAST, 50,
+           lambda: _faster(("jaxopt",), SINGLE)),
+    Target("jaxopt-large", "the same, m·n ≥ 1e4", "≥ 100 ×", TIMES_FASTER, LEAST, 100,
+           lambda: _faster(("jaxopt",), _of_size(SINGLE, 1e4))),
+    Target("jaxopt-vmap", "its vmap, A shared or distinct", "≥ 80 ×", TIMES_FASTER, LEAST, 80,
+           lambda: _faster(("jaxopt",), ("3x10", "10x100", "100x1000"), ("float64",),
+                           ("shared", "distinct"))),
+    Target("ahead", "hand-written jax jit, Pi-net's form, numpy with the same W: one vector, 256 "
+           "sharing A, 1024 with an A each", "> 1 ×", TIMES_FASTER, LEAST, 1,
+           lambda: _faster(XLA_AND_NUMPY, SINGLE, vectors=("one", "shared", "distinct"))),
+    Target("cvxpy-tiny", "cvxpy, parametrised, its faster solver, tiny", "≥ 200 ×", TIMES_FASTER,
+           LEAST, 200, lambda: _faster(CVXPY, ("1x10", "3x10"), ("float64",), best=True)),
+    Target("cvxpy-large", "the same, m·n ≥ 1e5", "≥ 1500 ×", TIMES_FASTER, LEAST, 1500,
+           lambda: _faster(CVXPY, _of_size(SINGLE, 1e5), ("float64",), best=True)),
+    Target("kept-large", "OSQP and PIQP, factors kept, m·n ≥ 1e4", "≥ 50 ×", TIMES_FASTER, LEAST,
+           50, lambda: _faster(KEPT, _of_size(SINGLE, 1e4), ("float64",))),
+    Target("kept", "the same, every cell", "> 1 ×", TIMES_FASTER, LEAST, 1,
+           lambda: _faster(KEPT, SINGLE, ("float64",))),
+    Target("article-row", "the article's recipe, one row", "≥ 5 ×", TIMES_FASTER, LEAST, 5,
+           lambda: _faster(("article",), ("1x10",))),
+    Target("article-small", "the same, several rows, small", "≥ 20 ×", TIMES_FASTER, LEAST, 20,
+           lambda: _faster(("article",), ("3x10", "10x100"))),
+    Target("article-large", "the same, larger", "≥ 75 ×", TIMES_FASTER, LEAST, 75,
+           lambda: _faster(("article",), ("10x10000", "100x1000", "500x2000"))),
+    Target("training-1e5", "training step, column sums or a total, 1e5 parameters", "≤ 4 %",
+           "% more than the step without", MOST, 4, lambda: _step_overhead("1e5")),
+    Target("training-1e7", "the same, 1e7 parameters", "≤ 2 %", "% more than the step without",
+           MOST, 2, lambda: _step_overhead("1e7")),
+    Target("training-rows", "10 dense rows over 1e7 parameters, `handle.apply()`", "≥ 80 %",
+           "% of copy bandwidth", LEAST, 80, _dense_rows),
+    Target("set-up", "set-up", "≤ 1.3", "`projector` over LAPACK's QR of Aᵀ", MOST, 1.3, _set_up),
+    Target("memory", "memory held besides A and b", "≤ 1.2", "bytes over those of W", MOST, 1.2,
+           _memory),
+    Target("growth", "time per projection, m·n from 1e2 to 1e8", "linear",
+           "fitted exponent of m·n, at most 1.1", MOST, 1.1, _growth),
+)
+# fmt: on
+
+
+def measure(target: Target) -> dict[str, Any]:
+    """One row, as data: its cells, the worst of them, and why some are missing."""
+    cells: list[Cell] = []
+    missing = wrong = None
+    try:
+        for cell in target.cells():
+            cells.append(cell)
+            gc.collect()
+    except NotImplementedError as reason:
+        missing = str(reason)
+    except AssertionError as reason:  # an answer was wrong: whatever the times are
+        wrong = str(reason)
+    pick = max if target.better == "at most" else min
+    worst = pick(cells, key=lambda cell: cell.value) if cells else None
+    return {
+        "id": target.id,
+        "regime": target.regime,
+        "target": target.claim,
+        "figure": target.figure,
+        "worst": worst and worst.value,
+        "worst_at": worst and worst.label,
+        "met": not wrong and all(target.holds(cell.value) for cell in cells),
+        "cells_met": sum(target.holds(cell.value) for cell in cells),
+        "cells": [vars(cell) for cell in cells],
+        "missing": missing,
+        "wrong": wrong,
+        "command": f"projlab bench --targets {target.id}",
+    }
+
+
+PACKAGES = ("projlab", "torch", "numpy", "jax", "jaxopt", "cvxpy", "osqp", "clarabel", "piqp")
+
+
+def describe(threads: int) -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "caches": _caches(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "threads": threads,
+        "load_before": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
+        "python": platform.python_version(),
+        **{package: _version(package) for package in PACKAGES},
+        "kernels": list(kernels.KERNELS),
+        "commit": _commit(),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"
+
+
+def _caches() -> str:
+    found = {}
+    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        try:
+            level = (index / "level").read_text(encoding="utf-8").strip()
+            found[level] = (index / "size").read_text(encoding="utf-8").strip()
+        except OSError:
+            continue
+    return ", ".join(f"L{level} {found[level]}" for level in ("2", "3") if level in found)
+
+
+def _commit() -> str | None:
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return described.stdout.strip() or None
+
+
+def main() -> int:
+    """Measure the targets named, or all, and print them as JSON; progress on standard error."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.targets")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("ids", nargs="*")
+    options = parser.parse_args()
+    known = {target.id: target for target in TARGETS}
+    if unknown := [name for name in options.ids if name not in known]:
+        print(
+            f"projlab: no target is called {unknown[0]!r}; there are {', '.join(known)}",
+            file=sys.stderr,
+        )
+        return 2
+    # A pool has as many threads as there are cores to run on, whatever a library's own setting.
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-options.threads :])
+    torch.set_num_threads(options.threads)
+    environment, rows = describe(options.threads), []
+    for target in [known[name] for name in options.ids] or TARGETS:
+        if sys.stderr.isatty():
+            print(f"measuring {target.id}", file=sys.stderr)
+        rows.append(measure(target))
+    print(json.dumps({"environment": environment, "rows": rows}, ensure_ascii=False))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

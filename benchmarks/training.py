@@ -1,0 +1,116 @@
+"""A training step with and without equations: an MLP, fused Adam, float32."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+import projlab
+from benchmarks import common, parameters
+
+WIDTHS = {"1e5": (784, 128, 10), "1e7": (784, 2048, 2048, 2048, 10)}
+EXAMPLES = 64
+ROWS = 10
+
+
+@dataclass
+class Training:
+    """A network, its optimizer and one mini-batch; `constrain` attaches equations."""
+
+    parameters: str
+    device: str = "cpu"
+    handle: object = None
+    checks: list[Callable[[], float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        draw = torch.Generator().manual_seed(0)
+        widths = WIDTHS[self.parameters]
+        layers: list[nn.Module] = []
+        for i, (n, m) in enumerate(pairwise(widths)):
+            layer = nn.Linear(n, m)
+            with torch.no_grad():
+                layer.weight.copy_(torch.randn(m, n, generator=draw) / n**0.5)
+                layer.bias.zero_()
+            layers += [layer, nn.ReLU()] if i < len(widths) - 2 else [layer]
+        self.model = nn.Sequential(*layers).to(self.device)
+        self.weights = [p for p in self.model.parameters() if p.dim() == 2]
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4, fused=True)
+        self.inputs = torch.randn(EXAMPLES, widths[0], generator=draw).to(self.device)
+        classes = torch.randint(widths[-1], (EXAMPLES,), generator=draw)
+        self.classes = classes.to(self.device)
+        self.loss = nn.CrossEntropyLoss()
+
+    def step(self) -> None:
+        """Gradients, and a step."""
+        self.optimizer.zero_grad()
+        self.loss(self.model(self.inputs), self.classes).backward()
+        self.optimizer.step()
+
+    def constrain(self, equations: str) -> None:
+        """Attach "column sums", "total" or "ten rows"; a step that breaks them is an error."""
+        if not hasattr(projlab, "constrain"):
+            raise NotImplementedError("this projlab has no `constrain`")
+        {"column sums": self._column_sums, "total": self._total, "ten rows": self._ten_rows}[
+            equations
+        ]()
+        self.step()
+        self.require_feasible()
+
+    def require_feasible(self) -> None:
+        """Rows hold to 8 u (sum |a_i x_i| + |b|)."""
+        for excess in self.checks:
+            if not excess() <= 8:
+                raise AssertionError(f"an equation is off by {excess():.2g} u of its terms")
+
+    def _column_sums(self) -> None:
+        equations = [projlab.expr(W).sum(dim=0) == 0 for W in self.weights]
+        self.handle = projlab.constrain(self.optimizer, *equations)
+        self.checks += [partial(_excess, W.T, None, 0.0) for W in self.weights]
+
+    def _total(self) -> None:
+        first, *rest = (projlab.expr(W).sum() for W in self.weights)
+        total = sum(rest, start=first)
+        self.handle = projlab.constrain(self.optimizer, total == 1)
+        self.checks.append(lambda: _excess(self._flat().unsqueeze(0), None, 1.0))
+
+    def _ten_rows(self) -> None:
+        draw = torch.Generator().manual_seed(1)
+        A = torch.randn(ROWS, sum(W.numel() for W in self.weights), generator=draw)
+        A = A.to(self.device)
+        weights = projlab.cat(*(projlab.expr(W) for W in self.weights))
+        self.handle = projlab.constrain(self.optimizer, A @ weights == 0)
+        self.checks.append(lambda: _excess(self._flat().unsqueeze(0), A, 0.0))
+
+    def _flat(self) -> Tensor:
+        return torch.cat([W.detach().flatten() for W in self.weights])
+
+
+def _excess(x: Tensor, A: Tensor | None, b: float) -> float:
+    """Largest |row - b| over u (sum |a_i x_i| + |b|), for sums of the rows of x or for A x."""
+    terms = x.detach().double() if A is None else A.double() * x.detach().double()
+    u = torch.finfo(x.dtype).eps / 2
+    off = (terms.sum(-1) - b).abs()
+    return float((off / (u * (terms.abs().sum(-1) + abs(b)))).max())
+
+
+class Step:
+    """Gradients and a step; "none" is the same step without equations."""
+
+    params = (tuple(WIDTHS), ("none", "column sums", "total", "ten rows"), parameters.DEVICES)
+    param_names = ("parameters", "equations", "device")
+
+    def setup(self, parameters, equations, device):
+        if device == "cuda" and not torch.cuda.is_available():
+            raise NotImplementedError("no CUDA device")
+        self.training = Training(parameters, device)
+        if equations != "none":
+            self.training.constrain(equations)
+        self.training.step()
+        self.synchronize = common.synchroniser(device)
+
+    def time_step(self, parameters, equations, device):
+        self.training.step()
+        self.synchronize()
