@@ -403,7 +403,7 @@ def make(
     else:
         return SolverBlock(plan, parameters, solver, constraint)
     eye = torch.eye(constraint.m, dtype=dtype, device=device)
-    K = solver.right_side(eye.expand(len(right), -1, -1) if batched else eye)
+    K = solver.right_side(-(eye.expand(len(right), -1, -1) if batched else eye))
     assert K is not None
     A = plan.A if isinstance(plan.A, Tensor) else constraint.matrix.to_dense()
     return MatrixBlock(plan, parameters, A, W, K.mT, solver)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from projlab import memory, tolerance
+from projlab import memory, tolerance, tuning
 from projlab.errors import InputError
 from projlab.exact_rank import independent_rows
 from projlab.matrix import Dense, Matrix, scale
@@ -212,7 +212,8 @@ def _choose_rows(basis: Tensor, norms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     Pivoted LU of the range basis (Golub, Klema and Stewart 1976), improved by exchanges until no
     coefficient is too large; then exchanges that keep it so move the kept rows to the front, so
-    that of two duplicates the later one is called redundant.
+    that of two duplicates the later one is called redundant. That is a courtesy, and given up where
+    it would take longer than the decision itself.
     """
     m, rank = basis.shape
     unit = basis / norms[:, None]  # rows that differ by a factor become duplicates
@@ -229,7 +230,7 @@ def _choose_rows(basis: Tensor, norms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             break
         C = _exchange(C, kept, gone, d, k)
     refused: set[tuple[int, int]] = set()
-    for _ in range(4 * m):
+    for _ in range(min(4 * m, tuning.EXCHANGED // max(C.size, 1))):
         lead = np.where(np.abs(C) >= tolerance.EARLIER_ROW, kept[None, :] - gone[:, None], 0)
         for place in refused:
             lead[place] = 0

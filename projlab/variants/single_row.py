@@ -101,7 +101,9 @@ class SingleRow(Variant):
         if isinstance(rows, Dense):
             if rows.shape[0] == 1:
                 a = rows.entries
-                norm = torch.linalg.vector_norm(a, dim=-1, keepdim=True)
+                # torch's vector_norm adds up in a few running sums, and is off by 2e-4 in 1e7
+                # float32 entries; a sum goes by pairs, and equilibrated rows cannot overflow
+                norm = a.square().sum(-1, keepdim=True).sqrt()
                 inverse = torch.where(norm == 0, 0, 1 / norm)
                 return OneRow((a * inverse).contiguous(), inverse if a.dim() == 3 else inverse[0])
             pattern = rows.entries if rows.entries.dim() == 2 else (rows.entries != 0).any(0)
