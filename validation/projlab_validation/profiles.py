@@ -97,6 +97,7 @@ PROFILES = {
             check_flops=1e7,
             subject_flops=1e9,
             drift_exponent=5,
+            training_dtypes=("float64",),
         ),
         Profile(
             "full",
