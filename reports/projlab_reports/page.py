@@ -14,6 +14,9 @@ from projlab_reports.summary import VERDICTS, Summary
 
 NAME = "report.html"
 
+BRIEF = ("cpu", "device", "GPU", "cores", "threads per worker", "BLAS of numpy", "torch", "commit")
+"""What of the environment is shown unfolded."""
+
 LONG_TEXT = 40
 """Characters from which a cell breaks into lines."""
 
@@ -34,6 +37,7 @@ def render(summary: Summary) -> str:
         .get_template("report.html.j2")
         .render(
             s=summary,
+            brief=BRIEF,
             groups=tables.groups(summary.verdicts),
             errors=charts.forward_errors(summary),
             error_numbers={d: charts.forward_error_numbers(summary, d) for d in charts.DTYPES},
