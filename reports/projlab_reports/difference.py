@@ -27,7 +27,7 @@ FLOOR = 10.0
 """In units of u: a forward error below is taken for rounding, whatever it was before."""
 
 RULE = (
-    "A regression is a record that fails and did not fail before or is new; a verdict that became "
+    "A regression is a record that fails, and did not before or is new; a verdict that became "
     "worse, in the order pass, expected, skip, fail; or a forward error (in training the distance "
     f"to the optimum) that is more than {NOISE:g} times what it was and above {FLOOR:g} u. "
     "Times are shown and count for nothing; nor do records that are missing."
