@@ -4,9 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 QUICK := runs/quick
+STANDARD := runs/standard
+REFERENCE := reports/reference
 
 .DEFAULT_GOAL := help
-.PHONY: help setup validate picture test lint wheel-test bench
+.PHONY: help setup validate picture reference test lint wheel-test bench
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## *' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -26,6 +28,12 @@ validate: setup  ## run the quick validation profile afresh into runs/quick
 
 picture: validate  ## draw the README's picture again, from a quick validation run
 	cp $(QUICK)/figures/forward-error-float64.png reports/reference/accuracy.png
+
+reference: setup  ## run the standard profile afresh (20 minutes) and write its report into reports/reference
+	$(BIN)/projlab validate --profile standard --out $(STANDARD) --overwrite
+	$(BIN)/projlab report $(STANDARD) --out $(REFERENCE)
+	@# The Markdown shows the PNGs, and the page carries its own SVG.
+	rm -f $(REFERENCE)/figures/*.svg
 
 test: setup  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto

@@ -8,10 +8,10 @@ import math
 import re
 import signal
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from projlab import __version__
 
@@ -38,6 +38,7 @@ examples:
   projlab variants
   projlab validate --profile quick
   projlab compare system.npz
+  projlab report runs/quick
 
 {EXIT_CODES}
 """
@@ -66,8 +67,8 @@ What takes longer than the time limit over one check of one problem is ended, an
 noticed: that check failed, and the rest goes on in a new process; after 20 of these the run ends.
 A run that is interrupted or killed loses the problems in work; --resume goes on from there.
 
-DIR then holds report.md, its figures, verdicts.parquet (every record with its verdict) and what a
-resumed run needs. A DIR that holds a run already is refused without --resume or --overwrite.
+DIR then holds report.html, report.md, figures, verdicts.parquet (every record with its verdict) and
+what a resumed run needs. A DIR that holds a run already is refused without --resume or --overwrite.
 
 {EXIT_CODES}
 """
@@ -117,6 +118,28 @@ figure that failed, because an answer was wrong say, is one too.
 
 exit codes: 0 all held; 1 a benchmark failed, a figure regressed or a target was missed; 2 bad usage
 or bad input; 3 nothing was measured, or nothing can be compared
+"""
+
+REPORT = """
+examples:
+  projlab report runs/quick
+      the page of a run that `projlab validate` wrote, runs/quick/report.html, and report.md
+  projlab report runs/quick --out quick.html
+      the page somewhere else, and quick.md beside it; --out DIR writes DIR/report.html
+  projlab report runs/before runs/after
+      what became better, worse, newly failing, newly passing, missing or new: difference.html and
+      difference.md in the last run's folder; with more runs, each against the first
+  projlab report runs/before runs/after --json
+  projlab report out/compare.json
+      the page of what `projlab compare --out` wrote, again
+
+A page is one file that needs no network, and scripts only to sort and filter a difference. A
+regression is a record that fails and did not, or is new; a verdict that became worse (pass,
+expected, skip, fail); a forward error more than 10 times what it was and above 10 u. Times and
+missing records are shown and count for nothing.
+
+exit codes: 0 all held, or no regression; 1 the run has a failure, or there is a regression; 2 bad
+usage or bad input, and nothing was written; 3 nothing was checked, or there is nothing to compare
 """
 
 VARIANTS = """
@@ -305,6 +328,19 @@ def build_parser() -> argparse.ArgumentParser:
     add("--json", action="store_true", help="print the outcome as JSON instead of text")
     bench.set_defaults(command=_bench, interrupted="nothing was stored")
 
+    report = commands.add_parser(
+        "report",
+        help="render a run as a page, or the difference between runs",
+        description="Render a run as a self-contained page, or the difference between runs.",
+        epilog=REPORT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = report.add_argument
+    add("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, or compare.json")
+    add("--out", type=Path, metavar="FILE|DIR", help="where to (default: the last run's folder)")
+    add("--json", action="store_true", help="print the outcome as JSON")
+    report.set_defaults(command=_report, interrupted="")
+
     variants = commands.add_parser(
         "variants",
         help="list the ways to project",
@@ -321,7 +357,7 @@ def _validate(options: argparse.Namespace) -> int:
     """Measure, judge and report."""
     _require_suite("validate")
     from projlab.errors import InputError
-    from projlab_reports import markdown, terminal
+    from projlab_reports import publish, terminal
     from projlab_reports.summary import Summary
     from projlab_validation import environment, judge, runner, store, subjects
     from projlab_validation.profiles import PROFILES
@@ -389,18 +425,19 @@ def _validate(options: argparse.Namespace) -> int:
     trained = judge_training(section.read(folder, identity))
     opened.write_verdicts(trained, store.TRAINING_VERDICTS)
     summary = Summary(verdicts[~theirs], header, description, verdicts[theirs], trained)
-    report = markdown.write(summary, folder)
+    html, report = publish.write_run(summary, folder)
     code = _exit_code(summary)
     if options.json:
         print(
             json.dumps(
-                _outcome(summary, code, stopped, report, verdicts_path),
+                _outcome(summary, code, stopped, (html, report), verdicts_path),
                 indent=2,
                 ensure_ascii=False,
             )
         )
     else:
         terminal.show(summary, report)
+        print(f"Page: {html}")
     return code
 
 
@@ -449,28 +486,33 @@ def _exit_code(summary: "Summary") -> int:
 
 
 def _outcome(
-    summary: "Summary", code: int, stopped: str, report: Path, verdicts: Path
+    summary: "Summary", code: int, stopped: str, pages: tuple[Path, Path], verdicts: Path
 ) -> dict[str, Any]:
-    """What a program reads of a run; a missing figure is null."""
-
-    def plain(rows: list[dict[Any, Any]]) -> list[dict[Any, Any]]:
-        return [
-            {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
-            for row in rows
-        ]
-
-    return {
+    """What a program reads of a run."""
+    html, report = pages
+    outcome = {
         "headline": summary.headline,
         "exit_code": code,
         "stopped": stopped or None,
         **summary.header,
         "totals": summary.totals,
-        "variants": plain(summary.by_variant.to_dict("records")),
-        "failures": plain(summary.failures.to_dict("records")),
-        "peers": plain(summary.peers.to_dict("records")),
+        "variants": summary.by_variant.to_dict("records"),
+        "failures": summary.failures.to_dict("records"),
+        "peers": summary.peers.to_dict("records"),
+        "page": str(html),
         "report": str(report),
         "verdicts": str(verdicts),
     }
+    return cast("dict[str, Any]", _plain(outcome))
+
+
+def _plain(found: object) -> object:
+    """Return what JSON can say: a missing figure is null."""
+    if isinstance(found, Mapping):
+        return {str(name): _plain(value) for name, value in found.items()}
+    if isinstance(found, (list, tuple)):
+        return [_plain(value) for value in found]
+    return None if isinstance(found, float) and math.isnan(found) else found
 
 
 def _compare(options: argparse.Namespace) -> int:
@@ -524,6 +566,20 @@ def _comparison_code(comparisons: "Sequence[Comparison]") -> int:
     if any(comparison.failed for comparison in comparisons):
         return FAILED
     return HELD if any(comparison.checked for comparison in comparisons) else NOTHING_CHECKED
+
+
+def _report(options: argparse.Namespace) -> int:
+    """Render, write, and say where."""
+    _require_suite("report")
+    from projlab_reports import publish
+
+    published = publish.publish(options.runs, options.out)
+    if options.json:
+        print(json.dumps(_plain(published.outcome), indent=2, ensure_ascii=False))
+    else:
+        print(published.headline)
+        print("\n".join(f"Page: {path}" for path in published.pages))
+    return published.exit_code
 
 
 def _variants(options: argparse.Namespace) -> int:

@@ -13,14 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from projlab_reports import scatter, units
+from projlab_reports import page, scatter, units
 from projlab_reports.units import MISSING
 
 Payload = Mapping[str, Any]
@@ -226,13 +225,7 @@ def verdict(found: Payload) -> str:
 
 def render(found: Payload) -> str:
     """Return the page."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("projlab_reports"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=True,
-    )
+    environment = page.environment()
     helpers: dict[str, Callable[..., Any]] = {
         "answered": answered,
         "facts": facts,

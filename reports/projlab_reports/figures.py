@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from projlab_reports.summary import ANSWERS, ERROR, Summary, family
+from projlab_reports.tables import peer_name
 
 UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24}
 
@@ -31,6 +32,10 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 SETTINGS = ("default", "tight")
 """Tolerances that a solver was asked with: default ones are drawn open, any other filled."""
 
+Y_LABEL = "forward error ‖x − x*‖ / (‖x₀‖ + ‖x₀ − x*‖), dimensionless"
+
+Panel = Callable[[Axes, Summary, pd.DataFrame, str], None]
+
 TOP = 1e2
 """An answer further off than this is drawn here: it has nothing to do with x*."""
 
@@ -40,9 +45,7 @@ def draw(summary: Summary, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     drawn = []
     for dtype in ("float64", "float32"):
-        frame = summary.verdicts
-        frame = frame[(frame["dtype"] == dtype) & frame["forward_error"].notna()]
-        frame = frame[frame["check"].isin(ANSWERS)]
+        frame = points(summary, dtype)
         if frame.empty:
             continue
         with mpl.rc_context(STYLE):
@@ -54,32 +57,44 @@ def draw(summary: Summary, folder: Path) -> list[Path]:
     return drawn
 
 
+def points(summary: Summary, dtype: str) -> pd.DataFrame:
+    """Return the records that stand in the picture."""
+    frame = summary.verdicts
+    frame = frame[(frame["dtype"] == dtype) & frame["forward_error"].notna()]
+    return frame[frame["check"].isin(ANSWERS)]
+
+
 def forward_error_figure(summary: Summary, frame: pd.DataFrame, dtype: str) -> Figure:
     """Draw the variants and, for float64 problems, the oracles beside them on the same axes.
 
     Oracles work in float64: on float32 problems they would only show how few digits those need.
     """
-    panels = 2 if dtype == "float64" and summary.oracles else 1
-    figure = Figure(figsize=(5.5 * panels, 5.6), layout="constrained")
-    axes = figure.subplots(1, panels, sharex=True, sharey=True, squeeze=False)[0]
-    u = UNIT_ROUNDOFF[dtype]
-    for i, variant in enumerate(summary.variants):
-        rows = frame[frame["variant"] == variant]
-        _points(axes[0], rows, rows["forward_error"], variant, i, u, filled=True)
-    whose = summary.subject or "projlab's variants"
-    axes[0].set_title(f"{whose}, {dtype}")
-    axes[0].set_ylabel("forward error ‖x − x*‖ / (‖x₀‖ + ‖x₀ − x*‖), dimensionless")
-    if panels == 2:
-        _oracles(axes[1], summary, frame.drop_duplicates(["content_hash", "check"]), u)
-    for panel in axes:
-        _theory(panel, frame["reference_condition"].max(), u)
-        panel.set_xlabel("condition number κ₂ of the equilibrated rows, dimensionless")
-        _legend(panel)
+    panels: list[Panel] = [variants_panel]
+    if dtype == "float64" and summary.oracles:
+        panels.append(oracles_panel)
+    figure = Figure(figsize=(5.5 * len(panels), 5.6), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    for panel, on in zip(panels, axes, strict=True):
+        panel(on, summary, frame, dtype)
+    axes[0].set_ylabel(Y_LABEL)
     return figure
 
 
-def _oracles(axes: Axes, summary: Summary, problems: pd.DataFrame, u: float) -> None:
+def variants_panel(axes: Axes, summary: Summary, frame: pd.DataFrame, dtype: str) -> None:
+    """Draw the variants' own forward errors."""
+    u = UNIT_ROUNDOFF[dtype]
+    for i, variant in enumerate(summary.variants):
+        rows = frame[frame["variant"] == variant]
+        _points(axes, rows, rows["forward_error"], variant, i, u, filled=True)
+    whose = summary.subject or "projlab's variants"
+    axes.set_title(f"{whose}, {dtype}")
+    _explain(axes, frame, u)
+
+
+def oracles_panel(axes: Axes, summary: Summary, frame: pd.DataFrame, dtype: str) -> None:
     """Draw every oracle's own error: a colour a solver, open points at its default tolerances."""
+    u = UNIT_ROUNDOFF[dtype]
+    problems = frame.drop_duplicates(["content_hash", "check"])
     families = list(dict.fromkeys(family(o) for o in summary.oracles))
     for oracle in summary.oracles:
         setting = oracle.split("_")[1]
@@ -87,9 +102,28 @@ def _oracles(axes: Axes, summary: Summary, problems: pd.DataFrame, u: float) -> 
         i, filled = families.index(family(oracle)), setting != "default"
         _points(axes, problems, problems[ERROR + oracle], label, i, u, filled=filled)
     axes.set_title("oracles")
+    _explain(axes, frame, u)
 
 
-def _legend(axes: Axes) -> None:
+def peers_panel(axes: Axes, summary: Summary, frame: pd.DataFrame, dtype: str) -> None:
+    """Draw the peers' forward errors on the problems that they were given."""
+    u = UNIT_ROUNDOFF[dtype]
+    peers = summary.peer_verdicts
+    peers = peers[(peers["dtype"] == dtype) & peers["check"].isin(ANSWERS)]
+    for i, (name, rows) in enumerate(peers.groupby("variant", sort=False)):
+        _points(axes, rows, rows["forward_error"], peer_name(str(name)), i, u, filled=True)
+    axes.set_title(f"peers, {dtype}")
+    _explain(axes, frame, u)
+
+
+def _explain(axes: Axes, frame: pd.DataFrame, u: float) -> None:
+    """Draw the theory over the frame's condition numbers, and say what is what."""
+    _theory(axes, frame["reference_condition"].max(), u)
+    axes.set_xlabel("condition number κ₂ of the equilibrated rows, dimensionless")
+    legend(axes)
+
+
+def legend(axes: Axes) -> None:
     """Explain each kind of point once, below the axes, where it hides none."""
     handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     axes.legend(

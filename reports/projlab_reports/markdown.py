@@ -9,23 +9,38 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from projlab_reports import figures, units
+from projlab_reports import figures, profiles, tables, units
 from projlab_reports.summary import Summary
 
 FIGURES = "figures"
 
 
-def write(summary: Summary, folder: Path) -> Path:
-    """Write `report.md` and its figures into a folder; return the report's path."""
+NAME = "report.md"
+
+
+def write(summary: Summary, folder: Path, name: str = NAME) -> Path:
+    """Write the report and its figures into a folder; return the report's path."""
     drawn = figures.draw(summary, folder / FIGURES)
-    report = folder / "report.md"
+    report = folder / name
     report.write_text(render(summary, [p.name for p in drawn]), encoding="utf-8")
     return report
 
 
 def render(summary: Summary, drawn: list[str]) -> str:
     """Return the report's text; `drawn` are the names of PNGs in the folder of figures."""
-    environment = jinja2.Environment(
+    template = environment().get_template("report.md.j2")
+    return template.render(
+        s=summary,
+        drawn=[f"{FIGURES}/{name}" for name in drawn],
+        groups=tables.groups(summary.verdicts),
+        means=profiles.means(summary.verdicts),
+        shift=profiles.SHIFT,
+    )
+
+
+def environment() -> jinja2.Environment:
+    """Return what every text is rendered in."""
+    made = jinja2.Environment(
         loader=jinja2.PackageLoader("projlab_reports"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -33,10 +48,13 @@ def render(summary: Summary, drawn: list[str]) -> str:
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 - Markdown, not HTML; cells are escaped by `table`
     )
-    filters: dict[str, Callable[..., Any]] = {"table": table, "duration": units.duration}
-    environment.filters.update(filters)
-    template = environment.get_template("report.md.j2")
-    return template.render(s=summary, drawn=[f"{FIGURES}/{name}" for name in drawn])
+    filters: dict[str, Callable[..., Any]] = {
+        "table": table,
+        "plain": _cell,
+        "duration": units.duration,
+    }
+    made.filters.update(filters)
+    return made
 
 
 def table(frame: pd.DataFrame) -> str:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from projlab_reports.figures import MARKERS, PALETTE, STYLE, UNIT_ROUNDOFF
-
-INK = "#123456"
-"""Stands for the page's text colour, light or dark, in what matplotlib writes."""
+from projlab_reports import inline
+from projlab_reports.figures import MARKERS, PALETTE, UNIT_ROUNDOFF
+from projlab_reports.inline import INK
 
 
 @dataclass(frozen=True)
@@ -31,10 +27,7 @@ class Point:
 def svg(points: Sequence[Point], dtype: str, accuracy: float | None, *, prefix: str) -> str:
     """Draw forward error against time; `prefix` makes its ids the only ones of the page."""
     u = UNIT_ROUNDOFF[dtype]
-    inks: Any = dict.fromkeys(
-        ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK
-    )
-    with mpl.rc_context({**STYLE, **inks, "svg.fonttype": "none"}):
+    with mpl.rc_context(inline.PAGE_STYLE):
         figure = Figure(figsize=(4.8, 3.2), layout="constrained")
         axes = figure.subplots()
         for i, point in enumerate(points):
@@ -68,16 +61,4 @@ def svg(points: Sequence[Point], dtype: str, accuracy: float | None, *, prefix: 
         axes.margins(0.25, 0.2)
         axes.set_xlabel("one projection, seconds")
         axes.set_ylabel("forward error ‖x − x*‖/‖x*‖")
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return _inline(buffer.getvalue(), prefix)
-
-
-def _inline(drawn: str, prefix: str) -> str:
-    """Take from a file of SVG what stands in a page: no prolog, no names of the outside."""
-    drawn = drawn[drawn.index("<svg") :]
-    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
-    drawn = re.sub(r' xmlns(:\w+)?="[^"]*"', "", drawn).replace("xlink:href", "href")
-    drawn = re.sub(r'\bid="', f'id="{prefix}', drawn)
-    drawn = re.sub(r'(url\(|href=")#', rf"\1#{prefix}", drawn)
-    return drawn.replace(INK, "currentColor")
+        return inline.svg(figure, prefix)

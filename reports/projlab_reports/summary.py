@@ -98,7 +98,10 @@ class Summary:
     @property
     def environment_shown(self) -> pd.DataFrame:
         """`environment` as a table."""
-        return pd.DataFrame({"what": self.environment.keys(), "is": self.environment.values()})
+        shown = dict(self.environment)
+        if self.header["device"] == "cpu":
+            shown["GPU"] = "not measured"
+        return pd.DataFrame({"what": shown.keys(), "is": shown.values()})
 
     @cached_property
     def by_variant(self) -> pd.DataFrame:

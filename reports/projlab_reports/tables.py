@@ -26,6 +26,17 @@ def checks(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
+def groups(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row a group of problems, one column a variant: passed / expected / failed."""
+    counted = frame[frame["verdict"].isin(COUNTED)]
+    variants = counted["variant"].unique()
+    table = []
+    for group, rows in counted.groupby("group", sort=False):
+        cells = {v: _counts(rows[rows["variant"] == v]) for v in variants}
+        table.append({"group": group, "problems": rows["problem"].nunique(), **cells})
+    return pd.DataFrame(table)
+
+
 def _counts(rows: pd.DataFrame) -> str:
     if rows.empty:
         return MISSING
@@ -137,9 +148,13 @@ def peers(frame: pd.DataFrame, ours: pd.DataFrame) -> pd.DataFrame:
     table = []
     for whose, rows in (("peer", asked), ("projlab", beside)):
         for name, records in rows[rows["content_hash"].isin(common)].groupby("variant", sort=False):
-            shown = str(name).partition(":")[0].rpartition(".")[2]
-            table.append(_peer(shown, whose, records, len(common)))
+            table.append(_peer(peer_name(str(name)), whose, records, len(common)))
     return pd.DataFrame(table)
+
+
+def peer_name(spec: str) -> str:
+    """Name a peer by its module, a variant by itself."""
+    return spec.partition(":")[0].rpartition(".")[2]
 
 
 def _peer(name: str, whose: str, records: pd.DataFrame, asked: int) -> dict[str, Any]:

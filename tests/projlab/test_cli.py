@@ -52,7 +52,7 @@ def test_help_starts_without_anything_heavy(tmp_path):
     assert "validate" in ended.stdout
 
 
-@pytest.mark.parametrize("command", ["validate", "compare", "variants"])
+@pytest.mark.parametrize("command", ["validate", "compare", "report", "variants"])
 def test_each_command_explains_itself_by_example(command, capsys):
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])
@@ -76,6 +76,8 @@ def test_a_run_that_holds_ends_with_0_a_table_and_a_report(finished):
         assert variant in ended.stdout
     assert "Every check held: " in ended.stdout
     assert f"Report: {Path('run') / 'report.md'}" in ended.stdout
+    assert f"Page: {Path('run') / 'report.html'}" in ended.stdout
+    assert "Every check held: " in (folder / "report.html").read_text(encoding="utf-8")
     report = (folder / "report.md").read_text(encoding="utf-8")
     assert "Every check held: " in report
     assert (folder / "figures" / "forward-error-float64.png").stat().st_size > 0
@@ -113,6 +115,7 @@ def test_json_is_the_only_output_and_parses(tmp_path):
     assert (ended.returncode, outcome["exit_code"]) == (0, 0)
     assert outcome["totals"] | {"pass": 8} == {"pass": 8, "expected": 0, "skip": 0, "fail": 0}
     assert [row["variant"] for row in outcome["variants"]] == list(projlab.variants())
+    assert outcome["page"] == str(Path("runs") / "quick" / "report.html")
     assert outcome["report"] == str(Path("runs") / "quick" / "report.md")
     assert (tmp_path / outcome["verdicts"]).exists()
 

@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 from projlab_reports.summary import Summary
 from projlab_validation.judge import judge
 from projlab_validation.record import OracleFigures, Record, table
+from projlab_validation.store import TRAINING_VERDICTS, Store
 
 BASE = Record(
     problem="netlib_good",
@@ -94,6 +96,55 @@ ENVIRONMENT = {"python": "CPython 3.11", "cpu": "A | B"}
 
 def summary_of(*records: Record) -> Summary:
     return Summary(judge(table(records).to_pandas()), HEADER, ENVIRONMENT)
+
+
+TRAINED = {
+    "problem": "simplex",
+    "optimizer": "Adam",
+    "mode": "tangent",
+    "weight_decay": 0.0,
+    "dtype": "float64",
+    "environment": "here",
+    "status": "ok",
+    "distance": 1e-9,
+    "kkt": 1e-8,
+    "feasibility": 1e-16,
+    "steps_to": 300,
+    "verdict": "pass",
+    "why": "distance 1e-9",
+    "allowed": 1e-6,
+}
+TRAINING = pd.DataFrame(
+    [
+        TRAINED,
+        TRAINED | {"mode": "post", "distance": 0.3, "verdict": "expected", "why": "elsewhere"},
+        TRAINED | {"optimizer": "SGD", "distance": 0.1, "verdict": "fail", "why": "too far"},
+    ]
+)
+DRIFT = [
+    replace(BASE, check="drift", steps=10**k, forward_error=k * 1e-14, oracles={})
+    for k in (1, 2, 3)
+]
+
+
+@pytest.fixture
+def everything() -> Summary:
+    """A run with drift, training and a peer beside what `summary` has."""
+    records = summary_of(*RECORDS, *DRIFT)
+    peer = replace(BASE, variant="mypeers.article:project", computed_by="")
+    return replace(
+        records, peer_verdicts=judge(table([peer]).to_pandas()), training=TRAINING.copy()
+    )
+
+
+def write_run(folder, *records, training=None, **header):
+    """Write what `projlab validate` leaves in a run's folder."""
+    store = Store.create(folder, HEADER | header)
+    store.describe_environment("here", ENVIRONMENT)
+    store.write_verdicts(judge(table(records).to_pandas()))
+    if training is not None:
+        store.write_verdicts(training, TRAINING_VERDICTS)
+    return folder
 
 
 @pytest.fixture

@@ -1,0 +1,135 @@
+"""`projlab report`: reads what it is given, renders everything, and then writes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from projlab.errors import InputError
+from projlab_reports import comparison, difference, markdown, page, runs
+from projlab_reports.runs import Run
+from projlab_reports.summary import Summary
+
+
+@dataclass(frozen=True)
+class Published:
+    """What was written, and what it says.
+
+    Attributes
+    ----------
+    headline
+        The page in a sentence.
+    exit_code
+        As the command's.
+    pages
+        What was written, the page of HTML first.
+    outcome
+        The same for a program.
+    """
+
+    headline: str
+    exit_code: int
+    pages: tuple[Path, ...]
+    outcome: Mapping[str, Any]
+
+
+def publish(paths: Sequence[Path], out: Path | None = None) -> Published:
+    """Write the page of one run or comparison, or of the difference between several runs.
+
+    Raises
+    ------
+    InputError
+        Something given cannot be read, or is no run where several are given, or `out` is neither a
+        folder nor the name of a page. Nothing was written then.
+    """
+    given = [runs.read(path) for path in paths]
+    if len(given) == 1:
+        (found,) = given
+        if isinstance(found, Run):
+            return _publish_run(found, *_target(out, paths[0], page.NAME))
+        where = paths[0] if paths[0].is_dir() else paths[0].parent
+        return _publish_comparison(found, _target(out, where, comparison.PAGE), paths[0])
+    compared = [found for found in given if isinstance(found, Run)]
+    if len(compared) < len(given):
+        raise InputError("a difference is between runs of `projlab validate`, not comparisons")
+    return _publish_difference(compared, *_target(out, paths[-1], difference.NAME))
+
+
+def write_run(summary: Summary, folder: Path) -> tuple[Path, Path]:
+    """Write a run's page and its twin into the run's folder; return their paths."""
+    written = _publish_run(Run(folder, summary), folder, page.NAME).pages
+    return written[0], written[1]
+
+
+def _publish_run(run: Run, folder: Path, name: str) -> Published:
+    summary = run.summary
+    text = page.render(summary)
+    folder.mkdir(parents=True, exist_ok=True)
+    twin = markdown.write(summary, folder, _twin(name))
+    written = _write(folder, {name: text})
+    code = 1 if summary.totals["fail"] else 0 if summary.checked else 3
+    failures = summary.failures.to_dict("records")
+    found = {**summary.header, "totals": summary.totals, "failures": failures}
+    return _published(summary.headline, code, (*written, twin), found)
+
+
+def _publish_comparison(
+    found: Mapping[str, Any], target: tuple[Path, str], path: Path
+) -> Published:
+    folder, name = target
+    try:
+        text, headline = comparison.render(found), comparison.verdict(found)
+        code = int(found["exit_code"])
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        # Its parts are not checked one by one: what the page cannot show is no comparison.
+        raise InputError(f"{path} is not what `projlab compare` writes: {error!r}") from error
+    return _published(headline, code, _write(folder, {name: text}), {})
+
+
+def _publish_difference(compared: Sequence[Run], folder: Path, name: str) -> Published:
+    sides = [difference.Side(str(run.folder), run.summary) for run in compared]
+    found = [difference.Difference(sides[0], after) for after in sides[1:]]
+    contents = {name: difference.render(found), _twin(name): difference.render_markdown(found)}
+    headline = " ".join(
+        f"{d.after.name}: {d.headline}" if len(found) > 1 else d.headline for d in found
+    )
+    written = _write(folder, contents)
+    return _published(headline, difference.exit_code(found), written, difference.outcome(found))
+
+
+def _published(
+    headline: str, code: int, pages: tuple[Path, ...], found: Mapping[str, Any]
+) -> Published:
+    names = {"pages": [str(path) for path in pages]}
+    return Published(
+        headline, code, pages, {"headline": headline, "exit_code": code, **found, **names}
+    )
+
+
+def _target(out: Path | None, folder: Path, name: str) -> tuple[Path, str]:
+    """Return the folder to write into and the page's name."""
+    if out is None:
+        return folder, name
+    if out.suffix == ".html" and not out.is_dir():
+        folder, name = out.parent, out.name
+    else:
+        folder = out
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--out {out} is a file; it takes a folder, or the name of a page, X.html")
+    return folder, name
+
+
+def _twin(name: str) -> str:
+    return str(Path(name).with_suffix(".md"))
+
+
+def _write(folder: Path, contents: Mapping[str, str]) -> tuple[Path, ...]:
+    """Write files whole, all or none of them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".projlab-", dir=folder) as temporary:
+        for name, text in contents.items():
+            (Path(temporary) / name).write_text(text, encoding="utf-8")
+        return tuple((Path(temporary) / name).replace(folder / name) for name in contents)

@@ -1,0 +1,114 @@
+"""Reads what a run or a comparison left on disk, and says in one line what cannot be read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from projlab.errors import InputError
+from projlab_reports.summary import Summary
+from projlab_validation.record import COLUMNS
+from projlab_validation.store import ENVIRONMENTS, FORMAT, HEADER, TRAINING_VERDICTS, VERDICTS
+
+JUDGED = ("verdict", "why", "bound", "stable_bound", "ratio", "amplification", "units_of_kappa_u")
+TRAINED = ("problem", "optimizer", "mode", "weight_decay", "dtype", "distance", "verdict", "why")
+
+COMPARISON = "compare.json"
+COMPARED = ("exit_code", "asked", "environment", "systems")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder and what it says."""
+
+    folder: Path
+    summary: Summary
+
+
+def read(path: Path) -> Run | Mapping[str, Any]:
+    """Read a run's folder, or the JSON that `projlab compare` wrote, or the folder of that.
+
+    Raises
+    ------
+    InputError
+        It is neither, or cannot be read, or is of another format.
+    """
+    if (path / HEADER).is_file():
+        return Run(path, _run(path))
+    if (path / COMPARISON).is_file():
+        return _comparison(path / COMPARISON)
+    if path.is_file():
+        return _comparison(path)
+    if not path.exists():
+        raise InputError(f"{path} does not exist")
+    raise InputError(f"{path} holds no projlab run ({HEADER} is missing) and no {COMPARISON}")
+
+
+def _run(folder: Path) -> Summary:
+    header = _json(folder / HEADER)
+    if header.pop("format", None) != FORMAT or not {"profile", "device"} <= set(header):
+        raise InputError(f"{folder / HEADER} is of another format than {FORMAT}")
+    if not (folder / VERDICTS).is_file():
+        raise InputError(
+            f"{folder} holds no verdicts: the run did not end; `projlab validate --resume` ends it"
+        )
+    verdicts = _frame(folder / VERDICTS, (*COLUMNS, *JUDGED))
+    training = pd.DataFrame()
+    if (folder / TRAINING_VERDICTS).is_file():
+        training = _frame(folder / TRAINING_VERDICTS, TRAINED)
+    # Only a run of the variants has peers beside them; a variant's name has no colon.
+    theirs = verdicts["variant"].astype(str).str.contains(":") & ("subject" not in header)
+    return Summary(
+        verdicts[~theirs],
+        header,
+        _environment(folder, verdicts if len(verdicts) else training),
+        verdicts[theirs],
+        training,
+    )
+
+
+def _environment(folder: Path, frame: pd.DataFrame) -> Mapping[str, str]:
+    """Return what the records were measured on."""
+    known = _json(folder / ENVIRONMENTS)
+    identity = frame["environment"].iloc[0] if len(frame) else next(iter(known), "")
+    found = known.get(identity, {"environment": f"{identity}, which is not described"})
+    if not isinstance(found, dict):
+        raise InputError(f"{folder / ENVIRONMENTS} does not describe environments")
+    return found
+
+
+def _frame(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path} cannot be read: {reason}") from error
+    if missing := [column for column in columns if column not in frame]:
+        raise InputError(
+            f"{path} was written by another version of projlab: it lacks {', '.join(missing)}"
+        )
+    return frame
+
+
+def _comparison(path: Path) -> Mapping[str, Any]:
+    found = _json(path)
+    if found.get("kind") != "comparison" or found.get("format") != 1:
+        raise InputError(f"{path} is neither a run nor what `projlab compare --out` writes")
+    if missing := [name for name in COMPARED if name not in found]:
+        raise InputError(f"{path} lacks {', '.join(missing)}")
+    return found
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path} holds no JSON object")
+    return found

@@ -1,0 +1,129 @@
+"""What changed between two runs, what counts against the later one, and what is only shown."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from projlab_reports import difference
+from projlab_reports.difference import Difference, Side
+from projlab_reports.summary import Summary
+
+from .conftest import BASE, TRAINED, summary_of
+from .parsed import whole, words
+
+U = 2.0**-53
+OTHER = replace(BASE, problem="other", content_hash="other")
+
+
+def between(before, after):
+    sides = (summary_of(*records) for records in (before, after))
+    return Difference(*map(Side, ("before", "after"), sides))
+
+
+def kinds(found):
+    return dict(zip(found.changes["problem"], found.changes["change"], strict=True))
+
+
+def test_the_same_run_twice_is_no_change():
+    found = between([BASE, OTHER], [BASE, OTHER])
+    assert found.changes.empty
+    assert (found.compared, found.exit_code) == (2, 0)
+    assert found.headline.startswith("No regression in 2 records compared")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "kind", "code"),
+    [
+        (1e-14, 1e-3, "newly failing", 1),
+        (1e-3, 1e-14, "newly passing", 0),
+        (11 * U, 111 * U, "worse", 1),
+        (111 * U, 11 * U, "better", 0),
+        (11 * U, 109 * U, None, 0),  # within the noise
+        (0.1 * U, 9 * U, None, 0),  # within rounding
+        (0.0, 11 * U, "worse", 1),
+    ],
+)
+def test_a_forward_error_that_changed_is_told_from_noise(before, after, kind, code):
+    found = between(
+        [OTHER, replace(BASE, forward_error=before)], [OTHER, replace(BASE, forward_error=after)]
+    )
+    assert kinds(found) == ({BASE.problem: kind} if kind else {})
+    assert found.exit_code == code
+
+
+def test_a_worse_verdict_is_a_regression_and_a_better_one_is_not():
+    refused = replace(BASE, status="skip", reason="needs 32 GFlop", forward_error=float("nan"))
+    assert kinds(between([BASE], [refused])) == {BASE.problem: "worse"}
+    assert between([BASE], [refused]).exit_code == 1
+    assert kinds(between([refused], [BASE])) == {BASE.problem: "better"}
+    assert between([refused], [BASE]).exit_code == 0
+
+
+def test_missing_and_new_records_are_shown_and_count_for_nothing():
+    found = between([BASE, OTHER], [BASE, replace(OTHER, problem="third")])
+    assert kinds(found) == {"other": "missing", "third": "new"}
+    assert found.exit_code == 0
+
+
+def test_a_new_record_that_fails_is_newly_failing():
+    found = between([BASE], [BASE, replace(OTHER, forward_error=1e-3)])
+    assert kinds(found) == {"other": "newly failing"}
+    assert found.exit_code == 1
+
+
+def test_another_problem_under_the_same_name_has_another_forward_error():
+    found = between([BASE], [replace(BASE, content_hash="changed", forward_error=111 * U)])
+    assert found.changes.empty
+
+
+def test_times_are_shown_and_count_for_nothing():
+    found = between([BASE], [replace(BASE, project_s_median=3.0)])
+    assert found.exit_code == 0
+    assert found.times["projection, ratio"].tolist() == ["100000.00"]
+
+
+def test_training_runs_are_records_too():
+    after = TRAINED | {"verdict": "fail", "why": "too far", "distance": 0.5}
+    sides = [
+        Side(name, Summary(s.verdicts, s.header, s.environment, training=pd.DataFrame([run])))
+        for name, run, s in (
+            ("before", TRAINED, summary_of(BASE)),
+            ("after", after, summary_of(BASE)),
+        )
+    ]
+    found = Difference(*sides)
+    assert kinds(found) == {"simplex": "newly failing"}
+    assert found.compared == 2
+
+
+def test_nothing_in_common_is_nothing_to_compare():
+    found = between([BASE], [OTHER])
+    assert found.exit_code == 3
+    assert found.headline.startswith("Nothing to compare")
+
+
+def test_a_regression_among_several_differences_is_one():
+    same, worse, foreign = (
+        between([BASE], [after]) for after in (BASE, replace(BASE, forward_error=1e-3), OTHER)
+    )
+    assert difference.exit_code([same, worse, foreign]) == 1
+    assert difference.exit_code([same, foreign]) == 0
+    assert difference.exit_code([foreign]) == 3
+
+
+def test_the_page_is_whole_states_its_rule_and_reads_without_scripts():
+    bad = replace(BASE, problem="<script>alert(1)</script>")
+    found = between([bad, OTHER], [replace(bad, forward_error=1e-3)])
+    text = difference.render([found])
+    parsed = whole(text)
+    assert text.count("<script>") == 1  # the page's own, which sorts and filters
+    assert "alert(1)" not in text[text.index("<script>") :]
+    shown = words(parsed)
+    assert difference.RULE in shown
+    for word in ("Newly failing (1)", "Missing (1)", "alert(1)", "0.001", found.headline):
+        assert word in shown
+    twin = difference.render_markdown([found])
+    assert difference.RULE in twin
+    assert "### Newly failing" in twin
+    assert "### Better" not in twin

@@ -1,0 +1,150 @@
+"""The page of a run: whole in itself, and everything that was found is on it."""
+
+import copy
+import re
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from projlab_reports import page, profiles
+
+from .conftest import BASE, summary_of
+from .parsed import Page, whole, words
+
+SCRIPT = "<script>alert(1)</script>"
+
+ORDER = [
+    "What it ran on",
+    "Forward error against condition number",
+    "Pass, expected, fail",
+    "Every check by variant",
+    "Times, indicative",
+    "Drift",
+    "Training",
+    "Peers",
+    "What the answers were judged by",
+    "The oracles' own errors",
+    "Real systems",
+    "Failures",
+    "Known limitations",
+]
+
+
+def headings(text):
+    return [words(Page(h)) for h in re.findall(r"<h2[^>]*>(.*?)</h2>", text, flags=re.DOTALL)]
+
+
+def test_the_page_of_everything_is_whole_and_in_order(everything):
+    text = page.render(everything)
+    parsed = whole(text)
+    assert headings(text) == ORDER
+    assert "script" not in parsed.tags
+    found = words(parsed)
+    assert found.index(everything.headline) < found.index("What it ran on")
+    assert "GPU not measured".replace(" ", "") in found.replace(" ", "")
+    assert len(text) < 400_000
+
+
+def test_every_failure_is_carried_with_its_command(everything):
+    found = words(Page(page.render(everything)))
+    assert len(everything.failures) >= 2
+    assert "training" in set(everything.failures["check"])
+    for failure in everything.failures.to_dict("records"):
+        assert failure["why"] in found
+        assert failure["reproduce"] in found
+
+
+def test_pictures_take_the_colour_of_the_page_and_say_what_they_are(everything):
+    text = page.render(everything)
+    pictures = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
+    names = re.findall(r'role="img" aria-label="([^"]+)"', text)
+    assert len(pictures) == len(names) == len(set(names))
+    for what in ("variants, float64", "oracles", "peers", "float32", "profile", "Drift"):
+        assert any(what in name for name in names), what
+    for picture in pictures:
+        assert "currentColor" in picture
+        assert not re.search("#000000|#123456", picture)
+
+
+def test_numbers_stand_behind_the_pictures(everything):
+    found = words(Page(page.render(everything)))
+    assert "The numbers, float64" in found
+    for number in ("1e-14", "3e-14", "2e-04", "1e+03"):
+        assert number in found
+
+
+def test_a_run_without_drift_training_and_peers_has_no_such_headings(held):
+    text = page.render(held)
+    whole(text)
+    assert not {"Drift", "Training", "Peers"} & set(headings(text))
+    assert "None." in words(Page(text))
+
+
+def test_a_run_of_nothing_is_still_a_page(nothing):
+    text = page.render(nothing)
+    whole(text)
+    assert "Nothing was checked" in text
+    assert "<svg" not in text
+
+
+def test_a_run_of_training_alone_is_a_page(everything):
+    text = page.render(replace(everything, verdicts=everything.verdicts.iloc[:0]))
+    whole(text)
+    assert "Training" in headings(text)
+
+
+@pytest.mark.parametrize("where", ["problem", "group", "reason", "header", "environment"])
+def test_what_looks_like_a_script_is_shown_and_not_run(where):
+    broken = replace(BASE, status="error", reason="broken", forward_error=float("nan"))
+    summary = summary_of(BASE, broken if where != "reason" else replace(broken, reason=SCRIPT))
+    match where:
+        case "problem" | "group":
+            summary.verdicts[where] = SCRIPT
+        case "header":
+            summary = replace(summary, header={"profile": SCRIPT, "device": "cpu"})
+        case "environment":
+            summary = replace(summary, environment={"cpu": SCRIPT, SCRIPT: "x"})
+    parsed = Page(page.render(copy.copy(summary)))
+    assert "script" not in parsed.tags
+    assert "alert(1)" in "".join(parsed.text)
+
+
+def answers(**seconds):
+    """One row a variant and problem: its seconds, negative where the answer is wrong."""
+    return pd.DataFrame(
+        [
+            {
+                "content_hash": str(i),
+                "dtype": "float64",
+                "check": "projection",
+                "variant": variant,
+                "setup_s_median": 0.0,
+                "project_s_median": abs(taken),
+                "forward_error": 1e-15 if taken > 0 else 1.0,
+                "stable_bound": 1e-14,
+            }
+            for variant, all_taken in seconds.items()
+            for i, taken in enumerate(all_taken)
+        ]
+    )
+
+
+def test_a_profile_counts_right_answers_only():
+    # Nobody is right on the last problem; b's quick answer to the third is wrong.
+    frame = answers(a=(1.0, 1.0, 1.0, -1.0), b=(4.0, 0.5, -0.1, -1.0))
+    times = profiles.seconds(frame, profiles.PROJECT)
+    assert len(times) == 3
+    found = profiles.profile(times, [1.0, 2.0, 4.0])
+    np.testing.assert_allclose(found["a"], [2 / 3, 1, 1])
+    np.testing.assert_allclose(found["b"], [1 / 3, 1 / 3, 2 / 3])
+    assert list(profiles.shown(times)["right at all"]) == ["100 %", "67 %"]
+
+
+def test_means_are_taken_where_all_that_are_compared_are_right():
+    frame = answers(a=(1.0, 1.0, 100.0), b=(4.0, 1.0, -1.0), rare=(1e-6, -1.0, -1.0))
+    found = profiles.means(frame).set_index("variant")
+    assert list(found["right on"]) == ["3 of 3", "2 of 3", "1 of 3"]
+    assert list(found["over"]) == [2, 2, 0]
+    assert list(found[profiles.PROJECT]) == ["1 s", "2 s", "–"]
