@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
 
-from projlab_reports import figures, profiles, tables, units
+from projlab_reports import figures, profiles, rendering, tables, units
 from projlab_reports.summary import Summary
 
 FIGURES = "figures"
@@ -40,21 +39,7 @@ def render(summary: Summary, drawn: list[str]) -> str:
 
 def environment() -> jinja2.Environment:
     """Return what every text is rendered in."""
-    made = jinja2.Environment(
-        loader=jinja2.PackageLoader("projlab_reports"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - Markdown, not HTML; cells are escaped by `table`
-    )
-    filters: dict[str, Callable[..., Any]] = {
-        "table": table,
-        "plain": _cell,
-        "duration": units.duration,
-    }
-    made.filters.update(filters)
-    return made
+    return rendering.environment(html=False, table=table, plain=_cell)
 
 
 def table(frame: pd.DataFrame) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jinja2
 import pandas as pd
 
-from projlab_reports import charts, profiles, tables, units
+from projlab_reports import charts, profiles, rendering, tables, units
 from projlab_reports.summary import VERDICTS, Summary
 
 NAME = "report.html"
@@ -56,16 +55,7 @@ def render(summary: Summary) -> str:
 
 def environment() -> jinja2.Environment:
     """Return what every page is rendered in: whatever was measured is shown, and never run."""
-    made = jinja2.Environment(
-        loader=jinja2.PackageLoader("projlab_reports"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=True,
-    )
-    filters: dict[str, Callable[..., Any]] = {"cells": cells, "duration": units.duration}
-    made.filters.update(filters)
-    return made
+    return rendering.environment(html=True, cells=cells)
 
 
 def cells(frame: pd.DataFrame) -> list[list[Cell]]:

@@ -44,9 +44,9 @@ def run(
     parts.mkdir(exist_ok=True)
     missing = {
         _part(parts, name, choice, dtype, steps, environment): (name, choice, dtype)
-        for name in names
+        for name, problem in ((name, BUILDERS[name]()) for name in names)
         for choice in OPTIMIZERS
-        if takes(choice, BUILDERS[name]())
+        if takes(choice, problem)
         for dtype in dtypes
     }
     todo = [(path, asked) for path, asked in missing.items() if not path.exists()]
