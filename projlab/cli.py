@@ -449,13 +449,11 @@ def _train(
     from projlab_validation.training import section
 
     profile = PROFILES[options.profile]
-    dtypes = [d for d in profile.training_dtypes if d in (options.dtype or profile.dtypes)]
     rows = section.run(
         opened.folder,
         names,
-        dtypes,
-        steps=profile.training_steps,
-        brief=profile.training_brief,
+        profile,
+        options.dtype or profile.dtypes,
         environment=environment,
         jobs=options.jobs,
     )
@@ -648,14 +646,14 @@ def _chosen_problems(options: argparse.Namespace) -> "list[Problem]":
     from projlab.errors import InputError
     from projlab_validation.problems import catalogue
     from projlab_validation.profiles import PROFILES
-    from projlab_validation.training.problems import BUILDERS
+    from projlab_validation.training import section
 
     dtypes: Sequence[Dtype] = options.dtype or PROFILES[options.profile].dtypes
     groups, names = options.group, options.problem
     if groups is not None:
         groups = [group for group in groups if group != TRAINING]
     if names is not None:
-        names = [name for name in names if name not in BUILDERS]
+        names = [name for name in names if name not in section.NAMES]
     if groups == [] or names == []:
         return []
     try:
@@ -667,16 +665,16 @@ def _chosen_problems(options: argparse.Namespace) -> "list[Problem]":
 def _chosen_training(options: argparse.Namespace) -> list[str]:
     """Name the training problems that are asked for; subjects and single variants train none."""
     from projlab_validation.profiles import PROFILES
-    from projlab_validation.training.problems import BUILDERS
+    from projlab_validation.training import section
 
     if options.subject or options.variant:
         return []
     if options.problem is not None:
-        return [name for name in BUILDERS if name in options.problem]
+        return [name for name in section.NAMES if name in options.problem]
     if options.group is not None and TRAINING not in options.group:
         return []
     of_profile = PROFILES[options.profile].training
-    return list(BUILDERS if of_profile is None else of_profile)
+    return list(section.NAMES if of_profile is None else of_profile)
 
 
 def _usable_device(name: str) -> str:

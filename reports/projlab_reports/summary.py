@@ -167,9 +167,21 @@ class Summary:
         return tables.drift(self.verdicts)
 
     @cached_property
+    def convex(self) -> pd.DataFrame:
+        """The training runs on convex problems, whose optimum is known: all but networks."""
+        if self.training.empty:
+            return self.training
+        return self.training[~tables.of_network(self.training)]
+
+    @cached_property
     def trained(self) -> pd.DataFrame:
         """See `projlab_reports.tables.training`."""
-        return tables.training(self.training) if len(self.training) else pd.DataFrame()
+        return tables.training(self.convex) if len(self.convex) else pd.DataFrame()
+
+    @cached_property
+    def networks(self) -> pd.DataFrame:
+        """See `projlab_reports.tables.networks`."""
+        return tables.networks(self.training) if len(self.training) else pd.DataFrame()
 
     @cached_property
     def peers(self) -> pd.DataFrame:

@@ -199,3 +199,29 @@ def training(frame: pd.DataFrame) -> pd.DataFrame:
         )
         table.append(row)
     return pd.DataFrame(table)
+
+
+def networks(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row a network and how it was constrained: its loss, and how well its rows held."""
+    table = []
+    for _, run in frame[of_network(frame) & frame["verdict"].isin(COUNTED)].iterrows():
+        free = f"{run['free_loss']:.3g} ± {run['noise']:.1g}"
+        table.append(
+            {
+                "network": run["problem"].removeprefix("network_"),
+                "constrained by": run["mode"],
+                "optimizer": run["optimizer"],
+                "dtype": run["dtype"],
+                "steps": run["steps"],
+                "loss": MISSING if math.isnan(run["loss"]) else f"{run['loss']:.3g}",
+                "unconstrained": MISSING if math.isnan(run["noise"]) else free,
+                "largest residual, u": f"{run['feasibility'] / ROUNDOFF[run['dtype']]:.2g}",
+                "verdict": run["verdict"],
+            }
+        )
+    return pd.DataFrame(table)
+
+
+def of_network(frame: pd.DataFrame) -> pd.Series:
+    """Tell the training runs of networks from those on convex problems."""
+    return frame["problem"].str.startswith("network_")

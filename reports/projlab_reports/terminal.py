@@ -21,7 +21,7 @@ def show(summary: Summary, report: Path, console: Console | None = None) -> None
     if len(summary.by_variant):
         console.print(checks_table(summary) if summary.subject else variants_table(summary))
     if len(summary.trained):
-        held = summary.training["verdict"].value_counts()
+        held = summary.convex["verdict"].value_counts()
         ends = f"{held.get('pass', 0)} runs end at the constrained optimum"
         misses = f"{held.get('expected', 0)} end elsewhere, as theory says of them"
         console.print(Text(f"Training: {ends}, {misses}."), soft_wrap=True)

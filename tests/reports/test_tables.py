@@ -1,13 +1,15 @@
 """Tables of what is checked beyond the answer for x0, from records whose figures are known."""
 
+import math
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
-from projlab_reports import markdown, tables
+from projlab_reports import markdown, page, tables
 from projlab_reports.summary import rows
 
-from .conftest import BASE, summary_of
+from .conftest import BASE, TRAINED, summary_of
 
 U = 2.0**-53
 CERTIFICATE = replace(
@@ -93,6 +95,37 @@ def test_peers_stand_beside_the_variants_on_the_same_problems():
     assert (found["wild"]["beyond"], found["wild"]["no answer"]) == (1, 1)
     assert found["qr"]["within c·κ·u"] == "1 of 2"  # the other was not given to it
     assert found["wild"]["fewest digits, float64"] == "3.0"
+
+
+NETWORK = TRAINED | {
+    "problem": "network_digits",
+    "steps": 1000,
+    "loss": 0.0316,
+    "free_loss": 0.0353,
+    "noise": 0.001,
+    "distance": math.nan,
+    "feasibility": 2 * U,
+}
+
+
+def test_networks_stand_apart_from_convex_problems():
+    summary = replace(summary_of(BASE), training=pd.DataFrame([TRAINED, NETWORK]))
+    assert summary.convex["problem"].tolist() == ["simplex"]
+    (row,) = rows(summary.networks)
+    assert (row["network"], row["constrained by"], row["loss"]) == ("digits", "tangent", "0.0316")
+    assert row["unconstrained"] == "0.0353 ± 0.001"
+    assert row["largest residual, u"] == "2"
+    noise = {"problem": "network_noise", "loss": math.nan, "noise": math.nan}
+    (row,) = rows(tables.networks(pd.DataFrame([NETWORK | noise])))
+    assert row["loss"] == row["unconstrained"] == "–"
+
+
+def test_a_run_of_networks_alone_has_a_training_section(tmp_path):
+    summary = replace(summary_of(BASE), training=pd.DataFrame([NETWORK]))
+    text = markdown.write(summary, tmp_path).read_text(encoding="utf-8")
+    assert "\n## Training\n" in text
+    assert "| digits | tangent | Adam |" in text
+    assert "0.0353 ± 0.001" in page.render(summary)
 
 
 def test_without_peers_there_is_no_table():

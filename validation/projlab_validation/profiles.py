@@ -39,11 +39,13 @@ class Profile:
     check_flops, subject_flops
         Variants, and subjects, get every check on systems up to this count, and on larger ones
         those of x₀ alone.
-    drift_exponent
-        Drift is followed for 10 to the power of this many steps.
+    drift_exponent, drift_long
+        Drift is followed for 10 to the power of this many steps; on these problems for a million.
     training, training_dtypes, training_steps, training_brief
-        Training problems, None for all; in which dtypes; how many steps a run takes; whether to
-        leave weight decay and mode "metric" out.
+        Training problems and networks, None for all; problems in which dtypes; how many steps a run
+        takes; whether to leave weight decay and mode "metric" out.
+    network_steps, noise_exponent
+        Steps of a network; parameters are driven by noise for 10 to the power of this many steps.
     """
 
     name: str
@@ -58,10 +60,13 @@ class Profile:
     check_flops: float = 1e6
     subject_flops: float = 1e8
     drift_exponent: int = 4
+    drift_long: tuple[str, ...] = ()
     training: tuple[str, ...] | None = None
     training_dtypes: tuple[Dtype, ...] = ("float64", "float32")
     training_steps: int = 2000
     training_brief: bool = False
+    network_steps: int = 1000
+    noise_exponent: int = 6
 
 
 DTYPES: tuple[Dtype, ...] = ("float64", "float32")
@@ -79,10 +84,18 @@ PROFILES = {
             1.0,
             repeats=5,
             repeat_seconds=0.2,
-            training=("train_article_2", "train_mixture"),
+            training=(
+                "train_article_2",
+                "train_mixture",
+                "network_digits",
+                "network_balance",
+                "network_noise",
+            ),
             training_dtypes=("float64",),
             training_steps=1000,
             training_brief=True,
+            network_steps=200,
+            noise_exponent=3,
         ),
         Profile(
             "standard",
@@ -97,7 +110,9 @@ PROFILES = {
             check_flops=1e7,
             subject_flops=1e9,
             drift_exponent=5,
+            drift_long=("drift_1e3_10x20",),
             training_dtypes=("float64",),
+            noise_exponent=5,
         ),
         Profile(
             "full",

@@ -11,6 +11,9 @@ rates and c·u the rounding of one step:
 
 and roundings add up to √steps · c · u · κ. In mode "post" this is promised only where the step is
 along the gradient; elsewhere the limit is that of another problem.
+
+A network's rows hold at every step, however many, and its loss is no larger than that of the
+unconstrained network, up to the noise between seeds.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from projlab import tolerance
 from projlab_validation.judge import Verdict
+from projlab_validation.training.networks import NETWORKS
 from projlab_validation.training.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
@@ -34,9 +38,15 @@ FEASIBLE = 8.0
 the correction computed with a few more; and the same again where a row's correction moves others.
 """
 
+NOISES = 2.0
+"""Standard deviations of one run's loss that two means over five seeds may be apart: they differ by
+√(2/5) = 0.6 of one by chance, so this is three times as far."""
+
 
 def allowed(row: Row) -> float:
-    """Return the distance to the optimum that theory allows at the end of a run."""
+    """Return how far from the optimum theory lets a run end; NaN for a network."""
+    if row["problem"] in NETWORKS:
+        return math.nan
     choice, u = BY_NAME[row["optimizer"]], tolerance.unit_roundoff(row["dtype"])
     low, high, n = row["curvature_min"], row["curvature_max"], row["n"]
     if math.isnan(low):
@@ -66,12 +76,16 @@ def judge(frame: pd.DataFrame) -> pd.DataFrame:
 
 def verdict_of(row: Row, bound: float) -> tuple[Verdict, str]:
     """Judge one run."""
+    if row["status"] == "skip":
+        return "skip", row["reason"]
     if row["status"] == "refused" and row["mode"] == "metric":
         return "skip", "no diagonal metric, or rows that overlap: mode metric does not apply"
     if row["status"] != "ok":
         return "fail", row["reason"]
     u = tolerance.unit_roundoff(row["dtype"])
     feasible = row["feasibility"] <= FEASIBLE * u
+    if row["problem"] in NETWORKS:
+        return _network(row, u, feasible=feasible)
     found = (
         f"distance {row['distance']:.1e}, {bound:.1e} allowed; "
         f"largest residual {row['feasibility'] / u:.1f} u"
@@ -85,3 +99,18 @@ def verdict_of(row: Row, bound: float) -> tuple[Verdict, str]:
             f"projecting after the step alone ends elsewhere under {row['optimizer']}: {found}"
         )
     return "fail", found
+
+
+def _network(row: Row, u: float, *, feasible: bool) -> tuple[Verdict, str]:
+    """Judge a network by its rows at every step, and by its loss where it has one."""
+    found = f"largest residual {row['feasibility'] / u:.2g} u"
+    if row["problem"] == "network_noise":
+        return ("pass" if feasible else "fail"), f"after {row['steps']} steps: {found}"
+    found += (
+        f"; loss {row['loss']:.3g}, unconstrained {row['free_loss']:.3g} with a noise of "
+        f"{row['noise']:.2g}"
+    )
+    if row["mode"] in ("penalty", "unconstrained"):
+        return "expected", f"for comparison, nothing makes its rows hold: {found}"
+    within = row["loss"] <= row["free_loss"] + NOISES * row["noise"]
+    return ("pass" if feasible and within else "fail"), found

@@ -1,23 +1,27 @@
-"""The training section of a run: every problem with every optimizer, in worker processes.
+"""The training section of a run: every problem with every optimizer, and the networks.
 
-It lies beside the run's records, in `training/`: a part for each problem and optimizer, written
-whole or not at all, so that a resumed run goes on with what is missing.
+It is measured in worker processes and lies beside the run's records, in `training/`: a part for
+each problem and optimizer, and for each network, written whole or not at all, so that a resumed run
+goes on with what is missing.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import joblib
 
 from projlab_validation.environment import THREADS_PER_WORKER
+from projlab_validation.profiles import Profile
 from projlab_validation.runner import progress_bar
 from projlab_validation.store import TRAINING, write_whole
+from projlab_validation.training.networks import NETWORKS, measure
 from projlab_validation.training.optimizers import OPTIMIZERS, Choice
-from projlab_validation.training.problems import BUILDERS
+from projlab_validation.training.problems import BUILDERS, TrainingProblem
 from projlab_validation.training.train import TrainingRecord, runs, takes, train
 
 if TYPE_CHECKING:
@@ -25,39 +29,64 @@ if TYPE_CHECKING:
 
     from projlab_validation.problems.problem import Dtype
 
+NAMES = (*BUILDERS, *NETWORKS)
+"""What can be asked for."""
+
 SEARCHES = 40
 """Steps of an optimizer that searches: each evaluates the loss up to twenty times."""
+
+
+Work = Callable[[], list[TrainingRecord]]
 
 
 def run(
     folder: Path,
     names: Sequence[str],
+    profile: Profile,
     dtypes: Sequence[Dtype],
     *,
-    steps: int,
-    brief: bool,
     environment: str,
     jobs: int | None = None,
 ) -> Iterator[list[TrainingRecord]]:
     """Train what the folder does not hold yet; yield records when they are written."""
     parts = folder / TRAINING
     parts.mkdir(exist_ok=True)
-    missing = {
-        _part(parts, name, choice, dtype, steps, environment): (name, choice, dtype)
-        for name, problem in ((name, BUILDERS[name]()) for name in names)
-        for choice in OPTIMIZERS
-        if takes(choice, problem)
-        for dtype in dtypes
+    asked = {
+        parts / f"{part}.{environment}.parquet": work
+        for name in names
+        for part, work in _parts(name, profile, dtypes, environment)
     }
-    todo = [(path, asked) for path, asked in missing.items() if not path.exists()]
-    work = joblib.Parallel(n_jobs=jobs or joblib.cpu_count(), return_as="generator_unordered")(
-        joblib.delayed(_task)(path, *asked, steps, environment, brief=brief) for path, asked in todo
+    todo = {path: work for path, work in asked.items() if not path.exists()}
+    found = joblib.Parallel(n_jobs=jobs or joblib.cpu_count(), return_as="generator_unordered")(
+        joblib.delayed(_task)(path, work) for path, work in todo.items()
     )
     with progress_bar(len(todo)) as (bar, line):
-        for path, records in work:
+        for path, records in found:
             write_whole(path, _frame(records).to_parquet(index=False))
             bar.update(line, advance=1, description=f"{records[0].problem} {records[0].optimizer}")
             yield records
+
+
+def _parts(
+    name: str, profile: Profile, dtypes: Sequence[Dtype], environment: str
+) -> Iterator[tuple[str, Work]]:
+    """Yield the parts of a problem or network: what names each, and what measures it."""
+    if name in NETWORKS:
+        steps = f"{profile.network_steps}-{profile.noise_exponent}"
+        for dtype in NETWORKS[name][1]:
+            if dtype in dtypes:
+                part = f"{name}.{dtype}.{steps}"
+                yield part, functools.partial(measure, name, profile, dtype, environment)
+        return
+    for choice in OPTIMIZERS:
+        if takes(choice, _problem(name)):
+            for dtype in profile.training_dtypes:
+                if dtype in dtypes:
+                    part = f"{name}.{choice.name.replace(' ', '-')}.{dtype}"
+                    yield (
+                        f"{part}.{profile.training_steps}",
+                        functools.partial(_runs, name, choice, dtype, profile, environment),
+                    )
 
 
 def read(folder: Path, environment: str) -> pd.DataFrame:
@@ -69,30 +98,29 @@ def read(folder: Path, environment: str) -> pd.DataFrame:
     return frame[frame["environment"] == environment].reset_index(drop=True)
 
 
-def _task(
-    path: Path,
-    name: str,
-    choice: Choice,
-    dtype: str,
-    steps: int,
-    environment: str,
-    *,
-    brief: bool,
-) -> tuple[Path, list[TrainingRecord]]:
-    import torch
+@functools.cache  # a worker trains it with every optimizer
+def _problem(name: str) -> TrainingProblem:
+    return BUILDERS[name]()
 
-    torch.set_num_threads(THREADS_PER_WORKER)
-    problem = BUILDERS[name]()
-    count = SEARCHES if choice.closure else steps
-    return path, [
-        train(problem, choice, mode, decay, steps=count, dtype=dtype, environment=environment)
-        for mode, decay in runs(choice, brief=brief)
+
+def _runs(
+    name: str, choice: Choice, dtype: Dtype, profile: Profile, environment: str
+) -> list[TrainingRecord]:
+    """Train a problem with one optimizer in every way that it is asked."""
+    steps = SEARCHES if choice.closure else profile.training_steps
+    return [
+        train(
+            _problem(name), choice, mode, decay, steps=steps, dtype=dtype, environment=environment
+        )
+        for mode, decay in runs(choice, brief=profile.training_brief)
     ]
 
 
-def _part(parts: Path, name: str, choice: Choice, dtype: str, steps: int, environment: str) -> Path:
-    optimizer = choice.name.replace(" ", "-")
-    return parts / f"{name}.{optimizer}.{dtype}.{steps}.{environment}.parquet"
+def _task(path: Path, work: Work) -> tuple[Path, list[TrainingRecord]]:
+    import torch
+
+    torch.set_num_threads(THREADS_PER_WORKER)
+    return path, work()
 
 
 def _frame(records: Sequence[TrainingRecord]) -> pd.DataFrame:

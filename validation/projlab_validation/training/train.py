@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from projlab_validation.norms import norm
 from projlab_validation.training.optimizers import Choice
-from projlab_validation.training.problems import TrainingProblem
+from projlab_validation.training.problems import TrainingProblem, Vector
 
 Mode = Literal["tangent", "post", "metric"]
+"""Of `projlab.constrain`."""
+
+Way = Mode | Literal["layer", "penalty", "unconstrained"]
+"""Of networks: a layer that projects, a penalty in its place, nothing."""
+
 DECAY = 0.05
 """Coupled weight decay, beside losses whose curvature is near one."""
 
@@ -46,11 +51,14 @@ class TrainingRecord:
         Of the loss on the null space of A, at the optimum, weight decay included.
     scale
         What `distance` is relative to.
+    loss, free_loss, noise
+        Of networks, means over seeds: the loss, that of the unconstrained network, and the standard
+        deviation of the latter's.
     """
 
     problem: str
     optimizer: str
-    mode: Mode
+    mode: Way
     weight_decay: float
     dtype: str
     environment: str
@@ -69,6 +77,9 @@ class TrainingRecord:
     curvature_min: float = NAN
     curvature_max: float = NAN
     scale: float = NAN
+    loss: float = NAN
+    free_loss: float = NAN
+    noise: float = NAN
 
 
 def takes(choice: Choice, problem: TrainingProblem) -> bool:
@@ -128,34 +139,29 @@ def _measure(
 
     steps, decay = facts["steps"], facts["weight_decay"]
     total_decay = decay + choice.own_decay
-    optimum = problem.optimum(total_decay)
-    low, high = problem.curvature(optimum, total_decay)
+    optimum, low, high = _solution(problem, total_decay)
     parameters = _parameters(problem, getattr(torch, facts["dtype"]))
     optimizer = choice.make(parameters, decay)
     pieces = cat(*(expr(p) for p in parameters))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # mode "post" says where it ends; so do we
-        constrain(optimizer, problem.A @ pieces == problem.b, mode=mode)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: choice.factor(k, steps))
-    closure = _closure(problem, optimizer, parameters)
+        constrain(optimizer, problem.A @ pieces == problem.b, mode=mode, log=0)
+    closure = _closure(problem, parameters)
 
-    began = _flat(parameters)
-    scale = max(norm(optimum), norm(began - optimum)) or 1.0
-    away: list[float] = []
-    feasibility, rates, last = 0.0, 0.0, 0.0
+    entries = [p.detach().flatten() for p in parameters]
+    began = torch.cat(entries).double().numpy()
+    path = entries[0].new_empty(steps, len(began))
+    first = float(optimizer.param_groups[0]["lr"])
+    rates = [first * choice.factor(k, steps) for k in range(steps)]
     start = time.perf_counter()
-    for _ in range(steps):
-        last = float(optimizer.param_groups[0]["lr"])
-        rates += last
+    for k, rate in enumerate(rates):
+        optimizer.param_groups[0]["lr"] = rate
         if choice.closure:
             optimizer.step(closure)
         else:
             closure()
             optimizer.step()
-        schedule.step()
-        p = _flat(parameters)
-        away.append(norm(p - optimum) / scale)
-        feasibility = max(feasibility, _feasibility(problem, p))
+        torch.cat(entries, out=path[k])
     seconds = time.perf_counter() - start
 
     def kkt(p: Any) -> float:
@@ -163,18 +169,34 @@ def _measure(
         multipliers = np.linalg.lstsq(problem.A.T, gradient)[0]
         return norm(gradient - problem.A.T @ multipliers)
 
+    points = path.double().numpy()
+    scale = max(norm(optimum), norm(began - optimum)) or 1.0
+    away = np.linalg.norm(points - optimum, axis=1) / scale
     return {
-        "distance": away[-1],
-        "kkt": kkt(_flat(parameters)) / (kkt(began) or 1.0),
-        "feasibility": feasibility,
+        "distance": float(away[-1]),
+        "kkt": kkt(points[-1]) / (kkt(began) or 1.0),
+        "feasibility": feasibility(problem.A, problem.b, points),
         "steps_to": _settled(away),
         "seconds": seconds,
-        "rate_sum": rates,
-        "last_rate": last,
+        "rate_sum": sum(rates),
+        "last_rate": rates[-1],
         "curvature_min": low,
         "curvature_max": high,
         "scale": scale,
     }
+
+
+def feasibility(A: Any, b: Any, points: Any) -> float:
+    """The largest |A p - b|_i / (Σ_j |a_ij p_j| + |b_i|) of several points p (k, n)."""
+    size = np.abs(points) @ np.abs(A).T + np.abs(b)
+    return float(np.max(np.abs(points @ A.T - b) / np.where(size > 0, size, 1.0)))
+
+
+@functools.cache  # for every optimizer and mode
+def _solution(problem: TrainingProblem, decay: float) -> tuple[Vector, float, float]:
+    """The constrained optimum, and the extreme curvatures there."""
+    optimum = problem.optimum(decay)
+    return optimum, *problem.curvature(optimum, decay)
 
 
 def _parameters(problem: TrainingProblem, dtype: torch.dtype) -> list[torch.nn.Parameter]:
@@ -186,27 +208,22 @@ def _parameters(problem: TrainingProblem, dtype: torch.dtype) -> list[torch.nn.P
     ]
 
 
-def _closure(problem: TrainingProblem, optimizer: Any, parameters: list[Any]) -> Any:
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = problem.loss.of(torch.cat([p.flatten() for p in parameters]))
-        loss.backward()
+def _closure(problem: TrainingProblem, parameters: list[torch.nn.Parameter]) -> Callable[[], float]:
+    """Return what sets the gradients anew and returns the loss."""
+    entries = [p.detach().flatten() for p in parameters]
+    sizes = [len(piece) for piece in entries]
+
+    def closure() -> Any:  # a tensor, where torch's annotation says float
+        loss, gradient = problem.loss.of(torch.cat(entries))
+        for p, piece in zip(parameters, gradient.split(sizes), strict=True):
+            p.grad = piece.view_as(p)
         return loss
 
     return closure
 
 
-def _flat(parameters: list[torch.nn.Parameter]) -> Any:
-    return torch.cat([p.detach().flatten() for p in parameters]).double().numpy()
-
-
-def _feasibility(problem: TrainingProblem, p: Any) -> float:
-    size = np.abs(problem.A) @ np.abs(p) + np.abs(problem.b)
-    return float(np.max(np.abs(problem.A @ p - problem.b) / np.where(size > 0, size, 1.0)))
-
-
-def _settled(away: list[float]) -> int | None:
+def _settled(away: Vector) -> int | None:
     """Return the first step, counted from one, from which on the distance stays within `CLOSE`."""
-    beyond = [k for k, distance in enumerate(away) if not distance <= CLOSE]
-    first = beyond[-1] + 2 if beyond else 1
+    beyond = np.flatnonzero(~(away <= CLOSE))
+    first = int(beyond[-1]) + 2 if len(beyond) else 1
     return first if first <= len(away) else None
