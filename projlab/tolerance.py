@@ -169,15 +169,16 @@ def drift_bound(
     n: int,
     condition: float,
     amplification: float,
-    steps: int,
+    steps: float,
 ) -> float:
     """Bound on the distance to the exact trajectory after perturbed projections, over ||x*||.
 
     The computed projection is one onto a slightly tilted set: its forward error, which a condition
-    number enters, is made once for where x is and once for every perturbation, but not again for x
-    at every step. So `amplification` is (||x0|| + ||x0 - x*|| + ||x|| + the perturbations' norms)
-    / ||x*||. Each step besides rounds x, at worst the same way each time; independent roundings
-    would add up to the square root of their number (Higham and Mary 2019).
+    number enters, is made once, for the point that x0 and the perturbations add up to, but not
+    again for x at every step. So `amplification` is that of a projection of that point. Each step
+    besides rounds x: independent roundings add up to the square root of their number (Higham and
+    Mary 2019), so `steps` is that root. Where they go the same way each time it is the number
+    itself, and `amplification` counts every perturbation's norm: the worst case.
     """
     shot = forward_error_bound(
         variant, u=u, m=m, n=n, condition=condition, amplification=amplification

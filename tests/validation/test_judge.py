@@ -1,3 +1,4 @@
+import itertools
 import math
 from dataclasses import replace
 
@@ -255,12 +256,24 @@ class TestFurtherChecks:
         assert judged(replace(record, excess=-0.3))["verdict"] == "pass"
         assert judged(replace(record, excess=1.1 * BOUND))["verdict"] == "fail"
 
-    def test_drift_grows_by_a_rounding_a_step_and_feasibility_not_at_all(self):
-        record = replace(ANSWERED, check="drift", steps=1000)
-        allowed = BOUND + 1000 * tolerance.dimension_factor(3, 10) * U
-        assert judged(replace(record, forward_error=0.99 * allowed))["verdict"] == "pass"
-        assert judged(replace(record, forward_error=1.01 * allowed))["verdict"] == "fail"
+    def test_drift_grows_with_the_root_of_the_steps_and_feasibility_not_at_all(self):
+        record = replace(ANSWERED, check="drift", steps=10**6, perturbation_scale=400.0)
+        rounding = tolerance.dimension_factor(3, 10) * U
+        point = 2 * record.x0_norm + record.xstar_norm
+        likely = rounding * (1e3 * point + 1e3)
+        worst = rounding * (1e3 * 400 + 1e6)
+        assert judged(replace(record, forward_error=0.99 * likely))["verdict"] == "pass"
+        found = judged(replace(record, forward_error=1.01 * likely))
+        assert found["verdict"] == "expected"
+        assert "the same way each time" in found["why"]
+        assert judged(replace(record, forward_error=0.99 * worst))["verdict"] == "expected"
+        assert judged(replace(record, forward_error=1.01 * worst))["verdict"] == "fail"
         assert judged(replace(record, feasibility=1e-14))["verdict"] == "fail"
+
+    def test_drift_of_a_million_steps_is_judged_in_float32_too(self):
+        record = replace(ANSWERED, check="drift", steps=10**6, dtype="float32", feasibility=0.0)
+        record = replace(record, reference_condition=1.0)
+        assert judged(replace(record, forward_error=1e-4))["verdict"] == "pass"
 
     def test_a_refusal_in_a_further_check_needs_a_reason_too(self):
         assert judged(refused("InputError", check="idempotence"))["verdict"] == "fail"
@@ -388,6 +401,20 @@ def test_drift_sees_what_adds_up(monkeypatch):
     found = frame[frame["check"] == "drift"].set_index("steps")["verdict"]
     assert (found[found.index >= 100] == "fail").all()
     assert (frame["verdict"][frame["check"] == "projection"] == "pass").all()
+
+
+def test_some_problems_are_followed_further():
+    from projlab_validation.drift import trajectory
+
+    problem = next(iter(catalogue(names=["drift_1_10x20"], dtypes=["float64"])))
+    stops = {}
+    for long in ((), (problem.name,)):
+        profile = replace(PROFILES["quick"], drift_exponent=1, drift_long=long)
+        found = trajectory(problem, "qr", profile, "cpu")
+        stops[long] = [steps for steps, *_ in itertools.islice(found, 3)]
+    assert list(stops.values()) == [[1, 10], [1, 10, 100]]
+    assert PROFILES["standard"].drift_long
+    assert PROFILES["full"].drift_exponent == 6
 
 
 def test_a_wrong_rank_turns_every_variant_red(monkeypatch):

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 STEP = 2.0**-7
 """Size of a perturbation's entries: ten thousand of them move x about as far as its own size."""
 
+LONG = 6
+"""Of problems in `Profile.drift_long`: to 10 to the power of this many steps."""
+
 CHUNK = 1000
 """Perturbations drawn at once."""
 
@@ -37,7 +40,7 @@ CHUNK = 1000
 def trajectory(
     problem: Problem, variant: str, profile: Profile, device: str
 ) -> Iterator[tuple[int, float, Problem, Tensor]]:
-    """Follow one variant, to 10 to the power of `Profile.drift_exponent` steps.
+    """Follow one variant for as many steps as the profile asks for.
 
     Yields
     ------
@@ -54,7 +57,8 @@ def trajectory(
     total = problem.x0.copy()
     x = torch.tensor(problem.x0, dtype=dtype, device=device)
     P.project_(x)
-    stops = [10**k for k in range(profile.drift_exponent + 1)]
+    exponent = LONG if problem.name in profile.drift_long else profile.drift_exponent
+    stops = [10**k for k in range(exponent + 1)]
     done, moved = 0, 0.0
     for stop in stops:
         while done < stop:
