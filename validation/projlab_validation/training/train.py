@@ -187,9 +187,13 @@ def _measure(
 
 
 def feasibility(A: Any, b: Any, points: Any) -> float:
-    """The largest |A p - b|_i / (Σ_j |a_ij p_j| + |b_i|) of several points p (k, n)."""
+    """The largest |A p - b|_i / (Σ_j |a_ij p_j| + |b_i|) of several points p (k, n).
+
+    Evaluated in the longest float there is: in float64 the sum's own rounding would be the most.
+    """
     size = np.abs(points) @ np.abs(A).T + np.abs(b)
-    return float(np.max(np.abs(points @ A.T - b) / np.where(size > 0, size, 1.0)))
+    residual = np.abs(points.astype(np.longdouble) @ A.T - b)
+    return float(np.max(residual / np.where(size > 0, size, 1.0)))
 
 
 @functools.cache  # for every optimizer and mode
