@@ -65,7 +65,8 @@ examples:
 
 What takes longer than the time limit over one check of one problem is ended, and what crashes is
 noticed: that check failed, and the rest goes on in a new process; after 20 of these the run ends.
-A run that is interrupted or killed loses the problems in work; --resume goes on from there.
+A run that is interrupted or killed loses the problems in work; --resume goes on from there, and
+asks again for what took too long or crashed, with the --time-limit that it is given.
 
 DIR then holds report.html, report.md, figures, verdicts.parquet (every record with its verdict) and
 what a resumed run needs. A DIR that holds a run already is refused without --resume or --overwrite.
@@ -385,6 +386,8 @@ def _validate(options: argparse.Namespace) -> int:
     header = {"profile": profile.name, "device": device}
     if options.subject:
         header["subject"] = options.subject
+    if options.time_limit:
+        header[store.TIME_LIMIT] = f"{options.time_limit:g}"
     if peers:
         header["peers"] = ", ".join(peer.name for peer in peers)
     opened = store.Store.create(folder, header, resume=options.resume, overwrite=options.overwrite)

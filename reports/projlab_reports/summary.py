@@ -51,7 +51,8 @@ class Summary:
     verdicts
         The judged records.
     header
-        What the run was asked for: profile, device, and the subject where it was one.
+        What the run was asked for: profile, device, the subject where it was one, and the time
+        limit where one was given.
     environment
         What it ran on, by name.
     peer_verdicts
@@ -353,6 +354,8 @@ class Summary:
         options = {"profile": self.header["profile"], **what}
         if row["device"] != "cpu":
             options["device"] = row["device"]
+        if "time_limit" in self.header:
+            options["time-limit"] = self.header["time_limit"]
         options["out"] = "reproduce/" + "-".join(map(str, what.values())).replace(":", ".")
         return "projlab validate " + " ".join(f"--{name} {v}" for name, v in options.items())
 

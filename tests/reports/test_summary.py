@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from projlab_reports.summary import rows
 
 
@@ -41,6 +43,8 @@ def test_a_failure_comes_with_the_command_that_repeats_just_it(summary):
 def test_a_command_for_another_device_names_it(summary):
     row = {"problem": "p", "variant": "qr", "dtype": "float32", "device": "cuda:1"}
     assert "--device cuda:1 --out" in summary.command(row)
+    limited = replace(summary, header={**summary.header, "time_limit": "5"})
+    assert "--time-limit 5 --out" in limited.command(row)
 
 
 def test_a_limitation_is_named_with_its_derivation(summary):

@@ -270,6 +270,29 @@ class TestRun:
         assert kept["project_s_median"].tolist() == before["project_s_median"].tolist()
         assert go(("qr",), environment="elsewhere") == 3
 
+    def test_what_took_too_long_is_asked_again(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(runner, "start_process", Forked)
+        opened = Store.create(tmp_path, {})
+
+        def go(profile):
+            rows = run(problems(), ("qr", "pinv"), profile, opened, jobs=1, environment="here")
+            return outcomes(rows)
+
+        def slow(shape, variant, _):
+            if variant == "qr" and shape == (2, 3):
+                time.sleep(60)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(projlab, "projector", asked_of(slow))
+            first = go(replace(BRIEF, record_seconds=2.0))
+        lost = ("article_3", "qr", "projection")
+        assert [what for what, end in first.items() if end != "ok"] == [lost]
+        assert go(BRIEF) == {lost: "ok"}
+        assert go(BRIEF) == {}
+        frame = store.read(tmp_path)
+        assert set(frame["status"]) == {"ok"}
+        assert not frame.duplicated(["problem", "variant", "check"]).any()
+
     def test_what_is_yielded_is_on_disk_and_closing_ends_the_workers(self, tmp_path, monkeypatch):
         started = []
 

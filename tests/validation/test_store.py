@@ -61,6 +61,41 @@ def test_parts_with_different_oracles_read_as_one_frame(tmp_path):
     assert pd.isna(frame.loc["p1", "oracle_error_b"])
 
 
+@pytest.mark.parametrize("exception", store.UNFINISHED)
+def test_what_is_no_measurement_is_not_done_and_gives_way_to_one(exception, tmp_path):
+    opened = Store.create(tmp_path, HEADER)
+    lost = {"status": "error", "exception": exception}
+    opened.write([record(variant=v, **lost) for v in ("qr", "pinv", "cholesky")])
+    opened.write(
+        [record(variant="single_row", rank=1), record(variant="single_row", check="drift")]
+    )
+    opened.write([record(variant="qr", environment="elsewhere", **lost)])
+    assert {done.variant for done in opened.done()} == {"single_row"}
+    opened.write([record(variant="qr", rank=1)])
+    opened.write([record(variant="qr", rank=1)])
+    frame = store.read(tmp_path)
+    assert len(frame) == 6
+    here = frame[frame["environment"] == "here"].set_index("variant")["status"]
+    assert here.drop("single_row").to_dict() == {"qr": "ok", "pinv": "error", "cholesky": "error"}
+    assert {done.variant for done in opened.done()} == {"single_row", "qr"}
+
+
+def test_a_variant_is_unfinished_when_one_of_its_checks_is(tmp_path):
+    opened = Store.create(tmp_path, HEADER)
+    opened.write([record(), record(check="drift", status="error", exception="TimeoutError")])
+    assert opened.done() == set()
+    opened.write([record(), record(check="drift")])
+    assert store.read(tmp_path)["status"].tolist() == ["ok", "ok"]
+
+
+def test_a_run_is_resumed_with_another_time_limit(tmp_path):
+    Store.create(tmp_path, {**HEADER, store.TIME_LIMIT: "2"}).write([record()])
+    for header in ({**HEADER, store.TIME_LIMIT: "60"}, HEADER):
+        Store.create(tmp_path, header, resume=True)
+        assert store.read_header(tmp_path).get(store.TIME_LIMIT) == header.get(store.TIME_LIMIT)
+    assert len(store.read(tmp_path)) == 1
+
+
 def test_a_run_without_records_reads_as_an_empty_frame(tmp_path):
     assert Store.create(tmp_path, HEADER).done() == set()
     assert "forward_error" in store.read(tmp_path)

@@ -14,9 +14,9 @@ import torch
 
 from projlab import InputError
 from projlab.cli import main
-from projlab_validation import runner, subjects
-from projlab_validation.examine import examine
+from projlab_validation import runner, store, subjects
 from projlab_validation.judge import judge
+from projlab_validation.measure import measure
 from projlab_validation.problems import catalogue
 from projlab_validation.profiles import PROFILES
 from projlab_validation.record import table
@@ -43,7 +43,7 @@ PROGRAM = "import sys; from projlab.cli import main; sys.exit(main(sys.argv[1:])
 
 
 def judged(name, problem):
-    return judge(table(examine(problem, [f"faults:{name}"], QUICK)).to_pandas())
+    return judge(table(measure(problem, [f"faults:{name}"], QUICK)).to_pandas())
 
 
 def cli(*arguments, cwd=HERE):
@@ -105,6 +105,27 @@ def test_each_check_sees_what_it_is_for(name, check):
               "starts_feasible", "starts_answer_zero", "scaling_parallel_rows",
               "spectra_1e6_10x20", "spectra_1e3_10x20")]  # fmt: skip
     assert any((f["check"].eq(check) & f["verdict"].eq("fail")).any() for f in frames)
+
+
+def test_a_run_that_is_given_up_ends_with_1_and_says_so(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(runner, "start_process", Forked)
+    monkeypatch.setattr(runner, "PATIENCE", 1)
+    monkeypatch.setitem(PROFILES, "quick", QUICK)
+    asked = ["--subject", "faults:ends_the_process_on_stacks", "--group", "article"]
+    limited = [*asked, "--time-limit", "20", "--jobs", "1", "--json", "--out", str(tmp_path)]
+    assert main(["validate", *limited]) == 1
+    captured = capfd.readouterr()
+    outcome = json.loads(captured.out)
+    assert outcome["stopped"] == "given up after 1 time-outs and crashes"
+    assert "given up after 1 time-outs and crashes; --resume goes on" in captured.err
+    assert " --time-limit 20 " in outcome["failures"][0]["reproduce"]
+    before = store.read(tmp_path)["problem"].nunique()
+    assert before < 5
+    monkeypatch.setattr(runner, "PATIENCE", 20)
+    assert main(["validate", *asked, "--jobs", "1", "--resume", "--out", str(tmp_path)]) == 1
+    after = store.read(tmp_path)
+    assert after["problem"].nunique() > before
+    assert not after.duplicated(["content_hash", "check"]).any()
 
 
 class TestCommand:
@@ -185,7 +206,7 @@ def test_adapters_project(peer):
     if peer not in subjects.installed_peers():
         pytest.skip(f"{peer.distribution} is not installed")
     problem = next(catalogue(names=["article_3"], dtypes=["float64"]))
-    frame = judge(table(examine(problem, [peer.spec], QUICK)).to_pandas()).set_index("check")
+    frame = judge(table(measure(problem, [peer.spec], QUICK)).to_pandas()).set_index("check")
     assert frame.loc["projection", "forward_error"] < 1e-6
     assert frame.loc["stacked_points", "proven_at_most"] < 1e-6
 

@@ -25,11 +25,11 @@ import numpy as np
 
 from projlab import ProjlabError
 from projlab_validation import subjects
-from projlab_validation.measure import Outcome, Truth, _describe, blank_record, faulty
+from projlab_validation.measure import Outcome, Truth, _describe
 from projlab_validation.norms import norm
 from projlab_validation.profiles import Profile, over_budget
 from projlab_validation.record import Check, Record
-from projlab_validation.watch import Answered, Asked, Tell, nobody
+from projlab_validation.watch import Answered, Asked, Tell
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,25 +48,9 @@ class Wrong(Exception):  # noqa: N818  what was asked of a subject went wrong, n
 
 
 def examine(
-    problem: Problem,
-    specs: Sequence[str],
-    profile: Profile,
-    *,
-    device: str = "cpu",
-    environment: str = "",
-    tell: Tell = nobody,
-) -> list[Record]:
-    """Examine subjects on one problem, in its dtype, on this device; x* is computed once."""
-    blank = blank_record(problem, device, environment)
-    try:
-        return _examine(problem, specs, profile, blank, tell)
-    except Exception as fault:  # a worker serves many problems: none may lose the others
-        return faulty(blank, specs, fault)
-
-
-def _examine(
     problem: Problem, specs: Sequence[str], profile: Profile, blank: Record, tell: Tell
 ) -> list[Record]:
+    """Examine subjects on one problem; x* is computed once."""
     from projlab_validation.oracles import cvx, lstsq, rank_at_float64, reference
 
     def skipped(reason: str) -> list[Record]:

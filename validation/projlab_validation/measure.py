@@ -23,6 +23,7 @@ import scipy.sparse.linalg
 from projlab_validation.norms import norm
 from projlab_validation.profiles import Profile, over_budget
 from projlab_validation.record import NAN, Check, OracleFigures, Record, Status
+from projlab_validation.subjects import is_subject
 from projlab_validation.watch import Answered, Asked, Tell, nobody
 
 if TYPE_CHECKING:
@@ -68,14 +69,17 @@ def measure(
     environment: str = "",
     tell: Tell = nobody,
 ) -> list[Record]:
-    """Measure every variant on one problem, in its dtype, on this device.
+    """Measure every variant, or examine subjects, on one problem, in its dtype, on this device.
 
-    What goes wrong outside a variant (a reference, an oracle) makes every record an "error" that
-    says so: the variants were not measured, and nobody should take that for a skip.
+    What goes wrong outside them (a reference, an oracle) makes every record an "error" that says
+    so: they were not measured, and nobody should take that for a skip.
     """
+    from projlab_validation.examine import examine
+
     blank = blank_record(problem, device, environment)
+    work = examine if is_subject(variants[0]) else _measure
     try:
-        return _measure(problem, variants, profile, blank, tell)
+        return work(problem, variants, profile, blank, tell)
     except Exception as fault:  # a worker serves many problems: none may lose the others
         return faulty(blank, variants, fault)
 

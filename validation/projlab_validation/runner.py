@@ -8,7 +8,8 @@ takes longer than the time limit over a record is killed, with everything it sta
 die by itself (a crash, out of memory). Either way the record in work becomes an "error", what was
 finished before it stands, and the rest of the task goes on in a new process. Records are written
 problem by problem: a kill of the runner loses those of the problems in work, and its workers end
-with it. A resumed run enters the problems of a shape again with those that are left.
+with it. A resumed run enters the problems of a shape again with those that are left; what took too
+long or died is no measurement, and is asked again.
 
 Workers are plain processes and no pool of joblib's: a pool does not tell which worker is at which
 task, and ends all of them or none. The number of threads is one whatever the number of workers, so
@@ -35,7 +36,6 @@ from typing import TYPE_CHECKING, Any
 import joblib
 
 from projlab_validation.environment import THREADS_PER_WORKER
-from projlab_validation.examine import examine
 from projlab_validation.measure import blank_record, faulty, measure
 from projlab_validation.profiles import Profile
 from projlab_validation.record import Record
@@ -89,9 +89,8 @@ class Task:
 
     def rows(self, tell: Tell) -> Iterator[list[Record]]:
         """Measure here and now: yield the records of one problem after the other."""
-        work = examine if is_subject(self.variants[0]) else measure
         for problem in self.problems:
-            yield work(
+            yield measure(
                 problem,
                 self.variants,
                 self.profile,

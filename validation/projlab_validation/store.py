@@ -20,6 +20,7 @@ from projlab_validation.record import COLUMNS, Record, table
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 FORMAT = 1
 """Raised whenever old folders can no longer be read or resumed."""
@@ -27,6 +28,13 @@ FORMAT = 1
 HEADER, ENVIRONMENTS, RECORDS, TRAINING = "run.json", "environment.json", "records", "training"
 VERDICTS, TRAINING_VERDICTS = "verdicts.parquet", "training.parquet"
 TEMPORARY = ".projlab-"
+
+
+UNFINISHED = ("TimeoutError", "WorkerDied")
+"""Exceptions of records that say no more than that there is no measurement."""
+
+TIME_LIMIT = "time_limit"
+"""In a header, where one was given: of a record, in seconds. It may be another on resuming."""
 
 
 class Key(NamedTuple):
@@ -100,17 +108,16 @@ class Store:
         write_whole(path, _json({**known, identity: dict(description)}))
 
     def write(self, records: Sequence[Record]) -> Path:
-        """Write the records of one problem, all of a variant together, as one part."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        """Write the records of one problem, all of a variant together, as one part.
 
+        They replace earlier ones of the same measurement, which was unfinished then.
+        """
         first = records[0]
         keys = sorted({key(record) for record in records})
+        self._forget(f"{first.problem}.{first.dtype}.", keys)
         digest = hashlib.sha256(repr(keys).encode()).hexdigest()[:12]
         path = self.folder / RECORDS / f"{first.problem}.{first.dtype}.{digest}.parquet"
-        buffer = pa.BufferOutputStream()
-        pq.write_table(table(records), buffer)
-        write_whole(path, buffer.getvalue().to_pybytes())
+        write_whole(path, _parquet(table(records)))
         return path
 
     def write_verdicts(self, verdicts: pd.DataFrame, name: str = VERDICTS) -> Path:
@@ -122,12 +129,40 @@ class Store:
     def done(self) -> set[Key]:
         """Return what need not be measured again."""
         frame = read(self.folder)
-        return {Key(*row) for row in frame[list(Key._fields)].itertuples(index=False, name=None)}
+        unfinished = frame["exception"].isin(UNFINISHED)
+        return _keys(frame) - _keys(frame[unfinished])
+
+    def _forget(self, prefix: str, keys: Sequence[Key]) -> None:
+        """Take these measurements out of the parts of their problem."""
+        import pyarrow.parquet as pq
+
+        for path in sorted((self.folder / RECORDS).glob(f"{prefix}*.parquet")):
+            part = pq.read_table(path)
+            found = part.select(list(Key._fields)).to_pylist()
+            stays = [Key(**row) not in keys for row in found]
+            if not any(stays):
+                path.unlink()
+            elif not all(stays):
+                write_whole(path, _parquet(part.filter(stays)))
 
 
 def key(record: Record) -> Key:
     """Return the key of one record."""
     return Key(record.content_hash, record.dtype, record.variant, record.environment)
+
+
+def _keys(frame: pd.DataFrame) -> set[Key]:
+    return {Key(*row) for row in frame[list(Key._fields)].itertuples(index=False, name=None)}
+
+
+def _parquet(part: pa.Table) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    buffer = pa.BufferOutputStream()
+    pq.write_table(part, buffer)
+    content: bytes = buffer.getvalue().to_pybytes()
+    return content
 
 
 def read(folder: Path) -> pd.DataFrame:
@@ -171,6 +206,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def _require_same(folder: Path, header: Mapping[str, str]) -> None:
     wanted = {"format": FORMAT, **header}
+    wanted.pop(TIME_LIMIT, None)
     try:
         found = read_header(folder)
     except (OSError, ValueError) as error:
