@@ -112,7 +112,7 @@ PROFILES = {
             drift_exponent=5,
             drift_long=("drift_1e3_10x20",),
             training_dtypes=("float64",),
-            noise_exponent=5,
+            noise_exponent=4,
         ),
         Profile(
             "full",
