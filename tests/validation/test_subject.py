@@ -111,6 +111,7 @@ def test_a_run_that_is_given_up_ends_with_1_and_says_so(tmp_path, monkeypatch, c
     monkeypatch.setattr(runner, "start_process", Forked)
     monkeypatch.setattr(runner, "PATIENCE", 1)
     monkeypatch.setitem(PROFILES, "quick", QUICK)
+    monkeypatch.setattr("projlab_reports.figures.draw", lambda *_: [])
     asked = ["--subject", "faults:ends_the_process_on_stacks", "--group", "article"]
     limited = [*asked, "--time-limit", "20", "--jobs", "1", "--json", "--out", str(tmp_path)]
     assert main(["validate", *limited]) == 1
