@@ -2,44 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from projlab_reports import figures, inline, profiles
+from projlab_reports import figures, profiles
 from projlab_reports.figures import MARKERS, PALETTE, UNIT_ROUNDOFF
+from projlab_reports.inline import Chart
 from projlab_reports.summary import ERROR, Summary, rows
 from projlab_reports.tables import peer_name
 from projlab_reports.units import MISSING, error
 
-SIZE = (4.9, 4.6)
-"""Inches: a picture of this width is readable on a phone, and two stand side by side elsewhere."""
-
 WIDEST_RATIO = 1e3
 
 DTYPES = ("float64", "float32")
-
-
-@dataclass(frozen=True)
-class Chart:
-    """One picture.
-
-    Attributes
-    ----------
-    name
-        What it shows, in a few words, for those who do not see it.
-    svg
-        The picture.
-    """
-
-    name: str
-    svg: Markup
 
 
 def forward_errors(summary: Summary) -> list[Chart]:
@@ -65,7 +41,7 @@ def forward_errors(summary: Summary) -> list[Chart]:
 
             name = f"Forward error against condition number: {whose}, {dtype}"
             if kappa.notna().any():
-                charts.append(_chart(name, f"error-{whose}-{dtype}-", draw))
+                charts.append(Chart(name, f"error-{whose}-{dtype}", draw))
     return charts
 
 
@@ -124,7 +100,7 @@ def performance(summary: Summary) -> list[Chart]:
             axes.set_ylabel(f"of {len(times)} problems, percent")
             figures.legend(axes)
 
-        charts.append(_chart(f"Performance profile: {what}", f"profile-{i}-", draw))
+        charts.append(Chart(f"Performance profile: {what}", f"profile-{i}", draw))
     return charts
 
 
@@ -173,13 +149,5 @@ def drift(summary: Summary) -> list[Chart]:
             axes.set_ylabel("distance to the exact trajectory over ‖x*‖, dimensionless")
             figures.legend(axes)
 
-        charts.append(_chart(f"Drift over steps, {dtype}", f"drift-{dtype}-", draw))
+        charts.append(Chart(f"Drift over steps, {dtype}", f"drift-{dtype}", draw))
     return charts
-
-
-def _chart(name: str, prefix: str, draw: Callable[[Axes], None]) -> Chart:
-    with mpl.rc_context(inline.PAGE_STYLE):
-        figure = Figure(figsize=SIZE, layout="constrained")
-        draw(figure.subplots())
-        drawn = inline.svg(figure, prefix)
-    return Chart(name, Markup(drawn))  # noqa: S704  matplotlib's own, its texts escaped by matplotlib

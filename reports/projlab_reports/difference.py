@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -204,8 +204,13 @@ def _change(kind: str, row: Mapping[Any, Any]) -> dict[str, Any]:
 
 def exit_code(differences: Sequence[Difference]) -> int:
     """Return 1 where there is a regression, else 0 where anything was compared, else 3."""
-    codes = {difference.exit_code for difference in differences}
-    return 1 if 1 in codes else min(codes)
+    return worst_code(difference.exit_code for difference in differences)
+
+
+def worst_code(codes: Iterable[int]) -> int:
+    """Return the exit code of several differences: 3 where none had anything to compare."""
+    found = set(codes)
+    return 1 if 1 in found else min(found)
 
 
 def render(differences: Sequence[Difference]) -> str:
