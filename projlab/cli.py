@@ -436,6 +436,8 @@ def _validate(options: argparse.Namespace) -> int:
     theirs = verdicts["variant"].isin([peer.spec for peer in peers])
     trained = judge_training(section.read(folder, identity))
     opened.write_verdicts(trained, store.TRAINING_VERDICTS)
+    opened.end(stopped)
+    header |= {store.STOPPED: stopped} if stopped else {}
     summary = Summary(verdicts[~theirs], header, description, verdicts[theirs], trained)
     html, report = publish.write_run(summary, folder)
     code = _exit_code(summary)

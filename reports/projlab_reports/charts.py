@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -9,6 +11,7 @@ from matplotlib.axes import Axes
 from projlab_reports import figures, profiles
 from projlab_reports.figures import MARKERS, PALETTE, UNIT_ROUNDOFF
 from projlab_reports.inline import Chart
+from projlab_reports.pareto import methods
 from projlab_reports.summary import ERROR, Summary, rows
 from projlab_reports.tables import peer_name
 from projlab_reports.units import MISSING, error
@@ -16,6 +19,10 @@ from projlab_reports.units import MISSING, error
 WIDEST_RATIO = 1e3
 
 DTYPES = ("float64", "float32")
+MODES = ("tangent", "post", "metric")
+
+FARTHEST = 1e2
+"""A run that ended further off than this is drawn here: it has nothing to do with p*."""
 
 
 def forward_errors(summary: Summary) -> list[Chart]:
@@ -150,4 +157,88 @@ def drift(summary: Summary) -> list[Chart]:
             figures.legend(axes)
 
         charts.append(Chart(f"Drift over steps, {dtype}", f"drift-{dtype}", draw))
+    return charts
+
+
+def pareto(summary: Summary) -> list[Chart]:
+    """Forward error against time, a point a method: left and down is better."""
+    charts = []
+    for dtype in DTYPES:
+        found = methods(summary, dtype)
+        found = found[found["over"] > 0] if len(found) else found
+        if len(found) < 2:
+            continue
+
+        def draw(axes: Axes, found: pd.DataFrame = found, dtype: str = dtype) -> None:
+            for i, row in enumerate(rows(found)):
+                colour = PALETTE[i % (len(PALETTE) - 1)]  # the last is black: a dark page hides it
+                kept = row["once"] > row["seconds"]
+                if kept:
+                    ends = ([row["seconds"], row["once"]], [row["error"]] * 2)
+                    axes.loglog(*ends, "|-", color=colour, linewidth=0.8, markersize=9)
+                axes.loglog(
+                    [row["seconds"]],
+                    [row["error"]],
+                    MARKERS[i % len(MARKERS)],
+                    color=colour,
+                    markerfacecolor=colour if kept else "none",
+                    markersize=7,
+                    label=row["method"],
+                )
+            axes.axhline(1, color="0.55", linewidth=1, linestyle="--", zorder=1)
+            where: Any = ("axes fraction", "data")
+            axes.annotate("κu", (0.995, 1), color="0.35", xycoords=where, ha="right", va="bottom")
+            axes.margins(0.1, 0.15)
+            axes.set_title(f"{int(found['over'].max())} problems, {dtype}")
+            axes.set_xlabel("time of one projection, seconds")
+            axes.set_ylabel("forward error, units of κu")
+            figures.legend(axes, columns=3)
+
+        charts.append(Chart(f"Forward error against time, {dtype}", f"pareto-{dtype}", draw))
+    return charts
+
+
+def training(summary: Summary) -> list[Chart]:
+    """Each optimizer's distance to the constrained optimum, by mode, beside what is allowed."""
+    charts: list[Chart] = []
+    if summary.training.empty:
+        return charts
+    found = summary.training[summary.training["distance"].notna()]
+    for dtype, frame in found.groupby("dtype", sort=False):
+
+        def draw(axes: Axes, frame: pd.DataFrame = frame, dtype: str = str(dtype)) -> None:
+            least = UNIT_ROUNDOFF[dtype] / 100
+            names = list(dict.fromkeys(frame["optimizer"]))[::-1]
+            worst = frame.groupby(["mode", "optimizer"], sort=False)[["distance", "allowed"]].max()
+            for i, mode in enumerate(m for m in MODES if m in set(frame["mode"])):
+                own = worst.loc[mode]
+                # Side by side, so that no point covers another.
+                axes.semilogx(
+                    own["distance"].clip(lower=least, upper=FARTHEST),
+                    [names.index(name) + 0.2 * (1 - i) for name in own.index],
+                    MARKERS[i],
+                    color=PALETTE[i],
+                    markersize=5,
+                    label=mode,
+                )
+            allowed = worst["allowed"].dropna()
+            allowed = allowed[allowed.index.get_level_values("mode") == "tangent"]
+            if len(allowed):
+                axes.plot(
+                    allowed.clip(lower=least, upper=FARTHEST),
+                    [names.index(name) + 0.2 for _, name in allowed.index],
+                    "|",
+                    color="0.55",
+                    markersize=12,
+                    markeredgewidth=1.5,
+                    label="allowed, tangent",
+                )
+            axes.set_yticks(range(len(names)), names)
+            axes.set_ylim(-0.6, len(names) - 0.4)
+            axes.grid(axis="y", color="0.55", alpha=0.25)
+            axes.set_title(dtype)
+            axes.set_xlabel("worst ‖p − p*‖ / max(‖p*‖, ‖p₀ − p*‖), dimensionless")
+            figures.legend(axes)
+
+        charts.append(Chart(f"Distance to the optimum, {dtype}", f"training-{dtype}", draw))
     return charts

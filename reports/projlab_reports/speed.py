@@ -126,7 +126,7 @@ class Speed:
 
     @property
     def sentences(self) -> list[str]:
-        """How fast, how near the machine's limit, and how it stands to the peers."""
+        """How fast, how near the machine's limit, beside the peers, and since the commit before."""
         said = []
         ours = self.of(PROJECTION)
         ours = ours[(ours["series"] == OURS) & (ours["dtype"] == "float64")]
@@ -154,6 +154,12 @@ class Speed:
                 f"It is ahead of the peers in {int((peers['value'] < 1).sum())} of {len(peers)} "
                 f"cells, least of {worst['series']} ({worst['size']}, {worst['dtype']}): their "
                 f"time is {1 / worst['value']:.2g} times projlab's."
+            )
+        if self.since is not None:
+            before = self.since.before.commit[:SHORT_COMMIT]
+            said.append(
+                f"Since {before} {len(self.since.regressions)} of {self.since.compared} figures "
+                f"regressed and {len(self.since.improvements)} improved."
             )
         return said
 

@@ -135,7 +135,9 @@ def _plain_ratios(axes: Axes) -> None:
     """Write ratios near one as numbers, where a log axis has but powers of ten."""
     low, high = axes.get_ylim()
     low, high = min(low, 0.9), max(high, 1.1)
-    ticks = [t for t in (0.01, 0.1, 0.2, 0.5, 0.7, 1, 1.4, 2, 5, 10, 100) if low <= t <= high]
+    ticks = [
+        t for t in (0.01, 0.1, 0.2, 0.5, 0.7, 0.9, 1, 1.1, 1.4, 2, 5, 10, 100) if low <= t <= high
+    ]
     axes.set_ylim(low, high)
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_yticks([], minor=True)
