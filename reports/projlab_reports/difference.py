@@ -37,6 +37,7 @@ KINDS = ("newly failing", "worse", "newly passing", "better", "missing", "new")
 REGRESSIONS = KINDS[:2]
 
 KEY = ["problem", "dtype", "device", "variant", "check", "steps"]
+USUAL = {"device": "cpu", "steps": MISSING}
 FIGURES = ["verdict", "why", "distance", "content_hash"]
 
 
@@ -80,6 +81,12 @@ class Difference:
         """Number of changes by kind."""
         counted = self.changes["change"].value_counts()
         return {kind: int(counted.get(kind, 0)) for kind in KINDS}
+
+    def shown(self, kind: str) -> pd.DataFrame:
+        """The changes of one kind, without the columns that would say the same in every row."""
+        found = self.changes[self.changes["change"] == kind].drop(columns="change")
+        same = [c for c, usual in USUAL.items() if (found[c] == usual).all()]
+        return found.drop(columns=same)
 
     def by_problem(self, kind: str) -> pd.DataFrame:
         """One row a problem and dtype: the number of records that changed in this way."""

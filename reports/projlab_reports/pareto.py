@@ -101,10 +101,13 @@ def _answers(summary: Summary, dtype: str) -> pd.DataFrame:
         for oracle in summary.main_oracles
     ]
     parts = [_in_units(part, dtype)[columns] for part in parts if len(part)]
-    found = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+    if not parts:
+        return pd.DataFrame(columns=columns)
+    found: pd.DataFrame = pd.concat(parts, ignore_index=True)
     figures = found[["error", "seconds", "once"]].to_numpy(dtype=float)
     right = (np.isfinite(figures) & (figures > 0)).all(axis=1)
-    return found.drop(index=found.index[~right]).drop_duplicates(["method", "problem"])
+    answers: pd.DataFrame = found.drop(index=found.index[~right])
+    return answers.drop_duplicates(["method", "problem"])
 
 
 def _in_units(frame: pd.DataFrame, dtype: str) -> pd.DataFrame:

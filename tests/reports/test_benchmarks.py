@@ -8,9 +8,10 @@ import pytest
 
 from benchmarks import ratios, yardstick
 from projlab.cli import main
-from projlab_reports import asv, benchmarks, speed
+from projlab_reports import asv, benchmarks, regressions, speed
 from projlab_reports.speed import Speed
 
+from .browser import needs_browser, use
 from .conftest import BASE, write_run
 from .parsed import Page, whole, words
 from .test_publish import contents
@@ -206,6 +207,16 @@ def test_two_results_are_compared_as_bench_compares_them(results, capsys):
     assert text.count("<script>") == 1
     assert "Regressed (10)" in (out / "benchmarks-difference.md").read_text(encoding="utf-8")
     assert main(["report", str(new), str(new), str(old), "--out", str(out)]) == 1
+
+
+@needs_browser
+def test_times_are_sorted_by_their_length_and_not_by_their_letters(tmp_path):
+    slow = {f"m.C.time_{name}": row(t) for name, t in (("a", 2e-3), ("b", 3e-6), ("c", 1.0))}
+    one = result(tmp_path / "a.json", {n: row(1e-9) for n in slow})
+    other = result(tmp_path / "b.json", slow)
+    found = [regressions.compare(asv.read(one), asv.read(other))]
+    seen = use(benchmarks.render_difference(found), """sort("after");""", tmp_path)
+    assert seen == [["m.C.time_b", "m.C.time_a", "m.C.time_c"]]
 
 
 def test_nothing_in_common_ends_with_3(tmp_path):
