@@ -233,9 +233,7 @@ def training(summary: Summary) -> list[Chart]:
                     markeredgewidth=1.5,
                     label="allowed, tangent",
                 )
-            axes.set_yticks(range(len(names)), names)
-            axes.set_ylim(-0.6, len(names) - 0.4)
-            axes.grid(axis="y", color="0.55", alpha=0.25)
+            figures.categories(axes, names)
             axes.set_title(dtype)
             axes.set_xlabel("worst ‖p − p*‖ / max(‖p*‖, ‖p₀ − p*‖), dimensionless")
             figures.legend(axes)

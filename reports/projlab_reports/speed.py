@@ -259,7 +259,7 @@ class Speed:
             key=lambda pair: order[str(pair[0][0])],
         ):
             cells = {
-                row["size"]: "failed" if row["state"] == "failed" else _times(1 / row["value"])
+                row["size"]: "failed" if row["state"] == "failed" else _times(row["value"])
                 for row in rows(group)
             }
             name, _, vectors = str(series).partition(", ")
@@ -398,7 +398,11 @@ def _cell(row: Mapping[str, Any]) -> str:
     return written(row["value"], row["unit"]) if row["state"] == "measured" else str(row["state"])
 
 
-def _times(ratio: float) -> str:
+def _times(ours: float) -> str:
+    """Write a peer's time over `project_`'s, of which asv has the inverse."""
+    if ours <= 0:
+        return units.MISSING
+    ratio = 1 / ours
     return f"{ratio:,.0f} ×" if ratio >= 100 else f"{ratio:.3g} ×"
 
 

@@ -172,6 +172,19 @@ def test_one_file_by_itself_is_a_result(tmp_path):
     assert {"size", "dtype", "device", "qr"} <= set(numbers.columns)
 
 
+@pytest.mark.parametrize("value", [0.0, -1.0, math.inf])
+def test_what_a_logarithmic_axis_cannot_show_is_still_a_page(tmp_path, value):
+    every = {
+        speed.PROJECTION: row([value] * 24, params=TIMES),
+        speed.PEERS: row([value] * 4, params=PEERS),
+        FORWARD: row([value] * 3, params=(SIZES,)),
+        "yardstick.Machine.time_read": row(value),
+    }
+    path = result(tmp_path / "some.json", every)
+    assert main(["report", str(path)]) == 0
+    whole((tmp_path / "benchmarks.html").read_text(encoding="utf-8"))
+
+
 def test_nothing_measured_ends_with_3(tmp_path):
     path = result(tmp_path / "some.json", {})
     assert main(["report", str(path)]) == 3
