@@ -1,6 +1,8 @@
 """`projlab bench`: run asv here, compare two of its results, measure the target table."""
 
 import argparse
+import contextlib
+import importlib.metadata
 import json
 import os
 import platform
@@ -11,9 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import compare, table
+from benchmarks import table
 from benchmarks.parameters import LARGE
 from projlab.errors import InputError
+from projlab_reports import regressions
+from projlab_reports.asv import YARDSTICK, read
 
 ROOT = Path(__file__).resolve().parents[1]
 HELD, FAILED, BAD_INPUT, NOTHING = range(4)
@@ -59,12 +63,12 @@ def _refuse_misplaced(options: argparse.Namespace) -> None:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    before, after = (compare.read(path) for path in options.compare)
-    found = compare.compare(before, after, options.margin or compare.MARGIN)
+    before, after = (read(path) for path in options.compare)
+    found = regressions.compare(before, after, options.margin or regressions.MARGIN)
     if options.json:
-        print(json.dumps(compare.plain(found), indent=2, ensure_ascii=False))
+        print(json.dumps(regressions.plain(found), indent=2, ensure_ascii=False))
     else:
-        print(compare.text(found))
+        print(regressions.text(found))
     return found.exit_code
 
 
@@ -108,9 +112,10 @@ def _suite(options: argparse.Namespace) -> int:
         raise InputError(
             f"asv stored no result (exit code {done.returncode}); its messages say why"
         )
-    figures = compare.read(written[0]).figures
+    _record_versions(written[0])
+    figures = read(written[0]).figures
     failed = sorted(name for name, figure in figures.items() if not figure.measured)
-    measured = any(not name.startswith(compare.YARDSTICK) for name in figures)
+    measured = any(not name.startswith(YARDSTICK) for name in figures)
     code = FAILED if failed else HELD if measured else NOTHING
     if options.json:
         outcome = {
@@ -130,6 +135,16 @@ def _suite(options: argparse.Namespace) -> int:
             print("  --verbose shows why")
         print(f"result: {written[0]}")
     return code
+
+
+def _record_versions(result: Path) -> None:
+    """Put into asv's own field what is installed: in an existing environment it knows nothing."""
+    content = json.loads(result.read_text(encoding="utf-8"))
+    content["requirements"] = {"Python": platform.python_version()}
+    for package in table.PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            content["requirements"][package] = importlib.metadata.version(package)
+    result.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
 def _cuda() -> bool:
@@ -188,8 +203,10 @@ def _environment(threads: int) -> dict[str, str]:
     if threads == 1:
         flags = environment.get("XLA_FLAGS", "")
         environment["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
-    paths = [str(ROOT), environment.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    paths = [str(ROOT), str(ROOT / "reports"), environment.get("PYTHONPATH", "")]
+    # asv hands its processes the second one of these, and not the first.
+    for name in ("PYTHONPATH", "ASV_PYTHONPATH"):
+        environment[name] = os.pathsep.join(path for path in paths if path)
     return environment
 
 

@@ -10,6 +10,9 @@ from projlab.errors import InputError
 BEGIN = "<!-- targets: written by `projlab bench --targets --write FILE` -->"
 END = "<!-- end of targets -->"
 
+PACKAGES = ("projlab", "torch", "numpy", "jax", "jaxopt", "cvxpy", "osqp", "clarabel", "piqp")
+"""Whose versions a result depends on."""
+
 Found = Mapping[str, Any]
 
 
@@ -43,8 +46,7 @@ def number(value: float) -> str:
 def environment(found: Found) -> str:
     """What it was measured on, in one paragraph."""
     of = found["environment"]
-    packages = ("projlab", "torch", "numpy", "jax", "jaxopt", "cvxpy", "osqp", "clarabel", "piqp")
-    versions = ", ".join(f"{p} {of[p]}" for p in packages if of[p])
+    versions = ", ".join(f"{p} {of[p]}" for p in PACKAGES if of[p])
     caches = f" ({of['caches']})" if of["caches"] else ""
     return (
         f"Measured on {of['cpu']}{caches}, {of['cores']} cores, {of['system']}, {of['threads']} "

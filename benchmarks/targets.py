@@ -30,6 +30,7 @@ from benchmarks.memory import held_bytes
 from benchmarks.parameters import DTYPES
 from benchmarks.peers import PEERS, NotApplicable
 from benchmarks.systems import Exact
+from benchmarks.table import PACKAGES
 from benchmarks.training import ROWS, Training
 
 
@@ -356,9 +357,6 @@ def measure(target: Target) -> dict[str, Any]:
         "wrong": wrong,
         "command": f"projlab bench --targets {target.id}",
     }
-
-
-PACKAGES = ("projlab", "torch", "numpy", "jax", "jaxopt", "cvxpy", "osqp", "clarabel", "piqp")
 
 
 def describe(threads: int) -> dict[str, Any]:

@@ -133,6 +133,11 @@ examples:
   projlab report runs/before runs/after --json
   projlab report out/compare.json
       the page of what `projlab compare --out` wrote, again
+  projlab report .asv
+      the page of what `projlab bench` measured, with the history of every commit in that folder:
+      benchmarks.html and benchmarks.md; asv's own JSON, a results folder or one file
+  projlab report BEFORE.json AFTER.json
+      what regressed between two of asv's results, as `projlab bench --compare` decides it
 
 A page is one file that needs no network, and scripts only to sort and filter a difference. A
 regression is a record that fails and did not, or is new; a verdict that became worse (pass,
@@ -331,14 +336,21 @@ def build_parser() -> argparse.ArgumentParser:
 
     report = commands.add_parser(
         "report",
-        help="render a run as a page, or the difference between runs",
-        description="Render a run as a self-contained page, or the difference between runs.",
+        help="render a run or benchmarks as a page, or the difference between several",
+        description="Render a run, a comparison or benchmark results as a self-contained page, or "
+        "the difference between several.",
         epilog=REPORT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = report.add_argument
-    add("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, or compare.json")
-    add("--out", type=Path, metavar="FILE|DIR", help="where to (default: the last run's folder)")
+    add(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RESULT",
+        help="a run's folder, compare.json, or asv's results: a folder of them or one file",
+    )
+    add("--out", type=Path, metavar="FILE|DIR", help="where to (default: the last one's folder)")
     add("--json", action="store_true", help="print the outcome as JSON")
     report.set_defaults(command=_report, interrupted="")
 
@@ -427,6 +439,8 @@ def _validate(options: argparse.Namespace) -> int:
     theirs = verdicts["variant"].isin([peer.spec for peer in peers])
     trained = judge_training(section.read(folder, identity))
     opened.write_verdicts(trained, store.TRAINING_VERDICTS)
+    opened.end(stopped)
+    header |= {store.STOPPED: stopped} if stopped else {}
     summary = Summary(verdicts[~theirs], header, description, verdicts[theirs], trained)
     html, report = publish.write_run(summary, folder)
     code = _exit_code(summary)

@@ -2,44 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from projlab_reports import figures, inline, profiles
+from projlab_reports import figures, profiles
 from projlab_reports.figures import MARKERS, PALETTE, UNIT_ROUNDOFF
+from projlab_reports.inline import Chart
+from projlab_reports.pareto import methods
 from projlab_reports.summary import ERROR, Summary, rows
 from projlab_reports.tables import peer_name
 from projlab_reports.units import MISSING, error
 
-SIZE = (4.9, 4.6)
-"""Inches: a picture of this width is readable on a phone, and two stand side by side elsewhere."""
-
 WIDEST_RATIO = 1e3
 
 DTYPES = ("float64", "float32")
+MODES = ("tangent", "post", "metric")
 
-
-@dataclass(frozen=True)
-class Chart:
-    """One picture.
-
-    Attributes
-    ----------
-    name
-        What it shows, in a few words, for those who do not see it.
-    svg
-        The picture.
-    """
-
-    name: str
-    svg: Markup
+FARTHEST = 1e2
+"""A run that ended further off than this is drawn here: it has nothing to do with p*."""
 
 
 def forward_errors(summary: Summary) -> list[Chart]:
@@ -65,7 +48,7 @@ def forward_errors(summary: Summary) -> list[Chart]:
 
             name = f"Forward error against condition number: {whose}, {dtype}"
             if kappa.notna().any():
-                charts.append(_chart(name, f"error-{whose}-{dtype}-", draw))
+                charts.append(Chart(name, f"error-{whose}-{dtype}", draw))
     return charts
 
 
@@ -124,7 +107,7 @@ def performance(summary: Summary) -> list[Chart]:
             axes.set_ylabel(f"of {len(times)} problems, percent")
             figures.legend(axes)
 
-        charts.append(_chart(f"Performance profile: {what}", f"profile-{i}-", draw))
+        charts.append(Chart(f"Performance profile: {what}", f"profile-{i}", draw))
     return charts
 
 
@@ -173,13 +156,87 @@ def drift(summary: Summary) -> list[Chart]:
             axes.set_ylabel("distance to the exact trajectory over ‖x*‖, dimensionless")
             figures.legend(axes)
 
-        charts.append(_chart(f"Drift over steps, {dtype}", f"drift-{dtype}-", draw))
+        charts.append(Chart(f"Drift over steps, {dtype}", f"drift-{dtype}", draw))
     return charts
 
 
-def _chart(name: str, prefix: str, draw: Callable[[Axes], None]) -> Chart:
-    with mpl.rc_context(inline.PAGE_STYLE):
-        figure = Figure(figsize=SIZE, layout="constrained")
-        draw(figure.subplots())
-        drawn = inline.svg(figure, prefix)
-    return Chart(name, Markup(drawn))  # noqa: S704  matplotlib's own, its texts escaped by matplotlib
+def pareto(summary: Summary) -> list[Chart]:
+    """Forward error against time, a point a method: left and down is better."""
+    charts = []
+    for dtype in DTYPES:
+        found = methods(summary, dtype)
+        found = found[found["over"] > 0] if len(found) else found
+        if len(found) < 2:
+            continue
+
+        def draw(axes: Axes, found: pd.DataFrame = found, dtype: str = dtype) -> None:
+            for i, row in enumerate(rows(found)):
+                colour = PALETTE[i % (len(PALETTE) - 1)]  # the last is black: a dark page hides it
+                kept = row["once"] > row["seconds"]
+                if kept:
+                    ends = ([row["seconds"], row["once"]], [row["error"]] * 2)
+                    axes.loglog(*ends, "|-", color=colour, linewidth=0.8, markersize=9)
+                axes.loglog(
+                    [row["seconds"]],
+                    [row["error"]],
+                    MARKERS[i % len(MARKERS)],
+                    color=colour,
+                    markerfacecolor=colour if kept else "none",
+                    markersize=7,
+                    label=row["method"],
+                )
+            axes.axhline(1, color="0.55", linewidth=1, linestyle="--", zorder=1)
+            where: Any = ("axes fraction", "data")
+            axes.annotate("κu", (0.995, 1), color="0.35", xycoords=where, ha="right", va="bottom")
+            axes.margins(0.1, 0.15)
+            axes.set_title(f"{int(found['over'].max())} problems, {dtype}")
+            axes.set_xlabel("time of one projection, seconds")
+            axes.set_ylabel("forward error, units of κu")
+            figures.legend(axes, columns=3)
+
+        charts.append(Chart(f"Forward error against time, {dtype}", f"pareto-{dtype}", draw))
+    return charts
+
+
+def training(summary: Summary) -> list[Chart]:
+    """Each optimizer's distance to the constrained optimum, by mode, beside what is allowed."""
+    charts: list[Chart] = []
+    if summary.training.empty:
+        return charts
+    found = summary.training[summary.training["distance"].notna()]
+    for dtype, frame in found.groupby("dtype", sort=False):
+
+        def draw(axes: Axes, frame: pd.DataFrame = frame, dtype: str = str(dtype)) -> None:
+            least = UNIT_ROUNDOFF[dtype] / 100
+            names = list(dict.fromkeys(frame["optimizer"]))[::-1]
+            worst = frame.groupby(["mode", "optimizer"], sort=False)[["distance", "allowed"]].max()
+            for i, mode in enumerate(m for m in MODES if m in set(frame["mode"])):
+                own = worst.loc[mode]
+                # Side by side, so that no point covers another.
+                axes.semilogx(
+                    own["distance"].clip(lower=least, upper=FARTHEST),
+                    [names.index(name) + 0.2 * (1 - i) for name in own.index],
+                    MARKERS[i],
+                    color=PALETTE[i],
+                    markersize=5,
+                    label=mode,
+                )
+            allowed = worst["allowed"].dropna()
+            allowed = allowed[allowed.index.get_level_values("mode") == "tangent"]
+            if len(allowed):
+                axes.plot(
+                    allowed.clip(lower=least, upper=FARTHEST),
+                    [names.index(name) + 0.2 for _, name in allowed.index],
+                    "|",
+                    color="0.55",
+                    markersize=12,
+                    markeredgewidth=1.5,
+                    label="allowed, tangent",
+                )
+            figures.categories(axes, names)
+            axes.set_title(dtype)
+            axes.set_xlabel("worst ‖p − p*‖ / max(‖p*‖, ‖p₀ − p*‖), dimensionless")
+            figures.legend(axes)
+
+        charts.append(Chart(f"Distance to the optimum, {dtype}", f"training-{dtype}", draw))
+    return charts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -37,6 +37,7 @@ KINDS = ("newly failing", "worse", "newly passing", "better", "missing", "new")
 REGRESSIONS = KINDS[:2]
 
 KEY = ["problem", "dtype", "device", "variant", "check", "steps"]
+USUAL = {"device": "cpu", "steps": MISSING}
 FIGURES = ["verdict", "why", "distance", "content_hash"]
 
 
@@ -80,6 +81,12 @@ class Difference:
         """Number of changes by kind."""
         counted = self.changes["change"].value_counts()
         return {kind: int(counted.get(kind, 0)) for kind in KINDS}
+
+    def shown(self, kind: str) -> pd.DataFrame:
+        """The changes of one kind, without the columns that would say the same in every row."""
+        found = self.changes[self.changes["change"] == kind].drop(columns="change")
+        same = [c for c, usual in USUAL.items() if (found[c] == usual).all()]
+        return found.drop(columns=same)
 
     def by_problem(self, kind: str) -> pd.DataFrame:
         """One row a problem and dtype: the number of records that changed in this way."""
@@ -204,8 +211,13 @@ def _change(kind: str, row: Mapping[Any, Any]) -> dict[str, Any]:
 
 def exit_code(differences: Sequence[Difference]) -> int:
     """Return 1 where there is a regression, else 0 where anything was compared, else 3."""
-    codes = {difference.exit_code for difference in differences}
-    return 1 if 1 in codes else min(codes)
+    return worst_code(difference.exit_code for difference in differences)
+
+
+def worst_code(codes: Iterable[int]) -> int:
+    """Return the exit code of several differences: 3 where none had anything to compare."""
+    found = set(codes)
+    return 1 if 1 in found else min(found)
 
 
 def render(differences: Sequence[Difference]) -> str:

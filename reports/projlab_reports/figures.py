@@ -123,7 +123,14 @@ def _explain(axes: Axes, frame: pd.DataFrame, u: float) -> None:
     legend(axes)
 
 
-def legend(axes: Axes) -> None:
+def categories(axes: Axes, names: Sequence[str]) -> None:
+    """Give each name a line of its own, from below to above."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.grid(axis="y", color="0.55", alpha=0.25)
+
+
+def legend(axes: Axes, columns: int = 4) -> None:
     """Explain each kind of point once, below the axes, where it hides none."""
     handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     axes.legend(
@@ -131,7 +138,7 @@ def legend(axes: Axes) -> None:
         handles.keys(),
         loc="upper center",
         bbox_to_anchor=(0.5, -0.12),
-        ncols=4,
+        ncols=columns,
         frameon=False,
         fontsize=8,
     )

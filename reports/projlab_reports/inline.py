@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
+from markupsafe import Markup
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from projlab_reports.figures import STYLE
@@ -23,6 +29,49 @@ PAGE_STYLE: Any = {
 
 DARK = ("#000000", "#595959")
 """Inks of the figures for paper that a dark page would hide."""
+
+
+SIZE = (4.9, 4.6)
+"""Inches: a picture of this width is readable on a phone, and two stand side by side elsewhere."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One picture, for a page and for the folder of figures.
+
+    Attributes
+    ----------
+    name
+        What it shows, in a few words, for those who do not see it.
+    key
+        Makes its ids the only ones of the page, and its file the only one of the folder.
+    draw
+        Draws it.
+    """
+
+    name: str
+    key: str
+    draw: Callable[[Axes], None]
+
+    @property
+    def svg(self) -> Markup:
+        """The picture inside a page."""
+        with mpl.rc_context(PAGE_STYLE):
+            drawn = svg(self._figure(), f"{self.key}-")
+        return Markup(drawn)  # noqa: S704  matplotlib's own, its texts escaped by matplotlib
+
+    def save(self, folder: Path) -> Path:
+        """Write it as PNG into a folder; return the file's path."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.key}.png"
+        with mpl.rc_context(STYLE):
+            self._figure().savefig(path, dpi=150)
+        return path
+
+    def _figure(self) -> Figure:
+        figure = Figure(figsize=SIZE, layout="constrained")
+        self.draw(figure.subplots())
+        return figure
 
 
 def svg(figure: Figure, prefix: str) -> str:

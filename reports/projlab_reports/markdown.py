@@ -8,11 +8,13 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from projlab_reports import figures, profiles, rendering, tables, units
+from projlab_reports import charts, figures, pareto, profiles, rendering, tables, units
 from projlab_reports.summary import Summary
 
 FIGURES = "figures"
 
+SECTIONS = (charts.pareto, charts.drift, charts.training)
+"""What is drawn beside the forward errors."""
 
 NAME = "report.md"
 
@@ -20,6 +22,8 @@ NAME = "report.md"
 def write(summary: Summary, folder: Path, name: str = NAME) -> Path:
     """Write the report and its figures into a folder; return the report's path."""
     drawn = figures.draw(summary, folder / FIGURES)
+    for section in SECTIONS:
+        drawn += [chart.save(folder / FIGURES) for chart in section(summary)]
     report = folder / name
     report.write_text(render(summary, [p.name for p in drawn]), encoding="utf-8")
     return report
@@ -31,6 +35,7 @@ def render(summary: Summary, drawn: list[str]) -> str:
     return template.render(
         s=summary,
         drawn=[f"{FIGURES}/{name}" for name in drawn],
+        pareto=pareto.numbers(summary),
         groups=tables.groups(summary.verdicts),
         means=profiles.means(summary.verdicts),
         shift=profiles.SHIFT,

@@ -8,12 +8,22 @@ from typing import NamedTuple
 import jinja2
 import pandas as pd
 
-from projlab_reports import charts, profiles, rendering, tables, units
+from projlab_reports import charts, pareto, profiles, rendering, tables, units
 from projlab_reports.summary import VERDICTS, Summary
 
 NAME = "report.html"
 
-BRIEF = ("cpu", "device", "GPU", "cores", "threads per worker", "BLAS of numpy", "torch", "commit")
+BRIEF = (
+    "cpu",
+    "device",
+    "GPU",
+    "cores",
+    "threads per worker",
+    "BLAS of numpy",
+    "TF32",
+    "torch",
+    "commit",
+)
 """What of the environment is shown unfolded."""
 
 LONG_TEXT = 40
@@ -48,7 +58,10 @@ def render(summary: Summary) -> str:
             },
             means=profiles.means(summary.verdicts),
             shift=profiles.SHIFT,
+            pareto=charts.pareto(summary),
+            pareto_numbers=pareto.numbers(summary),
             drift=charts.drift(summary),
+            training=charts.training(summary),
         )
     )
 

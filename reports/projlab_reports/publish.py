@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from projlab.errors import InputError
-from projlab_reports import comparison, difference, markdown, page, runs
-from projlab_reports.runs import Run
+from projlab_reports import asv, benchmarks, comparison, difference, markdown, page, runs
+from projlab_reports.regressions import compare, plain
+from projlab_reports.runs import Benchmarks, Run
+from projlab_reports.speed import Speed
 from projlab_reports.summary import Summary
 
 
@@ -37,25 +39,32 @@ class Published:
 
 
 def publish(paths: Sequence[Path], out: Path | None = None) -> Published:
-    """Write the page of one run or comparison, or of the difference between several runs.
+    """Write the page of one run, comparison or result of asv's, or the difference between several.
 
     Raises
     ------
     InputError
-        Something given cannot be read, or is no run where several are given, or `out` is neither a
-        folder nor the name of a page. Nothing was written then.
+        Something given cannot be read, or several are given that are not alike, or `out` is neither
+        a folder nor the name of a page. Nothing was written then.
     """
     given = [runs.read(path) for path in paths]
+    where = paths[-1] if paths[-1].is_dir() else paths[-1].parent
+    if all(isinstance(found, Benchmarks) for found in given):
+        if len(given) == 1:
+            return _publish_benchmarks(paths[0], *_target(out, where, benchmarks.NAME))
+        return _publish_changes(paths, *_target(out, where, benchmarks.DIFFERENCE))
     if len(given) == 1:
         (found,) = given
         if isinstance(found, Run):
-            return _publish_run(found, *_target(out, paths[0], page.NAME))
-        where = paths[0] if paths[0].is_dir() else paths[0].parent
+            return _publish_run(found, *_target(out, where, page.NAME))
+        assert isinstance(found, Mapping)
         return _publish_comparison(found, _target(out, where, comparison.PAGE), paths[0])
     compared = [found for found in given if isinstance(found, Run)]
     if len(compared) < len(given):
-        raise InputError("a difference is between runs of `projlab validate`, not comparisons")
-    return _publish_difference(compared, *_target(out, paths[-1], difference.NAME))
+        raise InputError(
+            "a difference is between runs of `projlab validate`, or between results of asv's"
+        )
+    return _publish_difference(compared, *_target(out, where, difference.NAME))
 
 
 def write_run(summary: Summary, folder: Path) -> tuple[Path, Path]:
@@ -98,6 +107,35 @@ def _publish_difference(compared: Sequence[Run], folder: Path, name: str) -> Pub
     )
     written = _write(folder, contents)
     return _published(headline, difference.exit_code(found), written, difference.outcome(found))
+
+
+def _publish_benchmarks(path: Path, folder: Path, name: str) -> Published:
+    speed = Speed(asv.read_all(path))
+    text = benchmarks.render(speed)
+    folder.mkdir(parents=True, exist_ok=True)
+    twin = benchmarks.render_markdown(speed, benchmarks.save(speed, folder))
+    found = {
+        "commit": speed.latest.commit,
+        "result": str(speed.latest.path),
+        "counts": speed.counts,
+        "failures": speed.failures.to_dict("records"),
+        "history": speed.history.to_dict("records"),
+        "since": plain(speed.since) if speed.since else None,
+    }
+    written = _write(folder, {name: text, _twin(name): twin})
+    return _published(speed.headline, speed.exit_code, written, found)
+
+
+def _publish_changes(paths: Sequence[Path], folder: Path, name: str) -> Published:
+    before, *after = map(asv.read, paths)
+    found = [compare(before, each) for each in after]
+    contents = {
+        name: benchmarks.render_difference(found),
+        _twin(name): benchmarks.render_difference_markdown(found),
+    }
+    headline = " ".join(benchmarks.headline(each) for each in found)
+    code = difference.worst_code(each.exit_code for each in found)
+    return _published(headline, code, _write(folder, contents), benchmarks.outcome(found))
 
 
 def _published(

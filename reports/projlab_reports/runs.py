@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from projlab.errors import InputError
+from projlab_reports import asv
 from projlab_reports.summary import Summary
 from projlab_validation.record import COLUMNS
 from projlab_validation.store import ENVIRONMENTS, FORMAT, HEADER, TRAINING_VERDICTS, VERDICTS
@@ -30,23 +30,34 @@ class Run:
     summary: Summary
 
 
-def read(path: Path) -> Run | Mapping[str, Any]:
-    """Read a run's folder, or the JSON that `projlab compare` wrote, or the folder of that.
+@dataclass(frozen=True)
+class Benchmarks:
+    """Where asv's results are: a file, or a folder of them."""
+
+    path: Path
+
+
+def read(path: Path) -> Run | Benchmarks | Mapping[str, Any]:
+    """Read a run's folder, or the JSON that `projlab compare` wrote, or find results of asv's.
 
     Raises
     ------
     InputError
-        It is neither, or cannot be read, or is of another format.
+        It is none of these, or cannot be read, or is of another format.
     """
     if (path / HEADER).is_file():
         return Run(path, _run(path))
     if (path / COMPARISON).is_file():
         return _comparison(path / COMPARISON)
     if path.is_file():
-        return _comparison(path)
+        return Benchmarks(path) if asv.is_result(asv.load(path)) else _comparison(path)
     if not path.exists():
         raise InputError(f"{path} does not exist")
-    raise InputError(f"{path} holds no projlab run ({HEADER} is missing) and no {COMPARISON}")
+    if asv.holds_results(path):
+        return Benchmarks(path)
+    raise InputError(
+        f"{path} holds no projlab run ({HEADER} is missing), no {COMPARISON} and no result of asv's"
+    )
 
 
 def _run(folder: Path) -> Summary:
@@ -98,17 +109,16 @@ def _frame(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
 def _comparison(path: Path) -> Mapping[str, Any]:
     found = _json(path)
     if found.get("kind") != "comparison" or found.get("format") != 1:
-        raise InputError(f"{path} is neither a run nor what `projlab compare --out` writes")
+        raise InputError(
+            f"{path} is neither a run, nor what `projlab compare --out` writes, nor asv's result"
+        )
     if missing := [name for name in COMPARED if name not in found]:
         raise InputError(f"{path} lacks {', '.join(missing)}")
     return found
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+    found = asv.load(path)
     if not isinstance(found, dict):
         raise InputError(f"{path} holds no JSON object")
     return found

@@ -84,8 +84,19 @@ class Summary:
         return sum(self.totals[verdict] for verdict in CHECKED)
 
     @property
+    def incomplete(self) -> str:
+        """Why the run ended before everything was measured, "" where it did not."""
+        return self.header.get("stopped", "")
+
+    @property
     def headline(self) -> str:
-        """The run in a sentence."""
+        """The run in a sentence or two."""
+        if not self.incomplete:
+            return self._outcome
+        return f"Incomplete: {self.incomplete}. Of what was measured until then: {self._outcome}"
+
+    @property
+    def _outcome(self) -> str:
         if not self.checked:
             return f"Nothing was checked: {_count(self.totals['skip'], 'skip')}, nothing else."
         numbers = (

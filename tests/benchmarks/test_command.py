@@ -6,9 +6,10 @@ import re
 
 import pytest
 
-from benchmarks import command, compare, table, targets
+from benchmarks import command, table, targets
 from projlab import cli
 from projlab.errors import InputError
+from projlab_reports import asv
 
 
 def cell(value, label="10x100 float64"):
@@ -180,7 +181,7 @@ def test_asv_runs_and_two_results_compare(tmp_path, monkeypatch, capfd):
     outcome = json.loads(capfd.readouterr().out)
     assert outcome["failed"] == []
     name = "projection.Projection.time_in_place('qr', '3x10', 'float64', 'cpu')"
-    result = compare.read(out)
+    result = asv.read(out)
     assert str(result.path) == outcome["result"]
     assert result.commit == outcome["commit"]
     assert name in result.figures

@@ -144,6 +144,7 @@ def write_run(folder, *records, training=None, **header):
     store.write_verdicts(judge(table(records).to_pandas()))
     if training is not None:
         store.write_verdicts(training, TRAINING_VERDICTS)
+    store.end()
     return folder
 
 

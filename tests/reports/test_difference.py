@@ -9,6 +9,7 @@ from projlab_reports import difference
 from projlab_reports.difference import Difference, Side
 from projlab_reports.summary import Summary
 
+from .browser import needs_browser, use
 from .conftest import BASE, TRAINED, summary_of
 from .parsed import whole, words
 
@@ -127,3 +128,20 @@ def test_the_page_is_whole_states_its_rule_and_reads_without_scripts():
     assert difference.RULE in twin
     assert "### Newly failing" in twin
     assert "### Better" not in twin
+
+
+@needs_browser
+def test_the_page_is_sorted_and_filtered_in_a_browser(tmp_path):
+    problems = [replace(BASE, problem=f"netlib_{i}", content_hash=str(i)) for i in range(3)]
+    # By number and not by letter: 0.001, 2 and 10.
+    after = [
+        replace(problem, forward_error=worse)
+        for problem, worse in zip(problems, (10.0, 0.001, 2.0), strict=True)
+    ]
+    seen = use(
+        difference.render([between(problems, after)]),
+        """sort("error after"); sort("error after"); filter("NETLIB_1 qr"); filter("");""",
+        tmp_path,
+    )
+    ascending = ["netlib_1", "netlib_2", "netlib_0"]
+    assert seen == [ascending, ascending[::-1], ["netlib_1"], ascending[::-1]]

@@ -21,6 +21,7 @@ ORDER = [
     "Pass, expected, fail",
     "Every check by variant",
     "Times, indicative",
+    "Forward error against time",
     "Drift",
     "Training",
     "Peers",

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from projlab.cli import main
+from projlab_validation.store import Store
 
-from .conftest import BASE, DRIFT, RECORDS, TRAINING, write_run
+from .conftest import BASE, DRIFT, HEADER, RECORDS, TRAINING, write_run
 from .test_comparison import EVERYTHING
 
 
@@ -59,6 +60,23 @@ def test_out_names_a_page_or_a_folder(run, tmp_path, out, page, twin):
 
 def test_a_run_in_which_nothing_was_checked_ends_with_3(tmp_path):
     assert main(["report", str(write_run(tmp_path / "run", RECORDS[4]))]) == 3
+
+
+def test_a_run_that_was_stopped_says_so_on_every_page(tmp_path, capsys):
+    run = write_run(tmp_path / "run", BASE)
+    Store(run).end("stopped at the first check that failed")
+    assert main(["report", str(run)]) == 0
+    said = "Incomplete: stopped at the first check that failed."
+    assert said in capsys.readouterr().out
+    for name in ("report.html", "report.md"):
+        assert said in (run / name).read_text(encoding="utf-8")
+    # Resumed, and killed before its end: the verdicts are those of before.
+    Store.create(run, HEADER, resume=True)
+    assert main(["report", str(run)]) == 0
+    assert "Incomplete: interrupted before its end." in capsys.readouterr().out
+    Store(run).end()
+    assert main(["report", str(run)]) == 0
+    assert "Incomplete" not in capsys.readouterr().out
 
 
 def test_two_runs_give_a_difference_and_its_exit_code(run, tmp_path, capsys):

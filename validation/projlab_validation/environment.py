@@ -57,6 +57,7 @@ def describe(
         "device": device_name(device),
         "threads per worker": str(THREADS_PER_WORKER),
         "BLAS of numpy": blas(),
+        **float32_precision(),
         **{package: version(package) for package in PACKAGES},
         "source": source_digest(),
         "commit": commit(),
@@ -96,6 +97,16 @@ def blas() -> str:
 
     found = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     return f"{found.get('name', 'unknown')} {found.get('version', '')}".strip()
+
+
+def float32_precision() -> dict[str, str]:
+    """Return whether torch may shorten float32 products: TF32 on a GPU, bfloat16 on some CPUs."""
+    import torch
+
+    return {
+        "TF32": "on" if torch.backends.cuda.matmul.allow_tf32 else "off",
+        "float32 matmul precision": torch.get_float32_matmul_precision(),
+    }
 
 
 def version(package: str) -> str:

@@ -29,6 +29,11 @@ HEADER, ENVIRONMENTS, RECORDS, TRAINING = "run.json", "environment.json", "recor
 VERDICTS, TRAINING_VERDICTS = "verdicts.parquet", "training.parquet"
 TEMPORARY = ".projlab-"
 
+STOPPED = "stopped"
+"""The key of `run.json` under which a run that is not complete says why."""
+
+INTERRUPTED = "interrupted before its end"
+
 
 UNFINISHED = ("TimeoutError", "WorkerDied")
 """Exceptions of records that say no more than that there is no measurement."""
@@ -98,8 +103,18 @@ class Store:
         (folder / RECORDS).mkdir(parents=True, exist_ok=True)
         for left_over in folder.rglob(f"{TEMPORARY}*"):
             left_over.unlink()
-        write_whole(folder / HEADER, _json({"format": FORMAT, **header}))
+        write_whole(folder / HEADER, _json({"format": FORMAT, **header, STOPPED: INTERRUPTED}))
         return cls(folder)
+
+    def end(self, stopped: str = "") -> None:
+        """Say that the run is over: complete, or stopped before everything was measured, and why.
+
+        A run that is killed before says by itself that it was interrupted.
+        """
+        header = {**read_header(self.folder), STOPPED: stopped}
+        if not stopped:
+            del header[STOPPED]
+        write_whole(self.folder / HEADER, _json(header))
 
     def describe_environment(self, identity: str, description: Mapping[str, str]) -> None:
         """Keep what an environment id stands for."""

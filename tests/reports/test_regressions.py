@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from benchmarks import compare
 from projlab.errors import InputError
+from projlab_reports import asv, regressions
 
 COLUMNS = [
     "result",
@@ -35,7 +35,7 @@ def row(value, *, spread=0.0, version="v", params=()):
 
 def result(path, benchmarks, *, threads=1.0, yardstick=1e-6, machine=MACHINE, **others):
     """Write a result file; others replace its keys."""
-    results = {compare.THREADS: row(threads), "yardstick.Machine.time_addmv": row(yardstick)}
+    results = {asv.THREADS: row(threads), "yardstick.Machine.time_addmv": row(yardstick)}
     content = {
         "version": 2,
         "commit_hash": "c" * 40,
@@ -53,7 +53,7 @@ def compared(tmp_path):
     def both(before, after, margin=1.1, old=None, new=None):
         one = result(tmp_path / "before.json", before, **(old or {}))
         other = result(tmp_path / "after.json", after, **(new or {}))
-        return compare.compare(compare.read(one), compare.read(other), margin)
+        return regressions.compare(asv.read(one), asv.read(other), margin)
 
     return both
 
@@ -71,7 +71,7 @@ def test_slower_than_noise_and_margin_is_a_regression(compared):
     found = compared({TIME: row(1e-6, spread=0.05)}, {TIME: row(1.5e-6, spread=0.05)})
     assert found.exit_code == 1
     assert names(found.regressions) == [TIME]
-    assert "1.50x" in compare.text(found)
+    assert "1.50x" in regressions.text(found)
 
 
 def test_slower_within_the_noise_that_was_seen_is_none(compared):
@@ -110,7 +110,7 @@ def test_rounding_level_is_no_regression_and_lost_digits_are(compared):
 def test_failed_after_is_a_regression(compared):
     found = compared({TIME: row(1e-6)}, {TIME: row(None)})
     assert found.exit_code == 1
-    assert "failed" in compare.text(found)
+    assert "failed" in regressions.text(found)
 
 
 def test_a_benchmark_that_failed_as_a_whole_fails_for_each_parameter(compared):
@@ -132,8 +132,8 @@ def test_not_applicable_is_neither_compared_nor_a_regression(compared):
 def test_missing_and_new_benchmarks_are_named(compared):
     found = compared({TIME: row(1e-6), ERROR: row(1.0)}, {ERROR: row(1.0), RATIO: row(0.1)})
     assert (found.gone, found.new) == ((TIME,), (RATIO,))
-    assert TIME in compare.text(found)
-    assert RATIO in compare.text(found)
+    assert TIME in regressions.text(found)
+    assert RATIO in regressions.text(found)
 
 
 def test_a_rewritten_benchmark_is_not_compared(compared):
@@ -149,7 +149,7 @@ def test_times_of_unlike_machines_are_not_compared_and_ratios_are(compared, new)
     found = compared(before, {TIME: row(9e-6), RATIO: row(0.9)}, new=new)
     assert names(found.regressions) == [RATIO]
     assert found.not_comparable
-    assert found.not_comparable in compare.text(found)
+    assert found.not_comparable in regressions.text(found)
 
 
 def test_nothing_in_common_is_code_3(compared):
@@ -163,28 +163,28 @@ def test_improvements_are_told(compared):
 
 def test_plain_has_no_nan(compared):
     found = compared({TIME: row(1e-6), ERROR: row(1.0)}, {TIME: row(None), ERROR: row(1.0)})
-    assert json.loads(json.dumps(compare.plain(found), allow_nan=False))["exit_code"] == 1
+    assert json.loads(json.dumps(regressions.plain(found), allow_nan=False))["exit_code"] == 1
 
 
 def test_a_folder_with_one_result_stands_for_it(tmp_path):
     machine = tmp_path / "results" / "here"
     machine.mkdir(parents=True)
     machine.joinpath("machine.json").write_text("{}")
-    tmp_path.joinpath("results", "benchmarks.json").write_text("{}")
+    tmp_path.joinpath("results", "benchmarks.json").write_text('{"version": 2}')
     with pytest.raises(InputError, match="found: none"):
-        compare.read(tmp_path)
+        asv.read(tmp_path)
     file = result(machine / "abc-existing-python.json", {TIME: row(1e-6)})
-    assert compare.read(tmp_path).path == file
+    assert asv.read(tmp_path).path == file
     result(machine / "def-existing-python.json", {TIME: row(1e-6)})
     with pytest.raises(InputError, match=r"abc-existing.*def-existing"):
-        compare.read(tmp_path)
+        asv.read(tmp_path)
 
 
 def test_truncated_file_is_named(tmp_path):
     file = result(tmp_path / "result.json", {TIME: row(1e-6)})
     file.write_text(file.read_text()[:-20])
     with pytest.raises(InputError, match=r"result\.json.*cut off"):
-        compare.read(file)
+        asv.read(file)
 
 
 @pytest.mark.parametrize(
@@ -207,15 +207,15 @@ def test_other_json_is_refused(tmp_path, content):
     file = tmp_path / "result.json"
     file.write_text(json.dumps(content))
     with pytest.raises(InputError, match="no result file of asv's"):
-        compare.read(file)
+        asv.read(file)
 
 
 def test_another_format_is_refused(tmp_path):
     file = result(tmp_path / "result.json", {}, version=3)
     with pytest.raises(InputError, match="format 3"):
-        compare.read(file)
+        asv.read(file)
 
 
 def test_missing_file_is_refused(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
-        compare.read(tmp_path / "none.json")
+        asv.read(tmp_path / "none.json")

@@ -11,18 +11,13 @@ line of projlab runs. Times and peak memory are compared on equal processors and
 ratios, errors and sizes always.
 """
 
-import itertools
-import json
+from __future__ import annotations
+
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from projlab.errors import InputError
-
-FORMAT = 2
-"""Of asv's result files."""
+from projlab_reports.asv import YARDSTICK, Result
 
 MARGIN = 1.15
 """Placement of code and data alone moves times by some ten per cent between processes (Mytkowicz
@@ -42,39 +37,6 @@ IN_ROUNDOFFS = frozenset(
     }
 )
 """The benchmarks whose unit is u."""
-
-YARDSTICK = "yardstick.Machine."
-THREADS = YARDSTICK + "track_threads"
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One benchmark at one choice of parameters; the value is None where it failed."""
-
-    value: float | None
-    low: float
-    high: float
-    version: str
-
-    @property
-    def measured(self) -> bool:
-        """Whether there is a number."""
-        return self.value is not None
-
-
-@dataclass(frozen=True)
-class Result:
-    """What one result file holds; benchmarks that do not apply are not in it."""
-
-    path: Path
-    commit: str
-    machine: dict[str, str]
-    figures: dict[str, Figure]
-
-    @property
-    def threads(self) -> float | None:
-        """Of torch, where it was recorded."""
-        return self.figures[THREADS].value if THREADS in self.figures else None
 
 
 @dataclass(frozen=True)
@@ -112,80 +74,10 @@ class Comparison:
         return 1 if self.regressions else 0 if self.compared else 3
 
 
-def read(path: Path) -> Result:
-    """Read a result file of asv's, or the one that a folder holds.
-
-    Raises
-    ------
-    InputError
-        There is none, there are several, or it is no result of asv's.
-    """
-    file = _only_result(path) if path.is_dir() else path
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise InputError(f"{file} is no JSON, or is cut off: {error}") from error
-    try:
-        if content["version"] != FORMAT:
-            raise InputError(f"{file} is in format {content['version']!r} of asv's, want {FORMAT}")
-        columns = content["result_columns"]
-        figures = {
-            name: figure
-            for benchmark, row in content["results"].items()
-            # asv leaves out what is None at the end of a row
-            for name, figure in _figures(benchmark, dict(zip(columns, row, strict=False)))
-        }
-        machine = {str(k): str(v) for k, v in content["params"].items()}
-        return Result(file, str(content["commit_hash"]), machine, figures)
-    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{file} is no result file of asv's: {error!r}") from error
-
-
-def _only_result(folder: Path) -> Path:
-    found = [
-        p
-        for p in sorted(folder.rglob("*.json"))
-        if p.name not in ("machine.json", "benchmarks.json")
-    ]
-    found = [p for p in found if p.parent.joinpath("machine.json").is_file()]
-    if len(found) != 1:
-        listed = "; ".join(str(p) for p in found) or "none"
-        raise InputError(
-            f"{folder} must hold one result of asv's, or name the file; found: {listed}"
-        )
-    return found[0]
-
-
-def _figures(benchmark: str, row: dict[str, Any]) -> Iterator[tuple[str, Figure]]:
-    values = row["result"]
-    if values is None:  # the whole benchmark failed
-        values = [None] * math.prod(len(p) for p in row["params"])
-    names = [
-        f"{benchmark}({', '.join(str(p) for p in choice)})" if choice else benchmark
-        for choice in itertools.product(*row["params"])
-    ]
-    if len(values) != len(names):
-        raise ValueError(f"{benchmark} has {len(values)} results for {len(names)} parameters")
-    for i, (name, value) in enumerate(zip(names, values, strict=True)):
-        if value is None:
-            yield name, Figure(None, math.nan, math.nan, str(row["version"]))
-        elif not math.isnan(value):
-            ends = [value]
-            for column in ("stats_q_25", "stats_q_75", "stats_ci_99_a", "stats_ci_99_b"):
-                end = (row.get(column) or [None] * len(names))[i]
-                if end is not None and math.isfinite(end):
-                    ends.append(end)
-            yield name, Figure(float(value), min(ends), max(ends), str(row["version"]))
-
-
 def compare(before: Result, after: Result, margin: float = MARGIN) -> Comparison:
     """Compare every figure that both results hold and that means the same in both."""
-    reason = _incomparable(before, after)
-    drift = 1.0 if reason else _drift(before, after)
+    reason = incomparable(before, after)
+    drift = 1.0 if reason else machine_drift(before, after)
     regressions, improvements, gone, rewritten = [], [], [], []
     compared = 0
     for name, old in before.figures.items():
@@ -235,7 +127,8 @@ def _severity(change: Change) -> float:
     return change.after / change.before if change.before else math.inf
 
 
-def _incomparable(before: Result, after: Result) -> str | None:
+def incomparable(before: Result, after: Result) -> str | None:
+    """Why the times of two results say nothing about each other, if so."""
     for key in ("cpu", "num_cpu", "arch"):
         one, other = before.machine.get(key), after.machine.get(key)
         if one != other:
@@ -245,7 +138,7 @@ def _incomparable(before: Result, after: Result) -> str | None:
     return None
 
 
-def _drift(before: Result, after: Result) -> float:
+def machine_drift(before: Result, after: Result) -> float:
     """How many times slower the machine itself was after: the middle of its own benchmarks."""
     ratios = sorted(
         new.value / old.value
