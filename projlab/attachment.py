@@ -9,12 +9,14 @@ J. SIAM 8 (1960).
 """
 
 import copy
+import math
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -25,10 +27,11 @@ from projlab.errors import InputError, ProjlabError
 from projlab.expressions import Equation
 from projlab.labels import Names
 from projlab.precision import lowered, stated_precision
-from projlab.system import Rows, System
+from projlab.system import Rows, System, reads_values
 
 Mode = Literal["tangent", "post", "metric"]
 _ATTRIBUTE = "_projlab_attachment"
+_LARGEST = torch.finfo(torch.float32).max
 
 
 class Settings(NamedTuple):
@@ -53,6 +56,17 @@ class Signature(NamedTuple):
 def signature(p: Tensor) -> Signature:
     """Of a parameter as it is now."""
     return Signature(p.dtype, p.device, p.shape, p.stride(), p.requires_grad)
+
+
+def unchanged(p: Tensor, s: Signature) -> bool:
+    """Whether a parameter still has this signature; at every step, so without making another."""
+    return (
+        p.dtype is s.dtype
+        and p.requires_grad is s.requires_grad
+        and p.shape == s.shape
+        and p.stride() == s.stride
+        and p.device == s.device
+    )
 
 
 class Attachment:
@@ -147,12 +161,15 @@ class Attachment:
             self.log = torch.full((max(self.settings.log, 1),), torch.nan, device=device)
             self.count = torch.zeros((), dtype=torch.long, device=device)
             self._largest = torch.zeros((), device=device)
+            if device.type == "cpu":
+                self._arrays = self.count.numpy(), self.log.numpy(), self._largest.numpy()
         group_of = {
             id(p): place[0]
             for p, place in zip(parameters, places, strict=True)
             if place is not None
         }
         self._group_of = [group_of[id(p)] for p in system.parameters]
+        self._trained_groups = set(self._group_of)
 
     def _group_sizes(self) -> list[int]:
         return [len(group["params"]) for group in self.optimizer.param_groups]
@@ -167,7 +184,7 @@ class Attachment:
         """
         groups = self.optimizer.param_groups
         same = self._groups == self._group_sizes() and all(
-            signature(p) == s for p, s in zip(self._parameters, self._signatures, strict=True)
+            unchanged(p, s) for p, s in zip(self._parameters, self._signatures, strict=True)
         )
         held = same and all(
             place is None or groups[place[0]]["params"][place[1]] is p
@@ -251,20 +268,14 @@ class Attachment:
     def _after(self) -> None:
         with self._computing():
             self._held = self._without_gradient()
-            self._project(self._skip())
+            residuals = self._project(self._skip())
             if self.settings.log:
-                self._record()
+                self._record(residuals)
 
-    @contextmanager
-    def _computing(self) -> Iterator[None]:
+    def _computing(self) -> AbstractContextManager[None]:
         """No graph, and products in their stated precision."""
         device = self.log.device
-        with torch.no_grad():
-            if lowered(self.system.dtype, device.type) or lowered(torch.float32, device.type):
-                with stated_precision(device):
-                    yield
-            else:
-                yield
+        return _stated(device) if lowered(torch.float32, device.type) else torch.no_grad()
 
     def _without_gradient(self) -> frozenset[int]:
         if all(p.grad is not None for p in self.system.parameters):
@@ -279,7 +290,9 @@ class Attachment:
         skip: Tensor = found.to(self.log.device) > 0
         return skip.reshape(())
 
-    def _project(self, skip: Tensor | None) -> None:
+    def _project(self, skip: Tensor | None) -> list[Tensor]:
+        """Onto the set, and the residuals if they are logged."""
+        log = self.settings.log > 0
         if self.settings.mode == "metric":
             groups = self.optimizer.param_groups
             inverse = [
@@ -292,10 +305,11 @@ class Attachment:
             if self._held:
                 self.system.mend_(skip, tolerance.HELD_ROUNDINGS)
         elif not self._held:
-            self.system.project_(skip)
+            return self.system.project_(skip, last=log)
         else:
-            self._moving(self._held).project_(skip)
+            self._moving(self._held).project_(skip, last=False)
             self.system.mend_(skip, tolerance.HELD_ROUNDINGS)
+        return self.system.residuals() if log else []
 
     def _moving(self, held: frozenset[int]) -> System:
         """The system in which parameters without a gradient are constants."""
@@ -337,21 +351,37 @@ class Attachment:
     def _shift(self, system: System) -> Shift | None:
         """lambda * x that the optimizer will add to each gradient, in the gradient's scale."""
         optimizer = self.optimizer
-        place = {id(p): g for p, g in zip(self.system.parameters, self._group_of, strict=True)}
+        decays = {g: self._decay(optimizer.param_groups[g]) for g in self._trained_groups}
+        if all(not isinstance(d, Tensor) and d == 0 for d in decays.values()):
+            return None
         scale = getattr(optimizer, "grad_scale", None)
+        place = {id(p): g for p, g in zip(self.system.parameters, self._group_of, strict=True)}
         shift: Shift = []
         for p in system.parameters:
-            group = optimizer.param_groups[place[id(p)]]
-            decay = optimizers.coupled_decay(optimizer, group, self.settings.coupled)
-            if group.get("maximize", False):
-                decay = -decay
+            decay = decays[place[id(p)]]
             shift.append(decay if scale is None else decay * scale.to(p.device).reshape(()))
-        if all(not isinstance(s, Tensor) and s == 0 for s in shift):
-            return None
         return shift
 
-    def _record(self) -> None:
-        value = self.system.largest()
+    def _decay(self, group: dict[str, Any]) -> float | Tensor:
+        decay = optimizers.coupled_decay(self.optimizer, group, self.settings.coupled)
+        return -decay if group.get("maximize", False) else decay
+
+    def _record(self, residuals: list[Tensor]) -> None:
+        if reads_values(self.log.device):
+            count, log, largest = self._arrays  # the same without an operator a number
+            worst = 0.0
+            for r in residuals:
+                low, high = torch.aminmax(r)
+                size = max(-low.item(), high.item())
+                if size > worst or size != size:  # NaN, which then stays: it compares as nothing
+                    worst = size
+            at = int(count) % len(log)
+            log[at] = math.inf if worst > _LARGEST else worst
+            np.maximum(largest, log[at], out=largest)
+            count += 1
+            return
+        sizes = [torch.linalg.vector_norm(r, math.inf).to(torch.float32) for r in residuals]
+        value = torch.stack(sizes).amax() if sizes else torch.zeros_like(self._largest)
         self.log.index_copy_(0, (self.count % len(self.log)).reshape(1), value.reshape(1))
         self.count.add_(1)
         torch.maximum(self._largest, value, out=self._largest)
@@ -413,6 +443,12 @@ def _getstate(reference: "weakref.ref[Optimizer]") -> Callable[[], dict[str, Any
         return state
 
     return getstate
+
+
+@contextmanager
+def _stated(device: torch.device) -> Iterator[None]:
+    with torch.no_grad(), stated_precision(device):
+        yield
 
 
 @contextmanager

@@ -40,6 +40,21 @@ SUMMED = 2**17
 """Entries of one float32 dot product. BLAS adds them up in a few dozen running sums: terms of one
 sign lose 8e-5 at 1e7 entries and 4e-7 at 1e5; pieces of this length cost 2 % of the time."""
 
+DECIDED = 2**19
+"""Entries of a block of equations from which it pays, on the CPU, to ask whether a second
+correction is needed: of a step's projection that saves 3 % for a sum of 2^18 entries and 26 % for
+2^20, and loses a third for 2^16; four dense rows lose 24 % for 2^18 entries, save 14 % for 2^20."""
+
+SHARE = 8
+"""One in so many entries of a sum is read to bound its terms from below, in `GROUPS` partial sums:
+numbers of either sign cancel in a sum, and more so in a longer one."""
+
+GROUPS = 16
+"""See `SHARE`."""
+
+HEAD = 2**14
+"""Columns of dense rows that are read to bound their terms from below."""
+
 EXCHANGED = 500_000_000
 """Coefficients that exchanging redundant rows for earlier ones may touch: about three seconds, when
 an exchange of a 1113 x 939 block takes 6 ms. Up to 790 rows nothing is given up."""
