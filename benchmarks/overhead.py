@@ -27,7 +27,10 @@ OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]]
     "SGD": partial(torch.optim.SGD, lr=1e-4),
     "Adam, fused": ADAM,
 }
-EXAMPLES = (64, 1024)
+EXAMPLES = (64, 256)
+SECONDS = {"1e5": 2.0, "1e7": 4.0}
+"""Of measuring one row."""
+
 DENSE = 2**29
 """Bytes of a dense A beyond which the recipe is measured in its form for column sums."""
 
@@ -64,7 +67,7 @@ def measure(parameters: str, optimizer: str, examples: int, equations: str) -> R
         "recipe": with_recipe,
         "passes": partial(pass_over, plain.weights),
     }
-    times = interleaved(calls, budget=3 if parameters == "1e5" else 12)
+    times = interleaved(calls, budget=SECONDS[parameters])
     constrained.require_feasible()
     return Row(
         parameters,

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -82,7 +81,10 @@ class Attachment:
         """Where the optimizer is a copy: its parameters by the originals' identity."""
         self._removers: list[Any] = []
         self._held: frozenset[int] = frozenset()
-        self.count = self.log = self._largest = torch.zeros(0)
+        self.log = torch.zeros(0)
+        self.count: Tensor | int = 0
+        """Steps logged: on the device, or a number where values are at hand."""
+        self._largest: Tensor | float = 0.0
 
     @staticmethod
     def of(optimizer: Optimizer) -> "Attachment | None":
@@ -159,10 +161,12 @@ class Attachment:
         if self.log.numel() == 0 or self.log.device != system.values()[0].device:
             device = system.values()[0].device
             self.log = torch.full((max(self.settings.log, 1),), torch.nan, device=device)
-            self.count = torch.zeros((), dtype=torch.long, device=device)
-            self._largest = torch.zeros((), device=device)
-            if device.type == "cpu":
-                self._arrays = self.count.numpy(), self.log.numpy(), self._largest.numpy()
+            self.count, self._largest = 0, 0.0
+            if reads_values(device):
+                self._written = self.log.numpy()
+            else:
+                self.count = torch.zeros((), dtype=torch.long, device=device)
+                self._largest = torch.zeros((), device=device)
         group_of = {
             id(p): place[0]
             for p, place in zip(parameters, places, strict=True)
@@ -367,24 +371,24 @@ class Attachment:
         return -decay if group.get("maximize", False) else decay
 
     def _record(self, residuals: list[Tensor]) -> None:
-        if reads_values(self.log.device):
-            count, log, largest = self._arrays  # the same without an operator a number
+        if not isinstance(self.count, Tensor):
             worst = 0.0
             for r in residuals:
-                low, high = torch.aminmax(r)
-                size = max(-low.item(), high.item())
+                size = r.abs_().max().item()
                 if size > worst or size != size:  # NaN, which then stays: it compares as nothing
                     worst = size
-            at = int(count) % len(log)
-            log[at] = math.inf if worst > _LARGEST else worst
-            np.maximum(largest, log[at], out=largest)
-            count += 1
+            self._written[self.count % len(self.log)] = math.inf if worst > _LARGEST else worst
+            self.count += 1
+            if worst > self._largest or worst != worst:
+                self._largest = worst
             return
+        largest = self._largest
+        assert isinstance(largest, Tensor)
         sizes = [torch.linalg.vector_norm(r, math.inf).to(torch.float32) for r in residuals]
-        value = torch.stack(sizes).amax() if sizes else torch.zeros_like(self._largest)
+        value = torch.stack(sizes).amax() if sizes else torch.zeros_like(largest)
         self.log.index_copy_(0, (self.count % len(self.log)).reshape(1), value.reshape(1))
         self.count.add_(1)
-        torch.maximum(self._largest, value, out=self._largest)
+        torch.maximum(largest, value, out=largest)
 
     # ---- what handles ask for
 

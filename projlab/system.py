@@ -104,7 +104,7 @@ class System:
         self._right = [block.right_side(self._b) for block in self.blocks]
         if not self._constants:
             for block, b in zip(self.blocks, self._right, strict=True):
-                block.homogeneous = not bool(b.any())
+                block.fix(b)
         self._addresses: list[int] = []
 
     def _rowsets(self, varies: Callable[[Tensor], bool], strict: bool) -> list[RowSet]:
@@ -210,7 +210,7 @@ class System:
         left = []
         for block, b in self._current():
             r = block.residual(b)
-            once = skip is None and self._decides(block) and block.settles(b, r)
+            once = skip is None and self._reads and block.settles(b, r)
             # a second time for what the first leaves by rounding
             for more in (False,) if once else (True, False):
                 block.subtract(skipped(r, skip))
@@ -229,19 +229,17 @@ class System:
                     # what one row leaves, rows that repeat it add up
                     holds = holds.all(-1, keepdim=True)
                 r = skipped(r, holds if skip is None else holds | skip)
-                if not self._decides(block):
-                    block.subtract(r)
-                    continue
-                if not bool(r.any()):
+                if self._reads and not bool(r.any()):
                     break
-                once = block.settles(b, r)
+                once = self._reads and block.settles(b, r)
                 block.subtract(r)
                 if once:
                     break
 
-    def _decides(self, block: Block) -> bool:
+    @property
+    def _reads(self) -> bool:
         """Whether values are looked at, to save passes: only where that does not wait."""
-        return block.weighs and reads_values(self._b.device)
+        return reads_values(self._b.device)
 
     def weighted_(self, inverse: list[Tensor], skip: Tensor | None) -> None:
         """Onto the set in the diagonal metric whose inverse is given for each parameter."""
@@ -264,7 +262,7 @@ class System:
         """Which rows hold up to `factor` roundings of the coarsest parameter."""
         off = r.abs()
         limit = factor * max(tolerance.unit_roundoff(p.dtype) for p in self.parameters)
-        if self._decides(block):
+        if block.weighs and self._reads:
             holds = off <= limit * block.magnitude_at_least(b)
             fails = off > limit * block.magnitude_at_most(b)
             if bool((holds | fails).all()) or (not block.disjoint and bool(fails.any())):

@@ -617,6 +617,7 @@ def far_and_near(dtype, equations):
 
 
 LARGE = {
+    "column sums of a thousandth": lambda W: [expr(W).sum(0) == 1e-3],
     "column sums": lambda W: [expr(W).sum(0) == 0],
     "one total": lambda W: [expr(W).sum() == 0],
     "dense rows": lambda W: [torch.randn(3, W.numel(), dtype=W.dtype) @ expr(W).reshape(-1) == 0],
