@@ -176,6 +176,12 @@ class SumsBlock(Block):
         ]
         self._parts = [(p, t.partial(tuning.GROUPS, tuning.SHARE)) for p, t in self._padded]
         self._scales = [t.scale for _, t in plan.terms]
+        self._by_product = [
+            axes == 1
+            and parameters[p].dtype is self.work
+            and tuning.sums_by_product(parameters[p], t)
+            for p, t in self._padded
+        ]
         self.norm2 = sum(t.scale**2 * t.count for _, t in plan.terms)
         self._steps = [t.scale / self.norm2 for _, t in plan.terms]
         self.variant = "single_row"
@@ -246,8 +252,8 @@ class SumsBlock(Block):
     def _sums(self, views: Sequence[Tensor]) -> Tensor:
         """A x, in memory of its own."""
         found: Tensor | None = None
-        for view, scale in zip(views, self._scales, strict=True):
-            s = self._sum(view)
+        for view, scale, product in zip(views, self._scales, self._by_product, strict=True):
+            s = _column_sums(view) if product else self._sum(view)
             if found is not None:
                 found.add_(s, alpha=scale)
             else:
@@ -560,6 +566,13 @@ def _narrowed(t: Tensor, dtype: torch.dtype) -> Tensor:
             "parameters; multiply the equation by a number that brings them near one"
         )
     return narrow
+
+
+def _column_sums(view: Tensor) -> Tensor:
+    """(n, 1) sums of the columns of a matrix (k, n), given as (n, k), as products with ones."""
+    pieces = view.mT.unflatten(0, (-1, tuning.PIECE))
+    ones = pieces.new_ones(1, 1, tuning.PIECE).expand(len(pieces), -1, -1)
+    return torch.bmm(ones, pieces).sum(0).mT
 
 
 def _applied(M: Tensor, x: Tensor) -> Tensor:

@@ -659,3 +659,19 @@ def test_large_parameters_that_hold_are_left_alone(name):
     handle.apply()
     assert len(made) == 1
     assert not torch.equal(W.detach(), before)
+
+
+@pytest.mark.parametrize("dtype", [F64, torch.float32, torch.bfloat16])
+def test_column_sums_at_distances_of_pages(dtype):
+    W = torch.nn.Parameter(torch.rand(512, 2048).to(dtype))
+    optimizer = torch.optim.SGD([W], lr=0.1)
+    handle = constrain(optimizer, 2 * expr(W).sum(0) == 1)
+    (block,) = handle._attachment.system.blocks
+    assert block._by_product == [dtype is not torch.bfloat16]
+    W.grad = torch.randn(512, 2048).to(dtype)
+    exact = W.grad.double() - W.grad.double().mean(0)
+    handle._attachment._project_gradients()
+    assert (W.grad.double() - exact).abs().max() <= 8 * U[dtype] * exact.abs().max()
+    optimizer.step()
+    size = 2 * W.detach().double().abs().sum(0) + 1
+    assert bool((handle.residual().abs() <= 8 * U[dtype] * size).all())
