@@ -341,8 +341,12 @@ def test_each_further_check_sees_what_it_is_for(check, monkeypatch):
     assert verdicts_of("spectra_1_10x20", check) == {"fail"}
 
 
-def test_wrong_gradients_are_seen(monkeypatch):
+@pytest.mark.parametrize("compared", [2**22, 100])
+def test_wrong_gradients_are_seen(compared, monkeypatch):
     from projlab_validation import gradients
+
+    monkeypatch.setattr(gradients, "COMPARED", compared)
+    assert verdicts_of("spectra_1_10x20", "gradients") == {"pass"}
 
     class HalfGradient(torch.autograd.Function):
         @staticmethod
