@@ -675,3 +675,17 @@ def test_column_sums_at_distances_of_pages(dtype):
     optimizer.step()
     size = 2 * W.detach().double().abs().sum(0) + 1
     assert bool((handle.residual().abs() <= 8 * U[dtype] * size).all())
+
+
+def test_a_parameter_may_move_to_other_memory():
+    W = torch.nn.Parameter(torch.randn(4, 5))
+    optimizer = torch.optim.SGD([W], lr=0.1)
+    handle = constrain(optimizer, expr(W).sum(1) == 1)
+    for _ in range(2):
+        left = W.data
+        W.data = torch.randn(4, 5)
+        before = left.clone()
+        W.grad = torch.randn(4, 5)
+        optimizer.step()
+        assert handle.residual().abs().max() < 1e-6
+        assert torch.equal(left, before)
