@@ -86,11 +86,16 @@ def _row(*cells: str) -> str:
 
 def write(path: Path, found: Found) -> None:
     """Put the table between the markers of a file, in the place of what stood there."""
-    before, after = split(path)
-    path.write_text(f"{before}{BEGIN}\n{markdown(found)}\n{END}{after}", encoding="utf-8")
+    put(path, markdown(found), BEGIN, END)
 
 
-def split(path: Path) -> tuple[str, str]:
+def put(path: Path, text: str, begin: str, end: str) -> None:
+    """Put text between two markers of a file, in the place of what stood there."""
+    before, after = split(path, begin, end)
+    path.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+
+
+def split(path: Path, begin: str = BEGIN, end: str = END) -> tuple[str, str]:
     """What stands before and after the markers of a file.
 
     Raises
@@ -102,8 +107,8 @@ def split(path: Path) -> tuple[str, str]:
         content = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--write {path}: {error}") from error
-    before, begin, rest = content.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise InputError(f"--write {path}: it has no lines {BEGIN!r} and {END!r} to write between")
+    before, opened, rest = content.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not opened or not closed:
+        raise InputError(f"--write {path}: it has no lines {begin!r} and {end!r} to write between")
     return before, after

@@ -185,25 +185,27 @@ def _of_size(sizes: tuple[str, ...], least: float) -> tuple[str, ...]:
 
 
 def _step_overhead(parameters: str) -> Iterator[Cell]:
-    for equations in ("column sums", "total"):
-        with_them, without = Training(parameters), Training(parameters)
-        with_them.constrain(equations)
-        calls = {"with": with_them.step, "without": without.step}
-        times = interleaved(calls, budget=2 if parameters == "1e5" else 8)
-        with_them.require_feasible()
-        yield Cell(equations, 100 * (times.ratio("with", "without") - 1))
+    for examples in (64, 256, 1024):
+        for equations in ("column sums", "total"):
+            with_them, without = (Training(parameters, examples=examples) for _ in range(2))
+            with_them.constrain(equations)
+            calls = {"with": with_them.step, "without": without.step}
+            times = interleaved(calls, budget=2 if parameters == "1e5" else 8)
+            with_them.require_feasible()
+            value = 100 * (times.ratio("with", "without") - 1)
+            yield Cell(f"{equations}, {examples} examples", value)
 
 
 def _dense_rows() -> Iterator[Cell]:
     training = Training("1e7")
     training.constrain("ten rows")
-    handle: Any = training.handle
     n = sum(W.numel() for W in training.weights)
     source = torch.ones(ROWS, n)
     target = torch.empty_like(source)
-    calls = {"projection": handle.apply, "copy": lambda: target.copy_(source)}
+    calls = {"projection": training.apply_from_infeasible, "copy": lambda: target.copy_(source)}
     times = interleaved(calls, budget=5)
-    # W is read for the residual and again for the correction; x is read twice and written once
+    training.require_feasible()
+    # A is read for the residual and W for the correction; x is read twice and written once
     moved = (2 * ROWS + 3) * n * 4 / times.best("projection")
     copied = 2 * ROWS * n * 4 / times.best("copy")
     yield Cell(f"{ROWS} rows, {n} parameters", 100 * moved / copied)
@@ -415,6 +417,16 @@ def _commit() -> str | None:
     return described.stdout.strip() or None
 
 
+def use_threads(threads: int) -> None:
+    """Run on as many threads, in every library.
+
+    A pool has as many threads as there are cores to run on, whatever a library's own setting.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-threads:])
+    torch.set_num_threads(threads)
+
+
 def main() -> int:
     """Measure the targets named, or all, and print them as JSON; progress on standard error."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.targets")
@@ -428,10 +440,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    # A pool has as many threads as there are cores to run on, whatever a library's own setting.
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-options.threads :])
-    torch.set_num_threads(options.threads)
+    use_threads(options.threads)
     environment, rows = describe(options.threads), []
     for target in [known[name] for name in options.ids] or TARGETS:
         if sys.stderr.isatty():

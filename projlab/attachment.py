@@ -9,10 +9,11 @@ J. SIAM 8 (1960).
 """
 
 import copy
+import math
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -25,10 +26,11 @@ from projlab.errors import InputError, ProjlabError
 from projlab.expressions import Equation
 from projlab.labels import Names
 from projlab.precision import lowered, stated_precision
-from projlab.system import Rows, System
+from projlab.system import Rows, System, reads_values
 
 Mode = Literal["tangent", "post", "metric"]
 _ATTRIBUTE = "_projlab_attachment"
+_LARGEST = torch.finfo(torch.float32).max
 
 
 class Settings(NamedTuple):
@@ -55,6 +57,17 @@ def signature(p: Tensor) -> Signature:
     return Signature(p.dtype, p.device, p.shape, p.stride(), p.requires_grad)
 
 
+def unchanged(p: Tensor, s: Signature) -> bool:
+    """Whether a parameter still has this signature; at every step, so without making another."""
+    return (
+        p.dtype is s.dtype
+        and p.requires_grad is s.requires_grad
+        and p.shape == s.shape
+        and p.stride() == s.stride
+        and p.device == s.device
+    )
+
+
 class Attachment:
     """All constraints of one optimizer, as one system; `Attachment.of` finds or makes it."""
 
@@ -68,7 +81,10 @@ class Attachment:
         """Where the optimizer is a copy: its parameters by the originals' identity."""
         self._removers: list[Any] = []
         self._held: frozenset[int] = frozenset()
-        self.count = self.log = self._largest = torch.zeros(0)
+        self.log = torch.zeros(0)
+        self.count: Tensor | int = 0
+        """Steps logged: on the device, or a number where values are at hand."""
+        self._largest: Tensor | float = 0.0
 
     @staticmethod
     def of(optimizer: Optimizer) -> "Attachment | None":
@@ -145,14 +161,19 @@ class Attachment:
         if self.log.numel() == 0 or self.log.device != system.values()[0].device:
             device = system.values()[0].device
             self.log = torch.full((max(self.settings.log, 1),), torch.nan, device=device)
-            self.count = torch.zeros((), dtype=torch.long, device=device)
-            self._largest = torch.zeros((), device=device)
+            self.count, self._largest = 0, 0.0
+            if reads_values(device):
+                self._written = self.log.numpy()
+            else:
+                self.count = torch.zeros((), dtype=torch.long, device=device)
+                self._largest = torch.zeros((), device=device)
         group_of = {
             id(p): place[0]
             for p, place in zip(parameters, places, strict=True)
             if place is not None
         }
         self._group_of = [group_of[id(p)] for p in system.parameters]
+        self._trained_groups = set(self._group_of)
 
     def _group_sizes(self) -> list[int]:
         return [len(group["params"]) for group in self.optimizer.param_groups]
@@ -167,7 +188,7 @@ class Attachment:
         """
         groups = self.optimizer.param_groups
         same = self._groups == self._group_sizes() and all(
-            signature(p) == s for p, s in zip(self._parameters, self._signatures, strict=True)
+            unchanged(p, s) for p, s in zip(self._parameters, self._signatures, strict=True)
         )
         held = same and all(
             place is None or groups[place[0]]["params"][place[1]] is p
@@ -251,20 +272,14 @@ class Attachment:
     def _after(self) -> None:
         with self._computing():
             self._held = self._without_gradient()
-            self._project(self._skip())
+            residuals = self._project(self._skip())
             if self.settings.log:
-                self._record()
+                self._record(residuals)
 
-    @contextmanager
-    def _computing(self) -> Iterator[None]:
+    def _computing(self) -> AbstractContextManager[None]:
         """No graph, and products in their stated precision."""
         device = self.log.device
-        with torch.no_grad():
-            if lowered(self.system.dtype, device.type) or lowered(torch.float32, device.type):
-                with stated_precision(device):
-                    yield
-            else:
-                yield
+        return _stated(device) if lowered(torch.float32, device.type) else torch.no_grad()
 
     def _without_gradient(self) -> frozenset[int]:
         if all(p.grad is not None for p in self.system.parameters):
@@ -279,7 +294,9 @@ class Attachment:
         skip: Tensor = found.to(self.log.device) > 0
         return skip.reshape(())
 
-    def _project(self, skip: Tensor | None) -> None:
+    def _project(self, skip: Tensor | None) -> list[Tensor]:
+        """Onto the set, and the residuals if they are logged."""
+        log = self.settings.log > 0
         if self.settings.mode == "metric":
             groups = self.optimizer.param_groups
             inverse = [
@@ -292,10 +309,11 @@ class Attachment:
             if self._held:
                 self.system.mend_(skip, tolerance.HELD_ROUNDINGS)
         elif not self._held:
-            self.system.project_(skip)
+            return self.system.project_(skip, last=log)
         else:
-            self._moving(self._held).project_(skip)
+            self._moving(self._held).project_(skip, last=False)
             self.system.mend_(skip, tolerance.HELD_ROUNDINGS)
+        return self.system.residuals() if log else []
 
     def _moving(self, held: frozenset[int]) -> System:
         """The system in which parameters without a gradient are constants."""
@@ -337,24 +355,40 @@ class Attachment:
     def _shift(self, system: System) -> Shift | None:
         """lambda * x that the optimizer will add to each gradient, in the gradient's scale."""
         optimizer = self.optimizer
-        place = {id(p): g for p, g in zip(self.system.parameters, self._group_of, strict=True)}
+        decays = {g: self._decay(optimizer.param_groups[g]) for g in self._trained_groups}
+        if all(not isinstance(d, Tensor) and d == 0 for d in decays.values()):
+            return None
         scale = getattr(optimizer, "grad_scale", None)
+        place = {id(p): g for p, g in zip(self.system.parameters, self._group_of, strict=True)}
         shift: Shift = []
         for p in system.parameters:
-            group = optimizer.param_groups[place[id(p)]]
-            decay = optimizers.coupled_decay(optimizer, group, self.settings.coupled)
-            if group.get("maximize", False):
-                decay = -decay
+            decay = decays[place[id(p)]]
             shift.append(decay if scale is None else decay * scale.to(p.device).reshape(()))
-        if all(not isinstance(s, Tensor) and s == 0 for s in shift):
-            return None
         return shift
 
-    def _record(self) -> None:
-        value = self.system.largest()
+    def _decay(self, group: dict[str, Any]) -> float | Tensor:
+        decay = optimizers.coupled_decay(self.optimizer, group, self.settings.coupled)
+        return -decay if group.get("maximize", False) else decay
+
+    def _record(self, residuals: list[Tensor]) -> None:
+        if not isinstance(self.count, Tensor):
+            worst = 0.0
+            for r in residuals:
+                size = r.abs_().max().item()
+                if size > worst or size != size:  # NaN, which then stays: it compares as nothing
+                    worst = size
+            self._written[self.count % len(self.log)] = math.inf if worst > _LARGEST else worst
+            self.count += 1
+            if worst > self._largest or worst != worst:
+                self._largest = worst
+            return
+        largest = self._largest
+        assert isinstance(largest, Tensor)
+        sizes = [torch.linalg.vector_norm(r, math.inf).to(torch.float32) for r in residuals]
+        value = torch.stack(sizes).amax() if sizes else torch.zeros_like(largest)
         self.log.index_copy_(0, (self.count % len(self.log)).reshape(1), value.reshape(1))
         self.count.add_(1)
-        torch.maximum(self._largest, value, out=self._largest)
+        torch.maximum(largest, value, out=largest)
 
     # ---- what handles ask for
 
@@ -413,6 +447,12 @@ def _getstate(reference: "weakref.ref[Optimizer]") -> Callable[[], dict[str, Any
         return state
 
     return getstate
+
+
+@contextmanager
+def _stated(device: torch.device) -> Iterator[None]:
+    with torch.no_grad(), stated_precision(device):
+        yield
 
 
 @contextmanager

@@ -5,17 +5,18 @@ rows that span those of A = [A_1 A_2 ...], and K with K A = W: with r = sum_i A_
 the projection is p_i -= W_i' K r, and the tangent projection g_i -= W_i' sum_j W_j g_j. The
 residual is taken with A itself, so that rounding in the factors cannot pass for feasibility.
 
-Methods take parameters, or gradients, as a list in the order of the system, and do not synchronise
-with the host.
+Methods take parameters, or gradients, as a list in the order of the system. None but `settles`
+synchronises with the host.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from projlab import tolerance, tuning
 from projlab.constraint import AffineConstraint
 from projlab.diagnose import analyse
 from projlab.errors import InconsistentError, InputError
@@ -77,36 +78,76 @@ class Block(ABC):
     reason: str
     shape: tuple[int, int, int]
     """Equal blocks, rows and entries of each."""
+    ts: Sequence[Tensor]
+    """The parameters."""
+    homogeneous = False
+    """Whether b is known to be zero."""
+    smallest = 0.0
+    """What every |b_i| is known to be at least."""
+
+    def bind(self, ts: Sequence[Tensor]) -> None:
+        """Work on these tensors, those of all parameters in the order of the system."""
+        self.ts = ts
 
     def right_side(self, b: Tensor) -> Tensor:
         """The block's own part of b, in the shape of the residual."""
         return b[self.rows].to(self.work)
 
+    def fix(self, b: Tensor) -> None:
+        """From here on the right side is always this one."""
+        self.homogeneous = not bool(b.any())
+        self.smallest = float(b.abs().min())
+
     @abstractmethod
-    def residual(self, ts: Sequence[Tensor], b: Tensor) -> Tensor:
+    def residual(self, b: Tensor) -> Tensor:
         """A x - b."""
 
     @abstractmethod
-    def magnitude(self, ts: Sequence[Tensor], b: Tensor) -> Tensor:
+    def magnitude(self, b: Tensor) -> Tensor:
         """sum_i |A_i| |p_i| + |b|, on which the rounding of a residual is judged."""
 
-    @abstractmethod
-    def correct(self, ts: Sequence[Tensor], b: Tensor, skip: Tensor | None) -> None:
-        """Project in place once; rows where `skip` (which broadcasts to the rows) are left."""
+    def magnitude_at_least(self, b: Tensor) -> Tensor:
+        """A lower bound on `magnitude` from a few of the entries."""
+        raise NotImplementedError
+
+    def magnitude_at_most(self, b: Tensor) -> Tensor:
+        """An upper bound on `magnitude` from norms, without reading A."""
+        raise NotImplementedError
 
     @abstractmethod
-    def tangent(self, gs: Sequence[Tensor], shift: Shift | None, ts: Sequence[Tensor]) -> None:
+    def subtract(self, r: Tensor) -> None:
+        """x -= A^+ r in place: with the residual, the projection."""
+
+    def settles(self, b: Tensor, r: Tensor) -> bool:
+        """Whether subtracting r once surely leaves what rounding leaves; waits for the answer.
+
+        Not asked of a small block, for which subtracting twice is faster.
+        """
+        if not self.weighs:
+            return False
+        needed = tolerance.ONE_CORRECTION * self._reach(r)
+        return bool((needed <= self.magnitude_at_least(b)).all())
+
+    def _reach(self, r: Tensor) -> Tensor:
+        """In units of u: by how much rounding in `subtract` may move each row."""
+        return r.abs()
+
+    @abstractmethod
+    def tangent(self, gs: Sequence[Tensor], shift: Shift | None) -> None:
         """g -= Q (g + shift * x), Q the projection onto the row space; no shift is zero."""
 
-    def weighted(
-        self, ts: Sequence[Tensor], b: Tensor, inverse: Sequence[Tensor], skip: Tensor | None
-    ) -> None:
+    def weighted(self, b: Tensor, inverse: Sequence[Tensor], skip: Tensor | None) -> None:
         """Project in the diagonal metric whose inverse is given."""
         raise NotImplementedError
 
     @property
     def disjoint(self) -> bool:
         """Whether no two rows share an entry, so that `weighted` can be had."""
+        return False
+
+    @property
+    def weighs(self) -> bool:
+        """Whether a pass over the entries takes longer than deciding whether it is needed."""
         return False
 
     def __str__(self) -> str:
@@ -124,58 +165,105 @@ class SumsBlock(Block):
     def __init__(self, plan: SumsPlan, parameters: Sequence[Tensor]) -> None:
         self.terms = plan.terms
         self.work = working([parameters[p] for p, _ in plan.terms])
-        self.rows = plan.rows.to(parameters[0].device)
+        # as many inner axes in each view, so that sums with kept dimensions broadcast to all
+        axes = max(1, *(len(t.inner) for _, t in plan.terms))
+        rows = plan.rows.to(parameters[0].device)
+        self.rows = rows.reshape(*rows.shape, *[1] * axes)
+        self._inner = tuple(range(rows.dim(), rows.dim() + axes))
+        self._padded = [
+            (p, replace(t, inner=t.inner + ((1, 1),) * (axes - len(t.inner))))
+            for p, t in plan.terms
+        ]
+        self._parts = [(p, t.partial(tuning.GROUPS, tuning.SHARE)) for p, t in self._padded]
+        self._scales = [t.scale for _, t in plan.terms]
+        self._by_product = [
+            axes == 1
+            and parameters[p].dtype is self.work
+            and tuning.sums_by_product(parameters[p], t)
+            for p, t in self._padded
+        ]
         self.norm2 = sum(t.scale**2 * t.count for _, t in plan.terms)
+        self._steps = [t.scale / self.norm2 for _, t in plan.terms]
         self.variant = "single_row"
         entries = sum(t.count for _, t in plan.terms)
         self.shape = (plan.rows.numel(), 1, entries)
         self.reason = "single_row: sums that share no entry are read and corrected through views"
 
-    def residual(self, ts: Sequence[Tensor], b: Tensor) -> Tensor:
-        return self._sums(ts, -b)
+    @property
+    def weighs(self) -> bool:
+        count, _, entries = self.shape
+        return count * entries >= tuning.DECIDED
 
-    def magnitude(self, ts: Sequence[Tensor], b: Tensor) -> Tensor:
+    def bind(self, ts: Sequence[Tensor]) -> None:
+        self.ts = ts
+        self._own = self._views(ts)
+
+    def residual(self, b: Tensor) -> Tensor:
+        r = self._sums(self._own)
+        return r if self.homogeneous else r.sub_(b)
+
+    def magnitude(self, b: Tensor) -> Tensor:
         total = b.abs()
-        for p, t in self.terms:
-            total = torch.add(total, t.total(ts[p], self.work, absolute=True), alpha=abs(t.scale))
+        for view, scale in zip(self._own, self._scales, strict=True):
+            total.add_(self._sum(view.abs()), alpha=abs(scale))
         return total
 
-    def correct(self, ts: Sequence[Tensor], b: Tensor, skip: Tensor | None) -> None:
-        self._subtract(ts, _skipped(self.residual(ts, b), skip))
+    def magnitude_at_least(self, b: Tensor) -> Tensor:
+        total = b.abs()
+        for p, t in self._parts:
+            sums = t.view(self.ts[p]).sum([i + 1 for i in self._inner], True, dtype=self.work)
+            total.add_(sums.abs_().sum(0), alpha=abs(t.scale))
+        return total
 
-    def tangent(self, gs: Sequence[Tensor], shift: Shift | None, ts: Sequence[Tensor]) -> None:
-        y = self._sums(gs, None)
+    def magnitude_at_most(self, b: Tensor) -> Tensor:
+        return torch.full_like(b, torch.inf)
+
+    def subtract(self, r: Tensor) -> None:
+        self._subtract(self._own, r)
+
+    def settles(self, b: Tensor, r: Tensor) -> bool:
+        if self.smallest > 0 and tolerance.ONE_CORRECTION * r.abs().max().item() <= self.smallest:
+            return True
+        return super().settles(b, r)
+
+    def tangent(self, gs: Sequence[Tensor], shift: Shift | None) -> None:
+        views = self._views(gs)
+        y = self._sums(views)
         if shift is not None:
-            for p, t in self.terms:
-                y = y + t.total(ts[p], self.work) * t.scale * shift[p]
-        self._subtract(gs, y)
+            for view, scale, (p, _) in zip(self._own, self._scales, self.terms, strict=True):
+                y = y + self._sum(view) * scale * shift[p]
+        self._subtract(views, y)
 
-    def weighted(
-        self, ts: Sequence[Tensor], b: Tensor, inverse: Sequence[Tensor], skip: Tensor | None
-    ) -> None:
+    def weighted(self, b: Tensor, inverse: Sequence[Tensor], skip: Tensor | None) -> None:
+        weights = self._views([w.contiguous() for w in inverse])
         norm2 = torch.zeros_like(b)
-        for p, t in self.terms:
-            norm2 = norm2 + t.total(inverse[p], self.work) * t.scale**2
-        y = _skipped(_skipped(self.residual(ts, b), skip) / norm2, norm2 == 0)
-        for p, t in self.terms:
-            view = t.view(ts[p])
-            view.sub_(_beside(y, view) * t.view(inverse[p]), alpha=t.scale)
+        for view, scale in zip(weights, self._scales, strict=True):
+            norm2 = norm2 + self._sum(view) * scale**2
+        y = skipped(skipped(self.residual(b), skip) / norm2, norm2 == 0)
+        for view, weight, scale in zip(self._own, weights, self._scales, strict=True):
+            view.sub_(y * weight, alpha=scale)
 
-    def _sums(self, ts: Sequence[Tensor], start: Tensor | None) -> Tensor:
-        total = start
-        for p, t in self.terms:
-            s = t.total(ts[p], self.work)
-            if total is None:
-                total = s if t.scale == 1 else s * t.scale
+    def _views(self, ts: Sequence[Tensor]) -> list[Tensor]:
+        return [t.view(ts[p]) for p, t in self._padded]
+
+    def _sum(self, view: Tensor) -> Tensor:
+        return view.sum(self._inner, True, dtype=self.work)
+
+    def _sums(self, views: Sequence[Tensor]) -> Tensor:
+        """A x, in memory of its own."""
+        found: Tensor | None = None
+        for view, scale, product in zip(views, self._scales, self._by_product, strict=True):
+            s = _column_sums(view) if product else self._sum(view)
+            if found is not None:
+                found.add_(s, alpha=scale)
             else:
-                total = torch.add(total, s, alpha=t.scale)
-        assert total is not None
-        return total
+                found = s if scale == 1 else s.mul_(scale)
+        assert found is not None
+        return found
 
-    def _subtract(self, ts: Sequence[Tensor], r: Tensor) -> None:
-        for p, t in self.terms:
-            view = t.view(ts[p])
-            view.sub_(_beside(r, view), alpha=t.scale / self.norm2)
+    def _subtract(self, views: Sequence[Tensor], r: Tensor) -> None:
+        for view, step in zip(views, self._steps, strict=True):
+            view.sub_(r, alpha=step)
 
 
 @dataclass(frozen=True)
@@ -207,14 +295,19 @@ class MatrixBlock(Block):
         self.shape = (len(plan.rows), A.shape[-2], A.shape[-1])
         self.K = _narrowed(K, self.work).to(device)
         A, W = _narrowed(A, self.work).to(device), W.to(device, self.work)
+        self._entries = max(A.numel(), len(plan.rows) * A.shape[-1])
+        self.norms: Tensor = torch.linalg.vector_norm(A, dim=-1)
         self.parts = []
         start = 0
         for piece in plan.pieces:
             entries = Entries(piece, parameters[piece.parameter])
             stop = start + entries.width
-            self.parts.append(
-                _Parts(entries, A[..., start:stop].contiguous(), W[..., start:stop].contiguous())
-            )
+            own_A, own_W = A[..., start:stop], W[..., start:stop]
+            if A.dim() == 3:  # batched products copy what is not contiguous, at each step
+                own_A = own_A.contiguous()
+            if W.dim() == 3:
+                own_W = own_W.contiguous()
+            self.parts.append(_Parts(entries, own_A, own_W))
             start = stop
 
     @property
@@ -222,37 +315,57 @@ class MatrixBlock(Block):
         """One row for each block."""
         return self.shape[1] == 1
 
-    def residual(self, ts: Sequence[Tensor], b: Tensor) -> Tensor:
-        return self._times(ts, lambda part: part.A) - b
+    @property
+    def weighs(self) -> bool:
+        return self._entries >= tuning.DECIDED
 
-    def magnitude(self, ts: Sequence[Tensor], b: Tensor) -> Tensor:
+    def residual(self, b: Tensor) -> Tensor:
+        return self._times(self.ts, lambda part: part.A) - b
+
+    def magnitude(self, b: Tensor) -> Tensor:
         total = b.abs()
         for part in self.parts:
-            x = part.entries.read(ts).to(self.work).abs()
-            total = total + _applied(part.A.abs(), x)
+            x = part.entries.read(self.ts)
+            for a, piece in _pieces(part.A, x):
+                total = total + _applied(a.abs(), piece.to(self.work).abs())
         return total
 
-    def correct(self, ts: Sequence[Tensor], b: Tensor, skip: Tensor | None) -> None:
-        self._subtract(ts, _applied(self.K, _skipped(self.residual(ts, b), skip)))
+    def magnitude_at_least(self, b: Tensor) -> Tensor:
+        total = b.abs()
+        for part in self.parts:
+            x = part.entries.read(self.ts)[:, : tuning.HEAD].to(self.work).abs()
+            total = total + _applied(part.A[..., : tuning.HEAD].abs(), x)
+        return total
 
-    def tangent(self, gs: Sequence[Tensor], shift: Shift | None, ts: Sequence[Tensor]) -> None:
+    def magnitude_at_most(self, b: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm
+        sizes = [norm(part.entries.read(self.ts), dim=-1, dtype=self.work) for part in self.parts]
+        length: Tensor = norm(torch.stack(sizes), dim=0)
+        return b.abs() + self.norms * length.unsqueeze(-1)
+
+    def subtract(self, r: Tensor) -> None:
+        self._subtract(self.ts, _applied(self.K, r))
+
+    def _reach(self, r: Tensor) -> Tensor:
+        y: Tensor = torch.linalg.vector_norm(_applied(self.K, r), dim=-1, keepdim=True)
+        return r.abs() + self.shape[1] * self.norms * y
+
+    def tangent(self, gs: Sequence[Tensor], shift: Shift | None) -> None:
         y = self._times(gs, lambda part: part.W)
         if shift is not None:
             for part in self.parts:
-                x = part.entries.read(ts).to(self.work)
+                x = part.entries.read(self.ts).to(self.work)
                 y = y + _applied(part.W, x) * shift[part.entries.parameter]
         self._subtract(gs, y)
 
-    def weighted(
-        self, ts: Sequence[Tensor], b: Tensor, inverse: Sequence[Tensor], skip: Tensor | None
-    ) -> None:
+    def weighted(self, b: Tensor, inverse: Sequence[Tensor], skip: Tensor | None) -> None:
         norm2 = torch.zeros_like(b)
         for part in self.parts:
             norm2 = norm2 + _applied(part.A.square(), part.entries.read(inverse).to(self.work))
-        y = _skipped(_skipped(self.residual(ts, b), skip) / norm2, norm2 == 0)
+        y = skipped(skipped(self.residual(b), skip) / norm2, norm2 == 0)
         for part in self.parts:
             q = part.entries.read(inverse).to(self.work)
-            part.entries.subtract(ts, y * part.A.reshape(-1, part.A.shape[-1]) * q)
+            part.entries.subtract(self.ts, y * part.A.reshape(-1, part.A.shape[-1]) * q)
 
     def _times(self, ts: Sequence[Tensor], matrix: Callable[[_Parts], Tensor]) -> Tensor:
         total: Tensor | None = None
@@ -292,31 +405,25 @@ class SolverBlock(Block):
         self.shape = (len(plan.rows), A.m, A.n)
         self.entries = [Entries(piece, parameters[piece.parameter]) for piece in plan.pieces]
 
-    def residual(self, ts: Sequence[Tensor], b: Tensor) -> Tensor:
-        return self.constraint.matrix.to(self.work).matvec(self._read(ts)) - b
+    def residual(self, b: Tensor) -> Tensor:
+        return self.constraint.matrix.to(self.work).matvec(self._read(self.ts)) - b
 
-    def magnitude(self, ts: Sequence[Tensor], b: Tensor) -> Tensor:
+    def magnitude(self, b: Tensor) -> Tensor:
         matrix = self.constraint.matrix.to(self.work)
         if isinstance(matrix, Triplets):
             absolute = Triplets(matrix.rows, matrix.cols, matrix.values.abs(), matrix.shape)
-            return absolute.matvec(self._read(ts).abs()) + b.abs()
-        return type(matrix)(matrix.entries.abs()).matvec(self._read(ts).abs()) + b.abs()
+            return absolute.matvec(self._read(self.ts).abs()) + b.abs()
+        return type(matrix)(matrix.entries.abs()).matvec(self._read(self.ts).abs()) + b.abs()
 
-    def correct(self, ts: Sequence[Tensor], b: Tensor, skip: Tensor | None) -> None:
-        x = self._read(ts)
-        projected, _ = self.solver.solve(
-            x, b, homogeneous=False, dual=False, want_multipliers=False
-        )
-        delta = x - projected
-        if skip is not None:
-            whole = skip if skip.dim() == 0 else skip.all(-1, keepdim=True)
-            delta = _skipped(delta, whole)
-        self._subtract(ts, delta)
+    def subtract(self, r: Tensor) -> None:
+        zero = r.new_zeros(len(r), self.shape[2])
+        delta, _ = self.solver.solve(zero, r, homogeneous=False, dual=False, want_multipliers=False)
+        self._subtract(self.ts, delta)
 
-    def tangent(self, gs: Sequence[Tensor], shift: Shift | None, ts: Sequence[Tensor]) -> None:
+    def tangent(self, gs: Sequence[Tensor], shift: Shift | None) -> None:
         v = self._read(gs)
         if shift is not None:
-            parts = [e.read(ts).to(self.work) * shift[e.parameter] for e in self.entries]
+            parts = [e.read(self.ts).to(self.work) * shift[e.parameter] for e in self.entries]
             v = v + torch.cat(parts, -1)
         kept, _ = self.solver.solve(v, None, homogeneous=True, dual=False, want_multipliers=False)
         self._subtract(gs, v - kept)
@@ -448,6 +555,8 @@ def inconsistent(contradictions: Sequence[str]) -> InconsistentError:
 
 def _narrowed(t: Tensor, dtype: torch.dtype) -> Tensor:
     """t in the working precision, or `InputError` where its range does not hold it."""
+    if t.dtype is dtype:
+        return t
     narrow = t.to(dtype)
     vanished = ((narrow == 0).all(-1) & (t != 0).any(-1)).any()
     lost = vanished | (~torch.isfinite(narrow)).any()
@@ -459,17 +568,29 @@ def _narrowed(t: Tensor, dtype: torch.dtype) -> Tensor:
     return narrow
 
 
+def _column_sums(view: Tensor) -> Tensor:
+    """(n, 1) sums of the columns of a matrix (k, n), given as (n, k), as products with ones."""
+    pieces = view.mT.unflatten(0, (-1, tuning.PIECE))
+    ones = pieces.new_ones(1, 1, tuning.PIECE).expand(len(pieces), -1, -1)
+    return torch.bmm(ones, pieces).sum(0).mT
+
+
 def _applied(M: Tensor, x: Tensor) -> Tensor:
     """M x for each block: M (m, n) or (B, m, n), x (B, n)."""
     if M.dim() == 3:
         return (M @ x.unsqueeze(-1)).squeeze(-1)
-    return (M @ x[0]).unsqueeze(0) if len(x) == 1 else x @ M.mT
+    if len(x) > 1:
+        return x @ M.mT
+    if M.dtype is not torch.float32 or M.shape[1] <= tuning.SUMMED:
+        return (M @ x[0]).unsqueeze(0)
+    return torch.stack([m @ piece[0] for m, piece in _pieces(M, x)]).sum(0, keepdim=True)
 
 
-def _skipped(t: Tensor, skip: Tensor | None) -> Tensor:
+def _pieces(M: Tensor, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Columns of M and entries of x, a few at a time."""
+    return zip(M.split(tuning.SUMMED, -1), x.split(tuning.SUMMED, -1), strict=True)
+
+
+def skipped(t: Tensor, skip: Tensor | None) -> Tensor:
+    """t, and zero where `skip`, which broadcasts to it."""
     return t if skip is None else t.masked_fill(skip, 0)
-
-
-def _beside(y: Tensor, view: Tensor) -> Tensor:
-    """(out axes) with the view's dimensions, so that they broadcast."""
-    return y.reshape(*y.shape, *[1] * (view.dim() - y.dim()))

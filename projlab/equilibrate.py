@@ -30,9 +30,11 @@ def equilibrate_rows(matrix: Matrix) -> tuple[Matrix, Tensor]:
     if matrix.shape[0] == 0:
         lead = matrix.entries.shape[:-1] if isinstance(matrix, Dense) else (0,)
         return matrix, torch.zeros(lead, dtype=torch.int32, device=matrix.device)
-    # by the largest entry first: the squares in a norm could over- or underflow
     coarse = torch.frexp(matrix.row_max()).exponent
-    matrix = matrix.scale_rows(-coarse)
+    if int(coarse.abs().max()) <= math.log2(torch.finfo(matrix.dtype).max) // 4:
+        coarse = torch.zeros_like(coarse)
+    else:  # by the largest entry first: the squares in a norm could over- or underflow
+        matrix = matrix.scale_rows(-coarse)
     mantissa, fine = torch.frexp(matrix.row_norms())
     fine = fine - (mantissa < math.sqrt(0.5)).to(fine.dtype)
     fine = torch.where(mantissa == 0, 0, fine)

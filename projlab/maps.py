@@ -6,6 +6,7 @@ Columns are positions in the parameter read row-major, whatever its strides.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -73,6 +74,22 @@ class Sums:
             inner=self.inner + tuple(axis for axis in gone if axis[1] != 0),
         )
 
+    def partial(self, groups: int, share: int) -> "Sums":
+        """Sums over `groups` parts of one in `share` entries, along a first axis of the result.
+
+        Their absolute values add up to no more than those of all entries.
+        """
+        if not self.inner:
+            return replace(self, out=((1, 1), *self.out))
+        longest = max(range(len(self.inner)), key=lambda d: self.inner[d][0])
+        size, stride = self.inner[longest]
+        each = max(size // (share * groups), 1)
+        inner = [*self.inner]
+        inner[longest] = (each, stride)
+        return replace(
+            self, out=((min(groups, size), each * stride), *self.out), inner=tuple(inner)
+        )
+
     def columns(self) -> Tensor:
         """(rows, count) columns of each row."""
         index = torch.tensor(self.offset)
@@ -89,12 +106,13 @@ class Sums:
 
     def view(self, t: Tensor) -> Tensor:
         """The view, out axes first, of a contiguous tensor of the parameter's shape."""
+        sizes, strides = self._axes
+        return t.as_strided(sizes, strides, t.storage_offset() + self.offset)
+
+    @cached_property
+    def _axes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         axes = self.out + self.inner
-        return t.as_strided(
-            [size for size, _ in axes],
-            [stride for _, stride in axes],
-            t.storage_offset() + self.offset,
-        )
+        return tuple(size for size, _ in axes), tuple(stride for _, stride in axes)
 
     def total(self, t: Tensor, dtype: torch.dtype, *, absolute: bool = False) -> Tensor:
         """The sums, without the scale, in `dtype`; of absolute values where asked for."""
@@ -102,7 +120,7 @@ class Sums:
         if absolute:
             view = view.abs()
         if not self.inner:
-            return view.to(dtype)
+            return view.to(dtype, copy=True)
         dims = tuple(range(len(self.out), view.dim()))
         return view.sum(dims, dtype=dtype)
 

@@ -147,7 +147,7 @@ def _begin(attachment: Attachment, start: str) -> None:
     if start == "project":
         attachment.apply()
         return
-    with torch.no_grad():
+    with attachment._computing():
         feasible, off = system.feasible()
     if not feasible:
         raise InputError(

@@ -1,14 +1,13 @@
 """Equations over parameters as one system: what varies, what is constant, and the blocks."""
 
 import bisect
-import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from projlab import blocks, tolerance
-from projlab.blocks import Block, Shift, working
+from projlab.blocks import Block, Shift, skipped, working
 from projlab.constraint import AffineConstraint
 from projlab.diagnose import working_dtype
 from projlab.errors import InputError
@@ -16,6 +15,11 @@ from projlab.expressions import Equation
 from projlab.labels import Names
 from projlab.maps import Map, Sums
 from projlab.structure import RowSet, SumsPlan, split
+
+
+def reads_values(device: torch.device) -> bool:
+    """Whether a value is at hand without waiting for the device."""
+    return device.type == "cpu"
 
 
 class Rows:
@@ -98,6 +102,10 @@ class System:
             for plan in plans
         ]
         self._right = [block.right_side(self._b) for block in self.blocks]
+        if not self._constants:
+            for block, b in zip(self.blocks, self._right, strict=True):
+                block.fix(b)
+        self._addresses: list[int] = []
 
     def _rowsets(self, varies: Callable[[Tensor], bool], strict: bool) -> list[RowSet]:
         index: dict[int, int] = {}
@@ -184,59 +192,89 @@ class System:
         """The parameters that vary, without graph."""
         return [p.detach() for p in self.parameters]
 
-    def project_(self, skip: Tensor | None) -> None:
-        """Onto the set, in place: twice, for what the first pass leaves by rounding."""
-        ts, bs = self.values(), self.right_sides()
-        for block, b in zip(self.blocks, bs, strict=True):
-            block.correct(ts, b, skip)
-            block.correct(ts, b, skip)
+    def _current(self) -> list[tuple[Block, Tensor]]:
+        """Each block, bound to the parameters' present memory, and its right side."""
+        self._bind()
+        return list(zip(self.blocks, self.right_sides(), strict=True))
+
+    def _bind(self) -> None:
+        addresses = [p.data_ptr() for p in self.parameters]
+        if addresses != self._addresses:
+            values = self.values()
+            for block in self.blocks:
+                block.bind(values)
+            self._addresses = addresses
+
+    def project_(self, skip: Tensor | None, *, last: bool = True) -> list[Tensor]:
+        """Onto the set, in place; and the residuals then, where this `last` look is wanted."""
+        left = []
+        for block, b in self._current():
+            r = block.residual(b)
+            once = skip is None and self._reads and block.settles(b, r)
+            # a second time for what the first leaves by rounding
+            for more in (False,) if once else (True, False):
+                block.subtract(skipped(r, skip))
+                if more or last:
+                    r = block.residual(b)
+            left.append(r)
+        return left
 
     def mend_(self, skip: Tensor | None, factor: float) -> None:
         """Onto the set, but blocks whose rows all hold up to `factor` roundings keep their bits."""
-        ts, bs = self.values(), self.right_sides()
-        for block, b in zip(self.blocks, bs, strict=True):
+        for block, b in self._current():
             for _ in range(2):
-                holds = self.holds(block, ts, b, factor)
+                r = block.residual(b)
+                holds = self._holds(block, b, r, factor)
                 if not block.disjoint:
                     # what one row leaves, rows that repeat it add up
                     holds = holds.all(-1, keepdim=True)
-                block.correct(ts, b, holds if skip is None else holds | skip)
+                r = skipped(r, holds if skip is None else holds | skip)
+                if self._reads and not bool(r.any()):
+                    break
+                once = self._reads and block.settles(b, r)
+                block.subtract(r)
+                if once:
+                    break
+
+    @property
+    def _reads(self) -> bool:
+        """Whether values are looked at, to save passes: only where that does not wait."""
+        return reads_values(self._b.device)
 
     def weighted_(self, inverse: list[Tensor], skip: Tensor | None) -> None:
         """Onto the set in the diagonal metric whose inverse is given for each parameter."""
-        ts, bs = self.values(), self.right_sides()
-        for block, b in zip(self.blocks, bs, strict=True):
-            block.weighted(ts, b, inverse, skip)
-            block.weighted(ts, b, inverse, skip)
+        for block, b in self._current():
+            block.weighted(b, inverse, skip)
+            block.weighted(b, inverse, skip)
 
     def tangent_(self, gs: list[Tensor], shift: Shift | None) -> None:
         """Gradients onto the null space, in place: T(g + shift x) - shift x."""
-        ts = self.values() if shift is not None else []
+        if shift is not None:
+            self._bind()
         for block in self.blocks:
-            block.tangent(gs, shift, ts)
+            block.tangent(gs, shift)
 
-    def largest(self) -> Tensor:
-        """The largest |A x - b|, of no dimension."""
-        ts, bs = self.values(), self.right_sides()
-        found = [
-            torch.linalg.vector_norm(block.residual(ts, b), math.inf).to(torch.float32)
-            for block, b in zip(self.blocks, bs, strict=True)
-        ]
-        if not found:
-            return torch.zeros((), device=self._b.device)
-        return torch.stack(found).amax()
+    def residuals(self) -> list[Tensor]:
+        """A x - b, block by block."""
+        return [block.residual(b) for block, b in self._current()]
 
-    def holds(self, block: Block, ts: Sequence[Tensor], b: Tensor, factor: float) -> Tensor:
+    def _holds(self, block: Block, b: Tensor, r: Tensor, factor: float) -> Tensor:
         """Which rows hold up to `factor` roundings of the coarsest parameter."""
-        u = max(tolerance.unit_roundoff(p.dtype) for p in self.parameters)
-        return block.residual(ts, b).abs() <= factor * u * block.magnitude(ts, b)
+        off = r.abs()
+        limit = factor * max(tolerance.unit_roundoff(p.dtype) for p in self.parameters)
+        if block.weighs and self._reads:
+            holds = off <= limit * block.magnitude_at_least(b)
+            fails = off > limit * block.magnitude_at_most(b)
+            if bool((holds | fails).all()) or (not block.disjoint and bool(fails.any())):
+                return holds
+        return off <= limit * block.magnitude(b)
 
     def feasible(self) -> tuple[bool, list[str]]:
         """Whether every row holds to rounding, and the names of some that do not; waits for it."""
         off: list[str] = []
-        ts, bs = self.values(), self.right_sides()
-        for block, b in zip(self.blocks, bs, strict=True):
-            holds = self.holds(block, ts, b, tolerance.RESIDUAL_ROUNDINGS)
+        for block, b in self._current():
+            r = block.residual(b)
+            holds = self._holds(block, b, r, tolerance.RESIDUAL_ROUNDINGS)
             if not bool(holds.all()):
                 off += [self.rows.name(int(i)) for i in block.rows[~holds][:3]]
         return not off, off

@@ -47,6 +47,14 @@ Rounding each x_i once costs 1; each of the two passes' residual is a blocked or
 products, at most 2 + log2(n) / 8 each for the blocks of 256 that torch and BLAS use (ASNA section
 4.2), which the correction spreads back over the row; the evaluation that judges costs as much."""
 
+ONE_CORRECTION = 16.0
+"""One correction of a row by its residual r is enough where this many times what it moves is at
+most sum_i |a_i x_i| + |b|. With k = 2 + log2(n) / 8 <= 5 for the residual's own sum, as in
+`RESIDUAL_ROUNDINGS`, what is left is at most u ((k + 1) (sum_i |a_i x_i| + |b|) + (k + 3) |r|):
+the residual's rounding, the corrected entries', and that of what is subtracted. With |r| a 16th of
+the sum that is at most 6.5 u of it, within `RESIDUAL_ROUNDINGS`. Dense rows move by |r|, and by
+rounding of the correction d, a sum of m terms and not along the row alone, by m ||a|| ||d||."""
+
 HELD_ROUNDINGS = 4 * RESIDUAL_ROUNDINGS
 """A parameter without a gradient is moved only where a row is off by more: what rounding of the
 other parameters can do to a row is `RESIDUAL_ROUNDINGS`, and rows that repeat each other up to

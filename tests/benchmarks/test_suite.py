@@ -11,10 +11,11 @@ import torch
 
 import benchmarks
 import projlab
-from benchmarks import common, compare, interleave, parameters, projection
+from benchmarks import common, compare, interleave, overhead, parameters, projection
 from benchmarks.memory import held_bytes
 from benchmarks.peers import PEERS, NotApplicable
 from benchmarks.systems import exact
+from benchmarks.training import EQUATIONS, WIDTHS, Training
 
 KINDS = ("time", "track", "peakmem")
 MODULES = sorted(path.stem for path in Path(benchmarks.__path__[0]).glob("*.py"))
@@ -179,3 +180,31 @@ def test_interleaved_calls_alternate(monkeypatch):
     assert called[-6:] == ["a", "b", "b", "a", "a", "b"]
     assert times.ratio("a", "b") == times.best("a") / times.best("b")
     assert len(times.ratios("a", "b")) == 3
+
+
+def test_the_textbook_recipe_is_feasible_in_either_form(monkeypatch):
+    monkeypatch.setitem(WIDTHS, "tiny", (6, 5, 3))
+    for limit in (overhead.DENSE, 0):
+        monkeypatch.setattr(overhead, "DENSE", limit)
+        for equations in EQUATIONS:
+            here = Training("tiny", examples=2)
+            after, form = overhead.recipe(here, equations)
+            assert form.startswith("by columns") == (limit == 0 and equations == "column sums")
+            here.step()
+            after()
+            A, b = overhead._dense([W.detach() for W in here.weights], equations)
+            x = here._flat()
+            bound = 32 * 2.0**-24 * (A.abs() @ x.abs() + abs(b))
+            assert bool(((A @ x - b).abs() <= bound).all())
+
+
+def test_overhead_as_a_table(monkeypatch):
+    monkeypatch.setitem(WIDTHS, "tiny", (6, 5, 3))
+    monkeypatch.setitem(overhead.SECONDS, "tiny", 0.01)
+    monkeypatch.setattr(overhead, "EXAMPLES", (2,))
+    found = list(overhead.rows(["tiny"]))
+    assert [r.equations for r in found] == [e for e in EQUATIONS for _ in overhead.OPTIMIZERS]
+    assert all(r.passes > 0 for r in found)
+    text = overhead.markdown(found, "here")
+    assert text.count("\n| tiny |") == len(found)
+    assert text.endswith("here")
