@@ -34,13 +34,24 @@ def scale(values: Tensor, exponent: Tensor) -> Tensor:
     return values * first * second
 
 
+def widened(entries: Tensor) -> Tensor:
+    """In float64, on the CPU where the device has none (Apple's GPUs)."""
+    return entries.cpu().double() if entries.device.type == "mps" else entries.double()
+
+
+def upper(a: Tensor) -> Tensor:
+    """R (..., m, m) of a Householder QR as LAPACK leaves it."""
+    return a[..., : a.shape[-1], :].triu()
+
+
 @dataclass(frozen=True)
 class Dense:
     """Entries of shape (m, n) or (B, m, n)."""
 
     entries: Tensor
     reflectors: tuple[Tensor, Tensor] | None = None
-    """Householder QR of the transpose, as LAPACK leaves it, where the rank decision made it."""
+    """Householder QR of the transpose in float64, as LAPACK leaves it, where the rank decision made
+    it."""
 
     @property
     def shape(self) -> tuple[int, int]:

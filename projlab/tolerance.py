@@ -13,6 +13,11 @@ import torch
 AMBIGUITY = 10.0
 """The rank is ambiguous where a cutoff this many times smaller or larger would change it."""
 
+PROVEN = 2 * AMBIGUITY
+"""Full rank is proven, and not ambiguous, where the cutoff times this is below a lower bound on the
+smallest singular value: the bound comes from a computed inverse of R, whose relative error is at
+most about m u kappa (ASNA section 14.2), which is below 1/40 there; half is kept for it."""
+
 ROUNDING_RANK = 2.0
 """Relative to sigma_max, in units of u: a smaller singular value of E cannot be told from the
 rounding of the entries of A themselves, so it says nothing about ambiguity."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from projlab import tolerance
-from projlab.matrix import Dense, Matrix
+from projlab.matrix import Dense, Matrix, upper, widened
 from projlab.variants.base import Variant, triangular_solve
 from projlab.variants.orthonormal import OrthonormalRows
 
@@ -36,13 +36,15 @@ class QR(Variant):
     def factor(self, rows: Matrix, u: float) -> QRFactor:
         E = rows.to_dense()
         made = rows.reflectors if isinstance(rows, Dense) else None
-        a, tau = torch.geqrf(E.mT) if made is None else made
-        Q, R = torch.linalg.householder_product(a, tau), a[..., : a.shape[-1], :].triu()
+        # float32 reflectors of 1e6 entries are orthonormal to 1e-4 only: rounded, these are to u
+        a, tau = torch.geqrf(widened(E).mT) if made is None else made
+        W = torch.linalg.householder_product(a, tau).mT.to(E).contiguous()
+        R = upper(a).to(E)
         if E.dim() == 2:
-            return QRFactor(Q.mT.contiguous(), R)
+            return QRFactor(W, R)
         padding = (E == 0).all(-1)
         # a row of zeros contributes nothing: no direction, and a multiplier of zero
-        W = Q.mT.masked_fill(padding.unsqueeze(-1), 0).contiguous()
+        W = W.masked_fill(padding.unsqueeze(-1), 0)
         return QRFactor(W, R + torch.diag_embed(padding.to(R.dtype)))
 
     def error_growth(self, condition: float, u: float) -> float:

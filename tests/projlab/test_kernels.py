@@ -163,6 +163,19 @@ def test_nan_and_infinity_go_through(way, take):
         assert not P.project_(x).isfinite().any()
 
 
+@pytest.mark.parametrize("lead", [(), (3,), (2, 3)])
+@pytest.mark.parametrize("value", [1.0, -0.3])
+def test_a_row_of_equal_entries_is_not_read(value, lead, monkeypatch):
+    monkeypatch.setattr(tuning, "SMALL", 0)
+    P = projlab.projector([value] * 9, 2.0)
+    factor, x = factor_of(P), torch.randn(*lead, 9, dtype=F64)
+    allowed = difference_allowed(factor, x, P._solver.c)
+    expected = textbook(factor, x, P._solver.c)
+    factor.W.fill_(torch.nan)
+    for found in (P(x), P.project_(x.clone())):
+        assert torch.linalg.vector_norm(found - expected, dim=-1).max() <= allowed
+
+
 # --- what it costs -----------------------------------------------------------------------------
 
 
