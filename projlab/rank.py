@@ -101,31 +101,34 @@ def decide(rows: Matrix, u: float, rule: RankRule) -> Rank:
     E = widened((rows.select(nonzero) if len(nonzero) < m else rows).to_dense())
     cutoff = cutoff_of(rule, m, n, u)
     R, reflectors = _triangle(E)
+    deficient = False
     if tuning.BOUNDED <= len(nonzero) == m <= n and rule != "exact":
-        bound = _condition_bound(R, 1 / (tolerance.PROVEN * cutoff))
-        if bound is not None:
+        enough = 1 / (tolerance.PROVEN * cutoff)
+        bound = _condition_bound(R, enough)
+        if bound <= enough:
             return _proven(nonzero, bound, reflectors)
-    sigma = torch.linalg.svdvals(R)
+        deficient = not bound <= m / cutoff  # a bound is off by a factor m at worst
+    wide = R.mT if E.shape[0] <= E.shape[1] else E  # E = R' Q'
+    sigma, Vh = _singular(wide) if deficient else (torch.linalg.svdvals(R), None)
     tail = _extended_precision_tail(E, sigma, cutoff) if u < tolerance.FLOAT32_ROUNDOFF else None
-    relative = (sigma if tail is None else tail) / sigma[0]
-    rank = int((relative > cutoff).sum())
+    relative = ((sigma if tail is None else tail) / sigma[0]).tolist()
+    rank = sum(s > cutoff for s in relative)
     smaller = cutoff / tolerance.AMBIGUITY
     if tail is None:
         smaller = max(smaller, tolerance.ROUNDING_RANK * tolerance.unit_roundoff("float64"))
-    ambiguous = int((relative > smaller).sum()) != int(
-        (relative > cutoff * tolerance.AMBIGUITY).sum()
-    )
+    larger = cutoff * tolerance.AMBIGUITY
+    ambiguous = sum(s > smaller for s in relative) != sum(s > larger for s in relative)
     kept = None
     if rule == "exact":
         kept = torch.tensor(independent_rows(E.cpu().numpy()), device=E.device)
         rank, ambiguous = len(kept), False
-    following = float(relative[rank]) if rank < len(relative) else 0.0
-    gap = (float(relative[rank - 1]), following)
+    gap = (relative[rank - 1], relative[rank] if rank < len(relative) else 0.0)
     condition = 1 / gap[0] if gap[0] > 0 else float("inf")
     if rank == len(nonzero):
         decision = _all_kept(nonzero, zero, condition, sigma, gap, ambiguous)
         return replace(decision, reflectors=reflectors if rank == m <= n else None)
-    basis, singular = _range(E, R, rank)
+    singular, Vh = (sigma, Vh) if Vh is not None else _singular(wide)
+    basis, singular = _range(wide, singular, Vh, rank)
     if kept is None:
         kept, gone, C = _choose_rows(basis, torch.linalg.vector_norm(E, dim=1))
     else:
@@ -169,18 +172,18 @@ def _proven(every: Tensor, bound: float, reflectors: tuple[Tensor, Tensor]) -> R
     )
 
 
-def _condition_bound(R: Tensor, enough: float) -> float | None:
-    """An upper bound on kappa_2 of upper triangular R (m, m) that is at most `enough`, or None.
+def _condition_bound(R: Tensor, enough: float) -> float:
+    """An upper bound on kappa_2 of upper triangular R (m, m), off by a factor m at worst.
 
-    From ||M||_2^2 <= ||M||_1 ||M||_inf for R and its inverse, off by a factor m at worst; where
-    that is too much but a factor m could mend it, from ||M||_2^4 <= ||M'M||_F^2, off by sqrt(m).
+    From ||M||_2^2 <= ||M||_1 ||M||_inf for R and its inverse; where that is more than `enough` but
+    a factor m could mend it, from ||M||_2^4 <= ||M'M||_F^2, off by sqrt(m). NaN for singular R.
     """
     inverse = _inverse(R)
     bound = float(_norm_bound(R) * _norm_bound(inverse))
     if enough < bound <= enough * len(R):
         squares = [torch.linalg.matrix_norm(M.mT @ M) for M in (R, inverse)]
         bound = float((squares[0] * squares[1]).sqrt())
-    return bound if bound <= enough else None
+    return bound
 
 
 def _inverse(R: Tensor) -> Tensor:
@@ -228,7 +231,10 @@ def _extended_precision_tail(E: Tensor, sigma: Tensor, cutoff: float) -> Tensor 
     ||E' Z|| is theirs. None where no value is near enough, the system is too large for it to
     matter, or the platform's long double is float64.
     """
-    doubtful = (sigma <= cutoff * tolerance.AMBIGUITY * sigma[0]).nonzero().flatten()
+    near = cutoff * tolerance.AMBIGUITY
+    if float(sigma[-1] / sigma[0]) > near:
+        return None
+    doubtful = (sigma <= near * sigma[0]).nonzero().flatten()
     E = E if E.shape[0] <= E.shape[1] else E.mT
     noise = tolerance.ROUNDING_RANK * tolerance.unit_roundoff("float64") * np.sqrt(len(E))
     precise = np.finfo(np.longdouble).eps < np.finfo(np.float64).eps / 1000
@@ -246,14 +252,18 @@ def _extended_precision_tail(E: Tensor, sigma: Tensor, cutoff: float) -> Tensor 
     return torch.cat([sigma[:first], small[: len(sigma) - first]])
 
 
-def _range(E: Tensor, R: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+def _singular(wide: Tensor) -> tuple[Tensor, Tensor]:
+    """Singular values and right singular vectors."""
+    _, S, Vh = torch.linalg.svd(wide, full_matrices=False)
+    return S, Vh
+
+
+def _range(wide: Tensor, S: Tensor, Vh: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Orthonormal basis (m, rank) of the range of E at that rank, and its singular values.
 
     LAPACK's iteration for singular vectors stops at up to 91 u sigma_1 (DBDSQR's TOLMUL); images of
     the right vectors are in the range to rounding.
     """
-    wide = R.mT if E.shape[0] <= E.shape[1] else E  # E = R' Q'
-    _, S, Vh = torch.linalg.svd(wide, full_matrices=False)
     basis: Tensor = torch.linalg.qr(wide @ (Vh[:rank].mT / S[:rank])).Q
     return basis, S[:rank]
 
