@@ -190,6 +190,8 @@ def _environment(threads: int) -> dict[str, str]:
         environment["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
     paths = [str(ROOT), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    # asv hands PYTHONPATH to what it measures under this name only
+    environment["ASV_PYTHONPATH"] = environment["PYTHONPATH"]
     return environment
 
 
