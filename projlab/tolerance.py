@@ -7,6 +7,7 @@ analysis", SIAM J. Sci. Comput. 41 (2019).
 """
 
 import math
+from functools import cache
 
 import torch
 
@@ -58,6 +59,7 @@ other parameters can do to a row is `RESIDUAL_ROUNDINGS`, and rows that repeat e
 rounding add their own."""
 
 
+@cache
 def unit_roundoff(dtype: torch.dtype | str) -> float:
     """Unit roundoff u of a floating-point dtype, given as a torch dtype or as its name."""
     named: torch.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype

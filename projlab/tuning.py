@@ -1,6 +1,6 @@
 """Sizes at which one way of computing overtakes another, all of them measured.
 
-`python benchmarks/hot_path.py` repeats the measurements. Nothing here changes an answer but by
+`python -m benchmarks.hot_path` repeats the measurements. Nothing here changes an answer but by
 rounding.
 """
 
