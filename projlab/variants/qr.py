@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from projlab import tolerance
+from projlab import tolerance, tuning
 from projlab.matrix import Dense, Matrix, upper, widened
 from projlab.variants.base import Variant, triangular_solve
 from projlab.variants.orthonormal import OrthonormalRows
@@ -18,15 +18,29 @@ from projlab.variants.orthonormal import OrthonormalRows
 
 @dataclass(frozen=True)
 class QRFactor(OrthonormalRows):
-    """E' = W' R."""
+    """E' = W' [R, corner; 0, last]."""
 
     R: Tensor
+    corner: Tensor | None = None
+    """(k, r - k) where R is (k, k) and not the whole: a quarter of r x r would hold zeros."""
+    last: Tensor | None = None
 
     def right_side(self, f: Tensor) -> Tensor:
-        return triangular_solve(self.R, -f, transpose=True)
+        if self.corner is None or self.last is None:
+            return triangular_solve(self.R, -f, transpose=True)
+        k = len(self.R)
+        first = triangular_solve(self.R, -f[..., :k], transpose=True)
+        rest = -f[..., k:] - first @ self.corner
+        return torch.cat([first, triangular_solve(self.last, rest, transpose=True)], -1)
 
     def multipliers(self, x: Tensor, c: Tensor | None) -> Tensor:
-        return triangular_solve(self.R, self._coordinates(x, c), transpose=False)
+        r = self._coordinates(x, c)
+        if self.corner is None or self.last is None:
+            return triangular_solve(self.R, r, transpose=False)
+        k = len(self.R)
+        rest = triangular_solve(self.last, r[..., k:], transpose=False)
+        first = r[..., :k] - rest @ self.corner.mT
+        return torch.cat([triangular_solve(self.R, first, transpose=False), rest], -1)
 
 
 class QR(Variant):
@@ -40,6 +54,9 @@ class QR(Variant):
         a, tau = torch.geqrf(widened(E).mT) if made is None else made
         W = torch.linalg.householder_product(a, tau).mT.to(E).contiguous()
         R = upper(a).to(E)
+        if E.dim() == 2 and len(R) >= tuning.IN_PARTS:
+            k = len(R) // 2
+            return QRFactor(W, *(t.clone() for t in (R[:k, :k], R[:k, k:], R[k:, k:])))
         if E.dim() == 2:
             return QRFactor(W, R)
         padding = (E == 0).all(-1)
