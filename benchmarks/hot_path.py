@@ -1,7 +1,8 @@
 """The hot path against what the machine allows, and the measurements behind `projlab.tuning`.
 
-    OMP_NUM_THREADS=1 python benchmarks/hot_path.py            # every regime, and every choice
-    OMP_NUM_THREADS=1 PROJLAB_NATIVE=1 python benchmarks/hot_path.py regimes
+    OMP_NUM_THREADS=1 python -m benchmarks.hot_path            # regimes, choices and limits
+    OMP_NUM_THREADS=1 PROJLAB_NATIVE=1 python -m benchmarks.hot_path regimes
+    OMP_NUM_THREADS=1 PROJLAB_NATIVE=1 python -m benchmarks.hot_path limits
 
 Times are minima over interleaved repetitions in one process, on one thread; only their ratios mean
 anything. Each timed answer is checked first.
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -148,6 +150,143 @@ def choices() -> None:
         setattr(tuning, key, value)
 
 
+def limits() -> None:
+    """What stands behind targets that are missed: the parts of the work, and other designs."""
+    F64, F32 = torch.float64, torch.float32
+    for m, n in ((3, 10), (10, 100)):
+        print(call_parts(m, n), flush=True)
+        print(set_up_parts(m, n), flush=True)
+    print(set_up_parts(500, 2000), flush=True)
+    for m, n in ((500, 2000), (1000, 5000), (4, 1_000_000), (10, 1_000_000)):
+        print(reading(m, n, F64), flush=True)
+    for dtype in (F64, F32):
+        print(one_long_row(1_000_000, dtype), flush=True)
+    print(another_right_side(500, 2000), flush=True)
+
+
+def call_parts(m: int, n: int) -> str:
+    """A small projection: the operators alone, one operator, a call that does nothing."""
+    W, c = orthonormal(m, n, dtype=torch.float64), torch.randn(m, dtype=torch.float64)
+    P, x, N = projlab.projector(W, c), torch.randn(n, dtype=torch.float64), (-W).mT
+    dense = torch.eye(n, dtype=torch.float64) - W.mT @ W
+    shift, out = W.mT @ c, torch.empty_like(x)
+
+    def copied() -> None:
+        x.copy_(torch.addmv(shift, dense, x, out=out))
+
+    timed: Timed = {
+        "project_": lambda: P.project_(x),
+        "two addmv": lambda: x.addmv_(N, torch.addmv(c, W, x)),
+        "dense addmv and copy": copied,
+        "one addmv(out=)": lambda: torch.addmv(shift, dense, x, out=out),
+        "empty call": lambda: None,
+    }
+    return line(f"call {m} x {n}", torch.float64, minima(timed))
+
+
+def set_up_parts(m: int, n: int) -> str:
+    """Set-up: the constraint's checks, equilibration, rank; LAPACK's QR and SVD."""
+    from projlab.equilibrate import equilibrate
+    from projlab.rank import decide
+
+    A, b = torch.randn(m, n, dtype=torch.float64), torch.randn(m, dtype=torch.float64)
+    constraint = projlab.AffineConstraint(A, b)
+    rows = equilibrate(constraint, torch.float64).rows
+    columns, R = A.mT.contiguous(), torch.linalg.qr(A.mT).R
+    timed: Timed = {
+        "projector": lambda: projlab.projector(A, b),
+        "AffineConstraint": lambda: projlab.AffineConstraint(A, b),
+        "equilibrate": lambda: equilibrate(constraint, torch.float64),
+        "rank, with half of QR": lambda: decide(rows, 2.0**-53, "numerical"),
+        "linalg.qr": lambda: torch.linalg.qr(columns),
+        "svdvals(R)": lambda: torch.linalg.svdvals(R),
+        "empty nn.Module": torch.nn.Module,
+    }
+    return line(f"set-up {m} x {n}", torch.float64, minima(timed))
+
+
+def reading(m: int, n: int, dtype: torch.dtype) -> str:
+    """One vector onto rows beyond the first cache: one pass, two, tiles; and reading alone."""
+    from projlab import native
+
+    W, c = orthonormal(m, n, dtype=dtype), torch.randn(m, dtype=dtype)
+    x, r = torch.randn(n, dtype=dtype), torch.empty(m, dtype=dtype)
+    wide = W.split(2**16, dim=1)
+    kept, v = W.numpy(), x.numpy()
+    timed: Timed = {
+        "sum": W.sum,
+        "W x": lambda: torch.mv(W, x, out=r),
+        "x + W'r": lambda: x.addmv_(W.mT, c),
+        "two passes": lambda: x.addmv_(W.mT, torch.addmv(c, W, x), alpha=-1),
+        "numpy, two passes": lambda: np.subtract(v, (kept @ v) @ kept, out=v),
+    }
+    for size in (2**19, 2**20, 2**22):
+        rows = max(4, size // (n * W.itemsize))
+        if rows < m:
+            pairs = list(zip(W.split(rows), c.split(rows), strict=True))
+            timed[f"blocks of {rows} rows"] = partial(_by_rows, x, pairs)
+    if len(wide) > 1:
+        timed["tiles of 65536 columns"] = partial(_by_columns, x, c, wide)
+    kernel = native.rows(W)
+    if kernel is not None:
+        timed["native"] = partial(kernel.project_, x, c)
+    return line(f"{m} x {n}", dtype, minima(timed, 3.0))
+
+
+def _by_rows(x: Tensor, pairs: list[tuple[Tensor, Tensor]]) -> None:
+    for W, c in pairs:
+        x.addmv_(W.mT, torch.addmv(c, W, x), alpha=-1)
+
+
+def _by_columns(x: Tensor, c: Tensor, wide: tuple[Tensor, ...]) -> None:
+    r, parts = c.clone(), x.split(2**16)
+    for W, part in zip(wide, parts, strict=True):
+        r.addmv_(W, part)
+    for W, part in zip(wide, parts, strict=True):
+        part.addmv_(W.mT, r, alpha=-1)
+
+
+def one_long_row(n: int, dtype: torch.dtype) -> str:
+    """One row: its two halves, in pieces for float32's sake, and a row of equal entries."""
+    x, y = torch.randn(n, dtype=dtype), torch.randn(n, dtype=dtype)
+    a, zero = torch.linspace(0.5, 1, n, dtype=dtype), torch.zeros(1, dtype=dtype)
+    general, equal = projlab.projector(a, 1.0), projlab.projector(torch.ones_like(a), 1.0)
+    timed: Timed = {
+        "x.mul_": lambda: y.mul_(1.0),
+        "dot": lambda: a.dot(x),
+        "addcmul_": lambda: x.addcmul_(zero, a, value=-1),
+        "addmv_ of one column": lambda: x.addmv_(a.unsqueeze(-1), zero, alpha=-1),
+        "project_": lambda: general.project_(x),
+        "project_, equal entries": lambda: equal.project_(x),
+    }
+    return line(f"1 x {n}", dtype, minima(timed))
+
+
+def another_right_side(m: int, n: int) -> str:
+    """c of another b: with R kept, with its halves packed, and with R made again from W and A."""
+    A, b = torch.randn(m, n, dtype=torch.float64), torch.randn(m, 1, dtype=torch.float64)
+    Q, R = torch.linalg.qr(A.mT)
+    W, k = Q.mT.contiguous(), m // 2
+    L, corner = R.mT.contiguous(), R[:k, k:].mT.contiguous()
+    first, second = L[:k, :k].contiguous(), L[k:, k:].contiguous()
+
+    def solve(T: Tensor, f: Tensor) -> Tensor:
+        found: Tensor = torch.linalg.solve_triangular(T, f, upper=False)
+        return found
+
+    def halves() -> Tensor:
+        upper = solve(first, b[:k])
+        return torch.cat([upper, solve(second, b[k:] - corner @ upper)])
+
+    assert torch.allclose(halves(), solve(L, b))
+    timed: Timed = {
+        "R kept": lambda: solve(L, b),
+        "halves": halves,
+        "R from A W'": lambda: solve(A @ W.mT, b),
+    }
+    return line(f"another b, {m} x {n}", torch.float64, minima(timed))
+
+
 def line(what: str, dtype: torch.dtype, times: dict[str, float]) -> str:
     """One row of the table: microseconds, and the ratio of the first to each."""
     first = next(iter(times.values()))
@@ -156,7 +295,7 @@ def line(what: str, dtype: torch.dtype, times: dict[str, float]) -> str:
 
 
 def main(parts: list[str]) -> None:
-    """Run the parts named, by default both."""
+    """Run the parts named, by default all."""
     torch.set_num_threads(1)
     native = "on" if os.environ.get("PROJLAB_NATIVE") == "1" else "off"
     print(f"torch {torch.__version__}, native kernels {native}; us (ratio of the first to this)")
@@ -179,6 +318,8 @@ def main(parts: list[str]) -> None:
                 print(set_up(m, n, dtype), flush=True)
     if not parts or "choices" in parts:
         choices()
+    if not parts or "limits" in parts:
+        limits()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import gc
 import math
+import random
 import time
 import timeit
 from collections.abc import Callable, Mapping
@@ -39,8 +40,8 @@ class Times:
 def interleaved(calls: Mapping[str, Callable[[], object]], budget: float = 0.3) -> Times:
     """Time each call in turn, round after round, for about `budget` seconds in all.
 
-    Every round starts one call later than the one before, so that none always follows the same
-    one and finds the same data in the caches.
+    Every round has an order of its own, so that none always follows the same one and finds the
+    same data in the caches.
     """
     names = list(calls)
     repeats = {}
@@ -55,13 +56,13 @@ def interleaved(calls: Mapping[str, Callable[[], object]], budget: float = 0.3) 
             each = timeit.timeit(call, number=repeats[name]) / repeats[name]
             repeats[name] = max(1, math.ceil(SHORTEST / max(each, 1e-8)))
     taken: dict[str, list[float]] = {name: [] for name in names}
+    order = random.Random(0)  # noqa: S311  # nothing secret
     collecting = gc.isenabled()
     gc.disable()
     try:
         begin, done = time.perf_counter(), 0
         while done < FEWEST or (done < MOST and time.perf_counter() - begin < budget):
-            shift = done % len(names)
-            for name in names[shift:] + names[:shift]:
+            for name in order.sample(names, len(names)):
                 number = repeats[name]
                 taken[name].append(timeit.timeit(calls[name], number=number) / number)
             done += 1

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from projlab import AffineConstraint
+
 
 def held_bytes(owner: Any, besides: Iterable[Tensor] = ()) -> int:
     """Bytes of the distinct storages reachable from an object, less those of `besides`."""
@@ -28,6 +30,8 @@ def _walk(owner: Any) -> Iterator[Tensor]:
             waiting += vars(this).values()
         elif is_dataclass(this) and not isinstance(this, type):
             waiting += [getattr(this, field.name) for field in fields(this)]
+        elif isinstance(this, AffineConstraint):  # what it remembers of its rank is held too
+            waiting += vars(this).values()
         elif isinstance(this, dict):
             waiting += this.values()
         elif isinstance(this, (list, tuple, set, frozenset)):

@@ -134,7 +134,7 @@ def certify(
     device = constraint.device
     with torch.no_grad(), torch.inference_mode(False), stated_precision(device):
         data = working_dtype(constraint.dtype)
-        analysis = analyse(constraint, data, rule, data)
+        analysis = analyse(constraint, data, rule, data, measured=True)
         if analysis.conflicts and on_inconsistent == "raise":
             raise_inconsistent(constraint, analysis)
         u = tolerance.unit_roundoff(x.dtype)

@@ -13,8 +13,8 @@ from projlab.constraint import AffineConstraint
 from projlab.equilibrate import Equilibrated, equilibrate
 from projlab.errors import InconsistentError, InputError
 from projlab.exact_rank import independent_rows
-from projlab.matrix import scale
-from projlab.rank import Rank, RankRule, check_rule, cutoff_of, decide
+from projlab.matrix import Dense, scale
+from projlab.rank import Rank, RankRule, check_rule, cutoff_of, decide, decide_each
 
 _SHOWN = 5
 _SIMPLE = 100
@@ -157,7 +157,7 @@ def diagnose(A: Any, b: Any = None, *, rank: float | str = "numerical") -> Diagn
             f"A is a batch of {constraint.batch} systems; diagnose one of them: A[i], b[i]"
         )
     dtype = working_dtype(constraint.dtype)
-    analysis = analyse(constraint, dtype, check_rule(rank), dtype)
+    analysis = analyse(constraint, dtype, check_rule(rank), dtype, measured=True)
     u = tolerance.unit_roundoff(dtype)
     decision = analysis.decisions[0]
     norms = scale(analysis.system.rows.row_norms().double(), -analysis.system.exponent)
@@ -202,38 +202,54 @@ class Analysis:
     """Per element: the rows that contradict the others; absent where it is consistent."""
 
 
+Judged = tuple[tuple[Rank, ...], dict[int, tuple[Combination, ...]]]
+"""What is kept with a constraint: an `Analysis` less the rows."""
+
+
 def analyse(
-    constraint: AffineConstraint, dtype: torch.dtype, rule: RankRule, data: torch.dtype
+    constraint: AffineConstraint,
+    dtype: torch.dtype,
+    rule: RankRule,
+    data: torch.dtype,
+    *,
+    measured: bool = False,
 ) -> Analysis:
     """Equilibrate in `dtype`, decide the rank, judge consistency; kept with the constraint.
 
     Rank and consistency are of the data: its precision decides them, however wide the work.
+    `measured` asks for singular values where the rank can do without.
     """
-    cache: dict[tuple[Any, ...], Analysis] = constraint._cache  # type: ignore[attr-defined]
+    system = equilibrate(constraint, dtype)
+    cache: dict[tuple[Any, ...], Judged] = constraint._cache  # type: ignore[attr-defined]
     key = (dtype, rule, data)
-    if key not in cache:
-        system = equilibrate(constraint, dtype)
+    decisions, conflicts = cache.get(key, (None, {}))
+    if decisions is None or (measured and not all(d.measured for d in decisions)):
         u = tolerance.unit_roundoff(data)
-        elements = [system] if constraint.batch is None else _elements(system)
-        decisions = tuple(decide(element.rows, u, rule) for element in elements)
+        if constraint.batch is None:
+            decisions = (decide(system.rows, u, rule),)
+        else:
+            assert isinstance(system.rows, Dense)
+            decisions = decide_each(system.rows, u, rule)
+        if measured:
+            decisions = tuple(decision.measure() for decision in decisions)
         analysis = Analysis(system, decisions)
-        for i, (element, decision) in enumerate(zip(elements, decisions, strict=True)):
-            bad = _conflicting(element, decision, u, rule)
-            if bad:
-                analysis.conflicts[i] = combinations(constraint, analysis, i, bad)
-        # the reflectors are as large as A: for the factorisation that follows, and not kept
+        for i, decision in enumerate(decisions):
+            if len(decision.dropped):
+                bad = _conflicting(_element(system, i), decision, u, rule)
+                if bad:
+                    analysis.conflicts[i] = combinations(constraint, analysis, i, bad)
+        # rows and reflectors are as large as A: for the factorisation that follows, and not kept
         kept = tuple(replace(decision, reflectors=None) for decision in decisions)
-        cache[key] = replace(analysis, decisions=kept)
+        cache[key] = kept, analysis.conflicts
         return analysis
-    return cache[key]
+    return Analysis(system, decisions, conflicts)
 
 
-def _elements(system: Equilibrated) -> list[Equilibrated]:
-    entries = system.rows.to_dense()
-    return [
-        Equilibrated(type(system.rows)(entries[i]), system.f[i], system.exponent[i])  # type: ignore[call-arg]
-        for i in range(len(entries))
-    ]
+def _element(system: Equilibrated, i: int) -> Equilibrated:
+    """System i of a batch; the system itself where there is no batch."""
+    if system.f.dim() == 1:
+        return system
+    return Equilibrated(Dense(system.rows.to_dense()[i]), system.f[i], system.exponent[i])
 
 
 def _conflicting(system: Equilibrated, decision: Rank, u: float, rule: RankRule) -> list[int]:
@@ -242,8 +258,6 @@ def _conflicting(system: Equilibrated, decision: Rank, u: float, rule: RankRule)
     With x^ = E_r^+ f, row i is off where |E x^ - f|_i exceeds the consistency factor times
     ||e_i|| ||x^|| + |f_i|. The residual is the part of f outside the range of E_r.
     """
-    if len(decision.dropped) == 0:
-        return []
     m, n = system.rows.shape
     # the decision may have been taken on the CPU where the device has no float64
     dropped, kept = decision.dropped, decision.kept

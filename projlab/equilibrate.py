@@ -30,15 +30,24 @@ def equilibrate_rows(matrix: Matrix) -> tuple[Matrix, Tensor]:
     if matrix.shape[0] == 0:
         lead = matrix.entries.shape[:-1] if isinstance(matrix, Dense) else (0,)
         return matrix, torch.zeros(lead, dtype=torch.int32, device=matrix.device)
+    norms = matrix.row_norms()
+    smallest, largest = torch.aminmax(norms)
+    info = torch.finfo(norms.dtype)
+    if math.sqrt(info.tiny) / info.eps < float(smallest) and float(largest) < math.sqrt(info.max):
+        exponent = _exponent(norms)
+        return matrix.scale_rows(-exponent), -exponent
+    # by the largest entry first: the squares in a norm could over- or underflow
     coarse = torch.frexp(matrix.row_max()).exponent
-    if int(coarse.abs().max()) <= math.log2(torch.finfo(matrix.dtype).max) // 4:
-        coarse = torch.zeros_like(coarse)
-    else:  # by the largest entry first: the squares in a norm could over- or underflow
-        matrix = matrix.scale_rows(-coarse)
-    mantissa, fine = torch.frexp(matrix.row_norms())
-    fine = fine - (mantissa < math.sqrt(0.5)).to(fine.dtype)
-    fine = torch.where(mantissa == 0, 0, fine)
+    matrix = matrix.scale_rows(-coarse)
+    fine = _exponent(matrix.row_norms())
     return matrix.scale_rows(-fine), -(coarse + fine)
+
+
+def _exponent(norms: Tensor) -> Tensor:
+    """Of the nearest power of two; zero for a norm of zero."""
+    mantissa, exponent = torch.frexp(norms)
+    exponent = exponent - (mantissa < math.sqrt(0.5)).to(exponent.dtype)
+    return torch.where(mantissa == 0, 0, exponent)
 
 
 def equilibrate(constraint: AffineConstraint, dtype: torch.dtype) -> Equilibrated:
@@ -50,9 +59,8 @@ def equilibrate(constraint: AffineConstraint, dtype: torch.dtype) -> Equilibrate
     rows, exponent = equilibrate_rows(constraint.matrix.to(wide))
     rows = rows.to(dtype)
     f = scale(constraint.b.to(wide), exponent).to(dtype)
-    overflow = (~torch.isfinite(f)).nonzero()
-    if len(overflow):
-        row = int(overflow[0, -1])
+    if not bool(torch.isfinite(f).all()):
+        row = int((~torch.isfinite(f)).nonzero()[0, -1])
         raise InputError(
             f"b of {constraint.names[row]} divided by the norm of its row of A overflows in "
             f"{dtype}: no x of that size can be represented"

@@ -1,5 +1,6 @@
 """The rows of a constraint, dense or as triplets, with the few operations the engine needs."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,11 +28,22 @@ def power_of_two(exponent: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 def scale(values: Tensor, exponent: Tensor) -> Tensor:
     """values * 2**exponent, exact short of overflow and underflow."""
+    e, info = exponent.cpu().numpy(), torch.finfo(values.dtype)
+    if e.size and math.log2(info.tiny) <= e.min() and e.max() < math.log2(info.max):
+        factor = torch.from_numpy(np.ldexp(1.0, e))
+        return values * factor.to(device=exponent.device, dtype=values.dtype)
     first, second = power_of_two(exponent, values.dtype)
-    both = first * second
-    if bool((torch.isfinite(both) & (both >= torch.finfo(both.dtype).tiny)).all()):
-        return values * both
     return values * first * second
+
+
+def widened(entries: Tensor) -> Tensor:
+    """In float64, on the CPU where the device has none (Apple's GPUs)."""
+    return entries.cpu().double() if entries.device.type == "mps" else entries.double()
+
+
+def upper(a: Tensor) -> Tensor:
+    """R (..., m, m) of a Householder QR as LAPACK leaves it."""
+    return a[..., : a.shape[-1], :].triu()
 
 
 @dataclass(frozen=True)
@@ -40,7 +52,8 @@ class Dense:
 
     entries: Tensor
     reflectors: tuple[Tensor, Tensor] | None = None
-    """Householder QR of the transpose, as LAPACK leaves it, where the rank decision made it."""
+    """Householder QR of the transpose in float64, as LAPACK leaves it, where the rank decision made
+    it."""
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -53,10 +53,10 @@ class Rows:
         self._call: Callable[..., None] = native_kernels.float64 if wide else native_kernels.float32
         self._call(0, 0, 0, 0, 0, 0, 0, 0, 0)  # compiles, or loads what was compiled
 
-    def for_one_vector(self, c: Tensor) -> Callable[[Tensor], bool]:
-        """`project_` of one x (n,), for this c (r,): a third of its time, which is checks."""
+    def for_vectors(self, c: Tensor) -> Callable[[Tensor], bool]:
+        """`project_` of x (n,) or (k, n), for this c (r,): a third of its time, which is checks."""
         call, address, dtype, (_, m, n) = self._call, self._address, self._dtype, self._shape
-        c = c.contiguous()
+        c, most = c.contiguous(), self._most
         right = c.data_ptr()
 
         def project_(
@@ -66,12 +66,15 @@ class Rows:
             if not (
                 type(x) in _PLAIN
                 and x.dtype is dtype
-                and x.ndim == 1
-                and x.numel() == n
+                and 0 < x.ndim <= 2
+                and x.shape[-1] == n
                 and x.is_cpu
                 and x.is_contiguous()
                 and forward_ad._current_level < 0
             ):
+                return False
+            k = x.shape[0] if x.ndim == 2 else 1
+            if k > most:
                 return False
             try:
                 at = x.data_ptr()
@@ -80,7 +83,7 @@ class Rows:
                 increment_version(x)
             except RuntimeError:
                 return False
-            call(at, address, right, 1, 1, m, n, 0, 0)
+            call(at, address, right, 1, k, m, n, 0, 0)
             return True
 
         return project_
@@ -100,7 +103,7 @@ class Rows:
             return False
         B, m, n = self._shape
         k = x.numel() // n
-        if k == 0 or x.shape[-1] != n:
+        if k == 0 or k > self._most * (B or 1) or x.shape[-1] != n:
             return False
         step = system = 0
         if B is None:
@@ -114,8 +117,6 @@ class Rows:
             if c is not None:
                 step = 0 if c.shape[1] == 1 else m
                 c, system = c.contiguous(), m * c.shape[1]
-        if k > self._most:
-            return False
         c = self._zeros if c is None else c
         try:  # functorch's wrappers have no memory, or one at zero
             at, right = x.data_ptr(), c.data_ptr()

@@ -19,7 +19,7 @@ from projlab.matrix import Triplets
 from projlab.options import check_options
 from projlab.precision import lowered
 from projlab.select import MANY
-from projlab.solver import Solver, build, null_space
+from projlab.solver import Solver, build, condition_numbers, null_space
 
 
 def projector(
@@ -143,8 +143,15 @@ class Projector(nn.Module):
         self._solvers = {solver.dtype: solver}
         self._numbers: dict[torch.dtype, int] = {}
         self._number(solver)
+        self._conditions = solver.conditions if solver.measured else None
         self.A, self.b = constraint.A, constraint.b
-        self._vector_terms, self._native_vector = solver.vector_terms(), solver.native_vector()
+        self._derive()
+
+    def _derive(self) -> None:
+        """What the hot path looks up: not part of the state, and never copied."""
+        solver = self._solver
+        self._vector_terms, self._native_vectors = solver.vector_terms(), solver.native_vectors()
+        self._in_place = solver.in_place()
 
     def _number(self, solver: Solver) -> None:
         self._numbers[solver.dtype] = compiled.register(solver)
@@ -172,9 +179,17 @@ class Projector(nn.Module):
 
     @property
     def condition(self) -> Any:
-        """sigma_1 / sigma_rank of the equilibrated rows (in the metric): float, or (B,) tensor."""
-        found = self._solver.conditions
-        if self._solver.batch is None:
+        """sigma_1 / sigma_rank of the equilibrated rows (in the metric): float, or (B,) tensor.
+
+        Computed when it is first asked for, where setting up could do without singular values.
+        """
+        solver = self._solver
+        if self._conditions is None:
+            self._conditions = condition_numbers(
+                self._constraint, solver.dtype, self._options.rank, self._data(self._dtype)
+            )
+        found = self._conditions
+        if solver.batch is None:
             return found[0]
         return torch.tensor(found, dtype=torch.float64, device="cpu")
 
@@ -200,7 +215,7 @@ class Projector(nn.Module):
         consistency, which would need the host, and its entries on redundant rows are ignored.
         Differentiable in x and, at full row rank, in b.
         """
-        native = self._native_vector
+        native = self._native_vectors
         if native is not None and b is None and type(x) is Tensor and not is_compiling():
             projected = None if _needs_function(x, None) else x.clone()
             if projected is not None and native(projected):
@@ -226,7 +241,7 @@ class Projector(nn.Module):
 
     def project_(self, x: Tensor) -> Tensor:
         """Project x in place, without a graph, and return it: the hot path."""
-        native = self._native_vector
+        native = self._native_vectors
         if native is not None and not is_dynamo_compiling() and native(x):
             return x
         # one vector, small rows: the checks that torch makes anyway are left to it
@@ -243,6 +258,21 @@ class Projector(nn.Module):
                     return x.addmv_(N, addmv(c, M, x))
             except (AttributeError, RuntimeError):
                 pass  # x does not fit, which is said by name below
+        rows = self._in_place
+        if rows is not None and not is_dynamo_compiling():
+            dtype, device_type, n, project_ = rows
+            try:
+                if (
+                    x.dtype is dtype
+                    and x.ndim == 2
+                    and x.shape[1] == n
+                    and not x.requires_grad
+                    and not lowered(dtype, device_type)
+                ):
+                    project_(x)
+                    return x
+            except (AttributeError, RuntimeError):
+                pass
         solver = self._solver_for(x)
         if x.dtype == solver.dtype and not is_compiling():
             solver.project_(x)
@@ -456,28 +486,31 @@ class Projector(nn.Module):
             self._buffers = {**own, **self._buffers}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in vars(self).items() if k not in ("_native_vector", "_vector_terms")}
+        return {k: v for k, v in vars(self).items() if k not in _DERIVED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch leaves it bare
-        self._vector_terms, self._native_vector = (
-            self._solver.vector_terms(),
-            self._solver.native_vector(),
-        )
+        self._derive()
         # a copy's factors are its own, and so are the numbers the compiled operator finds them by
         self._numbers, self._retired = {}, {}
         for solver in self._solvers.values():
             self._number(solver)
 
     def extra_repr(self) -> str:
-        """Shape, variant, rank and condition."""
+        """Shape, variant, rank and condition, or the bound on it that set-up made do with."""
         solver = self._solver
+        equals, conditions = "=", self._conditions
+        if conditions is None:
+            equals, conditions = "<=", solver.conditions
         batch = "" if solver.batch is None else f"batch={solver.batch}, "
         return (
             f"{batch}m={solver.shape[0]}, n={solver.shape[1]}, variant={solver.variant!r}, "
-            f"rank={min(solver.ranks)}, condition={max(solver.conditions):.3g}, "
+            f"rank={min(solver.ranks)}, condition{equals}{max(conditions):.3g}, "
             f"dtype={str(self._dtype).removeprefix('torch.')}"
         )
+
+
+_DERIVED = frozenset({"_vector_terms", "_native_vectors", "_in_place"})
 
 
 def moved(constraint: AffineConstraint, device: torch.device) -> AffineConstraint:

@@ -17,7 +17,7 @@ from torch import Tensor
 from projlab import memory, tolerance, tuning
 from projlab.errors import InputError
 from projlab.exact_rank import independent_rows
-from projlab.matrix import Dense, Matrix, scale
+from projlab.matrix import Dense, Matrix, scale, upper, widened
 
 RankRule = float | Literal["numerical", "exact"]
 
@@ -28,7 +28,7 @@ class Rank:
 
     rank: int
     condition: float
-    """sigma_1 / sigma_rank."""
+    """sigma_1 / sigma_rank, or an upper bound (see `measured`)."""
     ambiguous: bool
     gap: tuple[float, float]
     """sigma_rank and the next smaller singular value, relative to sigma_1."""
@@ -43,10 +43,23 @@ class Rank:
     """(m, rank) float64, orthonormal: the range of E; None where it is the kept rows' unit vectors
     (full rank but for rows of zeros, or rows that share no column)."""
     sigma: Tensor
-    """(rank,) the singular values above the cutoff."""
+    """(rank,) the singular values above the cutoff; (0,) where they were not needed."""
     reflectors: tuple[Tensor, Tensor] | None = None
-    """Householder QR of E', as LAPACK leaves it; None where E has redundant rows, or was decided
-    on otherwise."""
+    """Householder QR of E' in float64, as LAPACK leaves it; None where E has redundant rows, or was
+    decided on otherwise."""
+    measured: bool = True
+    """Whether singular values were computed. Where a bound far from the cutoff already proves full
+    rank, `condition` is that bound and `gap` what follows from it."""
+
+    def measure(self) -> "Rank":
+        """The same decision with the singular values that `reflectors` still tell."""
+        if self.measured or self.reflectors is None:
+            return self
+        sigma = torch.linalg.svdvals(upper(self.reflectors[0]))
+        condition = float(sigma[0] / sigma[-1])
+        return replace(
+            self, condition=condition, gap=(1 / condition, 0.0), sigma=sigma, measured=True
+        )
 
 
 def check_rule(rule: object) -> RankRule:
@@ -67,7 +80,10 @@ def cutoff_of(rule: RankRule, m: int, n: int, u: float) -> float:
 
 
 def decide(rows: Matrix, u: float, rule: RankRule) -> Rank:
-    """Rank of the equilibrated `rows` for data of unit roundoff u."""
+    """Rank of the equilibrated `rows` (m, n) for data of unit roundoff u.
+
+    Singular values are computed only where a bound on the condition number leaves the rank open.
+    """
     m, n = rows.shape
     zero = rows.row_max() == 0
     nonzero = (~zero).nonzero().flatten()
@@ -82,30 +98,37 @@ def decide(rows: Matrix, u: float, rule: RankRule) -> Rank:
         memory.require(
             memory.factorisation_bytes(m, n, torch.float64), "the rank decision", rows.device
         )
-    E = _float64(rows.select(nonzero) if len(nonzero) < m else rows)
+    E = widened((rows.select(nonzero) if len(nonzero) < m else rows).to_dense())
     cutoff = cutoff_of(rule, m, n, u)
     R, reflectors = _triangle(E)
-    sigma = torch.linalg.svdvals(R)
+    deficient = False
+    if tuning.BOUNDED <= len(nonzero) == m <= n and rule != "exact":
+        enough = 1 / (tolerance.PROVEN * cutoff)
+        bound = _condition_bound(R, enough)
+        if bound <= enough:
+            return _proven(nonzero, bound, reflectors)
+        deficient = not bound <= m / cutoff  # a bound is off by a factor m at worst
+    wide = R.mT if E.shape[0] <= E.shape[1] else E  # E = R' Q'
+    sigma, Vh = _singular(wide) if deficient else (torch.linalg.svdvals(R), None)
     tail = _extended_precision_tail(E, sigma, cutoff) if u < tolerance.FLOAT32_ROUNDOFF else None
-    relative = (sigma if tail is None else tail) / sigma[0]
-    rank = int((relative > cutoff).sum())
+    relative = ((sigma if tail is None else tail) / sigma[0]).tolist()
+    rank = sum(s > cutoff for s in relative)
     smaller = cutoff / tolerance.AMBIGUITY
     if tail is None:
         smaller = max(smaller, tolerance.ROUNDING_RANK * tolerance.unit_roundoff("float64"))
-    ambiguous = int((relative > smaller).sum()) != int(
-        (relative > cutoff * tolerance.AMBIGUITY).sum()
-    )
+    larger = cutoff * tolerance.AMBIGUITY
+    ambiguous = sum(s > smaller for s in relative) != sum(s > larger for s in relative)
     kept = None
     if rule == "exact":
         kept = torch.tensor(independent_rows(E.cpu().numpy()), device=E.device)
         rank, ambiguous = len(kept), False
-    following = float(relative[rank]) if rank < len(relative) else 0.0
-    gap = (float(relative[rank - 1]), following)
+    gap = (relative[rank - 1], relative[rank] if rank < len(relative) else 0.0)
     condition = 1 / gap[0] if gap[0] > 0 else float("inf")
     if rank == len(nonzero):
         decision = _all_kept(nonzero, zero, condition, sigma, gap, ambiguous)
         return replace(decision, reflectors=reflectors if rank == m <= n else None)
-    basis, singular = _range(E, R, rank)
+    singular, Vh = (sigma, Vh) if Vh is not None else _singular(wide)
+    basis, singular = _range(wide, singular, Vh, rank)
     if kept is None:
         kept, gone, C = _choose_rows(basis, torch.linalg.vector_norm(E, dim=1))
     else:
@@ -117,6 +140,62 @@ def decide(rows: Matrix, u: float, rule: RankRule) -> Rank:
     whole = basis.new_zeros(m, rank)
     whole[nonzero] = basis
     return Rank(rank, condition, ambiguous, gap, nonzero[kept], dropped[order], C, whole, singular)
+
+
+def decide_each(rows: Dense, u: float, rule: RankRule) -> tuple[Rank, ...]:
+    """`decide` for every system of `rows` (B, m, n), all at once where a bound decides them."""
+    (B, m, n) = rows.entries.shape
+    proven: list[Rank | None] = [None] * B
+    if 1 < m <= n and rule != "exact":
+        memory.require(
+            memory.factorisation_bytes(m, n, torch.float64, B), "the rank decision", rows.device
+        )
+        R, (a, tau) = _triangle(widened(rows.entries))
+        limit = 1 / (tolerance.PROVEN * cutoff_of(rule, m, n, u))
+        bounds = (_norm_bound(R) * _norm_bound(_inverse(R))).tolist()
+        every = torch.arange(m, device=R.device)
+        for i, bound in enumerate(bounds):
+            if bound <= limit:
+                proven[i] = _proven(every, bound, (a[i], tau[i]))
+    return tuple(
+        decide(Dense(rows.entries[i]), u, rule) if found is None else found
+        for i, found in enumerate(proven)
+    )
+
+
+def _proven(every: Tensor, bound: float, reflectors: tuple[Tensor, Tensor]) -> Rank:
+    """Full rank, with singular values far above the cutoff."""
+    none = every[:0]
+    gap, sigma = (1 / bound, 0.0), torch.zeros(0, dtype=torch.float64, device=every.device)
+    return Rank(
+        len(every), bound, False, gap, every, none, None, None, sigma, reflectors, measured=False
+    )
+
+
+def _condition_bound(R: Tensor, enough: float) -> float:
+    """An upper bound on kappa_2 of upper triangular R (m, m), off by a factor m at worst.
+
+    From ||M||_2^2 <= ||M||_1 ||M||_inf for R and its inverse; where that is more than `enough` but
+    a factor m could mend it, from ||M||_2^4 <= ||M'M||_F^2, off by sqrt(m). NaN for singular R.
+    """
+    inverse = _inverse(R)
+    bound = float(_norm_bound(R) * _norm_bound(inverse))
+    if enough < bound <= enough * len(R):
+        squares = [torch.linalg.matrix_norm(M.mT @ M) for M in (R, inverse)]
+        bound = float((squares[0] * squares[1]).sqrt())
+    return bound
+
+
+def _inverse(R: Tensor) -> Tensor:
+    eye = torch.eye(R.shape[-1], dtype=R.dtype, device=R.device)
+    inverse: Tensor = torch.linalg.solve_triangular(R, eye.expand_as(R), upper=True)
+    return inverse
+
+
+def _norm_bound(M: Tensor) -> Tensor:
+    """sqrt(||M||_1 ||M||_inf) of each matrix, an upper bound on its 2-norm; NaN is kept."""
+    sizes = M.abs()
+    return (sizes.sum(-1).amax(-1) * sizes.sum(-2).amax(-1)).sqrt()
 
 
 def _all_kept(
@@ -134,19 +213,13 @@ def _all_kept(
     return Rank(rank, condition, ambiguous, gap, nonzero, dropped, None, None, sigma)
 
 
-def _float64(rows: Matrix) -> Tensor:
-    dense = rows.to_dense()
-    # Apple's GPUs have no float64
-    return dense.cpu().double() if dense.device.type == "mps" else dense.double()
-
-
 def _triangle(E: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """A square matrix with the singular values of E, by one Householder QR of its longer side.
 
     With its reflectors, from which a factorisation need not start again.
     """
-    a, tau = torch.geqrf(E.mT if E.shape[0] <= E.shape[1] else E)
-    return a[: a.shape[1]].triu(), (a, tau)
+    a, tau = torch.geqrf(E.mT if E.shape[-2] <= E.shape[-1] else E)
+    return upper(a), (a, tau)
 
 
 def _extended_precision_tail(E: Tensor, sigma: Tensor, cutoff: float) -> Tensor | None:
@@ -158,7 +231,10 @@ def _extended_precision_tail(E: Tensor, sigma: Tensor, cutoff: float) -> Tensor 
     ||E' Z|| is theirs. None where no value is near enough, the system is too large for it to
     matter, or the platform's long double is float64.
     """
-    doubtful = (sigma <= cutoff * tolerance.AMBIGUITY * sigma[0]).nonzero().flatten()
+    near = cutoff * tolerance.AMBIGUITY
+    if float(sigma[-1] / sigma[0]) > near:
+        return None
+    doubtful = (sigma <= near * sigma[0]).nonzero().flatten()
     E = E if E.shape[0] <= E.shape[1] else E.mT
     noise = tolerance.ROUNDING_RANK * tolerance.unit_roundoff("float64") * np.sqrt(len(E))
     precise = np.finfo(np.longdouble).eps < np.finfo(np.float64).eps / 1000
@@ -176,14 +252,18 @@ def _extended_precision_tail(E: Tensor, sigma: Tensor, cutoff: float) -> Tensor 
     return torch.cat([sigma[:first], small[: len(sigma) - first]])
 
 
-def _range(E: Tensor, R: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+def _singular(wide: Tensor) -> tuple[Tensor, Tensor]:
+    """Singular values and right singular vectors."""
+    _, S, Vh = torch.linalg.svd(wide, full_matrices=False)
+    return S, Vh
+
+
+def _range(wide: Tensor, S: Tensor, Vh: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Orthonormal basis (m, rank) of the range of E at that rank, and its singular values.
 
     LAPACK's iteration for singular vectors stops at up to 91 u sigma_1 (DBDSQR's TOLMUL); images of
     the right vectors are in the range to rounding.
     """
-    wide = R.mT if E.shape[0] <= E.shape[1] else E  # E = R' Q'
-    _, S, Vh = torch.linalg.svd(wide, full_matrices=False)
     basis: Tensor = torch.linalg.qr(wide @ (Vh[:rank].mT / S[:rank])).Q
     return basis, S[:rank]
 

@@ -23,6 +23,8 @@ class System:
     disjoint: bool
     diagonal_metric: bool
     condition: float
+    """Condition number, or an upper bound on it (see `measured`)."""
+    measured: bool
     dtype: torch.dtype
 
     @property
@@ -52,19 +54,37 @@ def choose(
         if accuracy is not None and _predicted(variant, system) > accuracy:
             raise AccuracyError(_unreachable(accuracy, system, f'variant "{name}"', variant))
         return variant, f"{name}: asked for by name"
-    able = [v for v in REGISTRY if system.disjoint or not v.needs_disjoint_rows]
-    if not system.diagonal_metric:
-        able = [v for v in able if not v.needs_disjoint_rows]
-    target = accuracy
-    if target is None:
-        growth = tolerance.backward_stable_growth(system.condition, system.u)
-        target = 2 * tolerance.predicted_accuracy(growth, system.m, system.n)
+    able, target = _able(system), _target(system, accuracy)
     reaching = [v for v in able if _predicted(v, system) <= target]
     if not reaching:
         best = min(able, key=lambda v: _predicted(v, system))
         raise AccuracyError(_unreachable(target, system, "no variant", best))
     variant = min(reaching, key=lambda v: _cost(v, system, applications))
     return variant, _reason(variant, able, system, accuracy, target, applications)
+
+
+def undecided(name: str, system: System, accuracy: float | None, applications: int) -> bool:
+    """Whether a condition number below the bound could change the choice, or refuse less."""
+    if name != "auto":
+        return accuracy is not None and _predicted(get(name), system) > accuracy
+    target = _target(system, accuracy)
+    cheapest = min(_able(system), key=lambda v: _cost(v, system, applications))
+    return _predicted(cheapest, system) > target
+
+
+def _able(system: System) -> list[Variant]:
+    return [
+        v
+        for v in REGISTRY
+        if not v.needs_disjoint_rows or (system.disjoint and system.diagonal_metric)
+    ]
+
+
+def _target(system: System, accuracy: float | None) -> float:
+    if accuracy is not None:
+        return accuracy
+    growth = tolerance.backward_stable_growth(system.condition, system.u)
+    return 2 * tolerance.predicted_accuracy(growth, system.m, system.n)
 
 
 def _predicted(variant: Variant, system: System) -> float:
@@ -121,5 +141,5 @@ def _reason(
     )
     return (
         f"{variant.name}: predicted to reach {asked} at condition number "
-        f"{system.condition:.2g}, and {cheaper}"
+        f"{'' if system.measured else 'at most '}{system.condition:.2g}, and {cheaper}"
     )

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from projlab import memory, tolerance
+from projlab import memory
 from projlab.constraint import AffineConstraint
 from projlab.diagnose import (
     Analysis,
@@ -32,7 +32,7 @@ from projlab.metric import Metric, factor_metric
 from projlab.options import Options
 from projlab.precision import lowered, stated_precision
 from projlab.rank import Rank, RankRule, chosen_for_least_squares
-from projlab.select import System, choose
+from projlab.select import System, choose, undecided
 from projlab.structure import require_disjoint
 from projlab.variants import Factor
 
@@ -49,6 +49,8 @@ class Solver:
     reason: str
     ranks: tuple[int, ...]
     conditions: tuple[float, ...]
+    """Condition numbers, or upper bounds on them (see `measured`)."""
+    measured: bool
     factor: Factor | None
     """None where no row is left: the projection is the identity."""
     kept: Tensor | None
@@ -176,11 +178,26 @@ class Solver:
         terms = self.factor.vector_terms(self.c)
         return None if terms is None else (self.dtype, self.device.type, *terms)
 
-    def native_vector(self) -> Callable[[Tensor], bool] | None:
-        """`Factor.native_vector` of the constraint's own b."""
+    def native_vectors(self) -> Callable[[Tensor], bool] | None:
+        """`Factor.native_vectors` of the constraint's own b."""
         if self.factor is None or self.c is None or self.metric is not None or self.batched:
             return None
-        return self.factor.native_vector(self.c)
+        return self.factor.native_vectors(self.c)
+
+    def in_place(self) -> tuple[torch.dtype, str, int, Callable[[Tensor], None]] | None:
+        """Working dtype, type of device, n, and `project_` of x (k, n) or (B, n), unchecked."""
+        factor, c = self.factor, self.c
+        if factor is None or c is None or self.metric is not None:
+            return None
+
+        def vectors(x: Tensor) -> None:
+            factor.project_(x, c)
+
+        def systems(x: Tensor) -> None:
+            factor.project_(x.unsqueeze(1), c)
+
+        call = systems if self.batched else vectors
+        return self.dtype, self.device.type, self.shape[1], call
 
     def project_(self, x: Tensor) -> None:
         """In place, x in `dtype` on `device`, no graph: the hot path."""
@@ -232,15 +249,28 @@ def _build(
     if basis is not None:
         analysis = _compromising(analysis, constraint)
     rows, kept, exponent = _kept(analysis, constraint.batch)
-    metric, conditions = None, tuple(d.condition for d in decisions)
+    metric, measured = None, all(d.measured for d in decisions)
+    conditions = tuple(d.condition for d in decisions)
     if options.metric is not None:
         metric = factor_metric(options.metric, dtype, device)
         rows, whitening, conditions = _whiten(rows, metric, constraint.batch)
-        exponent = exponent + whitening
+        exponent, measured = exponent + whitening, True
+    system = System(
+        m=rows.shape[0],
+        n=rows.shape[1],
+        disjoint=rows.disjoint() if rows.shape[0] else True,
+        diagonal_metric=metric is None or metric.diagonal,
+        condition=max(conditions),
+        measured=measured,
+        dtype=dtype,
+    )
+    if not measured and undecided(options.variant, system, options.accuracy, options.applications):
+        conditions = tuple(d.measure().condition for d in decisions)
+        system = replace(system, condition=max(conditions), measured=True)
     names = constraint.names
     if kept is not None and constraint.batch is None:
         names = tuple(names[i] for i in kept.tolist())
-    name, reason, factor = _factor(rows, conditions, metric, dtype, options, names)
+    name, reason, factor = _factor(rows, system, options, names)
     units = power_of_two(exponent, dtype)
     padding = (rows.row_max() == 0) if constraint.batch is not None and rows.shape[0] else None
     if padding is not None:
@@ -254,6 +284,7 @@ def _build(
         reason=reason,
         ranks=tuple(d.rank for d in decisions),
         conditions=conditions,
+        measured=system.measured,
         factor=factor,
         kept=kept,
         units=units,
@@ -323,6 +354,15 @@ def _own_right_side(
     return scale(b, exponent.to(b.device))
 
 
+def condition_numbers(
+    constraint: AffineConstraint, dtype: torch.dtype, rule: RankRule, data: torch.dtype
+) -> tuple[float, ...]:
+    """Of each system's equilibrated rows, from singular values, where a bound was enough before."""
+    with torch.no_grad(), torch.inference_mode(False), stated_precision(constraint.device):
+        decisions = analyse(constraint, dtype, rule, data, measured=True).decisions
+    return tuple(decision.condition for decision in decisions)
+
+
 def null_space(
     constraint: AffineConstraint, dtype: torch.dtype, rule: RankRule, data: torch.dtype
 ) -> Tensor:
@@ -363,12 +403,14 @@ def _kept(analysis: Analysis, batch: int | None) -> tuple[Matrix, Tensor | None,
 
 
 def _with_reflectors(rows: Matrix, decisions: tuple[Rank, ...]) -> Matrix:
-    """The rows with their QR, where the rank decision left one in the same precision and place."""
-    reflectors = decisions[0].reflectors
-    if reflectors is None or not isinstance(rows, Dense) or rows.entries.dim() == 3:
+    """The rows with their QR, where the rank decision left one for every system."""
+    made = [d.reflectors for d in decisions if d.reflectors is not None]
+    if len(made) < len(decisions) or not isinstance(rows, Dense):
         return rows
-    same = reflectors[0].dtype is rows.dtype and reflectors[0].device == rows.device
-    return replace(rows, reflectors=reflectors) if same else rows
+    if rows.entries.dim() == 2:
+        return replace(rows, reflectors=made[0])
+    a, tau = (torch.stack(parts) for parts in zip(*made, strict=True))
+    return replace(rows, reflectors=(a, tau))
 
 
 def _whiten(
@@ -397,22 +439,9 @@ def _whiten(
 
 
 def _factor(
-    rows: Matrix,
-    conditions: tuple[float, ...],
-    metric: Metric | None,
-    dtype: torch.dtype,
-    options: Options,
-    names: tuple[str, ...],
+    rows: Matrix, system: System, options: Options, names: tuple[str, ...]
 ) -> tuple[str, str, Factor | None]:
     m, n = rows.shape
-    system = System(
-        m=m,
-        n=n,
-        disjoint=rows.disjoint() if m else True,
-        diagonal_metric=metric is None or metric.diagonal,
-        condition=max(conditions),
-        dtype=dtype,
-    )
     variant, reason = choose(options.variant, system, options.accuracy, options.applications)
     if variant.needs_disjoint_rows:
         if not system.diagonal_metric:
@@ -425,7 +454,7 @@ def _factor(
     if m == 0:
         return variant.name, f"{variant.name}: no equation is left to satisfy", None
     try:
-        return variant.name, reason, variant.factor(rows, tolerance.unit_roundoff(dtype))
+        return variant.name, reason, variant.factor(rows, system.u)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # not re-exported
         raise ProjlabError(
             f"variant={variant.name!r} failed on {m} rows in {n} variables: {error}. "

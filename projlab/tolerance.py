@@ -7,11 +7,17 @@ analysis", SIAM J. Sci. Comput. 41 (2019).
 """
 
 import math
+from functools import cache
 
 import torch
 
 AMBIGUITY = 10.0
 """The rank is ambiguous where a cutoff this many times smaller or larger would change it."""
+
+PROVEN = 2 * AMBIGUITY
+"""Full rank is proven, and not ambiguous, where the cutoff times this is below a lower bound on the
+smallest singular value: the bound comes from a computed inverse of R, whose relative error is at
+most about m u kappa (ASNA section 14.2), which is below 1/40 there; half is kept for it."""
 
 ROUNDING_RANK = 2.0
 """Relative to sigma_max, in units of u: a smaller singular value of E cannot be told from the
@@ -61,6 +67,7 @@ other parameters can do to a row is `RESIDUAL_ROUNDINGS`, and rows that repeat e
 rounding add their own."""
 
 
+@cache
 def unit_roundoff(dtype: torch.dtype | str) -> float:
     """Unit roundoff u of a floating-point dtype, given as a torch dtype or as its name."""
     named: torch.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype

@@ -1,9 +1,12 @@
 """Sizes at which one way of computing overtakes another, all of them measured.
 
-`python benchmarks/hot_path.py` repeats the measurements. Nothing here changes an answer but by
+`python -m benchmarks.hot_path` repeats the measurements. Nothing here changes an answer but by
 rounding.
 """
 
+import sys
+
+import torch
 from torch import Tensor
 
 from projlab.maps import Sums
@@ -35,8 +38,15 @@ COLUMNS = 64
 """Vectors from which x' as columns are multiplied from the left: 41 us against 54 for 256 at
 10 x 100 (float32: 21 against 34), 165 against 195 for 4096 at 3 x 10, but 15 against 6 for 4."""
 
-NATIVE_SMALL = 2**14
-"""Bytes of W that stay in a first-level cache of 32 KiB beside x."""
+EIGHT_ROWS = 2**19
+"""Bytes of eight rows up to which the native kernel reads so many at a time: they stay in a
+second-level cache for their second use. 1.59 reads of W against 1.67 for four at 1000 x 5000, 2.0
+against 2.2 at 500 x 2000; at 10 x 1e4 they do not fit and lose."""
+
+NATIVE_MANY = {torch.float64: 2**16, torch.float32: 2**12}
+"""Bytes of W up to which the native kernel takes any number of vectors. It reads W once for four of
+them: 30 us against 43 for a matrix product, 256 vectors at 10 x 100, 3.4 ms against 7.8 for 4096 at
+64 x 128. In float32 a product gains more than the kernel: 478 us against 402, 4096 at 16 x 128."""
 
 SUMMED = 2**17
 """Entries of one float32 dot product. BLAS adds them up in a few dozen running sums: terms of one
@@ -64,6 +74,14 @@ at 2048 x 1030. As products with ones it takes 412 us, at other distances longer
 
 PIECE = 64
 """Rows that one product adds up: more are no faster, and gather more roundings."""
+
+IN_PARTS = 256
+"""Rows from which R is kept without the quarter of it that is zero: at 500 x 2000 that is 6 % of W,
+and another right-hand side takes 54 us instead of 33."""
+
+BOUNDED = 32
+"""Rows from which a bound on the condition number is tried before singular values are computed: at
+500 rows 15 ms against 66, at 64 0.05 ms against 0.19; below 32 the calls alone cost as much."""
 
 EXCHANGED = 500_000_000
 """Coefficients that exchanging redundant rows for earlier ones may touch: about three seconds, when
@@ -104,7 +122,6 @@ def native_pays(W: Tensor) -> bool:
 def most_native_vectors(W: Tensor) -> int:
     """How many vectors the kernel takes at once; more are faster as a matrix product.
 
-    Small W stays in the first-level cache from vector to vector: 64 at 10 x 100 take 10.4 us
-    against 15.3 (float32: 9.8 against 9.9), 4 at 100 x 1000 take 66 us against 83 and 8 lose.
+    16 at 100 x 1000 take 174 us against 179 (float32: 78 against 96), 256 lose.
     """
-    return 64 if W.shape[-2] * W.shape[-1] * W.itemsize <= NATIVE_SMALL else 4
+    return sys.maxsize if W.shape[-2] * W.shape[-1] * W.itemsize <= NATIVE_MANY[W.dtype] else 16

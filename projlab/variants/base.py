@@ -31,8 +31,8 @@ class Factor(ABC):
     def project_(self, x: Tensor, c: Tensor | None) -> None:
         """`project` in place, to the same bits."""
 
-    def native_vector(self, c: Tensor) -> Callable[[Tensor], bool] | None:
-        """A kernel that projects one x (n,) in place to the bits of `project_`, or says False."""
+    def native_vectors(self, c: Tensor) -> Callable[[Tensor], bool] | None:
+        """A kernel that projects x (n,) or (k, n) in place like `project_`, or says False."""
         return None
 
     def vector_terms(self, c: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:

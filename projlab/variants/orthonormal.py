@@ -38,8 +38,8 @@ class OrthonormalRows(Factor):
         object.__setattr__(self, "_negated", (-self.W).mT if small else None)
         object.__setattr__(self, "_blocks", self.W.split(tuning.rows_per_block(self.W), dim=-2))
 
-    def native_vector(self, c: Tensor) -> Callable[[Tensor], bool] | None:
-        return None if self._native is None else self._native.for_one_vector(c)
+    def native_vectors(self, c: Tensor) -> Callable[[Tensor], bool] | None:
+        return None if self._native is None else self._native.for_vectors(c)
 
     def vector_terms(self, c: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
         if self._native is not None or self._negated is None:

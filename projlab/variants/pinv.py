@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from projlab import tolerance
-from projlab.matrix import Matrix
+from projlab.matrix import Matrix, widened
 from projlab.variants.base import Variant, triangular_solve
 from projlab.variants.orthonormal import OrthonormalRows
 
@@ -39,7 +39,8 @@ class Pinv(Variant):
     summary = "singular value decomposition; errs like kappa u; the dearest to set up"
 
     def factor(self, rows: Matrix, u: float) -> PinvFactor:
-        E = rows.to_dense()
+        entries = rows.to_dense()
+        E = widened(entries)  # float32 reflectors of long rows lose their orthogonality
         U, S, _ = torch.linalg.svd(E, full_matrices=False)
         # the rows are independent at the rank decided before: only rows of zeros, which pad a
         # batch, have singular values of zero, or of the rounding of the decomposition
@@ -49,7 +50,8 @@ class Pinv(Variant):
         # taken afresh as images of the left ones, in the row space to rounding, and orthonormalised
         Q, R = torch.linalg.qr((U.mT @ E * inverse.unsqueeze(-1)).mT)
         W = Q.mT.masked_fill(~kept.unsqueeze(-1), 0).contiguous()
-        return PinvFactor(W, U, inverse, R + torch.diag_embed((~kept).to(R.dtype)))
+        R = R + torch.diag_embed((~kept).to(R.dtype))
+        return PinvFactor(*(t.to(entries) for t in (W, U, inverse, R)))
 
     def error_growth(self, condition: float, u: float) -> float:
         return tolerance.backward_stable_growth(condition, u)

@@ -10,23 +10,37 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from projlab import tolerance
-from projlab.matrix import Dense, Matrix
+from projlab import tolerance, tuning
+from projlab.matrix import Dense, Matrix, upper, widened
 from projlab.variants.base import Variant, triangular_solve
 from projlab.variants.orthonormal import OrthonormalRows
 
 
 @dataclass(frozen=True)
 class QRFactor(OrthonormalRows):
-    """E' = W' R."""
+    """E' = W' [R, corner; 0, last]."""
 
     R: Tensor
+    corner: Tensor | None = None
+    """(k, r - k) where R is (k, k) and not the whole: a quarter of r x r would hold zeros."""
+    last: Tensor | None = None
 
     def right_side(self, f: Tensor) -> Tensor:
-        return triangular_solve(self.R, -f, transpose=True)
+        if self.corner is None or self.last is None:
+            return triangular_solve(self.R, -f, transpose=True)
+        k = len(self.R)
+        first = triangular_solve(self.R, -f[..., :k], transpose=True)
+        rest = -f[..., k:] - first @ self.corner
+        return torch.cat([first, triangular_solve(self.last, rest, transpose=True)], -1)
 
     def multipliers(self, x: Tensor, c: Tensor | None) -> Tensor:
-        return triangular_solve(self.R, self._coordinates(x, c), transpose=False)
+        r = self._coordinates(x, c)
+        if self.corner is None or self.last is None:
+            return triangular_solve(self.R, r, transpose=False)
+        k = len(self.R)
+        rest = triangular_solve(self.last, r[..., k:], transpose=False)
+        first = r[..., :k] - rest @ self.corner.mT
+        return torch.cat([triangular_solve(self.R, first, transpose=False), rest], -1)
 
 
 class QR(Variant):
@@ -36,13 +50,18 @@ class QR(Variant):
     def factor(self, rows: Matrix, u: float) -> QRFactor:
         E = rows.to_dense()
         made = rows.reflectors if isinstance(rows, Dense) else None
-        a, tau = torch.geqrf(E.mT) if made is None else made
-        Q, R = torch.linalg.householder_product(a, tau), a[..., : a.shape[-1], :].triu()
+        # float32 reflectors of 1e6 entries are orthonormal to 1e-4 only: rounded, these are to u
+        a, tau = torch.geqrf(widened(E).mT) if made is None else made
+        W = torch.linalg.householder_product(a, tau).mT.to(E).contiguous()
+        R = upper(a).to(E)
+        if E.dim() == 2 and len(R) >= tuning.IN_PARTS:
+            k = len(R) // 2
+            return QRFactor(W, *(t.clone() for t in (R[:k, :k], R[:k, k:], R[k:, k:])))
         if E.dim() == 2:
-            return QRFactor(Q.mT.contiguous(), R)
+            return QRFactor(W, R)
         padding = (E == 0).all(-1)
         # a row of zeros contributes nothing: no direction, and a multiplier of zero
-        W = Q.mT.masked_fill(padding.unsqueeze(-1), 0).contiguous()
+        W = W.masked_fill(padding.unsqueeze(-1), 0)
         return QRFactor(W, R + torch.diag_embed(padding.to(R.dtype)))
 
     def error_growth(self, condition: float, u: float) -> float:

@@ -4,13 +4,13 @@ x_j - a_ij (a_i' x - b_i) / ||a_i||^2 for every j in the support of row i: no Gr
 it is diagonal. Reference: Kaczmarz, Bull. Acad. Polon. Sci. A 35 (1937), for one row.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from projlab import tolerance
+from projlab import tolerance, tuning
 from projlab.matrix import Dense, Matrix
 from projlab.variants.base import Factor, Variant
 from projlab.variants.orthonormal import OrthonormalRows
@@ -22,6 +22,21 @@ class OneRow(OrthonormalRows):
 
     inverse: Tensor
     """(1,), or (B, 1, 1); zero for a row of zeros."""
+    _equal: Tensor | None = field(init=False, repr=False, compare=False)
+    """(1,) the entry where all are the same, as for a sum: the row itself need not be read."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        long = self.W.dim() == 2 and self.W.nbytes > tuning.SMALL and self._native is None
+        equal = long and bool((self.W[:, :1] == self.W).all())
+        object.__setattr__(self, "_equal", self.W[0, :1].clone() if equal else None)
+
+    def project_(self, x: Tensor, c: Tensor | None) -> None:
+        if self._equal is None:
+            super().project_(x, c)
+            return
+        r = x.sum(-1, keepdim=True) * self._equal
+        x.sub_((r if c is None else r + c) * self._equal)
 
     def right_side(self, f: Tensor) -> Tensor:
         return -f * self.inverse

@@ -31,6 +31,7 @@ WAYS = {
     "two passes": {"SMALL": 0},
     "blocks": {"SMALL": 0, "CACHE": 0, "BLOCK": 0, "LEAST_ROWS": 2},
     "columns": {"COLUMNS": 1},
+    "R in parts": {"IN_PARTS": 2},
     "native": {},
 }
 every_way = pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def test_every_way_is_the_textbook_form_to_rounding(name, dtype, way, take):
             leaf = x.clone().requires_grad_()
             assert torch.equal(P(leaf), projected), "with a graph the bits are the same"
     if given.rank >= 3 and given.n >= 2 and given.overlapping:
-        expected_way = {"columns": "small"}.get(way, way)
+        expected_way = {"columns": "small", "R in parts": "small"}.get(way, way)
         assert seen == {expected_way}
 
 
@@ -161,6 +162,34 @@ def test_nan_and_infinity_go_through(way, take):
         x[3] = value
         assert not P(x).isfinite().any()
         assert not P.project_(x).isfinite().any()
+
+
+@pytest.mark.parametrize("lead", [(), (3,), (2, 3)])
+def test_multipliers_and_another_b_by_parts_of_R(lead, take):
+    given = case("random 5 x 12")
+    whole = projlab.projector(given.A, given.b, "qr")
+    take("R in parts")
+    P = projlab.projector(given.A, given.b, "qr")
+    assert factor_of(P).last.shape == (3, 3)
+    x, b = torch.randn(*lead, 12, dtype=F64), torch.randn(*lead, 5, dtype=F64)
+    # two backward-stable solves with one matrix (ASNA theorem 8.5)
+    bound = {"rtol": 0, "atol": 1e3 * 2.0**-53 * whole.condition**2}
+    torch.testing.assert_close(P.multipliers(x, b), whole.multipliers(x, b), **bound)
+    torch.testing.assert_close(P(x, b), whole(x, b), **bound)
+    assert torch.equal(copy.deepcopy(P).multipliers(x), P.multipliers(x))
+
+
+@pytest.mark.parametrize("lead", [(), (3,), (2, 3)])
+@pytest.mark.parametrize("value", [1.0, -0.3])
+def test_a_row_of_equal_entries_is_not_read(value, lead, monkeypatch):
+    monkeypatch.setattr(tuning, "SMALL", 0)
+    P = projlab.projector([value] * 9, 2.0)
+    factor, x = factor_of(P), torch.randn(*lead, 9, dtype=F64)
+    allowed = difference_allowed(factor, x, P._solver.c)
+    expected = textbook(factor, x, P._solver.c)
+    factor.W.fill_(torch.nan)
+    for found in (P(x), P.project_(x.clone())):
+        assert torch.linalg.vector_norm(found - expected, dim=-1).max() <= allowed
 
 
 # --- what it costs -----------------------------------------------------------------------------

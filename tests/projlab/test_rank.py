@@ -46,6 +46,62 @@ def test_singular_values_above_the_cutoff_count(n, dtype):
         assert projlab.diagnose(A, b).rank == rank
 
 
+def spectrum(sigma, n, dtype=F64):
+    """Rows with these singular values but for what equilibration changes."""
+    U = torch.linalg.qr(torch.randn(len(sigma), len(sigma), dtype=F64)).Q
+    V = torch.linalg.qr(torch.randn(n, len(sigma), dtype=F64)).Q
+    return ((U * torch.as_tensor(sigma, dtype=F64)) @ V.mT).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_full_rank_proven_by_a_bound_needs_no_singular_values(dtype, monkeypatch):
+    A = spectrum(torch.linspace(1, 0.1, 40), 60, dtype)
+    measured = projlab.diagnose(A, 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.linalg, "svdvals", None)
+        P = projlab.projector(A, 0.0)
+    assert P.rank == measured.rank == 40
+    assert not measured.ambiguous
+    bound = P._solver.conditions[0]
+    assert measured.condition <= bound <= 40 * measured.condition
+    assert "condition<=" in repr(P)
+    assert P.condition == measured.condition
+    assert "condition=" in repr(P)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("factor", [0.05, 0.5, 2, 20])
+def test_near_the_cutoff_singular_values_decide(factor, dtype):
+    cutoff = tolerance.rank_cutoff(40, 60, tolerance.unit_roundoff(dtype))
+    A = spectrum([1.0] * 39 + [factor * cutoff], 60, F64)
+    A = A / A.norm(dim=1, keepdim=True)
+    sigma = torch.linalg.svdvals(A.to(dtype).double())
+    found = projlab.diagnose(A.to(dtype), 0.0)
+    ratio = float(sigma[-1] / sigma[0]) / cutoff
+    assert found.rank == projlab.projector(A.to(dtype), 0.0).rank == (40 if ratio > 1 else 39)
+    assert found.ambiguous == (0.1 < ratio < 10)
+
+
+def test_a_batch_is_decided_as_its_elements_are():
+    A = torch.stack([spectrum([1.0] * 4, 9), spectrum([1.0, 1.0, 1.0, 0.0], 9)])
+    A[1, 3] = A[1, 2] + A[1, 0]
+    P = projlab.projector(A, 0.0)
+    assert P.rank.tolist() == [projlab.projector(E, 0.0).rank for E in A] == [4, 3]
+    each = [projlab.projector(E, 0.0).condition for E in A]
+    assert P.condition.tolist() == pytest.approx(each, rel=1e-12)
+
+
+@pytest.mark.parametrize("variant", ["qr", "pinv"])
+def test_long_float32_rows_are_orthonormal_to_rounding(variant):
+    """A float32 Householder QR of 1e6 columns is off by 1e-4."""
+    A = torch.ones(2, 1_000_000)
+    A[1] = torch.arange(1_000_000) / 1_000_000
+    W = projlab.projector(A, 0.0, variant)._solver.factor.W.double()
+    u = tolerance.unit_roundoff(torch.float32)
+    # each entry is rounded once: (W + D)(W + D)' is off by at most 2 u to first order
+    assert float((W @ W.mT - torch.eye(2)).abs().max()) <= 2.1 * u
+
+
 def test_the_cutoff_is_relative_to_equilibrated_rows():
     """A tiny row is as independent as a large one."""
     A = torch.tensor([[1e-150, 0.0], [0.0, 1e150]], dtype=F64)
