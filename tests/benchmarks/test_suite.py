@@ -11,11 +11,12 @@ import torch
 
 import benchmarks
 import projlab
-from benchmarks import common, compare, interleave, overhead, parameters, projection
+from benchmarks import common, interleave, overhead, parameters, projection
 from benchmarks.memory import held_bytes
 from benchmarks.peers import PEERS, NotApplicable
 from benchmarks.systems import exact
 from benchmarks.training import EQUATIONS, WIDTHS, Training
+from projlab_reports import regressions
 
 KINDS = ("time", "track", "peakmem")
 MODULES = sorted(path.stem for path in Path(benchmarks.__path__[0]).glob("*.py"))
@@ -99,7 +100,7 @@ def test_whatever_is_measured_in_roundoffs_is_compared_so():
         for method in timed(cls)
         if getattr(getattr(cls, method), "unit", getattr(cls, "unit", None)) == "u"
     }
-    assert in_u == compare.IN_ROUNDOFFS
+    assert in_u == regressions.IN_ROUNDOFFS
 
 
 def test_every_variant_is_measured():

@@ -17,6 +17,8 @@ from projlab.cli import main
 
 PROJLAB = "import sys; from projlab.cli import main; sys.exit(main(sys.argv[1:]))"
 QUICK_RUN = ("validate", "--problem", "article_1", "--jobs", "1")
+# a shell starts what it runs in the background with Ctrl-C ignored
+INTERRUPTIBLE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
 SHAPES = ("3x10", "10x20", "10x100", "30x60")
 STRICTER = "import projlab.tolerance as t; t.forward_error_bound = lambda *a, **k: 1e-30; "
 
@@ -166,7 +168,7 @@ def test_a_run_that_is_stopped_can_be_resumed(sent, tmp_path):
     names = [f"spectra_{kappa}_{shape}" for kappa in ("1", "1e3", "1e6") for shape in SHAPES]
     several = [option for name in names for option in ("--problem", name)]
     arguments = ("validate", *several, "--dtype", "float64", "--jobs", "1")
-    command = [sys.executable, "-c", PROJLAB, *arguments, "--out", "run"]
+    command = [sys.executable, "-c", INTERRUPTIBLE + PROJLAB, *arguments, "--out", "run"]
     running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     records = tmp_path / "run" / "records"
     while not (records.is_dir() and list(records.glob("*.parquet"))):
