@@ -8,7 +8,7 @@ STANDARD := runs/standard
 REFERENCE := reports/reference
 
 .DEFAULT_GOAL := help
-.PHONY: help setup validate picture reference test lint wheel-test bench
+.PHONY: help setup validate reference test lint wheel-test bench
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## *' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -25,9 +25,6 @@ $(STAMP): pyproject.toml constraints.txt
 
 validate: setup  ## run the quick validation profile afresh into runs/quick
 	$(BIN)/projlab validate --profile quick --out $(QUICK) --overwrite
-
-picture: validate  ## draw the README's picture again, from a quick validation run
-	cp $(QUICK)/figures/forward-error-float64.png reports/reference/accuracy.png
 
 reference: setup  ## run the standard profile afresh (20 minutes) and write its report into reports/reference
 	$(BIN)/projlab validate --profile standard --out $(STANDARD) --overwrite
