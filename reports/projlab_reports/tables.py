@@ -106,9 +106,11 @@ def drift(frame: pd.DataFrame) -> pd.DataFrame:
         (row["problem"], row["dtype"], row["variant"]): float(row["forward_error"])
         for _, row in single.iterrows()
     }
+    stops = sorted(rows["steps"].unique())
     table: list[dict[str, Any]] = []
     for (problem, dtype, variant), run in rows.groupby(["problem", "dtype", "variant"], sort=False):
         ordered = run.sort_values("steps")
+        distances = ordered.set_index("steps")["forward_error"].reindex(stops)
         last = ordered.iloc[-1]
         shot = shots[str(problem), str(dtype), str(variant)]
         grown = max(float(last["forward_error"]) - shot, 0.0)
@@ -119,8 +121,8 @@ def drift(frame: pd.DataFrame) -> pd.DataFrame:
                 "variant": variant,
                 "single shot": error(shot),
                 **{
-                    f"10^{math.log10(row['steps']):.0f} steps": error(row["forward_error"])
-                    for _, row in ordered.iterrows()
+                    f"10^{math.log10(steps):.0f} steps": error(distance)
+                    for steps, distance in zip(stops, distances, strict=True)
                 },
                 "bound": error(last["bound"]),
                 "grown by, √k·u": f"{grown / _rounding(last):.1f}",

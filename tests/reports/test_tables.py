@@ -8,6 +8,7 @@ import pytest
 
 from projlab_reports import markdown, page, tables
 from projlab_reports.summary import rows
+from projlab_reports.units import MISSING
 
 from .conftest import BASE, TRAINED, summary_of
 
@@ -71,6 +72,19 @@ def test_drift_is_shown_beside_the_single_shot():
     (row,) = rows(tables.drift(frame))
     assert row["single shot"] == row["10^0 steps"] == "1e-14"
     assert row["grown by, √k·u"] == "3.0"
+
+
+def test_columns_of_drift_ascend_though_one_problem_goes_further():
+    others = [
+        replace(drifted(steps, 1e-14), problem=name)
+        for name, steps in (("short", 1), ("long", 1), ("long", 100))
+    ]
+    shots = [replace(BASE, problem=name) for name in ("short", "long")]
+    frame = verdicts(*shots, *others)
+    table = tables.drift(frame)
+    columns = list(table.columns)
+    assert columns.index("10^2 steps") == columns.index("10^0 steps") + 1
+    assert list(table.loc[table["problem"] == "short", "10^2 steps"]) == [MISSING]
 
 
 def peer(name: str, forward_error: float, **changes):
