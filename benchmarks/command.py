@@ -1,8 +1,6 @@
 """`projlab bench`: run asv here, compare two of its results, measure the target table."""
 
 import argparse
-import contextlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -140,11 +138,10 @@ def _suite(options: argparse.Namespace) -> int:
 def _record_versions(result: Path) -> None:
     """Put into asv's own field what is installed: in an existing environment it knows nothing."""
     content = json.loads(result.read_text(encoding="utf-8"))
-    content["requirements"] = {"Python": platform.python_version()}
-    for package in table.PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            content["requirements"][package] = importlib.metadata.version(package)
-    result.write_text(json.dumps(content) + "\n", encoding="utf-8")
+    content["requirements"] = {"Python": platform.python_version(), **table.installed()}
+    whole = result.with_suffix(".part")
+    whole.write_text(json.dumps(content) + "\n", encoding="utf-8")
+    whole.replace(result)
 
 
 def _cuda() -> bool:

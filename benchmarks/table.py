@@ -1,5 +1,7 @@
 """The target table as text and as a section of a Markdown file."""
 
+import contextlib
+import importlib.metadata
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +14,16 @@ END = "<!-- end of targets -->"
 
 PACKAGES = ("projlab", "torch", "numpy", "jax", "jaxopt", "cvxpy", "osqp", "clarabel", "piqp")
 """Whose versions a result depends on."""
+
+
+def installed() -> dict[str, str]:
+    """Versions of those of `PACKAGES` that are there."""
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
+
 
 Found = Mapping[str, Any]
 

@@ -7,7 +7,6 @@ is what the table shows. Every answer is checked before it is timed.
 
 import argparse
 import gc
-import importlib.metadata
 import json
 import os
 import platform
@@ -30,7 +29,7 @@ from benchmarks.memory import held_bytes
 from benchmarks.parameters import DTYPES
 from benchmarks.peers import PEERS, NotApplicable
 from benchmarks.systems import Exact
-from benchmarks.table import PACKAGES
+from benchmarks.table import PACKAGES, installed
 from benchmarks.training import ROWS, Training
 
 
@@ -374,18 +373,11 @@ def describe(threads: int) -> dict[str, Any]:
         "threads": threads,
         "load_before": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
         "python": platform.python_version(),
-        **{package: _version(package) for package in PACKAGES},
+        **dict.fromkeys(PACKAGES) | installed(),
         "kernels": list(kernels.KERNELS),
         "commit": _commit(),
         "date": datetime.now(UTC).date().isoformat(),
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _cpu() -> str:
