@@ -206,7 +206,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--time-limit",
         type=_positive_float,
         metavar="SECONDS",
-        help="for one check of one problem (default: 30 quick, 600 standard, a day full)",
+        help="for one check of one problem (default: 30 quick, 600 standard, 3600 full)",
     )
     add(
         "-x",

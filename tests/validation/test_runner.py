@@ -177,7 +177,10 @@ def test_timing_warms_up_untimed_and_then_repeats_until_the_time_is_up(monkeypat
     result, seconds = timed(work, lambda: synchronised.append(1), profile)
     assert (result, seconds, len(synchronised)) == (6, [1.0] * 5, 6)
     assert len(timed(work, lambda: None, replace(profile, repeat_seconds=2.5))[1]) == 3
-    assert len(timed(work, lambda: None, replace(profile, repeat_seconds=0.0))[1]) == 1
+    brief = replace(profile, repeat_seconds=0.0)
+    assert len(timed(work, lambda: None, brief)[1]) == 1
+    calls.clear()
+    assert timed(work, lambda: None, brief, lasting=True) == (1, [1.0])
 
 
 class Bomb:

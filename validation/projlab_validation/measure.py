@@ -110,10 +110,12 @@ def _measure(
         return records
 
     constraint = _constraint(problem)
-    outcomes = {}
+    outcomes: dict[str, Outcome] = {}
     for v in asked:
         tell(Asked(v, "projection"))
-        outcomes[v] = ask(constraint, problem, v, "raise", profile, blank.device)
+        outcomes[v] = ask(
+            constraint, problem, v, "raise", profile, blank.device, decided=bool(outcomes)
+        )
         tell(Answered())
     if all(o.status == "refused" and o.exception in STRUCTURAL for o in outcomes.values()):
         return records + [_unjudged(blank, v, o) for v, o in outcomes.items()]
@@ -133,7 +135,15 @@ def _measure(
         outcomes = {}
         for v in asked:
             tell(Asked(v, "least_squares"))
-            outcomes[v] = ask(constraint, problem, v, "least_squares", profile, blank.device)
+            outcomes[v] = ask(
+                constraint,
+                problem,
+                v,
+                "least_squares",
+                profile,
+                blank.device,
+                decided=bool(outcomes),
+            )
             found[v] = truth.record(blank, v, outcomes[v])
             tell(Answered((found[v],)))
     answered = {v: o.x for v, o in outcomes.items() if o.x is not None}
@@ -223,10 +233,12 @@ def ask(
     device: str,
     *,
     stack: int = 0,
+    decided: bool = False,
 ) -> Outcome:
     """Ask one variant to project x₀; set-up and projection are timed apart.
 
-    With `stack`, that many points stacked as (stack, n) are timed besides.
+    With `stack`, that many points stacked as (stack, n) are timed besides. `decided`: the
+    constraint has been asked before, and holds its rank.
     """
     import torch
 
@@ -241,6 +253,7 @@ def ask(
             ),
             synchronise,
             profile,
+            lasting=decided,
         )
         with torch.no_grad():
             x, project = timed(lambda: P(x0), synchronise, profile)
@@ -290,12 +303,22 @@ def held_bytes(P: Projector) -> int:
 
 
 def timed(
-    work: Callable[[], T], synchronise: Callable[[], None], profile: Profile
+    work: Callable[[], T],
+    synchronise: Callable[[], None],
+    profile: Profile,
+    *,
+    lasting: bool = False,
 ) -> tuple[T, list[float]]:
-    """Do the work once untimed, to warm up, then repeatedly: what it returned, and the seconds."""
+    """Do the work once untimed, to warm up, then repeatedly: what it returned, and the seconds.
+
+    `lasting`: what the work leaves behind for the next call is there already. A warm-up that took
+    as long as all repeats may is then the measurement.
+    """
+    start = time.perf_counter()
     result = work()
     synchronise()
-    seconds: list[float] = []
+    first = time.perf_counter() - start
+    seconds = [first] if lasting and first >= profile.repeat_seconds else []
     while not seconds or (len(seconds) < profile.repeats and sum(seconds) < profile.repeat_seconds):
         start = time.perf_counter()
         result = work()

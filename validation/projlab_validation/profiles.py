@@ -1,4 +1,4 @@
-"""How much a run measures: quick for every change, standard for a release, full for no limit."""
+"""How much a run measures: quick for every change, standard for a release, full for a night."""
 
 from __future__ import annotations
 
@@ -118,10 +118,10 @@ PROFILES = {
             "full",
             DTYPES,
             math.inf,
-            None,
-            86_400.0,
+            3600.0,
+            3600.0,
             DTYPES,
-            None,
+            60.0,
             repeats=50,
             repeat_seconds=10.0,
             check_flops=1e9,
