@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from projlab import tolerance
-from projlab.matrix import Matrix, widened
+from projlab.matrix import Matrix, singular_vectors, widened
 from projlab.variants.base import Variant, triangular_solve
 from projlab.variants.orthonormal import OrthonormalRows
 
@@ -41,7 +41,7 @@ class Pinv(Variant):
     def factor(self, rows: Matrix, u: float) -> PinvFactor:
         entries = rows.to_dense()
         E = widened(entries)  # float32 reflectors of long rows lose their orthogonality
-        U, S, _ = torch.linalg.svd(E, full_matrices=False)
+        U, S, _ = singular_vectors(E)
         # the rows are independent at the rank decided before: only rows of zeros, which pad a
         # batch, have singular values of zero, or of the rounding of the decomposition
         kept = tolerance.svd_noise(u) * S[..., :1] < S
