@@ -47,7 +47,8 @@ def minima(functions: Timed, seconds: float = 1.0) -> dict[str, float]:
 
 def orthonormal(*shape: int, dtype: torch.dtype) -> Tensor:
     """Rows that are orthonormal but for rounding."""
-    Q: Tensor = torch.linalg.qr(torch.randn(*shape[:-2], shape[-1], shape[-2])).Q
+    columns = torch.randn(*shape[:-2], shape[-1], shape[-2], dtype=torch.float64)
+    Q: Tensor = torch.linalg.qr(columns).Q
     return Q.mT.to(dtype).contiguous()
 
 
