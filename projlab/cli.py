@@ -198,7 +198,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--profile",
         choices=("quick", "standard", "full"),
         default="quick",
-        help="how much (default: quick)",
+        help="how much: minutes, a quarter of an hour, over an hour (default: quick)",
     )
     add("--out", type=Path, metavar="DIR", help="folder for the results (default: runs/PROFILE)")
     add("--jobs", type=_positive, metavar="N", help="worker processes (default: all cores)")
