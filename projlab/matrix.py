@@ -46,34 +46,6 @@ def upper(a: Tensor) -> Tensor:
     return a[..., : a.shape[-1], :].triu()
 
 
-def singular_vectors(E: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Thin singular value decomposition E = U diag(S) Vh of (m, n) or (B, m, n).
-
-    LAPACK's divide and conquer (xGESDD) gives up on a few matrices, among them 8129 stoichiometric
-    rows, but reduces a triangular factor of the same matrix to another bidiagonal.
-
-    Raises
-    ------
-    LinAlgError
-        Where it gives up on both.
-    """
-    try:
-        U, S, Vh = torch.linalg.svd(E, full_matrices=False)
-    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # not re-exported
-        if E.shape[-2] > E.shape[-1]:
-            V, S, Uh = _by_triangle(E.mT)
-            return Uh.mT, S, V.mT
-        return _by_triangle(E)
-    return U, S, Vh
-
-
-def _by_triangle(E: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """As `singular_vectors`, of E with as many columns as rows or more."""
-    Q, R = torch.linalg.qr(E.mT)
-    X, S, Yh = torch.linalg.svd(R)
-    return Yh.mT, S, (Q @ X).mT
-
-
 @dataclass(frozen=True)
 class Dense:
     """Entries of shape (m, n) or (B, m, n)."""

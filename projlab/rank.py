@@ -17,7 +17,7 @@ from torch import Tensor
 from projlab import memory, tolerance, tuning
 from projlab.errors import InputError
 from projlab.exact_rank import independent_rows
-from projlab.matrix import Dense, Matrix, scale, singular_vectors, upper, widened
+from projlab.matrix import Dense, Matrix, scale, upper, widened
 
 RankRule = float | Literal["numerical", "exact"]
 
@@ -241,7 +241,7 @@ def _extended_precision_tail(E: Tensor, sigma: Tensor, cutoff: float) -> Tensor 
     if len(doubtful) == 0 or cutoff / tolerance.AMBIGUITY > noise or not precise:
         return None
     first = int(doubtful[0])
-    U, S, Vh = (t.cpu().numpy() for t in singular_vectors(E))
+    U, S, Vh = (t.cpu().numpy() for t in torch.linalg.svd(E, full_matrices=False))
     extended = E.cpu().numpy().astype(np.longdouble)
     Z = U[:, first:].astype(np.longdouble)
     for _ in range(2):
@@ -254,7 +254,7 @@ def _extended_precision_tail(E: Tensor, sigma: Tensor, cutoff: float) -> Tensor 
 
 def _singular(wide: Tensor) -> tuple[Tensor, Tensor]:
     """Singular values and right singular vectors."""
-    _, S, Vh = singular_vectors(wide)
+    _, S, Vh = torch.linalg.svd(wide, full_matrices=False)
     return S, Vh
 
 

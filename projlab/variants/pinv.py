@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from projlab import tolerance
-from projlab.matrix import Matrix, singular_vectors, widened
+from projlab.matrix import Matrix, widened
 from projlab.variants.base import Variant, triangular_solve
 from projlab.variants.orthonormal import OrthonormalRows
 
@@ -41,7 +41,7 @@ class Pinv(Variant):
     def factor(self, rows: Matrix, u: float) -> PinvFactor:
         entries = rows.to_dense()
         E = widened(entries)  # float32 reflectors of long rows lose their orthogonality
-        U, S, _ = singular_vectors(E)
+        U, S = _left_vectors(E)
         # the rows are independent at the rank decided before: only rows of zeros, which pad a
         # batch, have singular values of zero, or of the rounding of the decomposition
         kept = tolerance.svd_noise(u) * S[..., :1] < S
@@ -58,3 +58,19 @@ class Pinv(Variant):
 
     def flops(self, m: int, n: int) -> tuple[float, float]:
         return 12.0 * m * m * n + 20.0 * m**3, 4.0 * m * n
+
+
+def _left_vectors(E: Tensor) -> tuple[Tensor, Tensor]:
+    """Left singular vectors of E and its singular values, the largest first.
+
+    LAPACK's divide and conquer gives up on a few matrices, among them 8129 stoichiometric rows,
+    and on their triangular factors too. Eigenvectors of E E' stand in: they are as orthogonal, and
+    `factor` is backward stable for any U that is, since it takes U'E from E itself. Vectors of
+    values below sqrt(u) sigma_1 may be mixed, which R then says.
+    """
+    try:
+        U, S, _ = torch.linalg.svd(E, full_matrices=False)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # not re-exported
+        U = torch.linalg.eigh(E @ E.mT).eigenvectors.flip(-1)
+        S = torch.linalg.vector_norm(U.mT @ E, dim=-1)
+    return U, S

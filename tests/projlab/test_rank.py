@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 import projlab
 from projlab import tolerance
-from projlab.matrix import singular_vectors
 
 from . import exact
 from .systems import CHOICES, DISJOINT_VARIANTS, OVERLAPPING_VARIANTS, condition_number
@@ -406,52 +405,3 @@ def test_least_squares_by_rows_without_a_matrix(variant):
     )
     assert P(zeros(2)).tolist() == pytest.approx([1.0, 1.0], rel=8 * EPS)
     assert math.isclose(P.condition, 1.0)
-
-
-# --- a decomposition that gives up -------------------------------------------------------------
-
-
-@pytest.fixture
-def gives_up(monkeypatch):
-    """LAPACK fails on every matrix that is not triangular; on all, once told to."""
-    svd, seen = torch.linalg.svd, {"all": False, "failed": 0}
-
-    def moody(E, full_matrices=True):
-        if seen["all"] or not torch.equal(E, E.triu()):
-            seen["failed"] += 1
-            raise torch.linalg.LinAlgError("linalg.svd: failed to converge")
-        return svd(E, full_matrices=full_matrices)
-
-    monkeypatch.setattr(torch.linalg, "svd", moody)
-    return seen
-
-
-@pytest.mark.parametrize("shape", [(3, 10), (4, 4), (9, 5), (2, 3, 10)])
-def test_a_matrix_that_the_svd_gives_up_on_is_decomposed_by_its_triangle(gives_up, shape):
-    E = torch.randn(shape, dtype=F64, generator=torch.Generator().manual_seed(1))
-    U, S, Vh = singular_vectors(E)
-    assert gives_up["failed"] == 1
-    k = min(shape[-2:])
-    assert (U.shape[-1], S.shape[-1], Vh.shape[-2]) == (k, k, k)
-    bound = 10 * max(shape) * EPS * float(S.max())
-    assert float((U * S.unsqueeze(-2) @ Vh - E).norm()) <= bound
-    for basis in (U.mT @ U, Vh @ Vh.mT):
-        assert float((basis - torch.eye(k, dtype=F64)).norm()) <= 10 * max(shape) * EPS
-    assert torch.allclose(S, torch.linalg.svdvals(E), rtol=0, atol=bound)
-
-
-def test_pinv_and_redundant_rows_survive_an_svd_that_gives_up(gives_up):
-    A = torch.tensor([[1.0, 2.0, 3.0], [2.0, 4.0, 6.0], [1.0, 0.0, 1.0]], dtype=F64)
-    b, x0 = torch.tensor([1.0, 2.0, 1.0], dtype=F64), torch.tensor([3.0, 1.0, 2.0], dtype=F64)
-    P = projlab.projector(A, b, variant="pinv")
-    assert gives_up["failed"] >= 1
-    assert int(P.rank) == 2
-    expected = exact.projection(exact.matrix(A.tolist()), *map(exact.vector, (b, x0)))
-    assert exact.distance(P(x0), expected) <= 100 * EPS
-
-
-def test_where_the_svd_gives_up_on_the_triangle_too_the_error_says_what_to_do(gives_up):
-    A, b = torch.tensor([[1.0, 2.0, 3.0], [1.0, 0.0, 1.0]], dtype=F64), zeros(2)
-    gives_up["all"] = True
-    with pytest.raises(projlab.ProjlabError, match=r"variant='pinv' failed .* Try another variant"):
-        projlab.projector(A, b, variant="pinv")
