@@ -8,6 +8,7 @@ from torch import Tensor
 import projlab
 from benchmarks.systems import Exact, exact, on
 from projlab import tolerance
+from projlab.engine.variants import forward_error_bound
 
 VARIANTS = ("auto", *projlab.variants())
 
@@ -71,7 +72,7 @@ def error_bound(case: Exact, P: projlab.Projector) -> float:
     m, n = case.shape
     x0, x = case.x0.double(), case.x.double()
     amplification = (x0.norm(dim=-1) + (x0 - x).norm(dim=-1)) / x.norm(dim=-1)
-    return tolerance.forward_error_bound(
+    return forward_error_bound(
         P.variant,
         u=tolerance.unit_roundoff(case.A.dtype),
         m=m,

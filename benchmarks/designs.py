@@ -29,7 +29,7 @@ def kernels() -> None:
     if importlib.util.find_spec("numba") is None:
         print("kernels: not measured, numba is not installed")
         return
-    from projlab import native
+    from projlab.engine.kernels import native
 
     for m, n in ((504, 2000), (1000, 5000)):
         W, c, x = orthonormal(m, n, dtype=F64), torch.randn(m, dtype=F64), torch.randn(n, dtype=F64)
@@ -52,7 +52,7 @@ def compiled(group: int, shape: str) -> Callable[..., None]:
     """x -= W'(W x + c) with `group` rows unrolled, which divides their number."""
     from numba import njit
 
-    from projlab.native_kernels import OPTIONS
+    from projlab.engine.kernels.numba_kernels import OPTIONS
 
     each = range(group)
     rows = "; ".join(f"w{k} = W[i + {k}]" for k in each)
@@ -97,7 +97,7 @@ def compiled(group: int, shape: str) -> Callable[..., None]:
 
 def rows() -> None:
     """Few rows of many entries: two passes, and columns in tiles that stay in a cache."""
-    from projlab import native
+    from projlab.engine.kernels import native
 
     for m in (4, 10):
         n = 1_000_000

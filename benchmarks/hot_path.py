@@ -1,4 +1,4 @@
-"""The hot path against what the machine allows, and the measurements behind `projlab.tuning`.
+"""The hot path against what the machine allows, and what `projlab.numerics.tuning` rests on.
 
     OMP_NUM_THREADS=1 python -m benchmarks.hot_path            # regimes, choices and limits
     OMP_NUM_THREADS=1 PROJLAB_NATIVE=1 python -m benchmarks.hot_path regimes
@@ -123,9 +123,10 @@ def set_up(m: int, n: int, dtype: torch.dtype) -> str:
 
 
 def choices() -> None:
-    """What decides the sizes of `projlab.tuning`: each way by force, the best is to be taken."""
-    from projlab import native, tuning
-    from projlab.variants.qr import QRFactor
+    """What decides the sizes of `numerics.tuning`: each way by force, the best is to be taken."""
+    from projlab.engine.kernels import native
+    from projlab.engine.variants.qr import QRFactor
+    from projlab.numerics import tuning
 
     kept = {name: getattr(tuning, name) for name in ("SMALL", "CACHE", "BLOCK")}
     for m, n in ((3, 10), (64, 128), (500, 2000), (1000, 5000), (100, 100_000)):
@@ -187,8 +188,8 @@ def call_parts(m: int, n: int) -> str:
 
 def set_up_parts(m: int, n: int) -> str:
     """Set-up: the constraint's checks, equilibration, rank; LAPACK's QR and SVD."""
-    from projlab.equilibrate import equilibrate
-    from projlab.rank import decide
+    from projlab.system.equilibration import equilibrate
+    from projlab.system.rank import decide
 
     A, b = torch.randn(m, n, dtype=torch.float64), torch.randn(m, dtype=torch.float64)
     constraint = projlab.AffineConstraint(A, b)
@@ -208,7 +209,7 @@ def set_up_parts(m: int, n: int) -> str:
 
 def reading(m: int, n: int, dtype: torch.dtype) -> str:
     """One vector onto rows beyond the first cache: one pass, two, tiles; and reading alone."""
-    from projlab import native
+    from projlab.engine.kernels import native
 
     W, c = orthonormal(m, n, dtype=dtype), torch.randn(m, dtype=dtype)
     x, r = torch.randn(n, dtype=dtype), torch.empty(m, dtype=dtype)

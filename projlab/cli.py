@@ -599,7 +599,7 @@ def _report(options: argparse.Namespace) -> int:
 
 def _variants(options: argparse.Namespace) -> int:
     """List the registry."""
-    from projlab.variants import REGISTRY
+    from projlab.engine.variants import REGISTRY
 
     if options.json:
         listed = [{"name": variant.name, "summary": variant.summary} for variant in REGISTRY]
@@ -654,7 +654,7 @@ def _missing_from_suite() -> list[str]:
 
 
 def _chosen_variants(names: Sequence[str] | None) -> tuple[str, ...]:
-    from projlab.variants import get, variants
+    from projlab.engine.variants import get, variants
 
     return tuple(get(name).name for name in names) if names else variants()
 

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch import nn as torch_nn
 from torch.nn.utils import parametrize
 
+from projlab.engine.projector import Projector
 from projlab.errors import InputError
-from projlab.projector import Projector
 
 __all__ = ["AffineProjection", "affine"]
 

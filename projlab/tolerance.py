@@ -155,36 +155,22 @@ def svd_noise(u: float) -> float:
     return u
 
 
-def forward_error_bound(
-    variant: str, *, u: float, m: int, n: int, condition: float, amplification: float
-) -> float:
-    """Bound on ||x - x*|| / ||x*|| for one projection by `variant`.
+def forward_error_bound(growth: float, *, m: int, n: int, amplification: float) -> float:
+    """Bound on ||x - x*|| / ||x*|| for one projection of an m x n system.
 
     Parameters
     ----------
-    variant
-        Name in the registry; its error growth is the law it declares there.
-    u, m, n, condition
-        Unit roundoff, shape of the system, condition number of its equilibrated rows.
+    growth
+        The law of the variant's error at this condition number and precision.
     amplification
         (||x0|| + ||x0 - x*||) / ||x*||: the projection subtracts a correction from x0, and their
         roundings are relative to them, not to the difference. For x* = 0 divide by ||x0||.
     """
-    from projlab.variants import get  # the registry's files import this module
-
-    growth = get(variant).error_growth(condition, u)
     return dimension_factor(m, n) * growth * amplification
 
 
 def drift_bound(
-    variant: str,
-    *,
-    u: float,
-    m: int,
-    n: int,
-    condition: float,
-    amplification: float,
-    steps: float,
+    growth: float, *, u: float, m: int, n: int, amplification: float, steps: float
 ) -> float:
     """Bound on the distance to the exact trajectory after perturbed projections, over ||x*||.
 
@@ -195,9 +181,7 @@ def drift_bound(
     Mary 2019), so `steps` is that root. Where they go the same way each time it is the number
     itself, and `amplification` counts every perturbation's norm: the worst case.
     """
-    shot = forward_error_bound(
-        variant, u=u, m=m, n=n, condition=condition, amplification=amplification
-    )
+    shot = forward_error_bound(growth, m=m, n=n, amplification=amplification)
     return shot + steps * dimension_factor(m, n) * u
 
 

@@ -68,9 +68,16 @@ def test_public_name_is_exported_and_documented(name):
     assert getattr(projlab, name).__doc__
 
 
-@pytest.mark.parametrize("name", ["diagnose", "projector", "variants"])
-def test_function_keeps_its_name_when_the_module_of_that_name_is_imported(name):
-    module = importlib.import_module(f"projlab.{name}")
+@pytest.mark.parametrize(
+    ("name", "home"),
+    [
+        ("diagnose", "projlab.system.diagnosis"),
+        ("projector", "projlab.engine.projector"),
+        ("variants", "projlab.engine.variants"),
+    ],
+)
+def test_function_keeps_its_name_when_its_module_is_imported(name, home):
+    module = importlib.import_module(home)
     assert getattr(projlab, name) is getattr(module, name)
 
 

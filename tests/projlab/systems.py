@@ -17,7 +17,7 @@ from torch import Tensor
 
 import projlab
 from projlab import tolerance
-from projlab.variants import REGISTRY, Variant
+from projlab.engine.variants import REGISTRY, Variant, forward_error_bound
 
 from . import exact
 
@@ -278,7 +278,7 @@ class Case:
 
     def allowed(self, variant: str, u: float | None = None) -> float:
         """Forward error that theory allows, in absolute terms, so that x* = 0 is no exception."""
-        return self.size * tolerance.forward_error_bound(
+        return self.size * forward_error_bound(
             variant,
             u=self.u if u is None else u,
             m=self.m,

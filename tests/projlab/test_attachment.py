@@ -11,8 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import projlab
-from projlab import attachment, cat, constrain, expr, system, tuning
-from projlab.blocks import SumsBlock
+from projlab import cat, constrain, expr
+from projlab.numerics import tuning
+from projlab.training import equations as system
+from projlab.training import hooks as attachment
+from projlab.training.blocks import SumsBlock
 
 from .test_hot_path import HotPath
 from .training import F64, vector

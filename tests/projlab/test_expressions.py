@@ -9,9 +9,9 @@ import torch
 
 import projlab
 from projlab import cat, expr
-from projlab.expressions import Equation, Expression
-from projlab.labels import Names
-from projlab.maps import Entries, Matrix, Sums
+from projlab.training.expressions.expression import Equation, Expression
+from projlab.training.expressions.labels import Names
+from projlab.training.expressions.maps import Entries, Matrix, Sums
 
 F64 = torch.float64
 W = torch.nn.Parameter(torch.linspace(-2, 3, 20, dtype=F64).reshape(4, 5))

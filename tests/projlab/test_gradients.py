@@ -5,7 +5,7 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 import projlab
-from projlab import tolerance
+from projlab.engine.variants import forward_error_bound
 
 from .systems import CHOICES, DISJOINT_VARIANTS, OVERLAPPING_VARIANTS
 
@@ -29,9 +29,7 @@ def problem(variant, *lead, m=2, n=5):
 def close(left, right, order=0):
     """Equal to rounding: each derivative in A divides by a singular value once more."""
     assert left.shape == right.shape
-    unit = tolerance.forward_error_bound(
-        "qr", u=2**-53, m=5, n=5, condition=CONDITION, amplification=1.0
-    )
+    unit = forward_error_bound("qr", u=2**-53, m=5, n=5, condition=CONDITION, amplification=1.0)
     size = 1 + right.abs().max() if right.numel() else 1.0
     assert (left - right).abs().max() <= unit * CONDITION**order * size
 
@@ -177,7 +175,7 @@ def test_float32_gradients_are_those_of_float64_to_float32_rounding(variant):
     P = projlab.projector(A.double(), b.double(), "pinv")
     kappa, smallest = P.condition, float(torch.linalg.svdvals(A.double())[-1])
     unit = max(
-        tolerance.forward_error_bound(v, u=2**-24, m=2, n=5, condition=kappa, amplification=1.0)
+        forward_error_bound(v, u=2**-24, m=2, n=5, condition=kappa, amplification=1.0)
         for v in OVERLAPPING_VARIANTS
     )
     sizes = x.norm() + (x - P(x.double()).float()).norm()

@@ -54,7 +54,7 @@ def test_every_public_name_is_there():
 @pytest.mark.parametrize(
     "first",
     [
-        "import projlab.projector, projlab.variants, projlab.diagnose",
+        "import projlab.engine.projector, projlab.engine.variants, projlab.system.diagnosis",
         "from projlab import projector, variants, diagnose",
         "from projlab import *",
     ],
@@ -64,13 +64,13 @@ def test_functions_stay_functions_after_the_submodules_of_their_names(first):
 {first}
 import projlab
 from projlab import projector, variants, diagnose
-import projlab.projector, projlab.variants, projlab.diagnose
+import projlab.engine.projector, projlab.engine.variants, projlab.system.diagnosis
 for name in ("projector", "variants", "diagnose"):
     assert type(getattr(projlab, name)).__name__ == "function", name
 assert "qr" in projlab.variants()
 assert projlab.projector([[1.0, 1.0]], 1.0).rank == 1
 assert projlab.diagnose([[1.0, 1.0]], 1.0).rank == 1
-from projlab.variants import REGISTRY
+from projlab.engine.variants import REGISTRY
 assert len(REGISTRY) == len(projlab.variants())
 """
     run(program)

@@ -1,7 +1,7 @@
 """The ways to compute one projection agree, and none costs what it need not.
 
-Which way is taken depends on size alone (`projlab.tuning`) and on PROJLAB_NATIVE: the sizes are
-moved here, so that the small systems of the table take every way.
+Which way is taken depends on size alone (`projlab.numerics.tuning`) and on PROJLAB_NATIVE: the
+sizes are moved here, so that the small systems of the table take every way.
 """
 
 import copy
@@ -16,8 +16,9 @@ import torch
 from torch.func import vmap
 
 import projlab
-from projlab import tolerance, tuning
-from projlab.variants.orthonormal import OrthonormalRows
+from projlab import tolerance
+from projlab.engine.variants.orthonormal import OrthonormalRows
+from projlab.numerics import tuning
 
 from .systems import CASES, CHOICES, DISJOINT_VARIANTS, build, case
 from .test_hot_path import HotPath

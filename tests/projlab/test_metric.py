@@ -8,6 +8,7 @@ from flint import fmpq_mat
 
 import projlab
 from projlab import tolerance
+from projlab.engine.variants import forward_error_bound
 
 from . import exact
 from .systems import CHOICES, DISJOINT_VARIANTS, OVERLAPPING_VARIANTS, case, condition_number
@@ -60,7 +61,7 @@ def bound(given, W, variant, u=None):
     L = torch.linalg.cholesky(full(W))
     kappa_L = float(torch.linalg.cond(L))
     rows = torch.linalg.solve_triangular(L, given.A.mT, upper=False).mT
-    return kappa_L * tolerance.forward_error_bound(
+    return kappa_L * forward_error_bound(
         variant,
         u=given.u if u is None else u,
         m=max(given.m, given.n),
@@ -187,7 +188,7 @@ def test_batched_with_one_metric(variant, kind):
         allowed = (
             2
             * size
-            * tolerance.forward_error_bound(
+            * forward_error_bound(
                 P.variant, u=2**-53, m=6, n=6, condition=condition, amplification=1.0
             )
         )

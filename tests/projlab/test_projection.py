@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import projlab
 from projlab import tolerance
+from projlab.engine.variants import forward_error_bound
 
 from . import exact
 from .systems import (
@@ -112,7 +113,7 @@ def test_a_feasible_point_stays(variant, dtype):
     P = projlab.projector(given.A, given.b, variant)
     x = P(given.x0)
     moved = torch.linalg.vector_norm(P(x) - x)
-    bound = tolerance.forward_error_bound(
+    bound = forward_error_bound(
         P.variant,
         u=given.u,
         m=given.m,
@@ -280,7 +281,7 @@ def test_hundreds_of_ragged_disjoint_rows(form, dtype, variant):
         multiplier = (ax - exact.rational(b[i])) / square
         solution = [p - multiplier * c for c, p in zip(a, point, strict=True)]
         size = exact.norm(point) + exact.norm(exact.subtract(point, solution))
-        allowed = size * tolerance.forward_error_bound(
+        allowed = size * forward_error_bound(
             P.variant, u=u, m=1, n=len(a), condition=1.0, amplification=1.0
         )
         assert exact.distance(x[columns], solution) <= allowed

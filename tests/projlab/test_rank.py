@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import projlab
 from projlab import tolerance
+from projlab.engine.variants import forward_error_bound
 
 from . import exact
 from .systems import CHOICES, DISJOINT_VARIANTS, OVERLAPPING_VARIANTS, condition_number
@@ -176,9 +177,7 @@ def test_redundant_in_decimals_is_harmless(variant):
     size = exact.norm(solution)
     kappa = condition_number(A.numpy(), 2)
     # of which two rows carry the rank is free: they differ by a rounding, magnified by kappa
-    bound = tolerance.forward_error_bound(
-        variant, u=EPS / 2, m=3, n=3, condition=kappa, amplification=1.0
-    )
+    bound = forward_error_bound(variant, u=EPS / 2, m=3, n=3, condition=kappa, amplification=1.0)
     assert exact.distance(P(zeros(3)), solution) <= 2 * bound * size
 
 
@@ -316,7 +315,7 @@ def check_least_squares(A, b, x0, variant, built_with=None):
     size = exact.norm(point) + exact.norm(exact.subtract(point, solution))
     if rank:
         size += (unscaled + 1) * exact.norm(residual) / float(sigma[0])
-    allowed = size * tolerance.forward_error_bound(
+    allowed = size * forward_error_bound(
         P.variant, u=EPS / 2, m=len(A), n=A.shape[1], condition=kappa, amplification=1.0
     )
     results = [P(x0, b), projlab.project(x0, A, b, variant, on_inconsistent="least_squares")]
@@ -389,7 +388,7 @@ def test_least_squares_of_a_consistent_system_is_the_projection(variant):
     allowed = (
         2
         * size
-        * tolerance.forward_error_bound(
+        * forward_error_bound(
             plain.variant, u=EPS / 2, m=3, n=4, condition=kappa, amplification=1.0
         )
     )

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from projlab import cat, constrain, expr
-from projlab.blocks import MatrixBlock, SolverBlock, SumsBlock
+from projlab.training.blocks import MatrixBlock, SolverBlock, SumsBlock
 
 F64 = torch.float64
 

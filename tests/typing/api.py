@@ -22,8 +22,8 @@ from projlab import (
     projector,
     variants,
 )
-from projlab.expressions import Equation, Expression
-from projlab.optim import Handle
+from projlab.training.expressions.expression import Equation, Expression
+from projlab.training.handle import Handle
 
 A = torch.eye(2, 3)
 b = torch.ones(2)

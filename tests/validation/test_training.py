@@ -240,7 +240,7 @@ class TestNetworks:
         assert {verdict(r) for r in records} == {"pass"}
 
     def test_a_step_without_its_projection_is_noticed(self, monkeypatch):
-        from projlab.attachment import Attachment
+        from projlab.training.hooks import Attachment
 
         honest = Attachment._after
 
@@ -254,7 +254,7 @@ class TestNetworks:
         assert "applied at 5 of 10 steps" in record.reason
 
     def test_rows_that_are_let_go_are_noticed(self, monkeypatch):
-        from projlab.attachment import Attachment
+        from projlab.training.hooks import Attachment
 
         monkeypatch.setattr(Attachment, "_project", lambda self, _: self.system.residuals())
         records = networks.measure("network_noise", BRIEF, "float64", "")

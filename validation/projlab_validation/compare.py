@@ -28,7 +28,7 @@ from typing import Any, Literal
 import numpy as np
 
 from projlab import AffineConstraint, ProjlabError
-from projlab.variants import get
+from projlab.engine.variants import get
 from projlab_validation import subjects
 from projlab_validation.describe import (
     System,
@@ -334,7 +334,7 @@ def _constraint(problem: Problem, device: str) -> AffineConstraint:
     """A and b in the problem's dtype, with the names of the rows, on the device."""
     import torch
 
-    from projlab.projector import moved
+    from projlab.engine.projector import moved
 
     dtype = np.dtype(problem.dtype)
     constraint = AffineConstraint(

@@ -41,7 +41,7 @@ class System:
     row_norms
         Least and largest ‖aᵢ‖₂ of rows that are not zero.
     rank, ambiguous, gap, cutoff, condition
-        As `projlab.diagnose` finds them, relative to the largest singular value.
+        As `projlab.system.diagnosis` finds them, relative to the largest singular value.
     condition_as_given, condition_is_least
         σ₁/σ_r of the rows before equilibration; whether that is only a lower bound.
     redundant, conflicting

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from projlab import tolerance
-from projlab.variants import REGISTRY, get
+from projlab.engine.variants import REGISTRY, drift_bound, forward_error_bound, get
 from projlab_validation.record import NAN
 from projlab_validation.subjects import is_subject
 
@@ -109,11 +109,11 @@ def theory_of(row: Row) -> Theory:
         return Theory(feasibility_bound=feasibility_bound)
     shape |= {"condition": condition, "amplification": amplification}
     law = BACKWARD_STABLE if is_subject(row["variant"]) else row["variant"]
-    bound = tolerance.forward_error_bound(law, **shape)
+    bound = forward_error_bound(law, **shape)
     if row["check"] in RELATIONS:
         bound *= 2
     if row["check"] == "drift":
-        bound = tolerance.drift_bound(
+        bound = drift_bound(
             law,
             **shape | {"amplification": (2 * row["x0_norm"] + row["xstar_norm"]) / scale},
             steps=math.sqrt(row["steps"]),
@@ -123,7 +123,7 @@ def theory_of(row: Row) -> Theory:
     return Theory(
         amplification=amplification,
         bound=bound,
-        stable_bound=tolerance.forward_error_bound(BACKWARD_STABLE, **shape),
+        stable_bound=forward_error_bound(BACKWARD_STABLE, **shape),
         feasibility_bound=feasibility_bound,
         ratio=_over(error, bound),
         units_of_kappa_u=_over(error, unit),
@@ -323,7 +323,7 @@ def _drift(row: Row, theory: Theory) -> tuple[Verdict, str]:
         return "expected", f"{steps}: {doubt}; {how_feasible}"
     if error - _radius(row, theory) <= theory.bound:
         return "pass", found
-    worst = tolerance.drift_bound(
+    worst = drift_bound(
         row["variant"],
         u=tolerance.unit_roundoff(row["dtype"]),
         m=row["m"],

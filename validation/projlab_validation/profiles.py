@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from projlab.variants import get
+from projlab.engine.variants import get
 from projlab_validation.problems.problem import Dtype
 from projlab_validation.subjects import is_subject
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from projlab import tolerance
-from projlab.select import MANY
-from projlab.variants import REGISTRY, Variant
+from projlab.engine.select import MANY
+from projlab.engine.variants import REGISTRY, Variant
 from projlab_validation.describe import System
 from projlab_validation.lines import Line
 from projlab_validation.problems.problem import Dtype, rank_is_clear

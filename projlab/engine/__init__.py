@@ -1,0 +1,1 @@
+"""From a system to an answer: variants, factors, derivatives."""

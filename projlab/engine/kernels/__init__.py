@@ -1,0 +1,1 @@
+"""What replaces torch operators where it is faster."""

@@ -1,0 +1,197 @@
+"""The kernels of `projlab.engine.kernels.native`, compiled by numba when this module is imported.
+
+Compiled once: numba keeps them in a cache on disk (`__pycache__` beside this file, or
+NUMBA_CACHE_DIR). Addresses come in as integers, because unpacking arrays would take longer than a
+small projection.
+"""
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, njit, types  # type: ignore[attr-defined]  # exported at run time
+from numba.extending import intrinsic
+
+from projlab.numerics import tuning
+
+# sums in any order and fused products; NaN and infinities keep their meaning
+OPTIONS: dict[str, Any] = {
+    "fastmath": {"reassoc", "contract", "nsz", "arcp"},
+    "nogil": True,
+    "error_model": "numpy",
+    "cache": True,
+}
+
+
+EIGHT_ROWS = tuning.EIGHT_ROWS  # a constant when compiled
+
+
+@intrinsic
+def _pointer(typing_context: Any, address: Any) -> Any:  # noqa: ARG001  # numba's signature
+    """An address as the pointer that `carray` takes."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+        return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+
+    return types.voidptr(types.intp), generate
+
+
+pointer: Any = _pointer  # called without the typing context
+
+
+@njit(**OPTIONS)
+def project_on_eight(x: Any, W: Any, c: Any) -> None:
+    """x -= W'(W x + c) for eight rows."""
+    n = W.shape[1]
+    p, q, r, s = W[0], W[1], W[2], W[3]
+    t, u, v, w = W[4], W[5], W[6], W[7]
+    a, b, d, e = c[0], c[1], c[2], c[3]
+    f, g, h, k = c[4], c[5], c[6], c[7]
+    for j in range(n):
+        xj = x[j]
+        a += p[j] * xj
+        b += q[j] * xj
+        d += r[j] * xj
+        e += s[j] * xj
+        f += t[j] * xj
+        g += u[j] * xj
+        h += v[j] * xj
+        k += w[j] * xj
+    for j in range(n):
+        first = (a * p[j] + b * q[j]) + (d * r[j] + e * s[j])
+        x[j] -= first + ((f * t[j] + g * u[j]) + (h * v[j] + k * w[j]))
+
+
+@njit(**OPTIONS)
+def project(x: Any, W: Any, c: Any) -> None:
+    """x -= W'(W x + c), rows in groups of eight, four, two and one: each group is read once."""
+    m, n = W.shape
+    zero = x.dtype.type(0)
+    i = 0
+    while i + 8 <= m and 8 * n * x.itemsize <= EIGHT_ROWS:
+        project_on_eight(x, W[i : i + 8], c[i : i + 8])
+        i += 8
+    while i + 4 <= m:
+        p, q, r, s = W[i], W[i + 1], W[i + 2], W[i + 3]
+        a, b, d, e = zero, zero, zero, zero
+        for j in range(n):
+            xj = x[j]
+            a += p[j] * xj
+            b += q[j] * xj
+            d += r[j] * xj
+            e += s[j] * xj
+        a += c[i]
+        b += c[i + 1]
+        d += c[i + 2]
+        e += c[i + 3]
+        for j in range(n):
+            x[j] -= (a * p[j] + b * q[j]) + (d * r[j] + e * s[j])
+        i += 4
+    if i + 2 <= m:
+        p, q = W[i], W[i + 1]
+        a, b = zero, zero
+        for j in range(n):
+            xj = x[j]
+            a += p[j] * xj
+            b += q[j] * xj
+        a += c[i]
+        b += c[i + 1]
+        for j in range(n):
+            x[j] -= a * p[j] + b * q[j]
+        i += 2
+    if i < m:
+        p = W[i]
+        a = zero
+        for j in range(n):
+            a += p[j] * x[j]
+        a += c[i]
+        for j in range(n):
+            x[j] -= a * p[j]
+
+
+@njit(**OPTIONS)
+def project_four(x: Any, W: Any, c: Any) -> None:
+    """`project` for the four rows of x at once: a group of two rows of W is read once for them."""
+    m, n = W.shape
+    zero = x.dtype.type(0)
+    x0, x1, x2, x3 = x[0], x[1], x[2], x[3]
+    i = 0
+    while i + 2 <= m:
+        p, q = W[i], W[i + 1]
+        a0, a1, a2, a3 = zero, zero, zero, zero
+        b0, b1, b2, b3 = zero, zero, zero, zero
+        for j in range(n):
+            pj, qj = p[j], q[j]
+            a0 += pj * x0[j]
+            a1 += pj * x1[j]
+            a2 += pj * x2[j]
+            a3 += pj * x3[j]
+            b0 += qj * x0[j]
+            b1 += qj * x1[j]
+            b2 += qj * x2[j]
+            b3 += qj * x3[j]
+        a, b = c[i], c[i + 1]
+        a0, a1, a2, a3 = a0 + a, a1 + a, a2 + a, a3 + a
+        b0, b1, b2, b3 = b0 + b, b1 + b, b2 + b, b3 + b
+        for j in range(n):
+            pj, qj = p[j], q[j]
+            x0[j] -= a0 * pj + b0 * qj
+            x1[j] -= a1 * pj + b1 * qj
+            x2[j] -= a2 * pj + b2 * qj
+            x3[j] -= a3 * pj + b3 * qj
+        i += 2
+    if i < m:
+        p, a = W[i], c[i]
+        a0, a1, a2, a3 = a, a, a, a
+        for j in range(n):
+            a0 += p[j] * x0[j]
+            a1 += p[j] * x1[j]
+            a2 += p[j] * x2[j]
+            a3 += p[j] * x3[j]
+        for j in range(n):
+            x0[j] -= a0 * p[j]
+            x1[j] -= a1 * p[j]
+            x2[j] -= a2 * p[j]
+            x3[j] -= a3 * p[j]
+
+
+@njit(**OPTIONS)
+def project_all(x: Any, W: Any, c: Any, step: int, system: int) -> None:
+    """Every x[i, j] onto the rows W[i], with the part of c that begins at i * system + j * step."""
+    m = W.shape[1]
+    for i in range(x.shape[0]):
+        j = 0
+        if step == 0:
+            while j + 4 <= x.shape[1]:
+                project_four(x[i, j : j + 4], W[i], c[i * system : i * system + m])
+                j += 4
+        while j < x.shape[1]:
+            at = i * system + j * step
+            project(x[i, j], W[i], c[at : at + m])
+            j += 1
+
+
+@njit(**OPTIONS)
+def float64(x: int, W: int, c: int, B: int, k: int, m: int, n: int, step: int, system: int) -> None:
+    """`project_all` of x (B, k, n) and W (B, m, n) at these addresses."""
+    length = (B - 1) * system + (k - 1) * step + m
+    project_all(
+        carray(pointer(x), (B, k, n), np.float64),
+        carray(pointer(W), (B, m, n), np.float64),
+        carray(pointer(c), (length,), np.float64),
+        step,
+        system,
+    )
+
+
+@njit(**OPTIONS)
+def float32(x: int, W: int, c: int, B: int, k: int, m: int, n: int, step: int, system: int) -> None:
+    """As `float64`."""
+    length = (B - 1) * system + (k - 1) * step + m
+    project_all(
+        carray(pointer(x), (B, k, n), np.float32),
+        carray(pointer(W), (B, m, n), np.float32),
+        carray(pointer(c), (length,), np.float32),
+        step,
+        system,
+    )

@@ -1,0 +1,528 @@
+"""Projector: one factorisation, many projections."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, addmv, nn
+from torch.compiler import is_compiling, is_dynamo_compiling
+
+from projlab.engine import compiled
+from projlab.engine.autograd import solve
+from projlab.engine.select import MANY
+from projlab.engine.solver import Solver, build, condition_numbers, null_space
+from projlab.errors import InputError, ProjlabError, RankDeficientError
+from projlab.numerics.precision import lowered
+from projlab.proof.certificate import Certificate, certify
+from projlab.system.constraint import AffineConstraint, check_vector, to_tensor
+from projlab.system.diagnosis import as_constraint, working_dtype
+from projlab.system.options import check_options
+from projlab.system.rows import Triplets
+
+
+def projector(
+    A: Any,
+    b: Any = None,
+    variant: str = "auto",
+    *,
+    accuracy: float | None = None,
+    rank: float | str = "numerical",
+    metric: Any = None,
+    on_redundant: str = "drop",
+    on_inconsistent: str = "raise",
+) -> "Projector":
+    """Factor A once, and return the projection onto {x : A x = b}.
+
+    The projection solves argmin 1/2 ||x - x0||_W^2 subject to A x = b. With redundant rows, A has
+    its numerical rank: the singular values of its equilibrated rows above max(m, n) eps sigma_max.
+
+    Parameters
+    ----------
+    A, b
+        As `AffineConstraint` takes them, or one AffineConstraint as A (then no b). Constants.
+    variant
+        "auto" (the cheapest that reaches `accuracy`), or one of `projlab.variants()`.
+    accuracy
+        Forward error wanted, relative to max(||x0||, ||x*||); by default what a backward-stable
+        method reaches.
+    rank
+        "numerical", a tolerance relative to the largest singular value, or "exact" (the entries
+        taken literally).
+    metric
+        W: (n,), its positive diagonal, or (n, n), symmetric positive definite. Identity by default.
+    on_redundant
+        "drop" rows that follow from the others, or "raise".
+    on_inconsistent
+        "raise", or "least_squares": project onto {x : A'A x = A'b}, with the rows as given.
+
+    Raises
+    ------
+    InputError
+        A or b is not what `AffineConstraint` takes, or requires grad; an unknown keyword value;
+        single_row for rows that share a column.
+    InconsistentError
+        No x satisfies A x = b (and `on_inconsistent` is "raise").
+    RankDeficientError
+        Redundant rows with on_redundant="raise"; cholesky where the Gram matrix is singular.
+    AccuracyError
+        No variant, or not the one named, is predicted to reach `accuracy`.
+    MemoryLimitError
+        Sparse A that a dense factorisation would not fit into memory.
+
+    References
+    ----------
+    Golub and Van Loan, "Matrix Computations", 4th ed., sections 5.3, 5.5 and 6.1.
+    """
+    return Projector(
+        A,
+        b,
+        variant,
+        accuracy=accuracy,
+        rank=rank,
+        metric=metric,
+        on_redundant=on_redundant,
+        on_inconsistent=on_inconsistent,
+    )
+
+
+class Projector(nn.Module):
+    """Projection onto {x : A x = b}, factored; built by `projector`, with the same arguments.
+
+    `A` and `b` are persistent buffers in the precision they were given in; the factors are rebuilt
+    when a state dict is loaded. `.to(device)` moves the factors; a change of dtype factors again
+    from the A and b that were given. Work is done in the wider of x's and A's dtype, float16 and
+    bfloat16 in float32, and the result has x's dtype. No method but the constructor, a change of
+    dtype and loading synchronises with the host; NaN goes through.
+
+    Batched A (B, m, n) projects x (B, n) or (B, ..., n).
+    """
+
+    A: Tensor
+    b: Tensor
+
+    def __init__(
+        self,
+        A: Any,
+        b: Any = None,
+        variant: str = "auto",
+        *,
+        accuracy: float | None = None,
+        rank: float | str = "numerical",
+        metric: Any = None,
+        on_redundant: str = "drop",
+        on_inconsistent: str = "raise",
+    ) -> None:
+        constraint = as_constraint(A, b)
+        options = check_options(
+            constraint.n,
+            MANY,
+            variant=variant,
+            accuracy=accuracy,
+            rank=rank,
+            metric=metric,
+            on_redundant=on_redundant,
+            on_inconsistent=on_inconsistent,
+        )
+        dtype = working_dtype(constraint.dtype)
+        solver = build(constraint, dtype, options, dtype)
+        super().__init__()
+        self._options = options
+        self.register_buffer("A", constraint.A)
+        self.register_buffer("b", constraint.b)
+        self._adopt(constraint, constraint.dtype, solver)
+
+    def _adopt(self, constraint: AffineConstraint, dtype: torch.dtype, solver: Solver) -> None:
+        """Take over a constraint and its factors, all at once."""
+        # a compiled graph may still be waiting for its backward pass with the factors before
+        self._retired = getattr(self, "_solvers", {}) if "torch._dynamo" in sys.modules else {}
+        self._constraint = constraint
+        self._dtype = dtype
+        self._solver = solver
+        self._solvers = {solver.dtype: solver}
+        self._numbers: dict[torch.dtype, int] = {}
+        self._number(solver)
+        self._conditions = solver.conditions if solver.measured else None
+        self.A, self.b = constraint.A, constraint.b
+        self._derive()
+
+    def _derive(self) -> None:
+        """What the hot path looks up: not part of the state, and never copied."""
+        solver = self._solver
+        self._vector_terms, self._native_vectors = solver.vector_terms(), solver.native_vectors()
+        self._in_place = solver.in_place()
+
+    def _number(self, solver: Solver) -> None:
+        self._numbers[solver.dtype] = compiled.register(solver)
+
+    @property
+    def constraint(self) -> AffineConstraint:
+        """The equations, as given."""
+        return self._constraint
+
+    @property
+    def variant(self) -> str:
+        """Name of the variant in use."""
+        return self._solver.variant
+
+    @property
+    def reason(self) -> str:
+        """Why this variant, in a sentence."""
+        return self._solver.reason
+
+    @property
+    def rank(self) -> Any:
+        """Numerical rank: int, or (B,) tensor for batched A."""
+        ranks = self._solver.ranks
+        return ranks[0] if self._solver.batch is None else torch.tensor(ranks, device="cpu")
+
+    @property
+    def condition(self) -> Any:
+        """sigma_1 / sigma_rank of the equilibrated rows (in the metric): float, or (B,) tensor.
+
+        Computed when it is first asked for, where setting up could do without singular values.
+        """
+        solver = self._solver
+        if self._conditions is None:
+            self._conditions = condition_numbers(
+                self._constraint, solver.dtype, self._options.rank, self._data(self._dtype)
+            )
+        found = self._conditions
+        if solver.batch is None:
+            return found[0]
+        return torch.tensor(found, dtype=torch.float64, device="cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype A counts as: as given, until `.to(dtype)`."""
+        return self._dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Of A, b and the factors."""
+        return self._solver.device
+
+    if TYPE_CHECKING:  # nn.Module leaves it untyped
+
+        def __call__(self, x: Tensor, b: Tensor | None = None) -> Tensor:
+            """See `forward`."""
+
+    def forward(self, x: Tensor, b: Tensor | None = None) -> Tensor:
+        """Project x (..., n), or (B, ..., n) for batched A.
+
+        b, (m,) or with x's leading dimensions, replaces the constraint's own; it is not checked for
+        consistency, which would need the host, and its entries on redundant rows are ignored.
+        Differentiable in x and, at full row rank, in b.
+        """
+        native = self._native_vectors
+        if native is not None and b is None and type(x) is Tensor and not is_compiling():
+            projected = None if _needs_function(x, None) else x.clone()
+            if projected is not None and native(projected):
+                return projected
+        terms = self._vector_terms
+        if terms is not None and b is None and not is_compiling():
+            dtype, device_type, c, M, N = terms
+            try:
+                if (
+                    x.dtype is dtype
+                    and x.ndim == 1
+                    and not _needs_function(x, None)
+                    and not lowered(dtype, device_type)
+                ):
+                    return addmv(x, N, addmv(c, M, x))
+            except (AttributeError, RuntimeError):
+                pass  # x does not fit, which is said by name below
+        solver = self._solver_for(x)
+        work, right = x.to(solver.dtype), self._right_side(b, x, solver)
+        if right is not None:
+            work = work.expand(*right.shape[:-1], work.shape[-1])
+        return self._solve(solver, work, right, homogeneous=False)[0].to(x.dtype)
+
+    def project_(self, x: Tensor) -> Tensor:
+        """Project x in place, without a graph, and return it: the hot path."""
+        native = self._native_vectors
+        if native is not None and not is_dynamo_compiling() and native(x):
+            return x
+        # one vector, small rows: the checks that torch makes anyway are left to it
+        terms = self._vector_terms
+        if terms is not None and not is_dynamo_compiling():
+            dtype, device_type, c, M, N = terms
+            try:
+                if (
+                    x.dtype is dtype
+                    and x.ndim == 1
+                    and not x.requires_grad
+                    and not lowered(dtype, device_type)
+                ):
+                    return x.addmv_(N, addmv(c, M, x))
+            except (AttributeError, RuntimeError):
+                pass  # x does not fit, which is said by name below
+        rows = self._in_place
+        if rows is not None and not is_dynamo_compiling():
+            dtype, device_type, n, project_ = rows
+            try:
+                if (
+                    x.dtype is dtype
+                    and x.ndim == 2
+                    and x.shape[1] == n
+                    and not x.requires_grad
+                    and not lowered(dtype, device_type)
+                ):
+                    project_(x)
+                    return x
+            except (AttributeError, RuntimeError):
+                pass
+        solver = self._solver_for(x)
+        if x.dtype == solver.dtype and not is_compiling():
+            solver.project_(x)
+        else:
+            with torch.no_grad():
+                x.copy_(self.forward(x))
+        return x
+
+    def tangent(self, v: Tensor) -> Tensor:
+        """Projection of v onto the null space of A, T(v) = v - A^+ A v; in the metric, T_W."""
+        solver = self._solver_for(v, "v")
+        return self._solve(solver, v.to(solver.dtype), None, homogeneous=True)[0].to(v.dtype)
+
+    def multipliers(self, x: Tensor, b: Tensor | None = None) -> Tensor:
+        """Lagrange multipliers y (..., m) with P(x) = x - W^-1 A'y, zero on dropped rows."""
+        solver = self._solver_for(x)
+        work, right = x.to(solver.dtype), self._right_side(b, x, solver)
+        if right is not None:
+            work = work.expand(*right.shape[:-1], work.shape[-1])
+        y = self._solve(solver, work, right, homogeneous=False, want_multipliers=True)[1]
+        assert y is not None
+        return y.to(x.dtype)
+
+    def certify(self, x0: Tensor, x: Tensor, accuracy: float | None = None) -> Certificate:
+        """Bound the forward error of x as the projection of x0; see `projlab.certify`.
+
+        None of this projector's factors enters: the proof is of x, from A and b as given.
+        """
+        options = self._options
+        return certify(
+            x0,
+            x,
+            self._constraint,
+            accuracy=accuracy,
+            rank=options.rank,
+            metric=options.metric,
+            on_inconsistent=options.on_inconsistent,
+        )
+
+    def null_space(self) -> Tensor:
+        """Orthonormal basis (n, n - rank) of the null space of A, (B, n, n - rank) for batched A.
+
+        Raises
+        ------
+        InputError
+            Batched A whose elements differ in rank.
+        MemoryLimitError
+            An n x n matrix does not fit.
+        """
+        solver = self._solver
+        if len(set(solver.ranks)) > 1:
+            raise InputError(
+                f"the systems of the batch have ranks from {min(solver.ranks)} to "
+                f"{max(solver.ranks)}: their null-space bases have no common shape"
+            )
+        return null_space(
+            self._constraint, solver.dtype, self._options.rank, self._data(self._dtype)
+        )
+
+    def _solve(
+        self,
+        solver: Solver,
+        x: Tensor,
+        b: Tensor | None,
+        *,
+        homogeneous: bool,
+        want_multipliers: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The one way to the factors, by what watches: the compiler, autograd, or nobody."""
+        if is_compiling():
+            number = self._numbers[solver.dtype]
+            projected, y = compiled.solve(x, b, number, homogeneous, False, want_multipliers)
+            return projected, y if want_multipliers else None
+        if _needs_function(x, b):
+            return solve(
+                x,
+                None,
+                b,
+                solver,
+                homogeneous=homogeneous,
+                dual=False,
+                want_multipliers=want_multipliers,
+            )
+        return solver.solve(
+            x, b, homogeneous=homogeneous, dual=False, want_multipliers=want_multipliers
+        )
+
+    def _solver_for(self, x: Tensor, name: str = "x") -> Solver:
+        """The factors for x's dtype, or `InputError` where x does not fit."""
+        solver = self._solver
+        check_vector(x, solver.shape[1], solver.batch, solver.device, name)
+        if x.dtype == solver.dtype:
+            return solver
+        dtype = working_dtype(torch.promote_types(x.dtype, self._dtype))
+        if dtype not in self._solvers:
+            self._refactor(dtype)
+        return self._solvers[dtype]
+
+    @compiled.eager
+    def _refactor(self, dtype: torch.dtype) -> None:
+        """Factor in a precision wider than A's, at its first x, and keep the factors."""
+        self._solvers[dtype] = build(
+            self._constraint, dtype, self._options, self._data(self._dtype)
+        )
+        self._number(self._solvers[dtype])
+
+    def _data(self, dtype: torch.dtype) -> torch.dtype:
+        """The precision of A as given or as converted, whichever is less: it decides the rank."""
+        given = working_dtype(self._constraint.dtype)
+        return torch.float32 if torch.float32 in (given, working_dtype(dtype)) else given
+
+    def _right_side(self, b: Any, x: Tensor, solver: Solver) -> Tensor | None:
+        if b is None:
+            return None
+        m, lead = solver.shape[0], x.shape[:-1]
+        if isinstance(b, Tensor) and b.dim() > 0 and b.device != solver.device:
+            raise InputError(f"b is on {b.device}, the projector on {solver.device}; move one")
+        b = b if isinstance(b, Tensor) else to_tensor(b, "b")
+        if b.is_complex():
+            raise InputError(f"b has dtype {b.dtype}; projlab projects real vectors only")
+        b = b.to(solver.device)
+        fits = b.dim() == 0 or b.shape[-1] == m
+        if solver.batch is not None and b.dim() == 2 and x.dim() > 2:
+            b = b.reshape(b.shape[0], *[1] * (x.dim() - 2), b.shape[1])
+        try:
+            shape = torch.broadcast_shapes(b.shape, (*lead, m))
+        except RuntimeError:
+            shape = torch.Size()
+        if not fits or len(shape) == 0 or (solver.batch is not None and len(shape) != x.dim()):
+            raise InputError(
+                f"b has shape {tuple(b.shape)}; beside x of shape {tuple(x.shape)} it must be a "
+                f"scalar or ({m},)" + (f", or {(*lead, m)}" if len(lead) else "")
+            )
+        if b.requires_grad and not solver.full_rank:
+            raise RankDeficientError(
+                f"b requires grad, but the rank is {min(solver.ranks)} of {m} rows: the projection "
+                "is differentiable in b at full row rank only. Remove the redundant rows "
+                "(projlab.diagnose names them), or detach b."
+            )
+        # scaled by the rows' units before it is rounded to the working precision
+        right: Tensor = b.to(torch.promote_types(b.dtype, solver.dtype)).expand(shape)
+        return right
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Projector":
+        """Move or convert: A and b as given stay exact, the factors follow."""
+        with self._own_buffers_aside():
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch leaves it bare
+        probe = fn(torch.empty(0, dtype=self._dtype, device=self.device))
+        constraint = self._constraint
+        if probe.device != self.device:
+            constraint = moved(constraint, probe.device)
+        if probe.dtype != self._dtype:
+            work = working_dtype(probe.dtype)
+            solver = self._solver.to(probe.device)
+            if work != solver.dtype:
+                solver = build(constraint, work, self._options, self._data(probe.dtype))
+            self._adopt(constraint, probe.dtype, solver)
+        elif probe.device != self.device:
+            self._adopt(constraint, self._dtype, self._solver.to(probe.device))
+        return self
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        keys = {name: prefix + name for name in ("A", "b")}
+        with self._own_buffers_aside():  # what else is registered is loaded as in any module
+            super()._load_from_state_dict(
+                {key: value for key, value in state_dict.items() if key not in keys.values()},
+                prefix,
+                local_metadata,
+                strict,
+                missing_keys,
+                unexpected_keys,
+                error_msgs,
+            )
+        missing = [key for key in keys.values() if key not in state_dict]
+        if missing:
+            missing_keys.extend(missing if strict else [])
+            return
+        A, b = state_dict[keys["A"]], state_dict[keys["b"]]
+        if A.shape != self.A.shape or b.shape != self.b.shape:
+            error_msgs.append(
+                f"size mismatch for {keys['A']}, {keys['b']}: the state dict holds "
+                f"{tuple(A.shape)}, {tuple(b.shape)}, this projector {tuple(self.A.shape)}, "
+                f"{tuple(self.b.shape)}"
+            )
+            return
+        try:
+            constraint = AffineConstraint(
+                A.to(self.device), b.to(self.device), self._constraint.names
+            )
+            solver = build(constraint, self._solver.dtype, self._options, self._data(self._dtype))
+        except ProjlabError as error:
+            error_msgs.append(f"{keys['A']}, {keys['b']}: {error}")
+            return
+        self._adopt(constraint, self._dtype, solver)
+
+    @contextmanager
+    def _own_buffers_aside(self) -> Iterator[None]:
+        own = {name: self._buffers.pop(name) for name in ("A", "b")}
+        try:
+            yield
+        finally:
+            self._buffers = {**own, **self._buffers}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k not in _DERIVED}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch leaves it bare
+        self._derive()
+        # a copy's factors are its own, and so are the numbers the compiled operator finds them by
+        self._numbers, self._retired = {}, {}
+        for solver in self._solvers.values():
+            self._number(solver)
+
+    def extra_repr(self) -> str:
+        """Shape, variant, rank and condition, or the bound on it that set-up made do with."""
+        solver = self._solver
+        equals, conditions = "=", self._conditions
+        if conditions is None:
+            equals, conditions = "<=", solver.conditions
+        batch = "" if solver.batch is None else f"batch={solver.batch}, "
+        return (
+            f"{batch}m={solver.shape[0]}, n={solver.shape[1]}, variant={solver.variant!r}, "
+            f"rank={min(solver.ranks)}, condition{equals}{max(conditions):.3g}, "
+            f"dtype={str(self._dtype).removeprefix('torch.')}"
+        )
+
+
+_DERIVED = frozenset({"_vector_terms", "_native_vectors", "_in_place"})
+
+
+def moved(constraint: AffineConstraint, device: torch.device) -> AffineConstraint:
+    """The same equations on another device."""
+    A = constraint.matrix.to(device=device)
+    if isinstance(A, Triplets):
+        return AffineConstraint(constraint.A.to(device), constraint.b.to(device), constraint.names)
+    return AffineConstraint(A.entries, constraint.b.to(device), constraint.names)
+
+
+def _needs_function(x: Tensor, b: Tensor | None) -> bool:
+    """Whether autograd or a functorch transform must see the projection as one function."""
+    if torch._C._are_functorch_transforms_active():
+        return True
+    return torch.is_grad_enabled() and (x.requires_grad or (b is not None and b.requires_grad))

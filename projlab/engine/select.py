@@ -1,0 +1,145 @@
+"""Which variant, and why, in a sentence."""
+
+import math
+from dataclasses import dataclass
+from numbers import Real
+
+import torch
+
+from projlab import tolerance
+from projlab.engine.variants import REGISTRY, Variant, get
+from projlab.errors import AccuracyError, InputError
+
+MANY = 1000
+"""Projections that a kept factorisation is expected to serve; `project` serves one."""
+
+
+@dataclass(frozen=True)
+class System:
+    """What the choice depends on: the kept rows and the working precision."""
+
+    m: int
+    n: int
+    disjoint: bool
+    diagonal_metric: bool
+    condition: float
+    """Condition number, or an upper bound on it (see `measured`)."""
+    measured: bool
+    dtype: torch.dtype
+
+    @property
+    def u(self) -> float:
+        return tolerance.unit_roundoff(self.dtype)
+
+
+def choose(
+    name: str, system: System, accuracy: float | None, applications: int
+) -> tuple[Variant, str]:
+    """The variant named, or for "auto" the cheapest that reaches the accuracy; with the reason.
+
+    Raises
+    ------
+    InputError
+        Unknown name; accuracy not a positive number.
+    AccuracyError
+        No variant, or not the one named, is predicted to reach `accuracy`.
+    """
+    number = isinstance(accuracy, Real) and not isinstance(accuracy, bool)
+    if accuracy is not None and not (number and 0 < accuracy < math.inf):
+        raise InputError(
+            f"accuracy={accuracy!r}; it must be a positive relative forward error, as 1e-8"
+        )
+    if name != "auto":
+        variant = get(name)
+        if accuracy is not None and _predicted(variant, system) > accuracy:
+            raise AccuracyError(_unreachable(accuracy, system, f'variant "{name}"', variant))
+        return variant, f"{name}: asked for by name"
+    able, target = _able(system), _target(system, accuracy)
+    reaching = [v for v in able if _predicted(v, system) <= target]
+    if not reaching:
+        best = min(able, key=lambda v: _predicted(v, system))
+        raise AccuracyError(_unreachable(target, system, "no variant", best))
+    variant = min(reaching, key=lambda v: _cost(v, system, applications))
+    return variant, _reason(variant, able, system, accuracy, target, applications)
+
+
+def undecided(name: str, system: System, accuracy: float | None, applications: int) -> bool:
+    """Whether a condition number below the bound could change the choice, or refuse less."""
+    if name != "auto":
+        return accuracy is not None and _predicted(get(name), system) > accuracy
+    target = _target(system, accuracy)
+    cheapest = min(_able(system), key=lambda v: _cost(v, system, applications))
+    return _predicted(cheapest, system) > target
+
+
+def _able(system: System) -> list[Variant]:
+    return [
+        v
+        for v in REGISTRY
+        if not v.needs_disjoint_rows or (system.disjoint and system.diagonal_metric)
+    ]
+
+
+def _target(system: System, accuracy: float | None) -> float:
+    if accuracy is not None:
+        return accuracy
+    growth = tolerance.backward_stable_growth(system.condition, system.u)
+    return 2 * tolerance.predicted_accuracy(growth, system.m, system.n)
+
+
+def _predicted(variant: Variant, system: System) -> float:
+    limited = variant.limitation(m=system.m, n=system.n, condition=system.condition, u=system.u)
+    if limited:
+        return math.inf
+    growth = variant.error_growth(system.condition, system.u)
+    return tolerance.predicted_accuracy(growth, system.m, system.n)
+
+
+def _cost(variant: Variant, system: System, applications: int) -> float:
+    setup, apply = variant.flops(system.m, system.n)
+    return setup + applications * apply
+
+
+def _unreachable(accuracy: float, system: System, who: str, best: Variant) -> str:
+    dtype = str(system.dtype).removeprefix("torch.")
+    reach = _predicted(best, system)
+    reachable = (
+        f"{reach:.2g} is what {best.name} is predicted to reach"
+        if math.isfinite(reach)
+        else f"{best.name} is expected to fail"
+    )
+    wider = "" if system.dtype is torch.float64 else "; float64 A reaches further"
+    return (
+        f"accuracy={accuracy:.2g}: {who} is predicted to reach it in {dtype} at condition number "
+        f"{system.condition:.2g}; {reachable}{wider}"
+    )
+
+
+def _reason(
+    variant: Variant,
+    able: list[Variant],
+    system: System,
+    accuracy: float | None,
+    target: float,
+    applications: int,
+) -> str:
+    use = "one projection" if applications == 1 else "many projections"
+    asked = "what a backward-stable method reaches" if accuracy is None else f"{accuracy:.2g}"
+    if variant.needs_disjoint_rows:
+        rows = "one row" if system.m == 1 else f"no two of the {system.m} rows share a column"
+        return f"{variant.name}: {rows}, so that a projection costs O(nnz) and needs no matrix"
+    ruled_out = [
+        v.name
+        for v in able
+        if _cost(v, system, applications) < _cost(variant, system, applications)
+        and _predicted(v, system) > target
+    ]
+    cheaper = (
+        f"{' and '.join(ruled_out)} would be cheaper but loses digits there"
+        if ruled_out
+        else f"the cheapest for {use} of {system.m} rows in {system.n} variables"
+    )
+    return (
+        f"{variant.name}: predicted to reach {asked} at condition number "
+        f"{'' if system.measured else 'at most '}{system.condition:.2g}, and {cheaper}"
+    )

@@ -1,0 +1,88 @@
+"""What a variant is: a way to factor the equilibrated rows, and the law its errors follow."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from projlab.system.rows import Matrix
+
+
+@dataclass(frozen=True)
+class Factor(ABC):
+    """Factored rows E (r, n), or (B, r, n): every field is a tensor or None.
+
+    Vectors x are (..., n), for batched rows (B, k, n); right-hand sides are (..., r). A copy is
+    made from the fields, and derives the rest again.
+    """
+
+    @abstractmethod
+    def right_side(self, f: Tensor) -> Tensor:
+        """-f in the coordinates the factor works in: what is added to those of E x."""
+
+    @abstractmethod
+    def project(self, x: Tensor, c: Tensor | None) -> Tensor:
+        """x - E^+ (E x - f), where c is `right_side(f)`, or None for f = 0."""
+
+    @abstractmethod
+    def project_(self, x: Tensor, c: Tensor | None) -> None:
+        """`project` in place, to the same bits."""
+
+    def native_vectors(self, c: Tensor) -> Callable[[Tensor], bool] | None:
+        """A kernel that projects x (n,) or (k, n) in place like `project_`, or says False."""
+        return None
+
+    def vector_terms(self, c: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """(c, M, N) with x + N (c + M x) the projection of one x (n,), to the bits of `project`.
+
+        None where something else is faster.
+        """
+        return None
+
+    @abstractmethod
+    def multipliers(self, x: Tensor, c: Tensor | None) -> Tensor:
+        """y with x - E' y the projection of x."""
+
+    def to(self, device: torch.device) -> Self:
+        """The same factor on another device."""
+        return replace(
+            self,
+            **{
+                name: value.to(device) if isinstance(value, Tensor) else value
+                for name, value in self._given().items()
+            },
+        )
+
+    def _given(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), tuple(self._given().values())
+
+
+class Variant(ABC):
+    """One way to project: a stateless object in the registry."""
+
+    name: str
+    summary: str
+    """One line for people who choose."""
+    needs_disjoint_rows: bool = False
+
+    @abstractmethod
+    def factor(self, rows: Matrix, u: float) -> Factor:
+        """Factor equilibrated, linearly independent rows; rows of zeros may pad a batch."""
+
+    @abstractmethod
+    def error_growth(self, condition: float, u: float) -> float:
+        """Forward error up to a modest function of the dimensions."""
+
+    @abstractmethod
+    def flops(self, m: int, n: int) -> tuple[float, float]:
+        """Floating-point operations of factoring, and of one projection."""
+
+    def limitation(self, *, m: int, n: int, condition: float, u: float) -> str | None:
+        """Why theory expects the variant to refuse or lose digits here; None where it does not."""
+        return None

@@ -1,0 +1,118 @@
+"""Projection with orthonormal rows W: what QR and the SVD both end in.
+
+Reference for taking the rows in blocks: block modified Gram-Schmidt, Bjorck, "Numerical Methods for
+Least Squares Problems", section 2.4.2. With rows orthonormal to rounding, what one block subtracts
+is orthogonal to the others, so that their coordinates are the same before and after it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from projlab.engine.kernels import native
+from projlab.engine.variants.base import Factor
+from projlab.numerics import tuning
+
+
+@dataclass(frozen=True)
+class OrthonormalRows(Factor):
+    """E = L W with W W' = I: P(x) = x - W' (W x + c), c = -L^-1 f."""
+
+    W: Tensor
+    _negated: Tensor | None = field(init=False, repr=False, compare=False)
+    """-W' where W is small: a second copy saves the keyword that would change the sign."""
+    _native: native.Rows | None = field(init=False, repr=False, compare=False)
+    _blocks: tuple[Tensor, ...] = field(init=False, repr=False, compare=False)
+    """Views of W, by rows."""
+    _systems: bool = field(init=False, repr=False, compare=False)
+    """Whether W is (B, r, n)."""
+    _one: bool = field(init=False, repr=False, compare=False)
+    """Whether W has one row."""
+
+    def __post_init__(self) -> None:
+        small = self.W.dim() == 2 and self.W.nbytes <= tuning.SMALL
+        object.__setattr__(self, "_systems", self.W.dim() == 3)
+        object.__setattr__(self, "_one", self.W.shape[-2] == 1)
+        object.__setattr__(self, "_native", native.rows(self.W))
+        object.__setattr__(self, "_negated", (-self.W).mT if small else None)
+        object.__setattr__(self, "_blocks", self.W.split(tuning.rows_per_block(self.W), dim=-2))
+
+    def native_vectors(self, c: Tensor) -> Callable[[Tensor], bool] | None:
+        return None if self._native is None else self._native.for_vectors(c)
+
+    def vector_terms(self, c: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        if self._native is not None or self._negated is None:
+            return None
+        return c, self.W, self._negated
+
+    def project(self, x: Tensor, c: Tensor | None) -> Tensor:
+        projected = x.clone(memory_format=torch.contiguous_format)
+        self.project_(projected, c)
+        return projected
+
+    def project_(self, x: Tensor, c: Tensor | None) -> None:
+        if self._native is not None and self._native.project_(x, c):
+            return
+        dim = x.dim()
+        if self._systems and self._one:
+            x.addcmul_(self._coordinates(x, c), self.W, value=-1)
+        elif self._systems:
+            x.baddbmm_(self._coordinates(x, c), self.W, alpha=-1)
+        elif dim == 1:
+            self._project_vector_(x, c)
+        elif dim == 2 and x.shape[0] >= tuning.COLUMNS:
+            self._project_columns_(x.mT, c)
+        elif dim == 2:
+            x.addmm_(self._coordinates(x, c), self.W, alpha=-1)
+        else:
+            x.sub_(self._coordinates(x, c) @ self.W)
+
+    def _project_vector_(self, x: Tensor, c: Tensor | None) -> None:
+        if self._negated is not None:
+            x.addmv_(self._negated, self._coordinates(x, c))
+        elif self._one:
+            a = self.W[0]
+            r = self._long_dot(x)
+            x.addcmul_(r if c is None else r + c, a, value=-1)
+        elif len(self._blocks) == 1:
+            x.addmv_(self.W.mT, self._coordinates(x, c), alpha=-1)
+        else:
+            start = 0
+            for W in self._blocks:
+                stop = start + len(W)
+                r = W.mv(x) if c is None else torch.addmv(c[start:stop], W, x)
+                x.addmv_(W.mT, r, alpha=-1)
+                start = stop
+
+    def _project_columns_(self, X: Tensor, c: Tensor | None) -> None:
+        """Of X (n, k), a vector in each column."""
+        if c is None:
+            r = self.W @ X
+        else:
+            r = torch.addmm(c.mT if c.dim() == 2 else c.unsqueeze(-1), self.W, X)
+        X.addmm_(self.W.mT, r, alpha=-1)
+
+    def _long_dot(self, x: Tensor) -> Tensor:
+        """The one row times x, in pieces where one sum would gather too many roundings."""
+        a = self.W[0]
+        if a.dtype is not torch.float32 or len(a) <= tuning.SUMMED:
+            return a.dot(x)
+        pieces = zip(a.split(tuning.SUMMED), x.split(tuning.SUMMED), strict=True)
+        return torch.stack([p.dot(q) for p, q in pieces]).sum()
+
+    def _coordinates(self, x: Tensor, c: Tensor | None) -> Tensor:
+        """W x + c."""
+        if self._systems and self._one:
+            r: Tensor = torch.linalg.vecdot(x, self.W).unsqueeze(-1)
+            return r if c is None else r + c
+        if c is None:
+            return x @ self.W.mT
+        if x.dim() == 1:
+            return torch.addmv(c, self.W, x)
+        if self._systems:
+            return torch.baddbmm(c, x, self.W.mT)
+        if x.dim() == 2:
+            return torch.addmm(c, x, self.W.mT)
+        return x @ self.W.mT + c

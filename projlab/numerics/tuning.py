@@ -1,0 +1,116 @@
+"""Sizes at which one way of computing overtakes another, all of them measured.
+
+`python -m benchmarks.hot_path` repeats the measurements. Nothing here changes an answer but by
+rounding.
+"""
+
+import sys
+
+import torch
+from torch import Tensor
+
+SMALL = 2**16
+"""Bytes of W up to which a negated copy is kept: its keyword-free product saves 0.45 us of 2.6 us
+at 3 x 10, and nothing worth the memory beyond. A dense I - W'W, one product and a copy back, is no
+faster (2.3 us against 2.2 at 3 x 10, 3.7 against 2.5 at 10 x 100, even at 50 x 100), and its
+rounding is not confined to the row space: in 1e4 float32 projections of a feasible point at
+10 x 100 it drifts 5000 u, this form 2 u."""
+
+CACHE = 24 * 2**20
+"""Bytes of W from which it is read once, in blocks of rows, instead of twice. Blocks save 16 % at
+40 MB (1000 x 5000) and at 80 MB (100 x 1e5), and lose 15 % at 8 MB (500 x 2000), which stays in a
+last-level cache of 32 MiB between the passes."""
+
+BLOCK = 2**20
+"""Bytes of a block of rows, to stay in a second-level cache: from 0.5 to 1 MiB within 4 % at
+1000 x 5000, 0.25 MiB loses 15 %."""
+
+LEAST_ROWS = 4
+"""Rows of a block at least: products with fewer read x as often as W. With less than that in
+`LARGEST_BLOCK`, two passes are faster."""
+
+LARGEST_BLOCK = 8 * 2**20
+"""Bytes of `LEAST_ROWS` up to which they stay in a last-level cache beside x."""
+
+COLUMNS = 64
+"""Vectors from which x' as columns are multiplied from the left: 41 us against 54 for 256 at
+10 x 100 (float32: 21 against 34), 165 against 195 for 4096 at 3 x 10, but 15 against 6 for 4."""
+
+EIGHT_ROWS = 2**19
+"""Bytes of eight rows up to which the native kernel reads so many at a time: they stay in a
+second-level cache for their second use. 1.59 reads of W against 1.67 for four at 1000 x 5000, 2.0
+against 2.2 at 500 x 2000; at 10 x 1e4 they do not fit and lose."""
+
+NATIVE_MANY = {torch.float64: 2**16, torch.float32: 2**12}
+"""Bytes of W up to which the native kernel takes any number of vectors. It reads W once for four of
+them: 30 us against 43 for a matrix product, 256 vectors at 10 x 100, 3.4 ms against 7.8 for 4096 at
+64 x 128. In float32 a product gains more than the kernel: 478 us against 402, 4096 at 16 x 128."""
+
+SUMMED = 2**17
+"""Entries of one float32 dot product. BLAS adds them up in a few dozen running sums: terms of one
+sign lose 8e-5 at 1e7 entries and 4e-7 at 1e5; pieces of this length cost 2 % of the time."""
+
+DECIDED = 2**19
+"""Entries of a block of equations from which it pays, on the CPU, to ask whether a second
+correction is needed: of a step's projection that saves 3 % for a sum of 2^18 entries and 26 % for
+2^20, and loses a third for 2^16; four dense rows lose 24 % for 2^18 entries, save 14 % for 2^20."""
+
+SHARE = 8
+"""One in so many entries of a sum is read to bound its terms from below, in `GROUPS` partial sums:
+numbers of either sign cancel in a sum, and more so in a longer one."""
+
+GROUPS = 16
+"""See `SHARE`."""
+
+HEAD = 2**14
+"""Columns of dense rows that are read to bound their terms from below."""
+
+PAGE = 2**12
+"""Bytes between the rows of a matrix, or a multiple of them, at which `torch.sum` over its columns
+meets the same sets of the caches again and again: 848 us at 2048 x 2048 in float32 against 170 us
+at 2048 x 1030. As products with ones it takes 412 us, at other distances longer than the sum."""
+
+PIECE = 64
+"""Rows that one product adds up: more are no faster, and gather more roundings."""
+
+IN_PARTS = 256
+"""Rows from which R is kept without the quarter of it that is zero: at 500 x 2000 that is 6 % of W,
+and another right-hand side takes 54 us instead of 33."""
+
+BOUNDED = 32
+"""Rows from which a bound on the condition number is tried before singular values are computed: at
+500 rows 15 ms against 66, at 64 0.05 ms against 0.19; below 32 the calls alone cost as much."""
+
+EXCHANGED = 500_000_000
+"""Coefficients that exchanging redundant rows for earlier ones may touch: about three seconds, when
+an exchange of a 1113 x 939 block takes 6 ms. Up to 790 rows nothing is given up."""
+
+
+def rows_per_block(W: Tensor) -> int:
+    """How many rows of W (..., r, n) are projected onto at a time: all of them where it is best."""
+    r, n = W.shape[-2:]
+    if W.dim() == 3 or W.device.type != "cpu" or W.nbytes <= CACHE:
+        return max(r, 1)
+    row = n * W.itemsize
+    if LEAST_ROWS * row > LARGEST_BLOCK:
+        return r
+    return max(BLOCK // row, LEAST_ROWS)
+
+
+def native_pays(W: Tensor) -> bool:
+    """Whether a native kernel beats torch for one vector onto rows W (..., r, n).
+
+    Everywhere measured but for rows that leave the cache between its two uses of them: one of 1e6
+    or 1e7 entries, which torch streams up to 16 % faster, and 8 x 1e6 (6.2 ms against 5.8).
+    """
+    row = W.shape[-1] * W.itemsize
+    fits = row <= BLOCK if W.shape[-2] == 1 else LEAST_ROWS * row <= LARGEST_BLOCK
+    return W.dim() == 3 or fits
+
+
+def most_native_vectors(W: Tensor) -> int:
+    """How many vectors the kernel takes at once; more are faster as a matrix product.
+
+    16 at 100 x 1000 take 174 us against 179 (float32: 78 against 96), 256 lose.
+    """
+    return sys.maxsize if W.shape[-2] * W.shape[-1] * W.itemsize <= NATIVE_MANY[W.dtype] else 16

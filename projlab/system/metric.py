@@ -1,0 +1,89 @@
+"""The metric W of an oblique projection, W = L L', and the changes of variables it needs.
+
+A vector x becomes L' x, in which the projection is orthogonal; a gradient g, which lives in the
+dual space, becomes L^-1 g.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from projlab import tolerance
+from projlab.errors import InputError
+from projlab.numerics.triangular import columns, uncolumns
+from projlab.system.constraint import require_finite, to_tensor
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Cholesky factor L (n, n) of W, or the square root (n,) of a diagonal W."""
+
+    L: Tensor
+
+    @property
+    def diagonal(self) -> bool:
+        return self.L.dim() == 1
+
+    def to(self, device: torch.device) -> "Metric":
+        return Metric(self.L.to(device))
+
+    def whiten(self, v: Tensor, *, dual: bool) -> Tensor:
+        """L' v of a vector, L^-1 v of a gradient, over the last dimension."""
+        return self._solve(v, transpose=False) if dual else self._times(v, transpose=True)
+
+    def unwhiten(self, v: Tensor, *, dual: bool) -> Tensor:
+        """The inverse of `whiten`."""
+        return self._times(v, transpose=False) if dual else self._solve(v, transpose=True)
+
+    def inverse(self, v: Tensor) -> Tensor:
+        """W^-1 v."""
+        return self._solve(self._solve(v, transpose=False), transpose=True)
+
+    def _times(self, v: Tensor, *, transpose: bool) -> Tensor:
+        if self.diagonal:
+            return v * self.L
+        return v @ (self.L if transpose else self.L.mT)
+
+    def _solve(self, v: Tensor, *, transpose: bool) -> Tensor:
+        if self.diagonal:
+            return v / self.L
+        T = self.L.mT if transpose else self.L
+        solved = torch.linalg.solve_triangular(T, columns(v), upper=transpose)
+        return uncolumns(solved, v)
+
+
+def metric_weights(value: Any, n: int) -> Tensor:
+    """The `metric` argument as a tensor: (n,) positive, or (n, n) symmetric."""
+    if isinstance(value, Tensor) and value.requires_grad:
+        raise InputError("metric requires grad, but it is a constant; detach it")
+    W = to_tensor(value, "metric")
+    if W.shape not in {(n,), (n, n)}:
+        raise InputError(
+            f"metric has shape {tuple(W.shape)}; it must be ({n},), the diagonal of W, "
+            f"or ({n}, {n})"
+        )
+    require_finite(W, "metric")
+    if W.dim() == 1 and not bool((W > 0).all()):
+        i = int((W <= 0).nonzero()[0])
+        raise InputError(f"metric[{i}] is {float(W[i])}; a diagonal metric must be positive")
+    if W.dim() == 2:
+        if bool(((W - W.mT).abs() > tolerance.symmetry_bound(n, W.dtype) * W.abs().max()).any()):
+            raise InputError("metric is not symmetric; it must be symmetric positive definite")
+        W = (W + W.mT) / 2
+    return W
+
+
+def factor_metric(W: Tensor, dtype: torch.dtype, device: torch.device) -> Metric:
+    """Factor W in the working precision."""
+    W = W.to(device=device, dtype=dtype)
+    if W.dim() == 1:
+        return Metric(W.sqrt())
+    L, failed = torch.linalg.cholesky_ex(W)
+    if int(failed) > 0:
+        raise InputError(
+            f"metric is not positive definite in {dtype}: its Cholesky factorisation fails at "
+            f"row {int(failed) - 1}"
+        )
+    return Metric(L)

@@ -1,0 +1,360 @@
+"""Numerical rank, the rows that carry it, and how the others follow from them.
+
+The rank is the number of singular values of the equilibrated rows E above a cutoff relative to the
+largest. Everything here is computed in float64, whatever the working precision: its unit roundoff
+u enters the cutoff only.
+"""
+
+from dataclasses import dataclass, replace
+from numbers import Real
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from projlab import tolerance
+from projlab.errors import InputError
+from projlab.numerics import memory, tuning
+from projlab.numerics.exact_rank import independent_rows
+from projlab.numerics.scaling import scale, widened
+from projlab.numerics.triangular import upper
+from projlab.system.rows import Dense, Matrix
+
+RankRule = float | Literal["numerical", "exact"]
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Rank of one system E (m, n), and rows that carry it."""
+
+    rank: int
+    condition: float
+    """sigma_1 / sigma_rank, or an upper bound (see `measured`)."""
+    ambiguous: bool
+    gap: tuple[float, float]
+    """sigma_rank and the next smaller singular value, relative to sigma_1."""
+    kept: Tensor
+    """(rank,) indices of independent rows, ascending."""
+    dropped: Tensor
+    """(m - rank,) indices of the others, ascending; rows of zeros among them."""
+    coefficients: Tensor | None
+    """(m - rank, rank) float64: E[dropped] = coefficients @ E[kept], up to the cutoff; None where
+    every dropped row is zero."""
+    basis: Tensor | None
+    """(m, rank) float64, orthonormal: the range of E; None where it is the kept rows' unit vectors
+    (full rank but for rows of zeros, or rows that share no column)."""
+    sigma: Tensor
+    """(rank,) the singular values above the cutoff; (0,) where they were not needed."""
+    reflectors: tuple[Tensor, Tensor] | None = None
+    """Householder QR of E' in float64, as LAPACK leaves it; None where E has redundant rows, or was
+    decided on otherwise."""
+    measured: bool = True
+    """Whether singular values were computed. Where a bound far from the cutoff already proves full
+    rank, `condition` is that bound and `gap` what follows from it."""
+
+    def measure(self) -> "Rank":
+        """The same decision with the singular values that `reflectors` still tell."""
+        if self.measured or self.reflectors is None:
+            return self
+        sigma = torch.linalg.svdvals(upper(self.reflectors[0]))
+        condition = float(sigma[0] / sigma[-1])
+        return replace(
+            self, condition=condition, gap=(1 / condition, 0.0), sigma=sigma, measured=True
+        )
+
+
+def check_rule(rule: object) -> RankRule:
+    """The `rank` argument, or `InputError`."""
+    if rule in ("numerical", "exact"):
+        return rule
+    if isinstance(rule, Real) and not isinstance(rule, bool) and 0 < float(rule) < 1:
+        return float(rule)
+    raise InputError(
+        f'rank={rule!r}; it must be "numerical", "exact", or a tolerance between 0 and 1 relative '
+        "to the largest singular value"
+    )
+
+
+def cutoff_of(rule: RankRule, m: int, n: int, u: float) -> float:
+    """The cutoff of the rank, relative to sigma_1."""
+    return tolerance.rank_cutoff(m, n, u) if isinstance(rule, str) else rule
+
+
+def decide(rows: Matrix, u: float, rule: RankRule) -> Rank:
+    """Rank of the equilibrated `rows` (m, n) for data of unit roundoff u.
+
+    Singular values are computed only where a bound on the condition number leaves the rank open.
+    """
+    m, n = rows.shape
+    zero = rows.row_max() == 0
+    nonzero = (~zero).nonzero().flatten()
+    if len(nonzero) == 0:
+        empty = torch.zeros(0, dtype=torch.float64, device=rows.device)
+        return _all_kept(nonzero, zero, 1.0, empty)
+    if rows.disjoint():
+        # rows that share no column are orthogonal: their norms are the singular values
+        sigma = rows.row_norms()[nonzero].double().sort(descending=True).values
+        return _all_kept(nonzero, zero, float(sigma[0] / sigma[-1]), sigma)
+    if isinstance(rows, Dense):
+        memory.require(
+            memory.factorisation_bytes(m, n, torch.float64), "the rank decision", rows.device
+        )
+    E = widened((rows.select(nonzero) if len(nonzero) < m else rows).to_dense())
+    cutoff = cutoff_of(rule, m, n, u)
+    R, reflectors = _triangle(E)
+    deficient = False
+    if tuning.BOUNDED <= len(nonzero) == m <= n and rule != "exact":
+        enough = 1 / (tolerance.PROVEN * cutoff)
+        bound = _condition_bound(R, enough)
+        if bound <= enough:
+            return _proven(nonzero, bound, reflectors)
+        deficient = not bound <= m / cutoff  # a bound is off by a factor m at worst
+    wide = R.mT if E.shape[0] <= E.shape[1] else E  # E = R' Q'
+    sigma, Vh = _singular(wide) if deficient else (torch.linalg.svdvals(R), None)
+    tail = _extended_precision_tail(E, sigma, cutoff) if u < tolerance.FLOAT32_ROUNDOFF else None
+    relative = ((sigma if tail is None else tail) / sigma[0]).tolist()
+    rank = sum(s > cutoff for s in relative)
+    smaller = cutoff / tolerance.AMBIGUITY
+    if tail is None:
+        smaller = max(smaller, tolerance.ROUNDING_RANK * tolerance.unit_roundoff("float64"))
+    larger = cutoff * tolerance.AMBIGUITY
+    ambiguous = sum(s > smaller for s in relative) != sum(s > larger for s in relative)
+    kept = None
+    if rule == "exact":
+        kept = torch.tensor(independent_rows(E.cpu().numpy()), device=E.device)
+        rank, ambiguous = len(kept), False
+    gap = (relative[rank - 1], relative[rank] if rank < len(relative) else 0.0)
+    condition = 1 / gap[0] if gap[0] > 0 else float("inf")
+    if rank == len(nonzero):
+        decision = _all_kept(nonzero, zero, condition, sigma, gap, ambiguous)
+        return replace(decision, reflectors=reflectors if rank == m <= n else None)
+    singular, Vh = (sigma, Vh) if Vh is not None else _singular(wide)
+    basis, singular = _range(wide, singular, Vh, rank)
+    if kept is None:
+        kept, gone, C = _choose_rows(basis, torch.linalg.vector_norm(E, dim=1))
+    else:
+        gone = _complement(kept, len(E))
+        C = torch.linalg.solve(basis[kept], basis[gone], left=False)
+    dropped = torch.cat([nonzero[gone], zero.nonzero().flatten()])
+    order = torch.argsort(dropped)
+    C = torch.cat([C, C.new_zeros(int(zero.sum()), rank)])[order]
+    whole = basis.new_zeros(m, rank)
+    whole[nonzero] = basis
+    return Rank(rank, condition, ambiguous, gap, nonzero[kept], dropped[order], C, whole, singular)
+
+
+def decide_each(rows: Dense, u: float, rule: RankRule) -> tuple[Rank, ...]:
+    """`decide` for every system of `rows` (B, m, n), all at once where a bound decides them."""
+    (B, m, n) = rows.entries.shape
+    proven: list[Rank | None] = [None] * B
+    if 1 < m <= n and rule != "exact":
+        memory.require(
+            memory.factorisation_bytes(m, n, torch.float64, B), "the rank decision", rows.device
+        )
+        R, (a, tau) = _triangle(widened(rows.entries))
+        limit = 1 / (tolerance.PROVEN * cutoff_of(rule, m, n, u))
+        bounds = (_norm_bound(R) * _norm_bound(_inverse(R))).tolist()
+        every = torch.arange(m, device=R.device)
+        for i, bound in enumerate(bounds):
+            if bound <= limit:
+                proven[i] = _proven(every, bound, (a[i], tau[i]))
+    return tuple(
+        decide(Dense(rows.entries[i]), u, rule) if found is None else found
+        for i, found in enumerate(proven)
+    )
+
+
+def _proven(every: Tensor, bound: float, reflectors: tuple[Tensor, Tensor]) -> Rank:
+    """Full rank, with singular values far above the cutoff."""
+    none = every[:0]
+    gap, sigma = (1 / bound, 0.0), torch.zeros(0, dtype=torch.float64, device=every.device)
+    return Rank(
+        len(every), bound, False, gap, every, none, None, None, sigma, reflectors, measured=False
+    )
+
+
+def _condition_bound(R: Tensor, enough: float) -> float:
+    """An upper bound on kappa_2 of upper triangular R (m, m), off by a factor m at worst.
+
+    From ||M||_2^2 <= ||M||_1 ||M||_inf for R and its inverse; where that is more than `enough` but
+    a factor m could mend it, from ||M||_2^4 <= ||M'M||_F^2, off by sqrt(m). NaN for singular R.
+    """
+    inverse = _inverse(R)
+    bound = float(_norm_bound(R) * _norm_bound(inverse))
+    if enough < bound <= enough * len(R):
+        squares = [torch.linalg.matrix_norm(M.mT @ M) for M in (R, inverse)]
+        bound = float((squares[0] * squares[1]).sqrt())
+    return bound
+
+
+def _inverse(R: Tensor) -> Tensor:
+    eye = torch.eye(R.shape[-1], dtype=R.dtype, device=R.device)
+    inverse: Tensor = torch.linalg.solve_triangular(R, eye.expand_as(R), upper=True)
+    return inverse
+
+
+def _norm_bound(M: Tensor) -> Tensor:
+    """sqrt(||M||_1 ||M||_inf) of each matrix, an upper bound on its 2-norm; NaN is kept."""
+    sizes = M.abs()
+    return (sizes.sum(-1).amax(-1) * sizes.sum(-2).amax(-1)).sqrt()
+
+
+def _all_kept(
+    nonzero: Tensor,
+    zero: Tensor,
+    condition: float,
+    sigma: Tensor,
+    gap: tuple[float, float] | None = None,
+    ambiguous: bool = False,
+) -> Rank:
+    """Every row that is not zero is independent of the others."""
+    rank = len(nonzero)
+    dropped = zero.nonzero().flatten()
+    gap = (1 / condition, 0.0) if gap is None else gap
+    return Rank(rank, condition, ambiguous, gap, nonzero, dropped, None, None, sigma)
+
+
+def _triangle(E: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """A square matrix with the singular values of E, by one Householder QR of its longer side.
+
+    With its reflectors, from which a factorisation need not start again.
+    """
+    a, tau = torch.geqrf(E.mT if E.shape[-2] <= E.shape[-1] else E)
+    return upper(a), (a, tau)
+
+
+def _extended_precision_tail(E: Tensor, sigma: Tensor, cutoff: float) -> Tensor | None:
+    """Singular values of E with those near the cutoff recomputed in extended precision.
+
+    An SVD's own rounding, a few u sigma_1, can exceed a tenth of the cutoff of a small system and
+    would make exact duplicates look ambiguous. The left singular vectors Z of the small values are
+    corrected by Z - U_1 Sigma_1^-1 V_1' (E' Z), with E' Z in numpy's long double, after which
+    ||E' Z|| is theirs. None where no value is near enough, the system is too large for it to
+    matter, or the platform's long double is float64.
+    """
+    near = cutoff * tolerance.AMBIGUITY
+    if float(sigma[-1] / sigma[0]) > near:
+        return None
+    doubtful = (sigma <= near * sigma[0]).nonzero().flatten()
+    E = E if E.shape[0] <= E.shape[1] else E.mT
+    noise = tolerance.ROUNDING_RANK * tolerance.unit_roundoff("float64") * np.sqrt(len(E))
+    precise = np.finfo(np.longdouble).eps < np.finfo(np.float64).eps / 1000
+    if len(doubtful) == 0 or cutoff / tolerance.AMBIGUITY > noise or not precise:
+        return None
+    first = int(doubtful[0])
+    U, S, Vh = (t.cpu().numpy() for t in torch.linalg.svd(E, full_matrices=False))
+    extended = E.cpu().numpy().astype(np.longdouble)
+    Z = U[:, first:].astype(np.longdouble)
+    for _ in range(2):
+        image = (extended.T @ Z).astype(np.float64)
+        Z = Z - U[:, :first] @ ((Vh[:first] @ image) / S[:first, None])
+    image = (extended.T @ Z).astype(np.float64)
+    small = torch.linalg.svdvals(torch.from_numpy(image)).to(sigma.device)
+    return torch.cat([sigma[:first], small[: len(sigma) - first]])
+
+
+def _singular(wide: Tensor) -> tuple[Tensor, Tensor]:
+    """Singular values and right singular vectors."""
+    _, S, Vh = torch.linalg.svd(wide, full_matrices=False)
+    return S, Vh
+
+
+def _range(wide: Tensor, S: Tensor, Vh: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Orthonormal basis (m, rank) of the range of E at that rank, and its singular values.
+
+    LAPACK's iteration for singular vectors stops at up to 91 u sigma_1 (DBDSQR's TOLMUL); images of
+    the right vectors are in the range to rounding.
+    """
+    basis: Tensor = torch.linalg.qr(wide @ (Vh[:rank].mT / S[:rank])).Q
+    return basis, S[:rank]
+
+
+def _complement(kept: Tensor, m: int) -> Tensor:
+    rest = torch.ones(m, dtype=torch.bool, device=kept.device)
+    rest[kept] = False
+    return rest.nonzero().flatten()
+
+
+def chosen_for_least_squares(decision: Rank, range_basis: Tensor, exponent: Tensor) -> Rank:
+    """The decision with rows kept by the range of the unscaled A instead of the equilibrated one.
+
+    A right-hand side projected onto that range has an error relative to the whole of it, in every
+    entry: rows that are small in the caller's units, which it drowns, must not carry the rank.
+    """
+    ones = torch.ones_like(range_basis[:, 0])
+    kept, gone, C = _choose_rows(range_basis, ones)
+    e = exponent.to(C.device)
+    C = scale(C, e[gone].unsqueeze(1) - e[kept])
+    return replace(decision, kept=kept, dropped=gone, coefficients=C)
+
+
+def _choose_rows(basis: Tensor, norms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Well-conditioned independent rows, earlier ones where that costs little.
+
+    Pivoted LU of the range basis (Golub, Klema and Stewart 1976), improved by exchanges until no
+    coefficient is too large; then exchanges that keep it so move the kept rows to the front, so
+    that of two duplicates the later one is called redundant. That is a courtesy, and given up where
+    it would take longer than the decision itself.
+    """
+    m, rank = basis.shape
+    unit = basis / norms[:, None]  # rows that differ by a factor become duplicates
+    _, pivots = torch.linalg.lu_factor(unit)
+    order = np.arange(m)
+    for i, j in enumerate(pivots.tolist()):
+        order[[i, j - 1]] = order[[j - 1, i]]
+    kept, gone = np.sort(order[:rank]), np.sort(order[rank:])
+    U = unit.cpu().numpy()
+    C = np.linalg.solve(U[kept].T, U[gone].T).T
+    for _ in range(4 * m):
+        d, k = _largest(np.abs(C))
+        if abs(C[d, k]) <= tolerance.LARGEST_COEFFICIENT:
+            break
+        C = _exchange(C, kept, gone, d, k)
+    refused: set[tuple[int, int]] = set()
+    for _ in range(min(4 * m, tuning.EXCHANGED // max(C.size, 1))):
+        lead = np.where(np.abs(C) >= tolerance.EARLIER_ROW, kept[None, :] - gone[:, None], 0)
+        for place in refused:
+            lead[place] = 0
+        d, k = _largest(lead)
+        if lead[d, k] <= 0:
+            break
+        candidate = _exchange(C, kept, gone, d, k)
+        if np.abs(candidate).max() <= tolerance.LARGEST_COEFFICIENT:
+            C = candidate
+            refused.clear()
+        else:
+            kept[k], gone[d] = gone[d], kept[k]
+            refused.add((d, k))
+    kept.sort()
+    gone.sort()
+    C = np.linalg.solve(U[kept].T, U[gone].T).T
+    scaled = torch.from_numpy(C).to(basis.device)
+    keep = torch.from_numpy(kept).to(basis.device)
+    drop = torch.from_numpy(gone).to(basis.device)
+    return keep, drop, scaled * norms[drop][:, None] / norms[keep]
+
+
+def _largest(values: npt.NDArray[Any]) -> tuple[int, int]:
+    """Where the largest entry of a matrix stands."""
+    d, k = np.unravel_index(np.argmax(values), values.shape)
+    return int(d), int(k)
+
+
+def _exchange(
+    C: npt.NDArray[np.float64],
+    kept: npt.NDArray[np.int64],
+    gone: npt.NDArray[np.int64],
+    d: int,
+    k: int,
+) -> npt.NDArray[np.float64]:
+    """Swap gone[d] and kept[k] in place, and return the coefficients of gone on kept after it."""
+    pivot = C[d, k]
+    row, column = C[d] / pivot, C[:, k]
+    after = C - np.outer(column, row)
+    after[:, k] = column / pivot
+    after[d] = -row
+    after[d, k] = 1 / pivot
+    kept[k], gone[d] = gone[d], kept[k]
+    return after

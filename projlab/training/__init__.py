@@ -1,0 +1,1 @@
+"""Equations on the parameters of an optimizer."""

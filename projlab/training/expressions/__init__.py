@@ -1,0 +1,1 @@
+"""Linear expressions over parameters, and the equations made of them."""

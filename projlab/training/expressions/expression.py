@@ -1,0 +1,515 @@
+"""Linear expressions over parameters, and the equations that `==` makes of them.
+
+An expression is sum_i A_i p_i + c, kept as maps of its parameters (the module `maps`): a sum over a
+dimension is a strided view and a list of axes, whatever its size, and no matrix is made dense.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from projlab.errors import InputError
+from projlab.training.expressions import labels, maps, operands
+from projlab.training.expressions.labels import Label, Names
+from projlab.training.expressions.maps import Map
+
+
+def expr(parameter: Tensor, name: str | None = None) -> "Expression":
+    """A parameter as a linear expression, of its shape, to write equations over.
+
+    `+ - *` and `/` by numbers, `*` by an array of constants, `A @ e` and `e @ A` for a dense or
+    sparse matrix (torch, numpy, scipy.sparse), `.sum(dim)`, `.mean(dim)`, indexing, `.reshape`,
+    `.flatten()`, `.T`; then `==` gives an `Equation`:
+
+        expr(p3) - 2 * expr(p4) == 0
+        expr(W).sum(dim=1) == 1
+        A @ cat(expr(p), expr(q)) == b
+
+    Parameters
+    ----------
+    parameter
+        A leaf tensor of any shape, float64, float32, float16 or bfloat16. Its values are read when
+        the constraint is applied, not here.
+    name
+        For messages and row names; by default the module's name for it where a module is given to
+        `constrain`, else "W0" (two dimensions or more) or "p0".
+
+    Raises
+    ------
+    InputError
+        No tensor, not floating-point, not a leaf, uninitialised, sparse or empty.
+    """
+    parameter = maps.require_parameter(parameter)
+    if name is not None and not isinstance(name, str):
+        raise InputError(f"name={name!r}; it must be a string")
+    return Expression(
+        torch.Size(parameter.shape),
+        (maps.leaf(parameter),),
+        None,
+        labels.of_parameter(parameter),
+        torch.float64,
+        {} if name is None else {id(parameter): name},
+    )
+
+
+def cat(*expressions: "Expression") -> "Expression":
+    """Expressions flattened row-major and joined into one vector: `A @ cat(expr(p), expr(q))`.
+
+    Shape (n1 + n2 + ...,) for expressions of n1, n2, ... entries.
+
+    Raises
+    ------
+    InputError
+        No expression is given, or something else.
+    """
+    for i, e in enumerate(expressions):
+        if not isinstance(e, Expression):
+            raise InputError(f"cat takes expressions; argument {i} is a {type(e).__name__}")
+    if not expressions:
+        raise InputError("cat takes at least one expression")
+    return _Joined(tuple(e.flatten() for e in expressions))
+
+
+class Expression:
+    """sum_i A_i p_i + c over parameters p_i; made by `expr` and `cat`, immutable."""
+
+    __array_ufunc__ = None  # numpy on the left hands over
+    __array_priority__ = 1000.0
+    __hash__ = None  # type: ignore[assignment]  # == is an equation, not a comparison
+
+    shape: torch.Size
+
+    def __init__(
+        self,
+        shape: torch.Size,
+        terms: tuple[Map, ...],
+        constant: Tensor | None,
+        label: Label,
+        data: torch.dtype,
+        names: dict[int, str],
+    ) -> None:
+        self.shape = shape
+        self._terms = terms
+        self.constant = constant
+        """c, float64 on the CPU, broadcastable to the shape; None for zero."""
+        self.label = label
+        self.data = data
+        """The narrowest dtype in which coefficients were given: it decides rank."""
+        self.names = names
+
+    @property
+    def terms(self) -> tuple[Map, ...]:
+        """The maps A_i, each with its parameter."""
+        return self._terms
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    def _derived(
+        self,
+        shape: torch.Size,
+        term: Callable[[Map], Map],
+        constant: Callable[[Tensor], Tensor],
+        label: Label,
+    ) -> "Expression":
+        c = None if self.constant is None else constant(self.constant.expand(self.shape))
+        terms = tuple(term(t) for t in self.terms)
+        return Expression(shape, terms, c, label, self.data, self.names)
+
+    def __neg__(self) -> "Expression":
+        return self._scaled(-1.0)
+
+    def __pos__(self) -> "Expression":
+        return self
+
+    def __mul__(self, other: Any) -> "Expression":
+        if isinstance(other, Expression):
+            raise InputError("the product of two expressions is not linear")
+        factor, data = operands.constant(other, "the factor")
+        if factor.dim() == 0:
+            return self._scaled(float(factor))
+        shape = operands.broadcast(self.shape, factor.shape, "the factor")
+        wide, weights = self._expanded(shape), factor.expand(shape)
+        e = wide._derived(
+            shape,
+            lambda t: maps.weighted(t, weights),
+            lambda c: c * weights,
+            labels.of_call(wide.label, len(shape), "(c * {})"),
+        )
+        e.data = operands.narrower(self.data, data)
+        return e
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> "Expression":
+        if isinstance(other, Expression):
+            raise InputError("the quotient of two expressions is not linear")
+        divisor, _ = operands.constant(other, "the divisor")
+        if bool((divisor == 0).any()):
+            raise InputError("division of an expression by zero")
+        return self * (1 / divisor if divisor.dim() else 1 / float(divisor))
+
+    def _scaled(self, factor: float) -> "Expression":
+        return self._derived(
+            self.shape,
+            lambda t: maps.scaled(t, factor),
+            lambda c: c * factor,
+            labels.of_scaled(self.label, factor),
+        )
+
+    def __add__(self, other: Any) -> "Expression":
+        return self._plus(other, "+")
+
+    def __sub__(self, other: Any) -> "Expression":
+        return self._plus(other, "-")
+
+    def __radd__(self, other: Any) -> "Expression":
+        return self._like(other)._plus(self, "+")
+
+    def __rsub__(self, other: Any) -> "Expression":
+        return self._like(other)._plus(self, "-")
+
+    def _like(self, other: Any) -> "Expression":
+        """A constant as an expression without terms."""
+        c, data = operands.constant(other, "the constant")
+        return Expression(torch.Size(c.shape), (), c, labels.of_constant(c), data, {})
+
+    def _plus(self, other: Any, sign: str) -> "Expression":
+        right = other if isinstance(other, Expression) else self._like(other)
+        shape = operands.broadcast(self.shape, right.shape, "the other operand")
+        a, b = self._expanded(shape), right._expanded(shape)
+        terms = a.terms + tuple(maps.scaled(t, -1.0 if sign == "-" else 1.0) for t in b.terms)
+        constant = a.constant
+        if b.constant is not None:
+            c = -b.constant if sign == "-" else b.constant
+            constant = c if constant is None else constant + c
+        return Expression(
+            shape,
+            terms,
+            constant,
+            labels.of_pair(self.label, right.label, sign, (self.shape, right.shape, shape)),
+            operands.narrower(self.data, right.data),
+            {**right.names, **self.names},
+        )
+
+    def _expanded(self, shape: torch.Size) -> "Expression":
+        if shape == self.shape:
+            return self
+        return self._derived(
+            shape,
+            lambda t: maps.changed(t, lambda v: v.expand(shape)),
+            lambda c: c.expand(shape),
+            self.label,
+        )
+
+    def __rmatmul__(self, A: Any) -> "Expression":
+        matrix, data = operands.matrix(A)
+        if matrix.dim() == 1:
+            product = self._times(matrix.unsqueeze(0), data)
+            return product[0]
+        return self._times(matrix, data)
+
+    def __matmul__(self, A: Any) -> "Expression":
+        if isinstance(A, Expression):
+            raise InputError("the product of two expressions is not linear")
+        matrix, data = operands.matrix(A)
+        columns = matrix.unsqueeze(-1) if matrix.dim() == 1 else matrix
+        if self.ndim == 2:
+            product = self.T._times(columns.t(), data).T
+            product = product[:, 0] if matrix.dim() == 1 else product
+        else:
+            product = self._times(columns.t(), data)
+            product = product[0] if matrix.dim() == 1 else product
+        product.label = labels.of_call(self.label, self.ndim, "({} @ A)")
+        return product
+
+    def _times(self, A: Tensor, data: torch.dtype) -> "Expression":
+        """A @ self for A (k, n)."""
+        if self.ndim not in (1, 2):
+            raise InputError(
+                f"@ takes expressions of one or two dimensions, this one has shape "
+                f"{tuple(self.shape)}; use .flatten() or .reshape"
+            )
+        if A.shape[1] != self.shape[0]:
+            raise InputError(
+                f"A has {A.shape[1]} columns, but the expression beside it has shape "
+                f"{tuple(self.shape)}"
+            )
+        shape = torch.Size((A.shape[0], *self.shape[1:]))
+        count = A._nnz() if A.layout != torch.strided else int(torch.count_nonzero(A))
+        terms = self._multiplied(A, count)
+        c = None
+        if self.constant is not None:
+            c = A.cpu().double() @ self.constant.expand(self.shape).contiguous()
+        return Expression(
+            shape,
+            terms,
+            c,
+            labels.of_call(self.label, self.ndim, "(A @ {})"),
+            operands.narrower(self.data, data),
+            self.names,
+        )
+
+    def _multiplied(self, A: Tensor, count: int) -> tuple[Map, ...]:
+        return tuple(maps.multiplied(A, t, count) for t in self.terms)
+
+    def sum(self, dim: int | tuple[int, ...] | None = None, keepdim: bool = False) -> "Expression":
+        """The sum over one dimension, several or all."""
+        dims = self._dims(dim)
+        return self._reduced(dims, keepdim, "sum")
+
+    def mean(self, dim: int | tuple[int, ...] | None = None, keepdim: bool = False) -> "Expression":
+        """The mean over one dimension, several or all."""
+        dims = self._dims(dim)
+        count = math.prod(self.shape[d] for d in dims)
+        total = self._reduced(dims, keepdim, "mean")
+        mean = total._scaled(1.0 / count)
+        mean.label = total.label
+        return mean
+
+    def _dims(self, dim: int | tuple[int, ...] | None) -> tuple[int, ...]:
+        wanted = range(self.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
+        if not all(isinstance(d, int) and -self.ndim <= d < self.ndim for d in wanted):
+            raise InputError(f"dim={dim!r}; the expression has shape {tuple(self.shape)}")
+        return tuple(sorted({d % self.ndim for d in wanted}))
+
+    def _reduced(self, dims: tuple[int, ...], keepdim: bool, method: str) -> "Expression":
+        shape = torch.Size(size for d, size in enumerate(self.shape) if d not in dims)
+        e = self._derived(
+            shape,
+            lambda t: t.summed(dims),
+            lambda c: c.sum(dims) if dims else c,
+            labels.of_sum(self.label, dims, False, method) if dims else self.label,
+        )
+        if not keepdim:
+            return e
+        kept = torch.Size(1 if d in dims else size for d, size in enumerate(self.shape))
+        label = labels.of_sum(self.label, dims, True, method)
+        return e._derived(
+            kept,
+            lambda t: maps.changed(t, lambda v: v.reshape(kept)),
+            lambda c: c.reshape(kept),
+            label,
+        )
+
+    def __getitem__(self, key: Any) -> "Expression":
+        key = key if isinstance(key, tuple) else (key,)
+        # an empty list would be a floating-point tensor, which indexes nothing
+        key = tuple(
+            torch.as_tensor(k, dtype=torch.long if len(k) == 0 else None)
+            if isinstance(k, (list, np.ndarray))
+            else k
+            for k in key
+        )
+        key = tuple(k.cpu() if isinstance(k, Tensor) else k for k in key)
+        basic = not any(isinstance(k, Tensor) for k in key)
+        shape = operands.indexed(self.shape, key, values=not basic)
+
+        def change(v: Tensor) -> Tensor:
+            if v.is_meta and not basic:
+                raise RuntimeError("no view")
+            return v[key]
+
+        return self._derived(
+            shape,
+            lambda t: maps.changed(t, change),
+            lambda c: c[key],
+            labels.of_index(self.label, self.shape, key),
+        )
+
+    def __iter__(self) -> NoReturn:
+        raise TypeError("an expression is not iterable; index it")
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError("an expression has no truth value; it has values when it is constrained")
+
+    def reshape(self, *shape: Any) -> "Expression":
+        """The entries in row-major order, in another shape; one size may be -1."""
+        sizes = shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape
+        try:
+            target = torch.empty(self.shape, device="meta").reshape(sizes).shape
+        except (RuntimeError, TypeError) as error:
+            raise InputError(f"reshape{shape!r} of shape {tuple(self.shape)}: {error}") from None
+        return self._derived(
+            target,
+            lambda t: maps.changed(t, operands.viewing(target)),
+            lambda c: c.reshape(target),
+            labels.of_reshape(self.label, self.shape, target),
+        )
+
+    def flatten(self) -> "Expression":
+        """One dimension, row-major."""
+        return self if self.ndim == 1 else self.reshape(-1)
+
+    @property
+    def T(self) -> "Expression":  # noqa: N802  # as torch spells it
+        """The transpose of an expression of two dimensions, or of one (itself)."""
+        if self.ndim > 2:
+            raise InputError(f".T is of two dimensions; the shape is {tuple(self.shape)}")
+        if self.ndim < 2:
+            return self
+        return self._derived(
+            torch.Size((self.shape[1], self.shape[0])),
+            lambda t: maps.changed(t, lambda v: v.t()),
+            lambda c: c.t(),
+            labels.of_view(self.label, (1, 0)),
+        )
+
+    def __eq__(self, other: object) -> "Equation":  # type: ignore[override]
+        if isinstance(other, Expression):
+            return Equation(self, other)
+        right = self._like(other)
+        if operands.broadcast(self.shape, right.shape, "the right side of ==") != self.shape:
+            raise InputError(
+                f"the right side of == has shape {tuple(right.shape)}, which does not broadcast "
+                f"to the expression's {tuple(self.shape)}"
+            )
+        return Equation(self, right)
+
+    def __ne__(self, other: object) -> NoReturn:
+        raise TypeError("expressions make equations, with ==, and no inequalities")
+
+    def __lt__(self, other: object) -> NoReturn:
+        raise TypeError("expressions make equations, with ==, and no inequalities")
+
+    __le__ = __gt__ = __ge__ = __lt__
+
+    def __repr__(self) -> str:
+        names = Names(self.names, [t.parameter for t in self.terms])
+        text = self.label(labels.whole(self.ndim), names)
+        return f"Expression({text}, shape={tuple(self.shape)})"
+
+
+class _Joined(Expression):
+    """`cat`, kept apart: a matrix times it is a sum of its column blocks times the parts."""
+
+    def __init__(self, parts: tuple[Expression, ...]) -> None:
+        self.parts = parts
+        constant = None
+        if any(p.constant is not None for p in parts):
+            zero = torch.zeros((), dtype=torch.float64)
+            constant = torch.cat(
+                [(zero if p.constant is None else p.constant).expand(p.shape) for p in parts]
+            )
+        data = torch.float64
+        names: dict[int, str] = {}
+        for part in parts:
+            data, names = operands.narrower(data, part.data), {**part.names, **names}
+        total = sum(p.shape[0] for p in parts)
+        super().__init__(torch.Size((total,)), (), constant, _joined(parts), data, names)
+
+    @property
+    def terms(self) -> tuple[Map, ...]:
+        """Each part's maps, placed at its rows."""
+        if not self._terms:
+            placed, start = [], 0
+            for part in self.parts:
+                for term in part.terms:
+                    rows, cols, values = term.triplets()
+                    placed.append(
+                        maps.Entries(term.parameter, self.shape, rows + start, cols, values)
+                    )
+                start += part.shape[0]
+            self._terms = tuple(placed)
+        return self._terms
+
+    def _multiplied(self, A: Tensor, count: int) -> tuple[Map, ...]:
+        terms: list[Map] = []
+        start = 0
+        sparse = A.layout != torch.strided
+        for part in self.parts:
+            stop = start + part.shape[0]
+            block = operands.columns(A, start, stop) if sparse else A[:, start:stop]
+            nonzero = block._nnz() if sparse else int(torch.count_nonzero(block))
+            terms += part._multiplied(block, nonzero)
+            start = stop
+        return tuple(terms)
+
+    def _reduced(self, dims: tuple[int, ...], keepdim: bool, method: str) -> Expression:
+        if not dims or keepdim:
+            return super()._reduced(dims, keepdim, method)
+        total = self.parts[0].sum()
+        for part in self.parts[1:]:
+            total = total + part.sum()
+        total.label = labels.of_sum(self.label, dims, False, method)
+        return total
+
+
+def _joined(parts: tuple[Expression, ...]) -> Label:
+    def label(index: labels.Index, names: Names) -> str:
+        if index[0].isdigit():
+            position = int(index[0])
+            for part in parts:
+                if position < part.shape[0]:
+                    return part.label((str(position),), names)
+                position -= part.shape[0]
+        whole = f"cat({', '.join(p.label(labels.whole(1), names) for p in parts)})"
+        return labels.subscript(whole, index)
+
+    return label
+
+
+class Equation:
+    """left == right, one row for each entry; what `constrain` takes. It has no truth value."""
+
+    def __init__(self, left: Expression, right: Expression) -> None:
+        self.left, self.right = left, right
+        self.difference = left - right
+        self.shape = self.difference.shape
+        if not self.difference.terms:
+            raise InputError("the equation holds no parameter")
+        if self.rows == 0:
+            raise InputError(f"the equation has shape {tuple(self.shape)}: it has no rows")
+
+    @property
+    def rows(self) -> int:
+        """Number of scalar equations."""
+        return math.prod(self.shape)
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """The parameters, each once, in order of appearance."""
+        return list({id(t.parameter): t.parameter for t in self.difference.terms}.values())
+
+    def right_side(self) -> Tensor:
+        """b of A x = b, (rows,), float64 on the CPU."""
+        c = self.difference.constant
+        if c is None:
+            return torch.zeros(self.rows, dtype=torch.float64)
+        return -c.expand(self.shape).reshape(-1)
+
+    def row_name(self, row: int, names: Names) -> str:
+        """As in "W0[3].sum() == 1"."""
+        return self._text(labels.entry(row, self.shape), names)
+
+    def describe(self, names: Names) -> str:
+        """The first row, and how many there are."""
+        first = self.row_name(0, names)
+        return first if self.rows == 1 else f"{first}, ... ({self.rows} rows)"
+
+    def _text(self, index: labels.Index, names: Names) -> str:
+        sides = []
+        for side in (self.left, self.right):
+            own = index[len(index) - side.ndim :]
+            shown = tuple(
+                "0" if size == 1 and text != labels.ALL else text
+                for text, size in zip(own, side.shape, strict=True)
+            )
+            sides.append(side.label(shown, names))
+        return f"{sides[0]} == {sides[1]}"
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError(
+            "an equation has no truth value: == between expressions states a constraint, give it "
+            "to projlab.constrain(optimizer, equation)"
+        )
+
+    def __repr__(self) -> str:
+        names = Names(self.difference.names, self.parameters)
+        return f"Equation({self.describe(names)})"

@@ -1,0 +1,93 @@
+"""What stands beside an expression: constants, matrices, indices, checked as they come in."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from projlab.errors import InputError
+from projlab.system.constraint import require_finite, to_tensor
+from projlab.system.rows import from_scipy, is_scipy_sparse
+
+
+def constant(value: Any, name: str) -> tuple[Tensor, torch.dtype]:
+    """A number or array as float64 on the CPU, and the dtype it was given in."""
+    if isinstance(value, Tensor) and value.requires_grad:
+        raise InputError(
+            f"{name} requires grad, but it is a constant here; write expr(...) for a parameter, or "
+            "detach it"
+        )
+    tensor = to_tensor(value, name)
+    require_finite(tensor, name)
+    return tensor.cpu().double(), tensor.dtype
+
+
+def matrix(A: Any) -> tuple[Tensor, torch.dtype]:
+    """A (k, n) or (n,): strided in its own dtype, or COO in float64; with the dtype given."""
+    if is_scipy_sparse(A):
+        rows, cols, values, shape = from_scipy(A)
+        entries = to_tensor(values, "A")
+        require_finite(entries, "A's stored values")
+        indices = torch.stack([rows, cols])
+        coo = torch.sparse_coo_tensor(indices, entries.double(), shape, check_invariants=True)
+        return coo.coalesce(), entries.dtype
+    if isinstance(A, Tensor) and A.requires_grad:
+        raise InputError("A requires grad, but the matrix of a constraint is a constant; detach it")
+    if isinstance(A, Tensor) and A.layout != torch.strided:
+        coo = A.to_sparse_coo().coalesce().cpu()
+        if coo.dim() != 2 or not coo.is_floating_point():
+            raise InputError(f"A has shape {tuple(A.shape)} and dtype {A.dtype}; it must be (m, n)")
+        require_finite(coo.values(), "A's stored values")
+        return coo.double(), coo.dtype
+    tensor = to_tensor(A, "A")
+    if tensor.dim() not in (1, 2):
+        raise InputError(f"A has shape {tuple(tensor.shape)}; it must be (m, n) or (n,)")
+    require_finite(tensor, "A")
+    return tensor, tensor.dtype
+
+
+def columns(A: Tensor, start: int, stop: int) -> Tensor:
+    """Some columns of a COO matrix."""
+    (i, j), values = A.indices(), A.values()
+    inside = (j >= start) & (j < stop)
+    return torch.sparse_coo_tensor(
+        torch.stack([i[inside], j[inside] - start]),
+        values[inside],
+        (A.shape[0], stop - start),
+        is_coalesced=True,
+        check_invariants=False,
+    )
+
+
+def broadcast(a: torch.Size, b: torch.Size, what: str) -> torch.Size:
+    """The common shape, or `InputError` that names `what`."""
+    try:
+        return torch.Size(torch.broadcast_shapes(a, b))
+    except RuntimeError:
+        raise InputError(
+            f"{what} has shape {tuple(b)}, which does not broadcast with {tuple(a)}"
+        ) from None
+
+
+def indexed(shape: torch.Size, key: tuple[Any, ...], *, values: bool) -> torch.Size:
+    """The shape of an index; masks have one only where their values are known."""
+    try:
+        zero = torch.zeros((), dtype=torch.bool) if values else torch.empty((), device="meta")
+        return zero.expand(shape)[key].shape
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"index {key!r} of shape {tuple(shape)}: {error}") from None
+
+
+def viewing(target: torch.Size) -> Callable[[Tensor], Tensor]:
+    """A reshape that, of a strided view, must stay one."""
+
+    def change(v: Tensor) -> Tensor:
+        return v.view(target) if v.is_meta else v.reshape(target)
+
+    return change
+
+
+def narrower(a: torch.dtype, b: torch.dtype) -> torch.dtype:
+    """The coarser of two dtypes."""
+    return a if torch.finfo(a).eps >= torch.finfo(b).eps else b

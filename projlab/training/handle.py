@@ -1,0 +1,324 @@
+"""Equations that an optimizer keeps: `constrain`."""
+
+import warnings
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from projlab.errors import InputError, ProjlabError
+from projlab.proof import certificate
+from projlab.proof.certificate import Certificate
+from projlab.training import optimizer_rules as optimizers
+from projlab.training.equations import Rows
+from projlab.training.expressions.expression import Equation
+from projlab.training.hooks import Attachment, Mode, Settings
+
+
+def constrain(
+    optimizer: Optimizer,
+    *equations: Equation,
+    mode: Literal["tangent", "post", "metric"] = "tangent",
+    variant: str = "auto",
+    start: Literal["project", "raise"] = "project",
+    module: torch.nn.Module | None = None,
+    coupled_weight_decay: bool | None = None,
+    log: int = 1024,
+) -> "Handle":
+    """Make every step of an optimizer end on the affine set of these equations.
+
+    From here on `optimizer.step()` keeps the equations to rounding, and ends at the constrained
+    optimum wherever the unconstrained training would end at the unconstrained one:
+
+        constrain(optimizer, expr(W).sum(dim=1) == 1)
+
+    Parameters
+    ----------
+    optimizer
+        Any torch optimizer but SparseAdam. Parameters of the equations that it does not hold, or
+        that do not require grad, are constants, read at each step.
+    equations
+        What `==` makes of expressions (`projlab.expr`). All equations of an optimizer, also of
+        other calls, are one system.
+    mode
+        "tangent": gradients onto the null space before the step, so that the optimizer's averages
+        never see what the constraint takes away, and parameters onto the set after it.
+        Coupled weight decay is taken into account; decoupled decay, which is the gradient of no
+        objective under Adam, shrinks the parameters before they are projected.
+        "post": only the projection after the step, the textbook recipe. Its limit is not the
+        optimum under most optimizers, and it warns.
+        "metric": projection after the step in the diagonal by which the optimizer divides; rows
+        that share no entry, and SGD, Adam, AdamW, NAdam, Adamax, RMSprop and Adagrad.
+    variant
+        "auto", or one of `projlab.variants()` for every block.
+    start
+        Infeasible parameters are projected now ("project"), or refused ("raise").
+    module
+        Its names for the parameters appear in messages, rows and `repr`.
+    coupled_weight_decay
+        Whether weight_decay * x is added to the gradient; needed only for an optimizer with weight
+        decay that is not torch's own.
+    log
+        How many of the last steps' largest residuals are kept, on the device; 0 for none, which
+        saves one reading of the parameters a step.
+
+    Returns
+    -------
+    Handle
+        To see, certify and remove the constraint; a context manager that removes it at its end.
+        float16 and bfloat16 parameters are projected through float32: a row then holds up to the
+        rounding of its entries, u * sum |a_i x_i|, with u = 4.9e-4 and 3.9e-3.
+
+    Raises
+    ------
+    InputError
+        Anything but equations; SparseAdam, flat parameters of FSDP, DTensor; equations without a
+        parameter that is trained; parameters on several devices; `mode="metric"` where there is no
+        such metric; settings unlike those of an earlier constraint on this optimizer;
+        infeasible or non-finite parameters with start="raise".
+    InconsistentError
+        Equations that contradict each other, by name. Nothing has been changed then.
+    MemoryLimitError, AccuracyError, RankDeficientError
+        As `projlab.projector` for a block.
+
+    References
+    ----------
+    Rosen, "The gradient projection method for nonlinear programming", J. SIAM 8 (1960).
+    """
+    optimizer = optimizers.refuse_optimizer(optimizer)
+    _check(equations, mode, start, log)
+    if module is not None and not isinstance(module, torch.nn.Module):
+        raise InputError(f"module is a {type(module).__name__}; it must be a torch.nn.Module")
+    if mode == "metric":
+        optimizers.refuse_metric(optimizer)
+    settings = Settings(mode, variant, coupled_weight_decay, log)
+    existing = Attachment.of(optimizer)
+    attachment = Attachment(optimizer, settings) if existing is None else existing
+    if attachment.settings != settings:
+        raise InputError(
+            f"this optimizer has a constraint with {_shown(attachment.settings)}; all its "
+            f"constraints are one system, and {_shown(settings)} was asked for"
+        )
+    given = dict(attachment.given)
+    for e in equations:
+        given.update(e.difference.names)
+    if module is not None:
+        named = {id(p): name for name, p in module.named_parameters()}
+        given.update({k: v for k, v in named.items() if k not in given})
+    before, names_before = attachment.equations, attachment.given
+    attachment.set_equations([*before, *equations], given)
+    try:
+        _begin(attachment, start)
+    except ProjlabError:
+        if before:
+            attachment.set_equations(before, names_before)
+        raise
+    attachment.attach()
+    if mode == "post" and (warning := _bias(optimizer, attachment)):
+        warnings.warn(warning, stacklevel=2)
+    return Handle(attachment, equations)
+
+
+def _check(equations: tuple[Any, ...], mode: object, start: object, log: object) -> None:
+    for i, e in enumerate(equations):
+        if not isinstance(e, Equation):
+            raise InputError(
+                f"equation {i} is a {type(e).__name__}; write it with projlab.expr, as in "
+                "expr(W).sum(dim=1) == 1"
+            )
+    if not equations:
+        raise InputError("no equation is given; write one with projlab.expr")
+    if mode not in ("tangent", "post", "metric"):
+        raise InputError(f'mode={mode!r}; it must be "tangent", "post" or "metric"')
+    if start not in ("project", "raise"):
+        raise InputError(f'start={start!r}; it must be "project" or "raise"')
+    if not isinstance(log, int) or isinstance(log, bool) or log < 0:
+        raise InputError(f"log={log!r}; it must be a number of steps, 0 for none")
+
+
+def _begin(attachment: Attachment, start: str) -> None:
+    """Parameters onto the set, or `InputError`; what holds already keeps its bits."""
+    system = attachment.system
+    for p in system.parameters:
+        if not bool(torch.isfinite(p.detach()).all()):
+            raise InputError("a constrained parameter holds NaN or infinity; nothing was changed")
+    if start == "project":
+        attachment.apply()
+        return
+    with attachment._computing():
+        feasible, off = system.feasible()
+    if not feasible:
+        raise InputError(
+            f'the parameters do not satisfy {", ".join(off)}; with start="project" they are '
+            "projected first"
+        )
+
+
+def _shown(settings: Settings) -> str:
+    decay = "" if settings.coupled is None else f", coupled_weight_decay={settings.coupled}"
+    return f'mode="{settings.mode}", variant="{settings.variant}", log={settings.log}{decay}'
+
+
+def _bias(optimizer: Optimizer, attachment: Attachment) -> str | None:
+    """The warning of mode "post", where its limit is not the optimum."""
+    rates = {optimizer.param_groups[g]["lr"] for g in attachment._group_of}
+    plain = isinstance(optimizer, (torch.optim.SGD, torch.optim.ASGD))
+    if plain and len(rates) == 1:
+        return None
+    return (
+        f'mode="post" under {type(optimizer).__name__}: projecting after the step alone does not '
+        f"end at the constrained optimum under {optimizers.BIASED_BY_POST}, because their steps "
+        'are not along the gradient that was projected. mode="tangent" does'
+    )
+
+
+class Handle:
+    """A constraint on an optimizer, as `constrain` returns it."""
+
+    def __init__(self, attachment: Attachment, equations: tuple[Equation, ...]) -> None:
+        self._attachment: Attachment | None = attachment
+        self._equations = equations
+
+    @property
+    def _active(self) -> Attachment:
+        if self._attachment is None:
+            raise ProjlabError("this constraint was removed from its optimizer")
+        return self._attachment
+
+    @property
+    def equations(self) -> tuple[Equation, ...]:
+        """As given."""
+        return self._equations
+
+    @property
+    def mode(self) -> Mode:
+        """As given."""
+        return self._active.settings.mode
+
+    def apply(self) -> None:
+        """Project the parameters now, as after loading weights; feasible ones keep their bits.
+
+        Where the optimizer has other constraints, onto all of them.
+        """
+        self._active.apply()
+
+    def residual(self) -> Tensor:
+        """A x - b of this handle's equations, (rows,), evaluated in float64."""
+        attachment = self._active
+        found = []
+        for e in self._equations:
+            r = -e.right_side()
+            with torch.no_grad():
+                for term in e.difference.terms:
+                    p = attachment.actual(term.parameter).detach()
+                    r = r.to(p.device) + term.evaluate(p, torch.float64)
+            found.append(r)
+        return torch.cat(found)
+
+    def certify(self, accuracy: float | None = None) -> Certificate:
+        """Bound how far the parameters are from the affine set, relative to their norm.
+
+        `projlab.certify` of the current parameters as their own projection, block by block: the
+        figures are the worst of the blocks, of which every bound also holds for the whole.
+        Entries of parameters that no equation touches do not count.
+
+        Raises
+        ------
+        MemoryLimitError
+            As `projlab.certify`.
+        """
+        worst: Certificate | None = None
+        with torch.no_grad():
+            for x, constraint in self._active.system.points():
+                one = certificate.certify(x, x, constraint, accuracy=accuracy)
+                worst = _flat(one) if worst is None else _worse(worst, _flat(one))
+        assert worst is not None
+        return worst
+
+    def remove(self) -> None:
+        """Take these equations off the optimizer; parameters stay as they are."""
+        attachment = self._active
+        rest = [e for e in attachment.equations if not any(e is own for own in self._equations)]
+        if rest:
+            attachment.set_equations(rest, attachment.given)
+        else:
+            attachment.detach()
+        self._attachment = None
+
+    @property
+    def residuals(self) -> Tensor:
+        """The largest |A x - b| after each of the last `log` steps, oldest first, (k,), float32.
+
+        Over all equations of the optimizer. Kept on the device; reading it waits for the device.
+        """
+        return self._active.residuals()
+
+    @property
+    def largest_residual(self) -> float:
+        """The largest |A x - b| after any step so far."""
+        return self._active.largest()
+
+    @property
+    def steps(self) -> int:
+        """How many steps the constraint was applied at; counted on the device with `log`."""
+        return int(self._active.count)
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """One line for each kind of block: how many equal ones, their size, the variant."""
+        return tuple(str(block) for block in self._active.system.blocks)
+
+    def __enter__(self) -> "Handle":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._attachment is not None:
+            self.remove()
+
+    def __repr__(self) -> str:
+        if self._attachment is None:
+            return "Handle(removed)"
+        rows: Rows = self._attachment.system.rows
+        lines = [f'Handle(mode="{self.mode}")']
+        lines += [f"  {e.describe(rows.names)}" for e in self._equations]
+        return "\n".join(lines + [f"  [{block}]" for block in self.blocks])
+
+
+def _flat(c: Certificate) -> Certificate:
+    """A certificate of several points as one."""
+
+    def of(value: Any, *, largest: bool) -> float:
+        if not isinstance(value, Tensor):
+            return float(value)
+        return float(value.max() if largest else value.min())
+
+    return replace(
+        c,
+        feasibility=of(c.feasibility, largest=True),
+        stationarity=of(c.stationarity, largest=True),
+        forward_error_bound=of(c.forward_error_bound, largest=True),
+        forward_error_at_least=of(c.forward_error_at_least, largest=False),
+        accuracy=of(c.accuracy, largest=False),
+    )
+
+
+def _worse(a: Certificate, b: Certificate) -> Certificate:
+    """Both as one: the worst figures, and the worse verdict with its reason."""
+    order = {"certified": 0, "uncertifiable": 1, "failed": 2}
+    verdict = a if order[a.verdict] >= order[b.verdict] else b
+    return replace(
+        verdict,
+        feasibility=max(a.feasibility, b.feasibility),
+        stationarity=max(a.stationarity, b.stationarity),
+        forward_error_bound=max(a.forward_error_bound, b.forward_error_bound),
+        forward_error_at_least=min(a.forward_error_at_least, b.forward_error_at_least),
+        accuracy=min(a.accuracy, b.accuracy),
+    )
