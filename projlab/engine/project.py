@@ -10,8 +10,9 @@ from projlab.engine.autograd import require_full_rank, solve
 from projlab.engine.compiled import eager
 from projlab.engine.solver import Solver, build
 from projlab.errors import InputError
-from projlab.system.constraint import AffineConstraint, check_vector, require_finite, to_tensor
+from projlab.system.constraint import AffineConstraint
 from projlab.system.diagnosis import as_constraint, working_dtype
+from projlab.system.inputs import check_vector, require_finite, to_tensor
 from projlab.system.options import Options, check_options
 from projlab.system.rows import is_scipy_sparse
 

@@ -16,10 +16,10 @@ from projlab.engine.solver import Solver, build, condition_numbers, null_space
 from projlab.errors import InputError, ProjlabError, RankDeficientError
 from projlab.numerics.precision import lowered
 from projlab.proof.certificate import Certificate, certify
-from projlab.system.constraint import AffineConstraint, check_vector, to_tensor
+from projlab.system.constraint import AffineConstraint
 from projlab.system.diagnosis import as_constraint, working_dtype
+from projlab.system.inputs import check_vector, to_tensor
 from projlab.system.options import check_options
-from projlab.system.rows import Triplets
 
 
 def projector(
@@ -515,10 +515,8 @@ _DERIVED = frozenset({"_vector_terms", "_native_vectors", "_in_place"})
 
 def moved(constraint: AffineConstraint, device: torch.device) -> AffineConstraint:
     """The same equations on another device."""
-    A = constraint.matrix.to(device=device)
-    if isinstance(A, Triplets):
-        return AffineConstraint(constraint.A.to(device), constraint.b.to(device), constraint.names)
-    return AffineConstraint(A.entries, constraint.b.to(device), constraint.names)
+    rows = constraint.rows.to(device=device)
+    return AffineConstraint(rows, constraint.b.to(device), constraint.names)
 
 
 def _needs_function(x: Tensor, b: Tensor | None) -> bool:
