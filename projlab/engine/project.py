@@ -17,14 +17,9 @@ from projlab.engine.solver import Solver, build
 from projlab.errors import InputError, ProjlabError
 from projlab.numerics import memory
 from projlab.numerics.precision import lowered, stated_precision
-from projlab.system.constraint import (
-    FLOATS,
-    AffineConstraint,
-    check_vector,
-    require_finite,
-    to_tensor,
-)
+from projlab.system.constraint import AffineConstraint
 from projlab.system.diagnosis import as_constraint, working_dtype
+from projlab.system.inputs import FLOATS, check_vector, require_finite, to_tensor
 from projlab.system.options import Options, check_options
 from projlab.system.rows import is_scipy_sparse
 

@@ -21,10 +21,10 @@ from projlab.engine.solver import (
 )
 from projlab.errors import InputError, ProjlabError, RankDeficientError
 from projlab.proof.certificate import Certificate, certify
-from projlab.system.constraint import AffineConstraint, check_vector, to_tensor
+from projlab.system.constraint import AffineConstraint
 from projlab.system.diagnosis import as_constraint, working_dtype
+from projlab.system.inputs import check_vector, to_tensor
 from projlab.system.options import check_options
-from projlab.system.rows import Triplets
 
 
 def projector(
@@ -474,7 +474,5 @@ _DERIVED = frozenset({"_direct"})
 
 def moved(constraint: AffineConstraint, device: torch.device) -> AffineConstraint:
     """The same equations on another device."""
-    A = constraint.matrix.to(device=device)
-    if isinstance(A, Triplets):
-        return AffineConstraint(constraint.A.to(device), constraint.b.to(device), constraint.names)
-    return AffineConstraint(A.entries, constraint.b.to(device), constraint.names)
+    rows = constraint.rows.to(device=device)
+    return AffineConstraint(rows, constraint.b.to(device), constraint.names)

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from projlab.system.rows import Matrix
+from projlab.numerics.triangular import Reflectors
+from projlab.system.rows import Rows
 
 
 class Bound(NamedTuple):
@@ -74,8 +75,12 @@ class Variant(ABC):
     needs_disjoint_rows: bool = False
 
     @abstractmethod
-    def factor(self, rows: Matrix, u: float) -> Factor:
+    def factor(self, rows: Rows, u: float) -> Factor:
         """Factor equilibrated, linearly independent rows; rows of zeros may pad a batch."""
+
+    def factor_from(self, reflectors: Reflectors, rows: Rows, u: float) -> Factor:
+        """`factor`, where the rank decision left its Householder QR of the rows' transpose."""
+        return self.factor(rows, u)
 
     @abstractmethod
     def error_growth(self, condition: float, u: float) -> float:
