@@ -12,10 +12,12 @@ gives every derivative of a projection (`projlab.engine.autograd`).
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from projlab.engine.kernels.native import PLAIN
 from projlab.engine.select import System, choose, undecided
 from projlab.engine.variants import Factor
 from projlab.errors import InputError, ProjlabError, RankDeficientError
@@ -37,6 +39,24 @@ from projlab.system.options import Options
 from projlab.system.rank import RankRule, chosen_for_least_squares
 from projlab.system.rows import DenseRows, Rows
 from projlab.system.structure import require_disjoint
+
+
+class Direct(NamedTuple):
+    """A projection of plain tensors, without the checks and choices of the general road.
+
+    Each says with None or False that x is not of that kind: another dtype, shape or device, wanted
+    by autograd or a transform, or a precision switch of the caller's in the way.
+    """
+
+    fresh: Callable[[Tensor], Tensor | None]
+    in_place: Callable[[Tensor], bool]
+
+
+def needs_function(x: Tensor, b: Tensor | None) -> bool:
+    """Whether autograd or a functorch transform must see the projection as one function."""
+    if torch._C._are_functorch_transforms_active():
+        return True
+    return torch.is_grad_enabled() and (x.requires_grad or (b is not None and b.requires_grad))
 
 
 @dataclass(frozen=True)
@@ -173,33 +193,49 @@ class Solver:
         y = self.multipliers(x, c, dual=dual).reshape(*lead, m) if want else None
         return projected, y
 
-    def vector_terms(self) -> tuple[torch.dtype, str, Tensor, Tensor, Tensor] | None:
-        """Working dtype, type of device, and `Factor.vector_terms` of the constraint's own b."""
-        if self.factor is None or self.c is None or self.metric is not None or self.batched:
-            return None
-        terms = self.factor.vector_terms(self.c)
-        return None if terms is None else (self.dtype, self.device.type, *terms)
-
-    def native_vectors(self) -> Callable[[Tensor], bool] | None:
-        """`Factor.native_vectors` of the constraint's own b."""
-        if self.factor is None or self.c is None or self.metric is not None or self.batched:
-            return None
-        return self.factor.native_vectors(self.c)
-
-    def in_place(self) -> tuple[torch.dtype, str, int, Callable[[Tensor], None]] | None:
-        """Working dtype, type of device, n, and `project_` of x (k, n) or (B, n), unchecked."""
+    def direct(self) -> Direct:
+        """The hot path for the constraint's own b, made once."""
         factor, c = self.factor, self.c
         if factor is None or c is None or self.metric is not None:
-            return None
+            return Direct(lambda _: None, lambda _: False)
+        native, project, project_ = factor.bound(c)
+        batch, n, dtype, device = self.batch, self.shape[1], self.dtype, self.device
+        on_cpu, exact, kind = device.type == "cpu", dtype is torch.float64, device.type
 
-        def vectors(x: Tensor) -> None:
-            factor.project_(x, c)
+        # the two repeat their conditions: a function for them would cost a tenth of a projection
+        def fresh(x: Tensor) -> Tensor | None:
+            if not (
+                type(x) in PLAIN
+                and x.dtype is dtype
+                and (x.is_cpu if on_cpu else x.device == device)
+                and 0 < x.ndim <= 2
+                and (x.shape[-1] == n if batch is None else x.shape == (batch, n))
+                and not needs_function(x, None)
+                and (exact or not lowered(dtype, kind))
+            ):
+                return None
+            if native is not None:
+                y = x.clone()
+                return y if native(y) else project(x)
+            return project(x) if batch is None else project(x.unsqueeze(1)).squeeze(1)
 
-        def systems(x: Tensor) -> None:
-            factor.project_(x.unsqueeze(1), c)
+        def in_place(x: Tensor) -> bool:
+            if native is not None and native(x):
+                return True
+            if not (
+                type(x) in PLAIN
+                and x.dtype is dtype
+                and (x.is_cpu if on_cpu else x.device == device)
+                and 0 < x.ndim <= 2
+                and (x.shape[-1] == n if batch is None else x.shape == (batch, n))
+                and not x.requires_grad
+                and (exact or not lowered(dtype, kind))
+            ):
+                return False
+            project_(x if batch is None else x.unsqueeze(1))
+            return True
 
-        call = systems if self.batched else vectors
-        return self.dtype, self.device.type, self.shape[1], call
+        return Direct(fresh, in_place)
 
     def project_(self, x: Tensor) -> None:
         """In place, x in `dtype` on `device`, no graph: the hot path."""
