@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from projlab import tolerance
-from projlab.engine.solver import Solver, build
+from projlab.engine.setup import build
+from projlab.engine.solver import Solver
 from projlab.engine.variants.orthonormal import OrthonormalRows
 from projlab.errors import InconsistentError, InputError
 from projlab.numerics import tuning
@@ -493,7 +494,7 @@ def make(
     except InconsistentError:
         _refuse(plan, right, names, data)
         raise
-    if strict and not batched and solver.ranks[0] < constraint.m:
+    if strict and not batched and solver.facts.ranks[0] < constraint.m:
         _refuse(plan, right, names, data)
     factor = solver.factor
     if isinstance(factor, OrthonormalRows):
