@@ -1,6 +1,6 @@
 """project: the one-off form, differentiable in x, A and b."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -8,12 +8,13 @@ from torch.autograd.forward_ad import unpack_dual
 
 from projlab.engine.autograd import require_full_rank, solve
 from projlab.engine.compiled import eager
+from projlab.engine.select import asked
 from projlab.engine.solver import Solver, build
 from projlab.errors import InputError
 from projlab.system.constraint import AffineConstraint
 from projlab.system.diagnosis import as_constraint, working_dtype
 from projlab.system.inputs import check_vector, require_finite, to_tensor
-from projlab.system.options import Options, check_options
+from projlab.system.options import Options, ProjectorKeywords, listed
 from projlab.system.rows import is_scipy_sparse
 
 
@@ -92,17 +93,13 @@ def _constants(A: Tensor, b: Any) -> bool:
 
 
 @eager
+@listed
 def project(
     x: Tensor,
     A: Any,
     b: Any = None,
     variant: str = "auto",
-    *,
-    accuracy: float | None = None,
-    rank: float | str = "numerical",
-    metric: Any = None,
-    on_redundant: str = "drop",
-    on_inconsistent: str = "raise",
+    **keywords: Unpack[ProjectorKeywords],
 ) -> Tensor:
     """Project x onto {x : A x = b}, once.
 
@@ -133,14 +130,6 @@ def project(
     Amos and Kolter, "OptNet", ICML 2017, section 3.1 (derivatives of the equality-constrained
     problem).
     """
-    keywords = {
-        "variant": variant,
-        "accuracy": accuracy,
-        "rank": rank,
-        "metric": metric,
-        "on_redundant": on_redundant,
-        "on_inconsistent": on_inconsistent,
-    }
     if isinstance(A, Tensor) and A.layout != torch.strided and A.requires_grad:
         raise InputError("A requires grad but is sparse; project differentiates in dense A only")
     if not is_scipy_sparse(A) and not isinstance(A, (Tensor, AffineConstraint)):
@@ -148,7 +137,7 @@ def project(
     if not isinstance(A, Tensor) or A.layout != torch.strided or b is None or _constants(A, b):
         constraint = as_constraint(A, b)
         check_vector(x, constraint.n, constraint.batch, constraint.device)
-        options = check_options(constraint.n, 1, **keywords)
+        options = asked(constraint.n, variant, keywords, applications=1)
         dtype = working_dtype(torch.promote_types(x.dtype, constraint.dtype))
         source = OneOff(options, dtype, working_dtype(constraint.dtype), constraint)
         found, _ = solve(
@@ -169,7 +158,7 @@ def project(
         raise InputError(f"b is on {b.device}, A on {A.device}; move one of them")
     batch = A.shape[0] if A.dim() == 3 else None
     check_vector(x, A.shape[-1], batch, A.device)
-    options = check_options(A.shape[-1], 1, **keywords)
+    options = asked(A.shape[-1], variant, keywords, applications=1)
     dtype = working_dtype(torch.promote_types(x.dtype, A.dtype))
     m = A.shape[-2]
     lead = A.shape[:-2]
