@@ -59,6 +59,14 @@ class Options:
     """How many projections the factorisation is expected to serve."""
 
 
+DEFAULTS: Mapping[str, Any] = {
+    field.name: field.default
+    for field in fields(Options)
+    if field.name in get_type_hints(ProjectorKeywords)
+}
+"""Of `ProjectorKeywords`."""
+
+
 def check_options(
     n: int, keywords: Mapping[str, object], *, variant: str = "auto", applications: int = 1
 ) -> Options:

@@ -18,8 +18,7 @@ from torch import Tensor
 import projlab
 from projlab import tolerance
 from projlab.engine.variants import REGISTRY, Variant, forward_error_bound
-
-from . import exact
+from tests.projlab import exact
 
 VARIANTS = projlab.variants()
 CHOICES = (*VARIANTS, "auto")

@@ -7,9 +7,8 @@ import torch
 
 import projlab
 from projlab import tolerance
-
-from . import exact
-from .systems import CHOICES, DISJOINT_VARIANTS, OVERLAPPING_VARIANTS, case, make_case
+from tests.projlab import exact
+from tests.projlab.systems import CHOICES, DISJOINT_VARIANTS, OVERLAPPING_VARIANTS, case, make_case
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 WORK = {

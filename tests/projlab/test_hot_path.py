@@ -5,8 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import projlab
-
-from .systems import CHOICES, DISJOINT_VARIANTS
+from tests.projlab.systems import CHOICES, DISJOINT_VARIANTS
 
 SYNCHRONISES = (
     "_local_scalar_dense",

@@ -14,9 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import projlab
 from projlab import tolerance
 from projlab.engine.variants import forward_error_bound
-
-from . import exact
-from .systems import (
+from tests.projlab import exact
+from tests.projlab.systems import (
     CASES,
     CHOICES,
     DISJOINT_VARIANTS,

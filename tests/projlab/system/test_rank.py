@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 import projlab
 from projlab import tolerance
 from projlab.engine.variants import forward_error_bound
-
-from . import exact
-from .systems import CHOICES, DISJOINT_VARIANTS, OVERLAPPING_VARIANTS, condition_number
+from tests.projlab import exact
+from tests.projlab.systems import CHOICES, DISJOINT_VARIANTS, OVERLAPPING_VARIANTS, condition_number
 
 F64 = torch.float64
 EPS = 2.0**-52

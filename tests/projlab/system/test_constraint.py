@@ -9,8 +9,7 @@ import torch
 
 import projlab
 from projlab import AffineConstraint
-
-from . import exact
+from tests.projlab import exact
 
 F64 = torch.float64
 

@@ -11,8 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import projlab
-
-from .systems import OVERLAPPING_VARIANTS
+from tests.projlab.systems import OVERLAPPING_VARIANTS
 
 M, N, K = 64, 256, 64  # large enough for torch to take the kernels that the switches choose
 

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 import projlab
 from projlab import tolerance
-
-from . import exact
-from .systems import CASES, SYSTEMS, build, case
+from tests.projlab import exact
+from tests.projlab.systems import CASES, SYSTEMS, build, case
 
 F64 = torch.float64
 

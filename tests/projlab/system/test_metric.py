@@ -9,9 +9,14 @@ from flint import fmpq_mat
 import projlab
 from projlab import tolerance
 from projlab.engine.variants import forward_error_bound
-
-from . import exact
-from .systems import CHOICES, DISJOINT_VARIANTS, OVERLAPPING_VARIANTS, case, condition_number
+from tests.projlab import exact
+from tests.projlab.systems import (
+    CHOICES,
+    DISJOINT_VARIANTS,
+    OVERLAPPING_VARIANTS,
+    case,
+    condition_number,
+)
 
 F64 = torch.float64
 METRICS = ("diagonal", "dense")

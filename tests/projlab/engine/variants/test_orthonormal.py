@@ -19,9 +19,8 @@ import projlab
 from projlab import tolerance
 from projlab.engine.variants.orthonormal import OrthonormalRows
 from projlab.numerics import tuning
-
-from .systems import CASES, CHOICES, DISJOINT_VARIANTS, build, case
-from .test_hot_path import HotPath
+from tests.projlab.systems import CASES, CHOICES, DISJOINT_VARIANTS, build, case
+from tests.projlab.test_hot_path import HotPath
 
 F64 = torch.float64
 NUMBA = importlib.util.find_spec("numba") is not None

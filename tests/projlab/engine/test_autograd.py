@@ -6,8 +6,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import projlab
 from projlab.engine.variants import forward_error_bound
-
-from .systems import CHOICES, DISJOINT_VARIANTS, OVERLAPPING_VARIANTS
+from tests.projlab.systems import CHOICES, DISJOINT_VARIANTS, OVERLAPPING_VARIANTS
 
 F64 = torch.float64
 PATTERN = torch.tensor([[1, 0, 1, 0, 1.0], [0, 1, 0, 1, 0.0]], dtype=F64)

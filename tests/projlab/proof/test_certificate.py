@@ -8,9 +8,8 @@ from torch import Tensor
 
 import projlab
 from projlab import certify, tolerance
-
-from . import exact
-from .systems import CASES, OVERLAPPING_VARIANTS, RUNS, Case, case, make_case
+from tests.projlab import exact
+from tests.projlab.systems import CASES, OVERLAPPING_VARIANTS, RUNS, Case, case, make_case
 
 F64 = torch.float64
 SLACK = 1 + 1e-9  # of the norms that this test itself rounds

@@ -10,9 +10,8 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 import projlab
 from projlab import project, projector
-
-from .systems import CHOICES, DISJOINT_VARIANTS, OVERLAPPING_VARIANTS
-from .test_gradients import F64, METRICS, close, metric, problem, structured
+from tests.projlab.engine.test_autograd import F64, METRICS, close, metric, problem, structured
+from tests.projlab.systems import CHOICES, DISJOINT_VARIANTS, OVERLAPPING_VARIANTS
 
 # forward mode goes through tables of torch's own that still use torch.jit.script
 FORWARD_MODE = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")

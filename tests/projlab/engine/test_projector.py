@@ -11,9 +11,8 @@ from torch import nn
 
 import projlab
 from projlab import projector
-
-from . import exact
-from .systems import CHOICES, DISJOINT_VARIANTS, OVERLAPPING_VARIANTS, case
+from tests.projlab import exact
+from tests.projlab.systems import CHOICES, DISJOINT_VARIANTS, OVERLAPPING_VARIANTS, case
 
 F64 = torch.float64
 

@@ -7,9 +7,8 @@ import torch
 import projlab
 from projlab import tolerance
 from projlab.engine.variants import forward_error_bound
-
-from . import exact
-from .systems import (
+from tests.projlab import exact
+from tests.projlab.systems import (
     CASES,
     CHOICES,
     DISJOINT_VARIANTS,
