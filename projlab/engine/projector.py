@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.compiler import is_compiling, is_dynamo_compiling
 from projlab.engine import compiled
 from projlab.engine.autograd import solve
 from projlab.engine.careful import decided, null_space
-from projlab.engine.select import MANY
+from projlab.engine.select import MANY, asked
 from projlab.engine.setup import build
 from projlab.engine.solver import Solver, needs_function
 from projlab.errors import InputError, ProjlabError, RankDeficientError
@@ -21,19 +21,15 @@ from projlab.proof.certificate import Certificate, certify
 from projlab.system.constraint import AffineConstraint
 from projlab.system.diagnosis import as_constraint, working_dtype
 from projlab.system.inputs import check_vector, to_tensor
-from projlab.system.options import check_options
+from projlab.system.options import ProjectorKeywords, listed
 
 
+@listed
 def projector(
     A: Any,
     b: Any = None,
     variant: str = "auto",
-    *,
-    accuracy: float | None = None,
-    rank: float | str = "numerical",
-    metric: Any = None,
-    on_redundant: str = "drop",
-    on_inconsistent: str = "raise",
+    **keywords: Unpack[ProjectorKeywords],
 ) -> "Projector":
     """Factor A once, and return the projection onto {x : A x = b}.
 
@@ -77,16 +73,7 @@ def projector(
     ----------
     Golub and Van Loan, "Matrix Computations", 4th ed., sections 5.3, 5.5 and 6.1.
     """
-    return Projector(
-        A,
-        b,
-        variant,
-        accuracy=accuracy,
-        rank=rank,
-        metric=metric,
-        on_redundant=on_redundant,
-        on_inconsistent=on_inconsistent,
-    )
+    return Projector(A, b, variant, **keywords)
 
 
 class Projector(nn.Module):
@@ -104,29 +91,16 @@ class Projector(nn.Module):
     A: Tensor
     b: Tensor
 
+    @listed
     def __init__(
         self,
         A: Any,
         b: Any = None,
         variant: str = "auto",
-        *,
-        accuracy: float | None = None,
-        rank: float | str = "numerical",
-        metric: Any = None,
-        on_redundant: str = "drop",
-        on_inconsistent: str = "raise",
+        **keywords: Unpack[ProjectorKeywords],
     ) -> None:
         constraint = as_constraint(A, b)
-        options = check_options(
-            constraint.n,
-            MANY,
-            variant=variant,
-            accuracy=accuracy,
-            rank=rank,
-            metric=metric,
-            on_redundant=on_redundant,
-            on_inconsistent=on_inconsistent,
-        )
+        options = asked(constraint.n, variant, keywords, applications=MANY)
         dtype = working_dtype(constraint.dtype)
         solver = build(constraint, dtype, options, dtype)
         super().__init__()

@@ -15,7 +15,8 @@ from projlab.numerics.scaling import scale
 from projlab.numerics.triangular import Reflectors
 from projlab.system.constraint import AffineConstraint
 from projlab.system.equilibration import Equilibrated, equilibrate
-from projlab.system.rank import Rank, RankRule, check_rule, cutoff_of, decide, decide_each
+from projlab.system.options import check_rank
+from projlab.system.rank import Rank, RankRule, cutoff_of, decide, decide_each
 
 _SHOWN = 5
 _SIMPLE = 100
@@ -129,7 +130,7 @@ def _section(title: str, entries: list[str]) -> list[str]:
     return lines
 
 
-def diagnose(A: Any, b: Any = None, *, rank: float | str = "numerical") -> Diagnosis:
+def diagnose(A: Any, b: Any = None, *, rank: RankRule = "numerical") -> Diagnosis:
     """Rank, redundant and conflicting rows, condition and scaling of A x = b.
 
     Parameters
@@ -143,7 +144,7 @@ def diagnose(A: Any, b: Any = None, *, rank: float | str = "numerical") -> Diagn
     Raises
     ------
     InputError
-        As `AffineConstraint` does; for batched A.
+        As `AffineConstraint` does; for batched A; another rank than those.
     MemoryLimitError
         A sparse system whose rows overlap and whose dense form does not fit.
 
@@ -158,7 +159,8 @@ def diagnose(A: Any, b: Any = None, *, rank: float | str = "numerical") -> Diagn
             f"A is a batch of {constraint.batch} systems; diagnose one of them: A[i], b[i]"
         )
     dtype = working_dtype(constraint.dtype)
-    analysis = analyse(constraint, dtype, check_rule(rank), dtype, measured=True)
+    rule = check_rank(rank)
+    analysis = analyse(constraint, dtype, rule, dtype, measured=True)
     u = tolerance.unit_roundoff(dtype)
     decision = analysis.decisions[0]
     norms = scale(analysis.system.rows.row_norms().double(), -analysis.system.exponent)
@@ -169,7 +171,7 @@ def diagnose(A: Any, b: Any = None, *, rank: float | str = "numerical") -> Diagn
         ambiguous=decision.ambiguous,
         condition=decision.condition,
         gap=decision.gap,
-        cutoff=cutoff_of(check_rule(rank), constraint.m, constraint.n, u),
+        cutoff=cutoff_of(rule, constraint.m, constraint.n, u),
         redundant=combinations(constraint, analysis, 0, range(constraint.m - decision.rank)),
         conflicting=analysis.conflicts.get(0, ()),
         scaling=Scaling(

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from projlab import tolerance
+from projlab.engine.select import asked
 from projlab.engine.setup import build
 from projlab.engine.solver import Solver
 from projlab.engine.variants.orthonormal import OrthonormalRows
@@ -24,7 +25,7 @@ from projlab.errors import InconsistentError, InputError
 from projlab.numerics import tuning
 from projlab.system.constraint import AffineConstraint
 from projlab.system.diagnosis import analyse
-from projlab.system.options import check_options
+from projlab.system.options import ProjectorKeywords
 from projlab.training.expressions.maps import Sums
 from projlab.training.partition import MatrixPlan, Piece, Plan, SumsPlan
 
@@ -478,16 +479,8 @@ def make(
     right = b.cpu()[plan.rows]
     batched = isinstance(plan.A, Tensor) and plan.A.dim() == 3
     constraint = _constraint(plan, right if batched else right[0], names(plan.rows[0]), device)
-    options = check_options(
-        constraint.n,
-        STEPS,
-        variant=variant,
-        accuracy=None,
-        rank="numerical",
-        metric=None,
-        on_redundant="drop",
-        on_inconsistent="raise" if strict else "least_squares",
-    )
+    rule: ProjectorKeywords = {"on_inconsistent": "raise" if strict else "least_squares"}
+    options = asked(constraint.n, variant, rule, applications=STEPS)
     dtype = torch.float64 if device.type != "mps" else torch.float32
     try:
         solver = build(constraint, dtype, options, data)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from projlab.engine.select import check_variant
 from projlab.errors import InputError, ProjlabError
 from projlab.proof import certificate
 from projlab.proof.certificate import Certificate
@@ -94,7 +95,7 @@ def constrain(
         raise InputError(f"module is a {type(module).__name__}; it must be a torch.nn.Module")
     if mode == "metric":
         optimizers.refuse_metric(optimizer)
-    settings = Settings(mode, variant, coupled_weight_decay, log)
+    settings = Settings(mode, check_variant(variant), coupled_weight_decay, log)
     existing = Attachment.of(optimizer)
     attachment = Attachment(optimizer, settings) if existing is None else existing
     if attachment.settings != settings:
