@@ -10,7 +10,7 @@ synchronises with the host.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,7 +20,7 @@ from projlab import tolerance
 from projlab.engine.solver import Solver, build
 from projlab.engine.variants.orthonormal import OrthonormalRows
 from projlab.errors import InconsistentError, InputError
-from projlab.numerics import tuning
+from projlab.numerics import dots, tuning
 from projlab.system.constraint import AffineConstraint
 from projlab.system.diagnosis import analyse
 from projlab.system.options import check_options
@@ -325,7 +325,7 @@ class MatrixBlock(Block):
         total = b.abs()
         for part in self.parts:
             x = part.entries.read(self.ts)
-            for a, piece in _pieces(part.A, x):
+            for a, piece in dots.pieces(part.A, x):
                 total = total + _applied(a.abs(), piece.to(self.work).abs())
         return total
 
@@ -589,14 +589,7 @@ def _applied(M: Tensor, x: Tensor) -> Tensor:
         return (M @ x.unsqueeze(-1)).squeeze(-1)
     if len(x) > 1:
         return x @ M.mT
-    if M.dtype is not torch.float32 or M.shape[1] <= tuning.SUMMED:
-        return (M @ x[0]).unsqueeze(0)
-    return torch.stack([m @ piece[0] for m, piece in _pieces(M, x)]).sum(0, keepdim=True)
-
-
-def _pieces(M: Tensor, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Columns of M and entries of x, a few at a time."""
-    return zip(M.split(tuning.SUMMED, -1), x.split(tuning.SUMMED, -1), strict=True)
+    return dots.times(M, x[0]).unsqueeze(0)
 
 
 def skipped(t: Tensor, skip: Tensor | None) -> Tensor:
