@@ -22,7 +22,7 @@ from projlab.engine.variants.orthonormal import OrthonormalRows
 from projlab.errors import InconsistentError, InputError
 from projlab.numerics import dots, tuning
 from projlab.system.constraint import AffineConstraint
-from projlab.system.diagnosis import analyse
+from projlab.system.diagnosis import analyse, first_few
 from projlab.system.options import check_options
 from projlab.system.rows import Triplets
 from projlab.training.expressions.maps import Sums
@@ -545,10 +545,8 @@ def _refuse(
 
 def inconsistent(contradictions: Sequence[str]) -> InconsistentError:
     """The error for equations that no parameters satisfy."""
-    shown = "; ".join(contradictions[:5])
-    more = f"; and {len(contradictions) - 5} more rows" if len(contradictions) > 5 else ""
     return InconsistentError(
-        f"the equations contradict each other: {shown}{more}. Nothing was changed."
+        f"the equations contradict each other: {first_few(contradictions)}. Nothing was changed."
     )
 
 

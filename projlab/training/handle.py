@@ -1,7 +1,6 @@
 """Equations that an optimizer keeps: `constrain`."""
 
 import warnings
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal
 
@@ -230,13 +229,13 @@ class Handle:
         MemoryLimitError
             As `projlab.certify`.
         """
-        worst: Certificate | None = None
         with torch.no_grad():
-            for x, constraint in self._active.system.points():
-                one = certificate.certify(x, x, constraint, accuracy=accuracy)
-                worst = _flat(one) if worst is None else _worse(worst, _flat(one))
-        assert worst is not None
-        return worst
+            return certificate.worst(
+                [
+                    certificate.certify(x, x, constraint, accuracy=accuracy)
+                    for x, constraint in self._active.system.points()
+                ]
+            )
 
     def remove(self) -> None:
         """Take these equations off the optimizer; parameters stay as they are."""
@@ -290,35 +289,3 @@ class Handle:
         lines = [f'Handle(mode="{self.mode}")']
         lines += [f"  {e.describe(rows.names)}" for e in self._equations]
         return "\n".join(lines + [f"  [{block}]" for block in self.blocks])
-
-
-def _flat(c: Certificate) -> Certificate:
-    """A certificate of several points as one."""
-
-    def of(value: Any, *, largest: bool) -> float:
-        if not isinstance(value, Tensor):
-            return float(value)
-        return float(value.max() if largest else value.min())
-
-    return replace(
-        c,
-        feasibility=of(c.feasibility, largest=True),
-        stationarity=of(c.stationarity, largest=True),
-        forward_error_bound=of(c.forward_error_bound, largest=True),
-        forward_error_at_least=of(c.forward_error_at_least, largest=False),
-        accuracy=of(c.accuracy, largest=False),
-    )
-
-
-def _worse(a: Certificate, b: Certificate) -> Certificate:
-    """Both as one: the worst figures, and the worse verdict with its reason."""
-    order = {"certified": 0, "uncertifiable": 1, "failed": 2}
-    verdict = a if order[a.verdict] >= order[b.verdict] else b
-    return replace(
-        verdict,
-        feasibility=max(a.feasibility, b.feasibility),
-        stationarity=max(a.stationarity, b.stationarity),
-        forward_error_bound=max(a.forward_error_bound, b.forward_error_bound),
-        forward_error_at_least=min(a.forward_error_at_least, b.forward_error_at_least),
-        accuracy=min(a.accuracy, b.accuracy),
-    )
