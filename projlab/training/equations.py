@@ -13,8 +13,8 @@ from projlab.system.diagnosis import working_dtype
 from projlab.training import blocks
 from projlab.training.blocks import Block, Shift, skipped, working
 from projlab.training.expressions.expression import Equation
-from projlab.training.expressions.labels import Names
-from projlab.training.expressions.maps import Map, Sums
+from projlab.training.expressions.labels import ParameterNames
+from projlab.training.expressions.maps import LinearMap, Sums
 from projlab.training.partition import RowSet, SumsPlan, split
 
 
@@ -26,7 +26,7 @@ def reads_values(device: torch.device) -> bool:
 class Rows:
     """The rows of several equations, one after the other."""
 
-    def __init__(self, equations: Sequence[Equation], names: Names) -> None:
+    def __init__(self, equations: Sequence[Equation], names: ParameterNames) -> None:
         self.equations, self.names = equations, names
         self.starts = [0]
         for e in equations:
@@ -83,7 +83,7 @@ class System:
     ) -> None:
         self.rows, self.actual = rows, actual
         self.parameters: list[Tensor] = []
-        self._constants: list[tuple[int, int, Map]] = []
+        self._constants: list[tuple[int, int, LinearMap]] = []
         rowsets = self._rowsets(varies, strict)
         device = self._device()
         data = self._data()
@@ -112,7 +112,7 @@ class System:
         index: dict[int, int] = {}
         rowsets = []
         for e, start in zip(self.rows.equations, self.rows.starts, strict=False):
-            terms: list[tuple[int, Map]] = []
+            terms: list[tuple[int, LinearMap]] = []
             for term in e.difference.terms:
                 p = self.actual(term.parameter)
                 if not varies(p):
@@ -314,7 +314,7 @@ class System:
             ]
         return found
 
-    def _varying(self, equation: Equation) -> list[tuple[int, Map]]:
+    def _varying(self, equation: Equation) -> list[tuple[int, LinearMap]]:
         place = {id(p): i for i, p in enumerate(self.parameters)}
         return [
             (place[id(self.actual(t.parameter))], t)

@@ -28,7 +28,7 @@ from projlab.training import optimizer_rules as optimizers
 from projlab.training.blocks import Shift
 from projlab.training.equations import Rows, System, reads_values
 from projlab.training.expressions.expression import Equation
-from projlab.training.expressions.labels import Names
+from projlab.training.expressions.labels import ParameterNames
 
 Mode = Literal["tangent", "post", "metric"]
 _ATTRIBUTE = "_projlab_attachment"
@@ -118,7 +118,7 @@ class Attachment:
         self, equations: list[Equation], given: dict[int, str]
     ) -> tuple[System, list[Tensor], list[tuple[int, int] | None]]:
         originals = list({id(p): p for e in equations for p in e.parameters}.values())
-        names = Names(given, originals)
+        names = ParameterNames(given, originals)
         place = {
             id(p): (g, i)
             for g, group in enumerate(self.optimizer.param_groups)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from projlab.system.rows import Triplets, triplets
-from projlab.training.expressions.maps import Map, Matrix, Sums
+from projlab.training.expressions.maps import DenseMap, LinearMap, Sums
 
 FEW = 16
 """Blocks of different shapes that are worth a kernel launch each; more are put together."""
@@ -26,7 +26,7 @@ class RowSet(NamedTuple):
 
     start: int
     shape: torch.Size
-    terms: tuple[tuple[int, Map], ...]
+    terms: tuple[tuple[int, LinearMap], ...]
 
     @property
     def height(self) -> int:
@@ -95,7 +95,7 @@ def split(
             views.append(
                 SumsPlan(rows, tuple((p, t) for p, t in alone.terms if isinstance(t, Sums)))
             )
-        elif any(isinstance(t, Matrix) for r in members for _, t in r.terms):
+        elif any(isinstance(t, DenseMap) for r in members for _, t in r.terms):
             plans.append(_dense(members, parameters))
         else:
             scattered += members
@@ -110,7 +110,7 @@ def split(
     return [*views, *plans, *found], empty
 
 
-def _is_zero(term: Map) -> bool:
+def _is_zero(term: LinearMap) -> bool:
     return isinstance(term, Sums) and (term.scale == 0 or term.count == 0)
 
 
@@ -124,10 +124,10 @@ def _is_sums(rows: RowSet, parameters: Sequence[Tensor]) -> bool:
     )
 
 
-def _footprint(term: Map) -> Sums | Tensor:
+def _footprint(term: LinearMap) -> Sums | Tensor:
     if isinstance(term, Sums):
         return term
-    return term.source if isinstance(term, Matrix) else term.cols
+    return term.source if isinstance(term, DenseMap) else term.cols
 
 
 def _span(footprint: Sums | Tensor) -> tuple[int, int]:
@@ -203,7 +203,7 @@ def _merged(views: list[SumsPlan]) -> list[SumsPlan]:
 def _dense(members: Sequence[RowSet], parameters: Sequence[Tensor]) -> MatrixPlan:
     """One block of all rows of the equations, with dense coefficients."""
     rows = torch.cat([torch.arange(r.start, r.start + r.height) for r in members])
-    placed: dict[int, list[tuple[int, Map]]] = {}
+    placed: dict[int, list[tuple[int, LinearMap]]] = {}
     start = 0
     for r in members:
         for p, term in r.terms:
@@ -212,7 +212,7 @@ def _dense(members: Sequence[RowSet], parameters: Sequence[Tensor]) -> MatrixPla
     pieces, blocks = [], []
     for p, terms in sorted(placed.items()):
         first, term = terms[0]
-        if len(terms) == 1 and isinstance(term, Matrix):
+        if len(terms) == 1 and isinstance(term, DenseMap):
             view = replace(term.source, scale=1.0)
             pieces.append(Piece(p, view))
             count = math.prod(view.shape)

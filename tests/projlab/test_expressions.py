@@ -10,8 +10,8 @@ import torch
 import projlab
 from projlab import cat, expr
 from projlab.training.expressions.expression import Equation, Expression
-from projlab.training.expressions.labels import Names
-from projlab.training.expressions.maps import Entries, Matrix, Sums
+from projlab.training.expressions.labels import ParameterNames
+from projlab.training.expressions.maps import DenseMap, SparseMap, Sums
 
 F64 = torch.float64
 W = torch.nn.Parameter(torch.linspace(-2, 3, 20, dtype=F64).reshape(4, 5))
@@ -131,9 +131,9 @@ def test_sums_are_views_and_dense_matrices_stay_matrices():
     kinds = {
         "sum": (expr(W).sum(1), Sums),
         "slice": (expr(W)[1:, ::2].sum(), Sums),
-        "matrix": (A @ expr(p), Matrix),
-        "sparse matrix": (SPARSE @ expr(p), Entries),
-        "mostly zero": (torch.eye(5, dtype=F64) @ expr(p), Entries),
+        "matrix": (A @ expr(p), DenseMap),
+        "sparse matrix": (SPARSE @ expr(p), SparseMap),
+        "mostly zero": (torch.eye(5, dtype=F64) @ expr(p), SparseMap),
     }
     for name, (e, kind) in kinds.items():
         assert [type(t) for t in e.terms] == [kind], name
@@ -153,7 +153,7 @@ def test_row_sums_of_a_large_matrix_store_nothing_of_its_size():
 
 
 def names_of(equation):
-    names = Names(equation.difference.names, equation.parameters)
+    names = ParameterNames(equation.difference.names, equation.parameters)
     return [equation.row_name(i, names) for i in range(equation.rows)]
 
 
