@@ -479,7 +479,7 @@ def make(
         return SumsBlock(plan, parameters)
     device = parameters[plan.pieces[0].parameter].device
     right = b.cpu()[plan.rows]
-    batched = isinstance(plan.A, Tensor) and plan.A.dim() == 3
+    batched = plan.A.dim() == 3
     constraint = _constraint(plan, right if batched else right[0], names(plan.rows[0]), device)
     options = check_options(
         constraint.n,
@@ -502,7 +502,7 @@ def make(
     factor = solver.factor
     if isinstance(factor, OrthonormalRows):
         W = factor.W
-    elif constraint.m == 1 and isinstance(plan.A, Tensor):
+    elif constraint.m == 1 and plan.A.layout == torch.strided:
         a = plan.A.to(device, dtype)
         norm = torch.linalg.vector_norm(a, dim=-1, keepdim=True)
         return MatrixBlock(plan, parameters, a, a / norm, 1 / norm, solver)
@@ -511,22 +511,14 @@ def make(
     eye = torch.eye(constraint.m, dtype=dtype, device=device)
     K = solver.right_side(-(eye.expand(len(right), -1, -1) if batched else eye))
     assert K is not None
-    A = plan.A if isinstance(plan.A, Tensor) else constraint.matrix.to_dense()
+    A = plan.A if plan.A.layout == torch.strided else constraint.matrix.to_dense()
     return MatrixBlock(plan, parameters, A, W, K.mT, solver)
 
 
 def _constraint(
     plan: MatrixPlan, b: Tensor, names: list[str], device: torch.device
 ) -> AffineConstraint:
-    A = plan.A if isinstance(plan.A, Tensor) else coo(plan.A)
-    return AffineConstraint(A.to(device), b.to(device), names)
-
-
-def coo(A: Triplets) -> Tensor:
-    """As a sparse tensor."""
-    return torch.sparse_coo_tensor(
-        torch.stack([A.rows, A.cols]), A.values, A.shape, check_invariants=False
-    )
+    return AffineConstraint(plan.A.to(device), b.to(device), names)
 
 
 def _refuse(
@@ -534,7 +526,7 @@ def _refuse(
 ) -> None:
     """Raise `InconsistentError` for the first block whose rows contradict each other."""
     for i in range(len(right)):
-        A = plan.A[i] if isinstance(plan.A, Tensor) and plan.A.dim() == 3 else plan.A
+        A = plan.A[i] if plan.A.dim() == 3 else plan.A
         one = MatrixPlan(plan.rows[i : i + 1], plan.pieces, A)
         quoted = [f"({name})" for name in names(plan.rows[i])]
         constraint = _constraint(one, right[i], quoted, torch.device("cpu"))

@@ -15,7 +15,7 @@ from projlab.training.blocks import Block, Shift, skipped, working
 from projlab.training.expressions.expression import Equation
 from projlab.training.expressions.labels import ParameterNames
 from projlab.training.expressions.maps import LinearMap, Sums
-from projlab.training.partition import RowSet, SumsPlan, split
+from projlab.training.partition import EquationRows, SumsPlan, split
 
 
 def reads_values(device: torch.device) -> bool:
@@ -108,7 +108,7 @@ class System:
                 block.fix(b)
         self._addresses: list[int] = []
 
-    def _rowsets(self, varies: Callable[[Tensor], bool], strict: bool) -> list[RowSet]:
+    def _rowsets(self, varies: Callable[[Tensor], bool], strict: bool) -> list[EquationRows]:
         index: dict[int, int] = {}
         rowsets = []
         for e, start in zip(self.rows.equations, self.rows.starts, strict=False):
@@ -126,7 +126,7 @@ class System:
                 raise InputError(
                     f"{e.describe(self.rows.names)} holds no parameter that this optimizer trains"
                 )
-            rowsets.append(RowSet(start, e.shape, tuple(terms)))
+            rowsets.append(EquationRows(start, e.shape, tuple(terms)))
         return rowsets
 
     def _device(self) -> torch.device:
@@ -146,9 +146,9 @@ class System:
         coarse = any(working_dtype(d) is torch.float32 for d in dtypes)
         return torch.float32 if coarse else torch.float64
 
-    def _distinct(self, rowsets: list[RowSet], b: Tensor) -> list[RowSet]:
+    def _distinct(self, rowsets: list[EquationRows], b: Tensor) -> list[EquationRows]:
         """Without sums that are stated twice; `InconsistentError` where they differ in b only."""
-        kept: dict[object, RowSet] = {}
+        kept: dict[object, EquationRows] = {}
         for r in rowsets:
             key: object = id(r)
             if all(isinstance(t, Sums) for _, t in r.terms):
@@ -283,7 +283,7 @@ class System:
     def points(self) -> list[tuple[Tensor, AffineConstraint]]:
         """The current parameters, block by block: points (k, n) and a constraint for each."""
         rows = [
-            RowSet(start, e.shape, tuple(self._varying(e)))
+            EquationRows(start, e.shape, tuple(self._varying(e)))
             for e, start in zip(self.rows.equations, self.rows.starts, strict=False)
         ]
         ts, b = self.values(), self.current_b().double()
@@ -302,7 +302,7 @@ class System:
                     [blocks.Entries(p, self.parameters[p.parameter]).read(ts) for p in plan.pieces],
                     1,
                 )
-                A = plan.A if isinstance(plan.A, Tensor) else blocks.coo(plan.A)
+                A = plan.A
             A = A.to(x.device)
             if A.dim() == 3:
                 found.append((x, AffineConstraint(A, right.to(x.device))))
