@@ -14,9 +14,8 @@ from torch.utils._pytree import tree_leaves
 import projlab
 from projlab import cat, constrain, expr
 from projlab.numerics import tuning
-from projlab.training import equations as system
-from projlab.training import hooks as attachment
-from projlab.training.blocks import SumsBlock
+from projlab.training import parameter_system, residual_log
+from projlab.training.blocks.sums import SumsBlock
 
 from .test_hot_path import HotPath
 from .training import F64, vector
@@ -116,7 +115,7 @@ def test_several_calls_are_one_system_applied_once():
     assert second.blocks == ("1 row in 2 entries: single_row",)
     second.remove()
     assert not optimizer._optimizer_step_pre_hooks
-    assert "_projlab_attachment" not in vars(optimizer)
+    assert "_projlab_hooks" not in vars(optimizer)
     pickle.dumps(optimizer)
 
 
@@ -449,7 +448,7 @@ MODES = {
 @pytest.fixture
 def as_on_a_device(monkeypatch):
     """Values are not looked at, as where that would wait."""
-    for module in (attachment, system):
+    for module in (parameter_system, residual_log):
         monkeypatch.setattr(module, "reads_values", lambda device: False)
 
 
@@ -520,16 +519,16 @@ def test_row_sums_of_a_large_matrix_cost_what_a_sum_costs():
     handle = constrain(optimizer, expr(W).sum(dim=1) == 1)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    (block,) = handle._attachment.system.blocks
+    (block,) = handle._hooks.system.blocks
     assert isinstance(block, SumsBlock)
     held = sum(t.numel() for t in vars(block).values() if torch.is_tensor(t))
     assert held == 1024  # the row numbers
     assert peak < 1e6
     W.grad = torch.randn_like(W)
-    attachment = handle._attachment
+    hooks = handle._hooks
     with Fresh() as fresh:
-        attachment._project_gradients()
-        attachment._after()
+        hooks._project_gradients()
+        hooks._after()
     assert fresh.sizes
     assert max(fresh.sizes) <= tuning.GROUPS * 1024
 
@@ -541,10 +540,10 @@ def test_dense_rows_are_applied_without_a_copy_of_the_parameters():
     handle = constrain(optimizer, A @ cat(*map(expr, ps)) == 1)
     for p in ps:
         p.grad = torch.randn_like(p)
-    attachment = handle._attachment
+    hooks = handle._hooks
     with Fresh() as fresh:
-        attachment._project_gradients()
-        attachment._after()
+        hooks._project_gradients()
+        hooks._after()
     assert fresh.sizes
     assert max(fresh.sizes) <= 1024  # the log
 
@@ -608,7 +607,7 @@ def far_and_near(dtype, equations):
     W = torch.nn.Parameter(1e-3 * torch.randn(1024, 1030, dtype=dtype))
     optimizer = torch.optim.SGD([W], lr=1.0)
     handle = constrain(optimizer, *equations(W), mode="post")
-    (block,) = handle._attachment.system.blocks
+    (block,) = handle._hooks.system.blocks
     made = []
     subtract = block.subtract
 
@@ -672,11 +671,11 @@ def test_column_sums_at_distances_of_pages(dtype):
     W = torch.nn.Parameter(torch.rand(512, 2048).to(dtype))
     optimizer = torch.optim.SGD([W], lr=0.1)
     handle = constrain(optimizer, 2 * expr(W).sum(0) == 1)
-    (block,) = handle._attachment.system.blocks
+    (block,) = handle._hooks.system.blocks
     assert block._by_product == [dtype is not torch.bfloat16]
     W.grad = torch.randn(512, 2048).to(dtype)
     exact = W.grad.double() - W.grad.double().mean(0)
-    handle._attachment._project_gradients()
+    handle._hooks._project_gradients()
     assert (W.grad.double() - exact).abs().max() <= 8 * U[dtype] * exact.abs().max()
     optimizer.step()
     size = 2 * W.detach().double().abs().sum(0) + 1

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from projlab import cat, constrain, expr
-from projlab.training.blocks import MatrixBlock, SolverBlock, SumsBlock
+from projlab.training.blocks.matrix import MatrixBlock
+from projlab.training.blocks.solver import SolverBlock
+from projlab.training.blocks.sums import SumsBlock
 
 F64 = torch.float64
 
@@ -15,7 +17,7 @@ def parameter(*shape, **keywords):
 
 def blocks_of(parameters, *equations, **keywords):
     handle = constrain(torch.optim.SGD(parameters, lr=0.1), *equations, **keywords)
-    system = handle._attachment.system
+    system = handle._hooks.system
     held = handle.residual().abs().max()
     assert held < 1e-13
     return system.blocks
