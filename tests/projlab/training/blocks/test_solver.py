@@ -17,11 +17,11 @@ def differences(p):
 def gathered(p):
     """Single rows of many lengths, gathered into one block."""
     A, equations, start = torch.zeros(18, 400, dtype=F64), [], 0
-    for k in range(2, 20):
-        A[k - 2, start : start + k] = torch.randn(k, dtype=F64)
-        part = slice(start, start + k)
-        equations.append((A[k - 2, part] * expr(p)[part]).sum() == 0.25)
-        start += k
+    for i, length in enumerate(range(2, 20)):
+        part = slice(start, start + length)
+        A[i, part] = torch.randn(length, dtype=F64)
+        equations.append((A[i, part] * expr(p)[part]).sum() == 0.25)
+        start += length
     return equations, A
 
 
