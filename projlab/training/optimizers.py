@@ -140,10 +140,10 @@ def inverse_metric(optimizer: Optimizer, group: dict[str, Any], parameter: Tenso
     elif name == "RMSprop":
         divisor = state["square_avg"].sqrt() + group["eps"]
     elif name == "Adamax":
-        divisor = state["exp_inf"]  # eps is in it
+        divisor = state["exp_inf"]  # holds eps already
     else:
         square: Tensor = state["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"]
-        step = torch.as_tensor(state["step"])  # where it is: one on the CPU scales without a copy
+        step = torch.as_tensor(state["step"])  # left where it is: a CPU scalar needs no copy
         divisor = square.sqrt() / (1 - group["betas"][1] ** step).sqrt() + group["eps"]
     inverse: Tensor = group["lr"] / divisor
     return inverse

@@ -172,7 +172,7 @@ def _overlaps(
         spans.sort(key=lambda span: span[:3])
         if all(a[1] < b[0] for a, b in itertools.pairwise(spans)):
             continue
-        # spans overlap, entries need not: columns of one matrix interleave
+        # spans may overlap where entries do not: columns of one matrix interleave
         owner = torch.zeros(parameters[p].numel(), dtype=torch.int32)
         for _, _, i, footprint in spans:
             held = footprint.view(owner) if isinstance(footprint, Sums) else owner[footprint]
@@ -384,7 +384,7 @@ def _plan(
     mine = (block_of_row[entries.rows] >= 0).nonzero().flatten()
     block = block_of_row[entries.rows[mine]]
     i, j = row_place[entries.rows[mine]], column_place[stored.column[mine]]
-    # a stored entry takes three numbers, a dense one one
+    # a sparse entry takes three numbers, a dense one takes one
     if len(members) == 1 and m * n > 3 * len(mine):
         # in order, as the whole is: places follow the numbers of rows and columns
         A = torch.sparse_coo_tensor(

@@ -34,7 +34,7 @@ class ResidualLog:
             worst = 0.0
             for r in residuals:
                 size = r.abs_().max().item()
-                if size > worst or size != size:  # NaN, which then stays: it compares as nothing
+                if size > worst or size != size:  # NaN stays: nothing is larger
                     worst = size
             self._written[self.steps % self.size] = math.inf if worst > _LARGEST else worst
             self.steps += 1

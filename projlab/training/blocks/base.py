@@ -26,8 +26,6 @@ class Block(ABC):
     work: torch.dtype
     """The precision of residuals and corrections."""
     variant: str
-    reason: str
-    """Why this variant."""
     shape: tuple[int, int, int]
     """(B, m, n): how many equal blocks, rows and entries of each."""
     ts: Sequence[Tensor]

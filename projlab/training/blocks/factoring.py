@@ -77,7 +77,7 @@ def make_block(
     K = basis.right_side(-(eye.expand(len(right), -1, -1) if batched else eye))
     assert K is not None
     A = plan.A if dense else constraint.matrix.to_dense()
-    return MatrixBlock(plan, parameters, A, basis.factor.W, K.mT, solver)
+    return MatrixBlock(plan, parameters, A, basis.factor.W, K.mT, solver.variant)
 
 
 def _options(n: int, variant: str, strict: bool) -> Options:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from projlab.engine.solver import Solver
 from projlab.errors import InputError
 from projlab.numerics import dots, tuning
 from projlab.training.blocks.base import Block, Shift, TouchedEntries, skipped, widest_dtype
@@ -23,7 +22,10 @@ class _Part:
 
 
 class MatrixBlock(Block):
-    """Dense rows, one block or B of one shape, split by parameter."""
+    """Dense rows, one block or B of one shape, split by parameter.
+
+    A is (m, n) or (B, m, n), W (r, n) or (B, r, n), and K with K A = W (r, m) or (B, r, m).
+    """
 
     def __init__(
         self,
@@ -32,13 +34,13 @@ class MatrixBlock(Block):
         A: Tensor,
         W: Tensor,
         K: Tensor,
-        solver: Solver,
+        variant: str,
     ) -> None:
         own = [parameters[piece.parameter] for piece in plan.pieces]
         device = own[0].device
         self.work = widest_dtype(own)
         self.rows = plan.rows.to(device)
-        self.variant, self.reason = solver.variant, solver.reason
+        self.variant = variant
         self.shape = (len(plan.rows), A.shape[-2], A.shape[-1])
         self.K = _narrowed(K, self.work).to(device)
         A, W = _narrowed(A, self.work).to(device), W.to(device, self.work)

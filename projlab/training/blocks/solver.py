@@ -21,7 +21,7 @@ class SolverBlock(Block):
         self.solver, self.constraint = solver, A
         self.work = solver.dtype
         self.rows = plan.rows.to(solver.device)
-        self.variant, self.reason = solver.variant, solver.reason
+        self.variant = solver.variant
         self.shape = (len(plan.rows), A.m, A.n)
         self.entries = [TouchedEntries(piece, parameters[piece.parameter]) for piece in plan.pieces]
 

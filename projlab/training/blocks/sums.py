@@ -21,7 +21,7 @@ class SumsBlock(Block):
     def __init__(self, plan: SumsPlan, parameters: Sequence[Tensor]) -> None:
         self.terms = plan.terms
         self.work = widest_dtype([parameters[p] for p, _ in plan.terms])
-        # as many inner axes in each view, so that sums with kept dimensions broadcast to all
+        # every view gets as many inner axes, so that sums that keep them broadcast to all views
         axes = max(1, *(len(t.inner) for _, t in plan.terms))
         rows = plan.rows.to(parameters[0].device)
         self.rows = rows.reshape(*rows.shape, *[1] * axes)
@@ -36,12 +36,11 @@ class SumsBlock(Block):
             axes == 1 and parameters[p].dtype is self.work and _sums_by_product(parameters[p], t)
             for p, t in self._padded
         ]
-        self.norm2 = sum(t.scale**2 * t.count for _, t in plan.terms)
-        self._steps = [t.scale / self.norm2 for _, t in plan.terms]
+        norm2 = sum(t.scale**2 * t.count for _, t in plan.terms)
+        self._steps = [t.scale / norm2 for _, t in plan.terms]
         self.variant = "single_row"
         entries = sum(t.count for _, t in plan.terms)
         self.shape = (plan.rows.numel(), 1, entries)
-        self.reason = "single_row: sums that share no entry are read and corrected through views"
 
     @property
     def large(self) -> bool:

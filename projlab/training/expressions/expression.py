@@ -77,7 +77,7 @@ def cat(*expressions: "Expression") -> "Expression":
 class Expression:
     """sum_i A_i p_i + c over parameters p_i; made by `expr` and `cat`, immutable."""
 
-    __array_ufunc__ = None  # numpy on the left hands over
+    __array_ufunc__ = None  # arrays on the left leave the operation to us
     __array_priority__ = 1000.0
     __hash__ = None  # type: ignore[assignment]  # == is an equation, not a comparison
 
