@@ -26,6 +26,7 @@ No factor of the variant that computed x enters.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Unpack
 
@@ -146,6 +147,33 @@ def certify(
                 system.certify(points[0].double(), points[1].double(), u, options.accuracy)
             )
     return _merged(found, lead, constraint.batch)
+
+
+def worst(certificates: Sequence[Certificate]) -> Certificate:
+    """Several certificates as one of floats: the worst figures, the worst verdict and its reason.
+
+    Its bounds hold for every vector of every one of them.
+    """
+
+    def figures(name: str) -> Tensor:
+        values = [torch.as_tensor(getattr(c, name), dtype=torch.float64) for c in certificates]
+        return torch.cat([value.reshape(-1) for value in values])
+
+    verdict, reason = _worst_verdict([(c.verdict, c.reason) for c in certificates])
+    return Certificate(
+        feasibility=float(figures("feasibility").max()),
+        stationarity=float(figures("stationarity").max()),
+        forward_error_bound=float(figures("forward_error_bound").max()),
+        forward_error_at_least=float(figures("forward_error_at_least").min()),
+        accuracy=float(figures("accuracy").min()),
+        verdict=verdict,
+        reason=reason,
+    )
+
+
+def _worst_verdict(verdicts: Sequence[tuple[Verdict, str]]) -> tuple[Verdict, str]:
+    """The first of the worst."""
+    return max(verdicts, key=lambda verdict: _ORDER[verdict[0]])
 
 
 def _check_pair(x0: Tensor, x: Tensor, constraint: AffineConstraint) -> None:
@@ -554,7 +582,7 @@ def _merged(found: list[_Figures], lead: torch.Size, batch: int | None) -> Certi
                 verdicts.append(("failed", figures.reason))
             else:
                 verdicts.append(("uncertifiable", figures.reason))
-    verdict, reason = max(verdicts, key=lambda v: _ORDER[v[0]]) if verdicts else ("certified", "")
+    verdict, reason = _worst_verdict(verdicts) if verdicts else ("certified", "")
 
     def shaped(name: str) -> Any:
         stacked = torch.stack([getattr(figures, name) for figures in found])
