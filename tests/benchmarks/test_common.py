@@ -29,10 +29,13 @@ def test_a_wrong_answer_is_not_timed(monkeypatch):
         projection.Projection().setup("qr", "3x10", "float64", "cpu")
 
 
-def test_absent_devices_and_refusals_are_not_applicable():
-    if not torch.cuda.is_available():
-        with pytest.raises(NotImplementedError, match="CUDA"):
-            common.system("3x10", "float64", "cuda")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is here")
+def test_an_absent_device_is_not_applicable():
+    with pytest.raises(NotImplementedError, match="CUDA"):
+        common.system("3x10", "float64", "cuda")
+
+
+def test_a_refusal_is_not_applicable():
     with pytest.raises(NotImplementedError, match="single_row refuses"):
         common.projector(exact(3, 10), "single_row")
 

@@ -6,6 +6,7 @@ every case with every variant of the registry and "auto". A new variant is picke
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -354,6 +355,16 @@ RUNS = [
     if SYSTEMS[name][1] == "disjoint" or variant not in DISJOINT_VARIANTS
 ]
 """(name, dtype, variant) wherever the structure allows the variant."""
+
+
+def refused_if(foretold: bool) -> AbstractContextManager[object]:
+    """Around a call that a variant must refuse where its own theory says that it is unable.
+
+    The error must come, and name the remedy; where nothing is foretold, none may.
+    """
+    if foretold:
+        return pytest.raises(projlab.RankDeficientError, match='variant="qr"')
+    return nullcontext()
 
 
 def build(given: Case, variant: str, **keywords: Any) -> projlab.Projector | None:
