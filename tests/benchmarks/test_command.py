@@ -54,12 +54,12 @@ def test_without_a_checkout_it_says_so(monkeypatch, tmp_path, capsys):
 
 
 def test_quick_selects_small_cells_and_always_the_yardsticks():
-    chosen = re.compile(command._selection(quick=True, pattern="projection"))
+    chosen = re.compile(command.selection(quick=True, pattern="projection"))
     assert chosen.search("projection.Projection.time_call('qr', '10x100', 'float64', 'cpu')")
     assert not chosen.search("projection.Projection.time_call('qr', '10x10000', 'float64', 'cpu')")
     assert not chosen.search("batched.Shared.time_in_place('qr', '1x10', 32, 'float64', 'cpu')")
     assert chosen.search("yardstick.Machine.time_addmv")
-    everything = re.compile(command._selection(quick=False, pattern=None))
+    everything = re.compile(command.selection(quick=False, pattern=None))
     assert everything.search("training.Step.time_step('1e7', 'total', 'cuda')")
 
 

@@ -1,5 +1,7 @@
 """The overhead of a constraint in training, beside the textbook recipe."""
 
+import torch
+
 from benchmarks import overhead
 from benchmarks.training import EQUATIONS, WIDTHS, Training
 
@@ -14,8 +16,9 @@ def test_the_textbook_recipe_is_feasible_in_either_form(monkeypatch):
             assert form.startswith("by columns") == (limit == 0 and equations == "column sums")
             here.step()
             after()
-            A, b = overhead._dense([W.detach() for W in here.weights], equations)
-            x = here._flat()
+            weights = [W.detach() for W in here.weights]
+            A, b = overhead.dense_system(weights, equations)
+            x = torch.cat([W.flatten() for W in weights])
             bound = 32 * 2.0**-24 * (A.abs() @ x.abs() + abs(b))
             assert bool(((A @ x - b).abs() <= bound).all())
 

@@ -9,7 +9,13 @@ import importlib.util
 import pytest
 import torch
 
+import projlab
 from projlab import tolerance
+from projlab.engine.select import MANY
+from projlab.engine.solver import build
+from projlab.system.diagnosis import working_dtype
+from projlab.system.options import check_options
+from tests.projlab.watching import Operators
 
 NUMBA = importlib.util.find_spec("numba") is not None
 
@@ -32,16 +38,36 @@ every_way = pytest.mark.parametrize(
 )
 
 
-def factor_of(P):
-    return P._solver.factor
+def solver_of(P):
+    """What P was set up with, set up again from its equations: the same factors to the bit."""
+    constraint, dtype = projlab.AffineConstraint(P.A, P.b), working_dtype(P.dtype)
+    options = check_options(
+        constraint.n,
+        MANY,
+        variant=P.variant,
+        accuracy=None,
+        rank="numerical",
+        metric=None,
+        on_redundant="drop",
+        on_inconsistent="raise",
+    )
+    return build(constraint, dtype, options, dtype)
 
 
-def way_of(factor):
-    if factor._native is not None:
+def way_of(P):
+    """Which way P takes onto several rows for one vector, told by the operators that it calls.
+
+    None for a kernel; two products alone where a negated copy of W' is kept; and with W alone a
+    transpose beside them, once or for every block of rows.
+    """
+    x = torch.zeros(P.A.shape[-1], dtype=P.dtype)
+    with Operators() as seen:
+        P.project_(x)
+    if not seen.names:
         return "native"
-    if factor._negated is not None:
+    if "transpose" not in seen.names:
         return "small"
-    return "two passes" if len(factor._blocks) == 1 else "blocks"
+    return "two passes" if seen.names.count("addmv_") == 1 else "blocks"
 
 
 def textbook(factor, x, c):

@@ -12,7 +12,7 @@ from torch.func import vmap
 
 import projlab
 from tests.projlab.systems import case
-from tests.projlab.ways import difference_allowed, factor_of, needs_numba, way_of
+from tests.projlab.ways import difference_allowed, needs_numba, solver_of, way_of
 
 F64 = torch.float64
 
@@ -39,7 +39,7 @@ print([name for name in ("numba", "llvmlite") if name in sys.modules])
 @pytest.mark.parametrize("asked", ["", "0", "no"])
 def test_only_1_asks_for_the_kernels(asked, monkeypatch):
     monkeypatch.setenv("PROJLAB_NATIVE", asked)
-    assert way_of(factor_of(projlab.projector(*system()[:2]))) == "small"
+    assert way_of(projlab.projector(*system()[:2])) == "small"
 
 
 def test_without_numba_torch_is_used(native, monkeypatch):
@@ -47,7 +47,7 @@ def test_without_numba_torch_is_used(native, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     P = projlab.projector(A, b)
     monkeypatch.setenv("PROJLAB_NATIVE", "0")
-    assert way_of(factor_of(P)) == "small"
+    assert way_of(P) == "small"
     assert torch.equal(P(x), projlab.projector(A, b)(x))
 
 
@@ -56,10 +56,10 @@ def test_the_choice_is_made_at_set_up(native, monkeypatch):
     A, b, x = system()
     P = projlab.projector(A, b)
     expected = P(x)
-    assert way_of(factor_of(P)) == "native"
+    assert way_of(P) == "native"
     monkeypatch.setenv("PROJLAB_NATIVE", "0")
     assert torch.equal(P(x), expected)
-    assert way_of(factor_of(P)) == "native"
+    assert way_of(P) == "native"
 
 
 @needs_numba
@@ -71,7 +71,7 @@ def test_a_copy_has_kernels_of_its_own(native, how):
     Q = copy.deepcopy(P) if how == "deepcopy" else pickle.loads(pickle.dumps(P))  # noqa: S301
     P.load_state_dict({"A": 2 * A, "b": 3 * b})
     del P
-    assert way_of(factor_of(Q)) == "native"
+    assert way_of(Q) == "native"
     assert torch.equal(Q(x), expected)
     assert torch.equal(Q.project_(x.clone()), expected)
 
@@ -110,7 +110,8 @@ def test_transforms_and_forward_mode(native):
     A, b, x = system()
     P = projlab.projector(A, b)
     X, v = torch.stack([x, 2 * x, -x]), torch.randn(12, dtype=F64)
-    allowed = difference_allowed(factor_of(P), X, P._solver.c)
+    solver = solver_of(P)
+    allowed = difference_allowed(solver.factor, X, solver.c)
     assert (vmap(P)(X) - P(X)).abs().max() <= allowed
     assert (vmap(P.project_)(X.clone()) - P(X)).abs().max() <= allowed
     assert (torch.func.functionalize(P.project_)(x.clone()) - P(x)).abs().max() <= allowed
@@ -144,7 +145,8 @@ def test_bad_input_is_refused_by_name(native, bad):
 def test_memory_that_the_kernel_cannot_take_is_projected_by_torch(native):
     A, b, x = system()
     P = projlab.projector(A, b)
-    expected, allowed = P(x), difference_allowed(factor_of(P), x, P._solver.c)
+    solver = solver_of(P)
+    expected, allowed = P(x), difference_allowed(solver.factor, x, solver.c)
     wide = torch.zeros(12, 3, dtype=F64)
     column = wide[:, 1].copy_(x)
     assert (P.project_(column) - expected).abs().max() <= allowed

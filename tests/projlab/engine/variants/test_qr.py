@@ -7,7 +7,7 @@ import torch
 
 import projlab
 from tests.projlab.systems import case
-from tests.projlab.ways import factor_of
+from tests.projlab.ways import solver_of
 
 F64 = torch.float64
 
@@ -18,7 +18,7 @@ def test_multipliers_and_another_b_by_parts_of_R(lead, take):
     whole = projlab.projector(given.A, given.b, "qr")
     take("R in parts")
     P = projlab.projector(given.A, given.b, "qr")
-    assert factor_of(P).last.shape == (3, 3)
+    assert solver_of(P).factor.last.shape == (3, 3)
     x, b = torch.randn(*lead, 12, dtype=F64), torch.randn(*lead, 5, dtype=F64)
     # two backward-stable solves with one matrix (ASNA theorem 8.5)
     bound = {"rtol": 0, "atol": 1e3 * 2.0**-53 * whole.condition**2}

@@ -12,7 +12,7 @@ from projlab.numerics import tuning
 from tests.projlab import exact
 from tests.projlab.systems import DISJOINT_VARIANTS, FORMS, SPARSE_BETA
 from tests.projlab.watching import LargestTensor
-from tests.projlab.ways import difference_allowed, factor_of, textbook
+from tests.projlab.ways import difference_allowed, solver_of, textbook
 
 F64 = torch.float64
 
@@ -110,12 +110,14 @@ def test_columns_of_a_weight_matrix_that_sum_to_one():
 @pytest.mark.parametrize("value", [1.0, -0.3])
 def test_a_row_of_equal_entries_is_not_read(value, lead, monkeypatch):
     monkeypatch.setattr(tuning, "SMALL", 0)
-    P = projlab.projector([value] * 9, 2.0)
-    factor, x = factor_of(P), torch.randn(*lead, 9, dtype=F64)
-    allowed = difference_allowed(factor, x, P._solver.c)
-    expected = textbook(factor, x, P._solver.c)
+    solver = solver_of(projlab.projector([value] * 9, 2.0))
+    factor, c, x = solver.factor, solver.c, torch.randn(*lead, 9, dtype=F64)
+    allowed = difference_allowed(factor, x, c)
+    expected = textbook(factor, x, c)
     factor.W.fill_(torch.nan)
-    for found in (P(x), P.project_(x.clone())):
+    in_place = x.clone()
+    factor.project_(in_place, c)
+    for found in (factor.project(x, c), in_place):
         assert torch.linalg.vector_norm(found - expected, dim=-1).max() <= allowed
 
 
