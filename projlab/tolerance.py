@@ -133,6 +133,36 @@ def gram_pivot_threshold(m: int, u: float) -> float:
     return 8 * m * u
 
 
+CORRECTIONS = 8
+"""Passes through one factor at most."""
+
+
+def gram_contraction(m: int, n: int, condition2: float, u: float) -> float:
+    """What one pass through the Gram matrix leaves of the distance to the set, at most.
+
+    The Gram matrix of equilibrated rows is rounded by n u entry by entry, its Cholesky factor and
+    the inverse of that by m u (ASNA sections 3.5, 10.1 and 14.2), which probably add up to the
+    square root of their number; kappa^2, `condition2`, is what an inverse makes of it.
+    """
+    return dimension_factor(m, n) * condition2 * u
+
+
+def gram_condition2_limit(m: int, n: int, *, data: float, work: float) -> float:
+    """kappa^2 up to which the Gram matrix alone will do.
+
+    `CORRECTIONS` passes then leave no more than u of the working precision, and kappa is far enough
+    from the cutoff of the rank of the data for full rank to be beyond doubt (`PROVEN`).
+    """
+    contracting: float = work ** (1 / CORRECTIONS) / gram_contraction(m, n, 1.0, work)
+    return min(contracting, (PROVEN * rank_cutoff(m, n, data)) ** -2)
+
+
+def square_range(dtype: torch.dtype) -> tuple[float, float]:
+    """Squares of norms between which sums of squares neither overflow nor lose digits."""
+    info = torch.finfo(dtype)
+    return info.tiny / info.eps**2, info.max * info.eps
+
+
 def gram_unsafe(m: int, condition: float, u: float) -> bool:
     """Whether a pivot of the Gram matrix may fall to `gram_pivot_threshold`.
 

@@ -62,7 +62,8 @@ def _metric_inverse(v: Tensor, source: Source) -> Tensor:
     return out
 
 
-def _product(left: Tensor, right: Tensor) -> Tensor:
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """left @ right in the stated precision, and so its derivatives."""
     function: Any = _Product
     out: Tensor = function.apply(left, right)
     return out
@@ -268,7 +269,7 @@ def _outer(left: Tensor, right: Tensor, A: Tensor) -> Tensor:
     lead = A.shape[:-2]
     left = left.reshape(*lead, -1, left.shape[-1])
     right = right.reshape(*lead, -1, right.shape[-1])
-    return _product(left.mT, right)
+    return product(left.mT, right)
 
 
 def _rows_times(v: Tensor, A: Tensor) -> Tensor:
@@ -298,15 +299,15 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         left, right = ctx.saved_tensors
-        return _product(grads[0], right.mT), _product(left.mT, grads[0])
+        return product(grads[0], right.mT), product(left.mT, grads[0])
 
     @staticmethod
     def jvp(ctx: Any, dl: Tensor | None, dr: Tensor | None) -> Tensor:
         left, right = ctx.saved_tensors
         if dl is None:
             assert dr is not None
-            return _product(left, dr)
-        return _product(dl, right) if dr is None else _product(dl, right) + _product(left, dr)
+            return product(left, dr)
+        return product(dl, right) if dr is None else product(dl, right) + product(left, dr)
 
 
 def require_full_rank(source: Source) -> None:

@@ -6,20 +6,25 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, addmv, nn
+from torch import Tensor, nn
 from torch.compiler import is_compiling, is_dynamo_compiling
 
 from projlab.engine import compiled
 from projlab.engine.autograd import solve
 from projlab.engine.select import MANY
-from projlab.engine.solver import Solver, build, condition_numbers, null_space
+from projlab.engine.solver import (
+    Solver,
+    build,
+    condition_numbers,
+    needs_function,
+    null_space,
+)
 from projlab.errors import InputError, ProjlabError, RankDeficientError
-from projlab.numerics.precision import lowered
 from projlab.proof.certificate import Certificate, certify
-from projlab.system.constraint import AffineConstraint, check_vector, to_tensor
+from projlab.system.constraint import AffineConstraint
 from projlab.system.diagnosis import as_constraint, working_dtype
+from projlab.system.inputs import check_vector, to_tensor
 from projlab.system.options import check_options
-from projlab.system.rows import Triplets
 
 
 def projector(
@@ -149,9 +154,7 @@ class Projector(nn.Module):
 
     def _derive(self) -> None:
         """What the hot path looks up: not part of the state, and never copied."""
-        solver = self._solver
-        self._vector_terms, self._native_vectors = solver.vector_terms(), solver.native_vectors()
-        self._in_place = solver.in_place()
+        self._direct = self._solver.direct()
 
     def _number(self, solver: Solver) -> None:
         self._numbers[solver.dtype] = compiled.register(solver)
@@ -215,24 +218,10 @@ class Projector(nn.Module):
         consistency, which would need the host, and its entries on redundant rows are ignored.
         Differentiable in x and, at full row rank, in b.
         """
-        native = self._native_vectors
-        if native is not None and b is None and type(x) is Tensor and not is_compiling():
-            projected = None if _needs_function(x, None) else x.clone()
-            if projected is not None and native(projected):
+        if b is None and not is_compiling():
+            projected = self._direct.fresh(x)
+            if projected is not None:
                 return projected
-        terms = self._vector_terms
-        if terms is not None and b is None and not is_compiling():
-            dtype, device_type, c, M, N = terms
-            try:
-                if (
-                    x.dtype is dtype
-                    and x.ndim == 1
-                    and not _needs_function(x, None)
-                    and not lowered(dtype, device_type)
-                ):
-                    return addmv(x, N, addmv(c, M, x))
-            except (AttributeError, RuntimeError):
-                pass  # x does not fit, which is said by name below
         solver = self._solver_for(x)
         work, right = x.to(solver.dtype), self._right_side(b, x, solver)
         if right is not None:
@@ -241,38 +230,8 @@ class Projector(nn.Module):
 
     def project_(self, x: Tensor) -> Tensor:
         """Project x in place, without a graph, and return it: the hot path."""
-        native = self._native_vectors
-        if native is not None and not is_dynamo_compiling() and native(x):
+        if not is_dynamo_compiling() and self._direct.in_place(x):
             return x
-        # one vector, small rows: the checks that torch makes anyway are left to it
-        terms = self._vector_terms
-        if terms is not None and not is_dynamo_compiling():
-            dtype, device_type, c, M, N = terms
-            try:
-                if (
-                    x.dtype is dtype
-                    and x.ndim == 1
-                    and not x.requires_grad
-                    and not lowered(dtype, device_type)
-                ):
-                    return x.addmv_(N, addmv(c, M, x))
-            except (AttributeError, RuntimeError):
-                pass  # x does not fit, which is said by name below
-        rows = self._in_place
-        if rows is not None and not is_dynamo_compiling():
-            dtype, device_type, n, project_ = rows
-            try:
-                if (
-                    x.dtype is dtype
-                    and x.ndim == 2
-                    and x.shape[1] == n
-                    and not x.requires_grad
-                    and not lowered(dtype, device_type)
-                ):
-                    project_(x)
-                    return x
-            except (AttributeError, RuntimeError):
-                pass
         solver = self._solver_for(x)
         if x.dtype == solver.dtype and not is_compiling():
             solver.project_(x)
@@ -346,7 +305,7 @@ class Projector(nn.Module):
             number = self._numbers[solver.dtype]
             projected, y = compiled.solve(x, b, number, homogeneous, False, want_multipliers)
             return projected, y if want_multipliers else None
-        if _needs_function(x, b):
+        if needs_function(x, b):
             return solve(
                 x,
                 None,
@@ -510,19 +469,10 @@ class Projector(nn.Module):
         )
 
 
-_DERIVED = frozenset({"_vector_terms", "_native_vectors", "_in_place"})
+_DERIVED = frozenset({"_direct"})
 
 
 def moved(constraint: AffineConstraint, device: torch.device) -> AffineConstraint:
     """The same equations on another device."""
-    A = constraint.matrix.to(device=device)
-    if isinstance(A, Triplets):
-        return AffineConstraint(constraint.A.to(device), constraint.b.to(device), constraint.names)
-    return AffineConstraint(A.entries, constraint.b.to(device), constraint.names)
-
-
-def _needs_function(x: Tensor, b: Tensor | None) -> bool:
-    """Whether autograd or a functorch transform must see the projection as one function."""
-    if torch._C._are_functorch_transforms_active():
-        return True
-    return torch.is_grad_enabled() and (x.requires_grad or (b is not None and b.requires_grad))
+    rows = constraint.rows.to(device=device)
+    return AffineConstraint(rows, constraint.b.to(device), constraint.names)

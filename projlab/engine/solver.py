@@ -12,16 +12,19 @@ gives every derivative of a projection (`projlab.engine.autograd`).
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from projlab.engine.kernels.native import PLAIN
 from projlab.engine.select import System, choose, undecided
 from projlab.engine.variants import Factor
 from projlab.errors import InputError, ProjlabError, RankDeficientError
 from projlab.numerics import memory
 from projlab.numerics.precision import lowered, stated_precision
-from projlab.numerics.scaling import power_of_two, scale
+from projlab.numerics.scaling import power_of_two, widened
+from projlab.numerics.triangular import Reflectors
 from projlab.system.constraint import AffineConstraint
 from projlab.system.diagnosis import (
     Analysis,
@@ -30,12 +33,30 @@ from projlab.system.diagnosis import (
     raise_inconsistent,
     range_projection,
 )
-from projlab.system.equilibration import equilibrate_rows
+from projlab.system.equilibration import equilibrate_rows, equilibrated_side
 from projlab.system.metric import Metric, factor_metric
 from projlab.system.options import Options
-from projlab.system.rank import Rank, RankRule, chosen_for_least_squares
-from projlab.system.rows import Dense, Matrix
+from projlab.system.rank import RankRule, chosen_for_least_squares
+from projlab.system.rows import DenseRows, Rows
 from projlab.system.structure import require_disjoint
+
+
+class Direct(NamedTuple):
+    """A projection of plain tensors, without the checks and choices of the general road.
+
+    Each says with None or False that x is not of that kind: another dtype, shape or device, wanted
+    by autograd or a transform, or a precision switch of the caller's in the way.
+    """
+
+    fresh: Callable[[Tensor], Tensor | None]
+    in_place: Callable[[Tensor], bool]
+
+
+def needs_function(x: Tensor, b: Tensor | None) -> bool:
+    """Whether autograd or a functorch transform must see the projection as one function."""
+    if torch._C._are_functorch_transforms_active():
+        return True
+    return torch.is_grad_enabled() and (x.requires_grad or (b is not None and b.requires_grad))
 
 
 @dataclass(frozen=True)
@@ -172,33 +193,49 @@ class Solver:
         y = self.multipliers(x, c, dual=dual).reshape(*lead, m) if want else None
         return projected, y
 
-    def vector_terms(self) -> tuple[torch.dtype, str, Tensor, Tensor, Tensor] | None:
-        """Working dtype, type of device, and `Factor.vector_terms` of the constraint's own b."""
-        if self.factor is None or self.c is None or self.metric is not None or self.batched:
-            return None
-        terms = self.factor.vector_terms(self.c)
-        return None if terms is None else (self.dtype, self.device.type, *terms)
-
-    def native_vectors(self) -> Callable[[Tensor], bool] | None:
-        """`Factor.native_vectors` of the constraint's own b."""
-        if self.factor is None or self.c is None or self.metric is not None or self.batched:
-            return None
-        return self.factor.native_vectors(self.c)
-
-    def in_place(self) -> tuple[torch.dtype, str, int, Callable[[Tensor], None]] | None:
-        """Working dtype, type of device, n, and `project_` of x (k, n) or (B, n), unchecked."""
+    def direct(self) -> Direct:
+        """The hot path for the constraint's own b, made once."""
         factor, c = self.factor, self.c
         if factor is None or c is None or self.metric is not None:
-            return None
+            return Direct(lambda _: None, lambda _: False)
+        native, project, project_ = factor.bound(c)
+        batch, n, dtype, device = self.batch, self.shape[1], self.dtype, self.device
+        on_cpu, exact, kind = device.type == "cpu", dtype is torch.float64, device.type
 
-        def vectors(x: Tensor) -> None:
-            factor.project_(x, c)
+        # the two repeat their conditions: a function for them would cost a tenth of a projection
+        def fresh(x: Tensor) -> Tensor | None:
+            if not (
+                type(x) in PLAIN
+                and x.dtype is dtype
+                and (x.is_cpu if on_cpu else x.device == device)
+                and 0 < x.ndim <= 2
+                and (x.shape[-1] == n if batch is None else x.shape == (batch, n))
+                and not needs_function(x, None)
+                and (exact or not lowered(dtype, kind))
+            ):
+                return None
+            if native is not None:
+                y = x.clone()
+                return y if native(y) else project(x)
+            return project(x) if batch is None else project(x.unsqueeze(1)).squeeze(1)
 
-        def systems(x: Tensor) -> None:
-            factor.project_(x.unsqueeze(1), c)
+        def in_place(x: Tensor) -> bool:
+            if native is not None and native(x):
+                return True
+            if not (
+                type(x) in PLAIN
+                and x.dtype is dtype
+                and (x.is_cpu if on_cpu else x.device == device)
+                and 0 < x.ndim <= 2
+                and (x.shape[-1] == n if batch is None else x.shape == (batch, n))
+                and not x.requires_grad
+                and (exact or not lowered(dtype, kind))
+            ):
+                return False
+            project_(x if batch is None else x.unsqueeze(1))
+            return True
 
-        call = systems if self.batched else vectors
-        return self.dtype, self.device.type, self.shape[1], call
+        return Direct(fresh, in_place)
 
     def project_(self, x: Tensor) -> None:
         """In place, x in `dtype` on `device`, no graph: the hot path."""
@@ -250,6 +287,7 @@ def _build(
     if basis is not None:
         analysis = _compromising(analysis, constraint)
     rows, kept, exponent = _kept(analysis, constraint.batch)
+    reflectors = analysis.reflectors if options.metric is None else None
     metric, measured = None, all(d.measured for d in decisions)
     conditions = tuple(d.condition for d in decisions)
     if options.metric is not None:
@@ -271,7 +309,7 @@ def _build(
     names = constraint.names
     if kept is not None and constraint.batch is None:
         names = tuple(names[i] for i in kept.tolist())
-    name, reason, factor = _factor(rows, system, options, names)
+    name, reason, factor = _factor(rows, reflectors, system, options, names)
     units = power_of_two(exponent, dtype)
     padding = (rows.row_max() == 0) if constraint.batch is not None and rows.shape[0] else None
     if padding is not None:
@@ -347,12 +385,12 @@ def _own_right_side(
     exponent: Tensor,
 ) -> Tensor:
     """The constraint's b, scaled before it is rounded to the working precision."""
-    b = constraint.b.double() if constraint.device.type != "mps" else constraint.b.cpu().double()
+    b = widened(constraint.b)
     if basis is not None:
         b = (b.to(basis.device).unsqueeze(-2) @ basis @ basis.mT).squeeze(-2)
     if kept is not None:
         b = b[..., kept.to(b.device)] if constraint.batch is None else b.gather(-1, kept)
-    return scale(b, exponent.to(b.device))
+    return equilibrated_side(b, exponent)
 
 
 def condition_numbers(
@@ -383,12 +421,12 @@ def _gather(b: Tensor, kept: Tensor) -> Tensor:
     return b.gather(-1, index)
 
 
-def _kept(analysis: Analysis, batch: int | None) -> tuple[Matrix, Tensor | None, Tensor]:
+def _kept(analysis: Analysis, batch: int | None) -> tuple[Rows, Tensor | None, Tensor]:
     """The independent rows, which they are, and the exponents that scaled them."""
     system, decisions = analysis.system, analysis.decisions
     m = system.rows.shape[0]
     if all(d.rank == m for d in decisions):
-        return _with_reflectors(system.rows, decisions), None, system.exponent
+        return system.rows, None, system.exponent
     if batch is None:
         kept = decisions[0].kept.to(system.rows.device)
         return system.rows.select(kept), kept, system.exponent[kept]
@@ -400,30 +438,19 @@ def _kept(analysis: Analysis, batch: int | None) -> tuple[Matrix, Tensor | None,
         kept[i, : d.rank] = d.kept.to(entries.device)
         real[i, : d.rank] = 1
     element = torch.arange(batch, device=entries.device).unsqueeze(1)
-    return Dense(entries[element, kept] * real), kept, system.exponent[element, kept]
-
-
-def _with_reflectors(rows: Matrix, decisions: tuple[Rank, ...]) -> Matrix:
-    """The rows with their QR, where the rank decision left one for every system."""
-    made = [d.reflectors for d in decisions if d.reflectors is not None]
-    if len(made) < len(decisions) or not isinstance(rows, Dense):
-        return rows
-    if rows.entries.dim() == 2:
-        return replace(rows, reflectors=made[0])
-    a, tau = (torch.stack(parts) for parts in zip(*made, strict=True))
-    return replace(rows, reflectors=(a, tau))
+    return DenseRows(entries[element, kept] * real), kept, system.exponent[element, kept]
 
 
 def _whiten(
-    rows: Matrix, metric: Metric, batch: int | None
-) -> tuple[Matrix, Tensor, tuple[float, ...]]:
+    rows: Rows, metric: Metric, batch: int | None
+) -> tuple[Rows, Tensor, tuple[float, ...]]:
     """Rows in the variables L' x, equilibrated again, by what, and their condition numbers."""
-    if metric.diagonal and not isinstance(rows, Dense):
-        white: Matrix = replace(rows, values=rows.values / metric.L[rows.cols])
+    if metric.diagonal:
+        white: Rows = rows.divide_columns(metric.L)
     else:
         dense = rows.to_dense()
         flat = metric.whiten(dense.reshape(-1, dense.shape[-1]), dual=True)
-        white = Dense(flat.reshape(dense.shape))
+        white = DenseRows(flat.reshape(dense.shape))
     white, exponent = equilibrate_rows(white)
     if white.shape[0] == 0:
         conditions: tuple[float, ...] = (1.0,) * (batch or 1)
@@ -440,7 +467,11 @@ def _whiten(
 
 
 def _factor(
-    rows: Matrix, system: System, options: Options, names: tuple[str, ...]
+    rows: Rows,
+    reflectors: Reflectors | None,
+    system: System,
+    options: Options,
+    names: tuple[str, ...],
 ) -> tuple[str, str, Factor | None]:
     m, n = rows.shape
     variant, reason = choose(options.variant, system, options.accuracy, options.applications)
@@ -455,7 +486,9 @@ def _factor(
     if m == 0:
         return variant.name, f"{variant.name}: no equation is left to satisfy", None
     try:
-        return variant.name, reason, variant.factor(rows, system.u)
+        if reflectors is None:
+            return variant.name, reason, variant.factor(rows, system.u)
+        return variant.name, reason, variant.factor_from(reflectors, rows, system.u)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # not re-exported
         raise ProjlabError(
             f"variant={variant.name!r} failed on {m} rows in {n} variables: {error}. "

@@ -23,7 +23,11 @@ def lowered(dtype: torch.dtype, device_type: str) -> bool:
     """Whether a switch of the caller's would lower the precision of products in `dtype`."""
     if dtype is torch.float64:  # autocast leaves it alone, as the other switches do
         return False
-    return torch.is_autocast_enabled(device_type) or _legacy_matmul_precision() != "highest"
+    try:
+        precision = torch.get_float32_matmul_precision()
+    except RuntimeError:  # the caller uses torch.backends.*.fp32_precision
+        return True
+    return precision != "highest" or torch.is_autocast_enabled(device_type)
 
 
 @contextmanager

@@ -38,7 +38,7 @@ from projlab.numerics.double_double import Pair, add, choose, exact, negative, t
 from projlab.numerics.precision import stated_precision
 from projlab.numerics.scaling import scale
 from projlab.proof.products import Product
-from projlab.system.constraint import AffineConstraint, check_vector
+from projlab.system.constraint import AffineConstraint
 from projlab.system.diagnosis import (
     Analysis,
     analyse,
@@ -47,9 +47,11 @@ from projlab.system.diagnosis import (
     range_projection,
     working_dtype,
 )
+from projlab.system.equilibration import equilibrated_side
+from projlab.system.inputs import check_vector
 from projlab.system.metric import Metric, factor_metric, metric_weights
 from projlab.system.rank import Rank, check_rule
-from projlab.system.rows import Dense, Matrix
+from projlab.system.rows import DenseRows, Rows
 
 U = 2.0**-53
 Verdict = Literal["certified", "failed", "uncertifiable"]
@@ -225,7 +227,7 @@ def _solve_upper(R: Tensor, g: Tensor) -> Tensor:
 class _Rows:
     """Independent rows E (r, n) with products in pairs; the metric is the identity or weights."""
 
-    E: Matrix
+    E: Rows
     times: Product
     adjoint: Product
     steering: _Steering
@@ -235,7 +237,7 @@ class _Rows:
     """Relative uncertainty of norms in the metric."""
 
     @staticmethod
-    def of(E: Matrix, weights: Tensor | None) -> "_Rows":
+    def of(E: Rows, weights: Tensor | None) -> "_Rows":
         dense = E.to_dense()
         metric, slack, uncertainty = None, 1e-12, 0.0
         if weights is not None:
@@ -268,7 +270,7 @@ class _Rows:
         if self.weights is None:
             return v
         W = self.weights
-        return Product(Dense(W.diag() if W.dim() == 1 else W), False)(v)
+        return Product(DenseRows(W.diag() if W.dim() == 1 else W), False)(v)
 
     def follow(self, v: Pair) -> tuple[Pair, Pair]:
         """t = W v + E'y and y, with y chosen by iterative refinement to make t small."""
@@ -370,7 +372,7 @@ class _Figures:
 class _System:
     """One system, equilibrated: all rows for the residual, the independent ones for the bounds."""
 
-    all_rows: Matrix
+    all_rows: Rows
     f: Pair
     decision: Rank
     rows: _Rows | None
@@ -511,7 +513,7 @@ def _system(
             right = exact(f)
         # phi = f_D - C f_K with C = -y
         kept_f = exact(f[decision.kept][None])
-        combined = Product(Dense(y.high), False)(kept_f)
+        combined = Product(DenseRows(y.high), False)(kept_f)
         phi = add(exact(f[decision.dropped][None]), add(combined, exact(kept_f.high @ y.low.mT)))
         redundancy = delta, phi
     return _System(E, right, decision, rows, redundancy, uncertainty)
@@ -519,13 +521,11 @@ def _system(
 
 def _element(
     constraint: AffineConstraint, analysis: Analysis, i: int
-) -> tuple[Matrix, Tensor, Tensor]:
+) -> tuple[Rows, Tensor, Tensor]:
     """E, f and the exponents of one element in float64; f before any rounding to A's dtype."""
-    rows, exponent = analysis.system.rows, analysis.system.exponent
-    b = constraint.b
-    if isinstance(rows, Dense) and rows.entries.dim() == 3:
-        rows, exponent, b = Dense(rows.entries[i]), exponent[i], b[i]
-    return rows.to(torch.float64), scale(b.double(), exponent), exponent
+    system = analysis.system.element(i)
+    b = constraint.b if constraint.batch is None else constraint.b[i]
+    return system.rows.to(torch.float64), equilibrated_side(b, system.exponent), system.exponent
 
 
 def _least_squares_right_side(

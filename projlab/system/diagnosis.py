@@ -12,10 +12,10 @@ from projlab import tolerance
 from projlab.errors import InconsistentError, InputError
 from projlab.numerics.exact_rank import independent_rows
 from projlab.numerics.scaling import scale
+from projlab.numerics.triangular import Reflectors
 from projlab.system.constraint import AffineConstraint
 from projlab.system.equilibration import Equilibrated, equilibrate
 from projlab.system.rank import Rank, RankRule, check_rule, cutoff_of, decide, decide_each
-from projlab.system.rows import Dense
 
 _SHOWN = 5
 _SIMPLE = 100
@@ -202,6 +202,16 @@ class Analysis:
     conflicts: dict[int, tuple[Combination, ...]] = field(default_factory=dict)
     """Per element: the rows that contradict the others; absent where it is consistent."""
 
+    @property
+    def reflectors(self) -> Reflectors | None:
+        """Householder QR of E' in float64, where the rank decision left one for every system."""
+        made = [d.reflectors for d in self.decisions if d.reflectors is not None]
+        if len(made) < len(self.decisions):
+            return None
+        if self.system.rows.batch is None:
+            return made[0]
+        return Reflectors(*(torch.stack(parts) for parts in zip(*made, strict=True)))
+
 
 Judged = tuple[tuple[Rank, ...], dict[int, tuple[Combination, ...]]]
 """What is kept with a constraint: an `Analysis` less the rows."""
@@ -229,14 +239,13 @@ def analyse(
         if constraint.batch is None:
             decisions = (decide(system.rows, u, rule),)
         else:
-            assert isinstance(system.rows, Dense)
             decisions = decide_each(system.rows, u, rule)
         if measured:
             decisions = tuple(decision.measure() for decision in decisions)
         analysis = Analysis(system, decisions)
         for i, decision in enumerate(decisions):
             if len(decision.dropped):
-                bad = _conflicting(_element(system, i), decision, u, rule)
+                bad = _conflicting(system.element(i), decision, u, rule)
                 if bad:
                     analysis.conflicts[i] = combinations(constraint, analysis, i, bad)
         # rows and reflectors are as large as A: for the factorisation that follows, and not kept
@@ -244,13 +253,6 @@ def analyse(
         cache[key] = kept, analysis.conflicts
         return analysis
     return Analysis(system, decisions, conflicts)
-
-
-def _element(system: Equilibrated, i: int) -> Equilibrated:
-    """System i of a batch; the system itself where there is no batch."""
-    if system.f.dim() == 1:
-        return system
-    return Equilibrated(Dense(system.rows.to_dense()[i]), system.f[i], system.exponent[i])
 
 
 def _conflicting(system: Equilibrated, decision: Rank, u: float, rule: RankRule) -> list[int]:

@@ -10,38 +10,43 @@ import torch
 from torch import Tensor
 
 from projlab.errors import InputError
-from projlab.numerics.scaling import scale
+from projlab.numerics.scaling import scale, widened
 from projlab.system.constraint import AffineConstraint
-from projlab.system.rows import Dense, Matrix
+from projlab.system.rows import Rows
 
 
 @dataclass(frozen=True)
 class Equilibrated:
     """E x = f with rows of norm in [sqrt(1/2), sqrt(2)); rows of zeros stay zero."""
 
-    rows: Matrix
+    rows: Rows
     f: Tensor
     """(..., m)."""
     exponent: Tensor
     """(..., m) integers: D = 2**exponent."""
 
+    def element(self, i: int) -> "Equilibrated":
+        """System i of a batch; the system itself where there is none."""
+        if self.rows.batch is None:
+            return self
+        return Equilibrated(self.rows.element(i), self.f[i], self.exponent[i])
 
-def equilibrate_rows(matrix: Matrix) -> tuple[Matrix, Tensor]:
+
+def equilibrate_rows(rows: Rows) -> tuple[Rows, Tensor]:
     """E and the exponents of D; a power of two in a row of A changes no bit of E."""
-    if matrix.shape[0] == 0:
-        lead = matrix.entries.shape[:-1] if isinstance(matrix, Dense) else (0,)
-        return matrix, torch.zeros(lead, dtype=torch.int32, device=matrix.device)
-    norms = matrix.row_norms()
+    norms = rows.row_norms()
+    if norms.numel() == 0:
+        return rows, torch.zeros(norms.shape, dtype=torch.int32, device=rows.device)
     smallest, largest = torch.aminmax(norms)
     info = torch.finfo(norms.dtype)
     if math.sqrt(info.tiny) / info.eps < float(smallest) and float(largest) < math.sqrt(info.max):
         exponent = _exponent(norms)
-        return matrix.scale_rows(-exponent), -exponent
+        return rows.scale_rows(-exponent), -exponent
     # by the largest entry first: the squares in a norm could over- or underflow
-    coarse = torch.frexp(matrix.row_max()).exponent
-    matrix = matrix.scale_rows(-coarse)
-    fine = _exponent(matrix.row_norms())
-    return matrix.scale_rows(-fine), -(coarse + fine)
+    coarse = torch.frexp(rows.row_max()).exponent
+    rows = rows.scale_rows(-coarse)
+    fine = _exponent(rows.row_norms())
+    return rows.scale_rows(-fine), -(coarse + fine)
 
 
 def _exponent(norms: Tensor) -> Tensor:
@@ -51,19 +56,27 @@ def _exponent(norms: Tensor) -> Tensor:
     return torch.where(mantissa == 0, 0, exponent)
 
 
+def equilibrated_side(b: Tensor, exponent: Tensor) -> Tensor:
+    """f = D b in float64, before any rounding to a narrower dtype; on the CPU where b has none.
+
+    b and the exponents are (..., m), of the same rows.
+    """
+    wide = widened(b)
+    return scale(wide, exponent.to(wide.device))
+
+
 def equilibrate(constraint: AffineConstraint, dtype: torch.dtype) -> Equilibrated:
     """E and f in `dtype`, on the constraint's device.
 
     Scaled before they are rounded to it: entries of A and b may lie outside its range.
     """
     wide = torch.promote_types(torch.promote_types(constraint.dtype, constraint.b.dtype), dtype)
-    rows, exponent = equilibrate_rows(constraint.matrix.to(wide))
-    rows = rows.to(dtype)
-    f = scale(constraint.b.to(wide), exponent).to(dtype)
+    rows, exponent = equilibrate_rows(constraint.rows.to(wide))
+    f = equilibrated_side(constraint.b, exponent).to(device=constraint.device, dtype=dtype)
     if not bool(torch.isfinite(f).all()):
         row = int((~torch.isfinite(f)).nonzero()[0, -1])
         raise InputError(
             f"b of {constraint.names[row]} divided by the norm of its row of A overflows in "
             f"{dtype}: no x of that size can be represented"
         )
-    return Equilibrated(rows, f, exponent)
+    return Equilibrated(rows.to(dtype), f, exponent)

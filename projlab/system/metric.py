@@ -13,7 +13,7 @@ from torch import Tensor
 from projlab import tolerance
 from projlab.errors import InputError
 from projlab.numerics.triangular import columns, uncolumns
-from projlab.system.constraint import require_finite, to_tensor
+from projlab.system.inputs import require_finite, to_tensor
 
 
 @dataclass(frozen=True)

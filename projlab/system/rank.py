@@ -19,8 +19,8 @@ from projlab.errors import InputError
 from projlab.numerics import memory, tuning
 from projlab.numerics.exact_rank import independent_rows
 from projlab.numerics.scaling import scale, widened
-from projlab.numerics.triangular import upper
-from projlab.system.rows import Dense, Matrix
+from projlab.numerics.triangular import Reflectors, householder, upper
+from projlab.system.rows import Rows
 
 RankRule = float | Literal["numerical", "exact"]
 
@@ -47,7 +47,7 @@ class Rank:
     (full rank but for rows of zeros, or rows that share no column)."""
     sigma: Tensor
     """(rank,) the singular values above the cutoff; (0,) where they were not needed."""
-    reflectors: tuple[Tensor, Tensor] | None = None
+    reflectors: Reflectors | None = None
     """Householder QR of E' in float64, as LAPACK leaves it; None where E has redundant rows, or was
     decided on otherwise."""
     measured: bool = True
@@ -58,7 +58,7 @@ class Rank:
         """The same decision with the singular values that `reflectors` still tell."""
         if self.measured or self.reflectors is None:
             return self
-        sigma = torch.linalg.svdvals(upper(self.reflectors[0]))
+        sigma = torch.linalg.svdvals(upper(self.reflectors.a))
         condition = float(sigma[0] / sigma[-1])
         return replace(
             self, condition=condition, gap=(1 / condition, 0.0), sigma=sigma, measured=True
@@ -82,7 +82,7 @@ def cutoff_of(rule: RankRule, m: int, n: int, u: float) -> float:
     return tolerance.rank_cutoff(m, n, u) if isinstance(rule, str) else rule
 
 
-def decide(rows: Matrix, u: float, rule: RankRule) -> Rank:
+def decide(rows: Rows, u: float, rule: RankRule) -> Rank:
     """Rank of the equilibrated `rows` (m, n) for data of unit roundoff u.
 
     Singular values are computed only where a bound on the condition number leaves the rank open.
@@ -97,10 +97,11 @@ def decide(rows: Matrix, u: float, rule: RankRule) -> Rank:
         # rows that share no column are orthogonal: their norms are the singular values
         sigma = rows.row_norms()[nonzero].double().sort(descending=True).values
         return _all_kept(nonzero, zero, float(sigma[0] / sigma[-1]), sigma)
-    if isinstance(rows, Dense):
-        memory.require(
-            memory.factorisation_bytes(m, n, torch.float64), "the rank decision", rows.device
-        )
+    memory.require(
+        memory.factorisation_bytes(len(nonzero), n, torch.float64),
+        f"the rank decision of {m} x {n} rows",
+        rows.device,
+    )
     E = widened((rows.select(nonzero) if len(nonzero) < m else rows).to_dense())
     cutoff = cutoff_of(rule, m, n, u)
     R, reflectors = _triangle(E)
@@ -145,28 +146,30 @@ def decide(rows: Matrix, u: float, rule: RankRule) -> Rank:
     return Rank(rank, condition, ambiguous, gap, nonzero[kept], dropped[order], C, whole, singular)
 
 
-def decide_each(rows: Dense, u: float, rule: RankRule) -> tuple[Rank, ...]:
+def decide_each(rows: Rows, u: float, rule: RankRule) -> tuple[Rank, ...]:
     """`decide` for every system of `rows` (B, m, n), all at once where a bound decides them."""
-    (B, m, n) = rows.entries.shape
+    (B, m, n) = rows.to_dense().shape
     proven: list[Rank | None] = [None] * B
     if 1 < m <= n and rule != "exact":
         memory.require(
-            memory.factorisation_bytes(m, n, torch.float64, B), "the rank decision", rows.device
+            memory.factorisation_bytes(m, n, torch.float64, B),
+            f"the rank decision of {B} systems of {m} x {n} rows",
+            rows.device,
         )
-        R, (a, tau) = _triangle(widened(rows.entries))
+        R, (a, tau) = _triangle(widened(rows.to_dense()))
         limit = 1 / (tolerance.PROVEN * cutoff_of(rule, m, n, u))
         bounds = (_norm_bound(R) * _norm_bound(_inverse(R))).tolist()
         every = torch.arange(m, device=R.device)
         for i, bound in enumerate(bounds):
             if bound <= limit:
-                proven[i] = _proven(every, bound, (a[i], tau[i]))
+                proven[i] = _proven(every, bound, Reflectors(a[i], tau[i]))
     return tuple(
-        decide(Dense(rows.entries[i]), u, rule) if found is None else found
+        decide(rows.element(i), u, rule) if found is None else found
         for i, found in enumerate(proven)
     )
 
 
-def _proven(every: Tensor, bound: float, reflectors: tuple[Tensor, Tensor]) -> Rank:
+def _proven(every: Tensor, bound: float, reflectors: Reflectors) -> Rank:
     """Full rank, with singular values far above the cutoff."""
     none = every[:0]
     gap, sigma = (1 / bound, 0.0), torch.zeros(0, dtype=torch.float64, device=every.device)
@@ -216,13 +219,13 @@ def _all_kept(
     return Rank(rank, condition, ambiguous, gap, nonzero, dropped, None, None, sigma)
 
 
-def _triangle(E: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+def _triangle(E: Tensor) -> tuple[Tensor, Reflectors]:
     """A square matrix with the singular values of E, by one Householder QR of its longer side.
 
     With its reflectors, from which a factorisation need not start again.
     """
-    a, tau = torch.geqrf(E.mT if E.shape[-2] <= E.shape[-1] else E)
-    return upper(a), (a, tau)
+    reflectors = householder(E.mT if E.shape[-2] <= E.shape[-1] else E)
+    return upper(reflectors.a), reflectors
 
 
 def _extended_precision_tail(E: Tensor, sigma: Tensor, cutoff: float) -> Tensor | None:

@@ -1,7 +1,7 @@
 """Structure of a system that a variant can use."""
 
 from projlab.errors import InputError
-from projlab.system.rows import Matrix as Rows
+from projlab.system.rows import Rows
 
 
 def require_disjoint(rows: Rows, names: tuple[str, ...]) -> None:

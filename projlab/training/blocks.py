@@ -24,7 +24,6 @@ from projlab.numerics import tuning
 from projlab.system.constraint import AffineConstraint
 from projlab.system.diagnosis import analyse
 from projlab.system.options import check_options
-from projlab.system.rows import Triplets
 from projlab.training.expressions.maps import Sums
 from projlab.training.partition import MatrixPlan, Piece, Plan, SumsPlan
 
@@ -405,14 +404,11 @@ class SolverBlock(Block):
         self.entries = [Entries(piece, parameters[piece.parameter]) for piece in plan.pieces]
 
     def residual(self, b: Tensor) -> Tensor:
-        return self.constraint.matrix.to(self.work).matvec(self._read(self.ts)) - b
+        return self.constraint.rows.to(self.work).matvec(self._read(self.ts)) - b
 
     def magnitude(self, b: Tensor) -> Tensor:
-        matrix = self.constraint.matrix.to(self.work)
-        if isinstance(matrix, Triplets):
-            absolute = Triplets(matrix.rows, matrix.cols, matrix.values.abs(), matrix.shape)
-            return absolute.matvec(self._read(self.ts).abs()) + b.abs()
-        return type(matrix)(matrix.entries.abs()).matvec(self._read(self.ts).abs()) + b.abs()
+        absolute = self.constraint.rows.to(self.work).abs()
+        return absolute.matvec(self._read(self.ts).abs()) + b.abs()
 
     def subtract(self, r: Tensor) -> None:
         zero = r.new_zeros(len(r), self.shape[2])
@@ -511,22 +507,14 @@ def make(
     eye = torch.eye(constraint.m, dtype=dtype, device=device)
     K = solver.right_side(-(eye.expand(len(right), -1, -1) if batched else eye))
     assert K is not None
-    A = plan.A if isinstance(plan.A, Tensor) else constraint.matrix.to_dense()
+    A = plan.A if isinstance(plan.A, Tensor) else constraint.rows.to_dense()
     return MatrixBlock(plan, parameters, A, W, K.mT, solver)
 
 
 def _constraint(
     plan: MatrixPlan, b: Tensor, names: list[str], device: torch.device
 ) -> AffineConstraint:
-    A = plan.A if isinstance(plan.A, Tensor) else coo(plan.A)
-    return AffineConstraint(A.to(device), b.to(device), names)
-
-
-def coo(A: Triplets) -> Tensor:
-    """As a sparse tensor."""
-    return torch.sparse_coo_tensor(
-        torch.stack([A.rows, A.cols]), A.values, A.shape, check_invariants=False
-    )
+    return AffineConstraint(plan.A.to(device=device), b.to(device), names)
 
 
 def _refuse(

@@ -10,6 +10,7 @@ from projlab import tolerance
 from projlab.errors import InputError
 from projlab.system.constraint import AffineConstraint
 from projlab.system.diagnosis import working_dtype
+from projlab.system.rows import SparseRows
 from projlab.training import blocks
 from projlab.training.blocks import Block, Shift, skipped, working
 from projlab.training.expressions.expression import Equation
@@ -291,6 +292,7 @@ class System:
         found: list[tuple[Tensor, AffineConstraint]] = []
         for plan in plans:
             right = b.cpu()[plan.rows]
+            A: Tensor | SparseRows
             if isinstance(plan, SumsPlan):
                 x = torch.cat([t.view(ts[p]).reshape(right.numel(), -1) for p, t in plan.terms], 1)
                 a = torch.cat(
@@ -302,9 +304,9 @@ class System:
                     [blocks.Entries(p, self.parameters[p.parameter]).read(ts) for p in plan.pieces],
                     1,
                 )
-                A = plan.A if isinstance(plan.A, Tensor) else blocks.coo(plan.A)
-            A = A.to(x.device)
-            if A.dim() == 3:
+                A = plan.A
+            A = A.to(device=x.device)
+            if isinstance(A, Tensor) and A.dim() == 3:
                 found.append((x, AffineConstraint(A, right.to(x.device))))
                 continue
             distinct, which = torch.unique(right, dim=0, return_inverse=True)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from projlab.system.rows import Triplets, triplets
+from projlab.system.rows import SparseRows, sparse_rows
 from projlab.training.expressions.maps import Map, Matrix, Sums
 
 FEW = 16
@@ -57,8 +57,8 @@ class MatrixPlan:
     rows: Tensor
     """(B, m) row numbers."""
     pieces: tuple[Piece, ...]
-    A: Tensor | Triplets
-    """(m, n) where all blocks are equal, or (B, m, n); triplets for one sparse block."""
+    A: Tensor | SparseRows
+    """(m, n) where all blocks are equal, or (B, m, n); sparse for one block of few entries."""
 
 
 Plan = SumsPlan | MatrixPlan
@@ -254,7 +254,7 @@ def _components(
         start += r.height
     if not parts:
         return [], numbers
-    whole = triplets(
+    whole = sparse_rows(
         torch.cat([i for i, _, _ in parts]),
         torch.cat([j for _, j, _ in parts]),
         torch.cat([v for *_, v in parts]),
@@ -304,10 +304,10 @@ def _components(
         mine = (position[of_row[whole.rows]] >= 0).nonzero().flatten()
         block = position[of_row[whole.rows[mine]]]
         i, j, v = row_place[whole.rows[mine]], column_place[local[mine]], whole.values[mine]
-        A: Tensor | Triplets
+        A: Tensor | SparseRows
         # a stored entry takes three numbers, a dense one one
         if len(members) == 1 and m * n > 3 * len(v):
-            A = triplets(i, j, v, (m, n))
+            A = sparse_rows(i, j, v, (m, n))
         else:
             A = torch.zeros(len(members), m, n, dtype=torch.float64)
             A[block, i, j] = v

@@ -35,22 +35,9 @@ def test_bad_input_is_code_2(arguments, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [[], ["--quick", "--full"], ["--quick", "--threads", "0"]])
-def test_bad_usage_is_code_2(arguments):
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["bench", *arguments])
-    assert ended.value.code == 2
-
-
 def test_an_unknown_target_is_code_2(capfd):
     assert cli.main(["bench", "--targets", "frobnicate"]) == 2
     assert "frobnicate" in capfd.readouterr().err
-
-
-def test_without_a_checkout_it_says_so(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(cli, "__file__", str(tmp_path / "projlab" / "cli.py"))
-    assert cli.main(["bench", "--quick"]) == 2
-    assert "checkout" in capsys.readouterr().err
 
 
 def test_quick_selects_small_cells_and_always_the_yardsticks():

@@ -1,6 +1,5 @@
 """`projlab compare`: what it finds, what it recommends, and that nothing keeps it from ending."""
 
-import json
 import math
 import sys
 import time
@@ -13,8 +12,7 @@ import scipy.sparse as sp
 import torch
 
 import projlab
-from projlab import AffineConstraint, tolerance
-from projlab.cli import main
+from projlab import AffineConstraint
 from projlab_validation import compare, describe, formats
 from projlab_validation.describe import System
 from projlab_validation.lines import Line, lines
@@ -36,96 +34,11 @@ def given(A, b, names=None, dtype="float64"):
     return formats.Given(Path("system.npz"), A, b, names=names, dtype=dtype)
 
 
-@pytest.fixture
-def system(tmp_path, monkeypatch):
-    """The file of a small system with a redundant row, in the current folder."""
-    monkeypatch.chdir(tmp_path)
-    np.savez("system.npz", A=A, b=B, names=np.array(NAMES))
-    return Path("system.npz")
-
-
 def run_code(advice, A, b):
     """Run the line that is recommended, and return what it projects the origin to."""
     names = {"projector": projlab.projector, "A": A, "b": b}
     exec(advice["code"], names)  # noqa: S102  what users are told to paste
     return names["P"](torch.zeros(A.shape[1], dtype=torch.float64)).numpy()
-
-
-class TestCommand:
-    def test_json_says_what_the_system_is_and_which_variant_to_use(self, system, capfd):
-        assert main(["compare", str(system), "--json"]) == 0
-        out, error = capfd.readouterr()
-        assert error == ""
-        found = json.loads(out)
-        assert found["exit_code"] == 0
-        (one,) = found["systems"]
-        assert one["system"]["rank"] == 2
-        assert one["system"]["redundant"] == ["total = in + out"]
-        assert one["system"]["condition"] == pytest.approx(
-            projlab.diagnose(A, B).condition, rel=1e-12
-        )
-        by_name = {line["name"]: line for line in one["lines"]}
-        assert tuple(by_name) == projlab.variants()
-        assert by_name["single_row"]["verdict"] == "skip"
-        for name in ("cholesky", "qr", "pinv"):
-            line = by_name[name]
-            assert line["verdict"] == "pass"
-            assert line["judged_by"] == "exact"
-            assert line["forward_error"] < 1e-15
-            assert line["feasibility"] < 1e-15
-            assert line["stationarity"] < 1e-15
-            assert line["setup_s"] > 0
-            assert line["project_s"] > line["stacked_s"] > 0
-            assert line["stack"] == compare.STACK
-            assert line["held_bytes"] > 2 * 4 * 8
-        advice = one["recommendation"]
-        assert advice["variant"] in ("cholesky", "qr", "pinv")
-        assert advice["variant"] in advice["code"]
-        x = run_code(advice, A, B)
-        np.testing.assert_allclose(x, np.linalg.lstsq(A, B)[0], atol=1e-15)
-        assert [path.name for path in Path().iterdir()] == ["system.npz"]
-
-    def test_out_holds_the_page_and_the_data_and_a_person_reads_the_rest(self, system, capfd):
-        arguments = ["--variants", "qr,pinv", "--threads", "1", "--accuracy", "1e-10"]
-        assert main(["compare", str(system), *arguments, "--out", "out"]) == 0
-        text = capfd.readouterr().out
-        assert "within the 1e-10 asked for" in text
-        assert "cholesky" not in text
-        assert sorted(path.name for path in Path("out").iterdir()) == [
-            "compare.html",
-            "compare.json",
-        ]
-        data = json.loads(Path("out/compare.json").read_text(encoding="utf-8"))
-        assert data["asked"]["accuracy"] == 1e-10
-        assert data["environment"]["threads per worker"] == "1"
-        assert data["systems"][0]["recommendation"]["text"] in " ".join(text.split())
-
-    def test_an_answer_beyond_its_theory_ends_with_1(self, system, monkeypatch, capsys):
-        monkeypatch.setattr(tolerance, "forward_error_bound", lambda *a, **k: 1e-30)
-        assert main(["compare", str(system), "--variants", "qr"]) == 1
-        assert "fail qr: forward error" in capsys.readouterr().out
-
-    def test_where_nothing_is_checked_it_ends_with_3_and_says_what_to_do(self, system, capsys):
-        np.savez(
-            "large.npz", A=np.random.default_rng(0).standard_normal((300, 400)), b=np.ones(300)
-        )
-        assert main(["compare", "large.npz", "--time-limit", "0.01"]) == 3
-        out = capsys.readouterr().out
-        assert "the rank decision alone is predicted to take" in out
-        assert "A longer --time-limit measures it" in out
-
-    def test_each_dtype_and_file_is_a_comparison_of_its_own(self, system, capsys):
-        np.save("row.npy", A[0])
-        np.save("row_b.npy", B[:1])
-        arguments = ["--dtype", "float32", "--variants", "qr", "--json"]
-        assert main(["compare", ".", *arguments]) == 0
-        found = json.loads(capsys.readouterr().out)["systems"]
-        assert [(one["file"], one["dtype"]) for one in found] == [
-            ("row.npy", "float32"),
-            ("system.npz", "float32"),
-        ]
-        assert 0 < found[1]["lines"][0]["forward_error"] < 1e-6
-        assert "one row" in found[0]["system"]["structure"]
 
 
 def test_rows_that_contradict_each_other_are_named_and_least_squares_is_offered():

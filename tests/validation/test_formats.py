@@ -309,48 +309,6 @@ def test_bad_input_ends_with_2_and_one_line_and_nothing_is_written(
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["nowhere.npz"], "nowhere.npz: there is no such file"),
-        (["empty"], "empty: is a folder without a system; want a file any of .npz"),
-        (["A.npy", "--b", "nowhere.npy"], "nowhere.npy: there is no such file"),
-        (["A.npy", "--b", "x0.npy"], "x0.npy: holds b of shape (3,); want (2,), to fit A.npy"),
-        (["A.npy", "--b", "b.npy", "--x0", "b.npy"], "b.npy: holds x0 of shape (2,); want (3,)"),
-        (
-            ["A.npy", "--b", "rhs.npz"],
-            "rhs.npz: holds left, right; want one vector, or one named b",
-        ),
-        (["A.npy", "s.npz", "--b", "b.npy"], "--b and --x0 belong to one system, and 2 are given"),
-        (["s.npz", "--out", "b.npy"], "--out b.npy is a file"),
-        (["s.npz", "--variants", "qr,gauss"], "variant='gauss' is unknown"),
-        (["s.npz", "--device", "abacus"], "--device abacus cannot be used here"),
-    ],
-)
-def test_files_that_are_missing_or_do_not_fit_end_with_2(
-    arguments, says, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
-    Path("empty").mkdir()
-    Path("empty/notes.txt").write_text("no system")
-    contents = {
-        "A.npy": npy(A),
-        "b.npy": npy(B),
-        "x0.npy": npy(X0),
-        "rhs.npz": npz(left=B, right=B),
-        "s.npz": npz(A=A, b=B),
-    }
-    for name, content in contents.items():
-        written(tmp_path, name, content)
-    before = sorted(tmp_path.rglob("*"))
-    assert main(["compare", *arguments]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("projlab: ")
-    assert error.count("\n") == 1
-    assert says in error
-    assert sorted(tmp_path.rglob("*")) == before
-
-
 def test_a_header_that_claims_too_much_is_not_believed(tmp_path):
     huge = {**PARTS, "shape": np.array([2, 2**50])}
     with pytest.raises(InputError, match="claims to hold"):

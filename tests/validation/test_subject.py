@@ -2,11 +2,11 @@
 
 import importlib.metadata
 import json
-import os
 import subprocess
 import sys
 import tomllib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -39,23 +39,16 @@ PROBLEMS = (
         dtypes=["float64"],
     ),
 )
-PROGRAM = "import sys; from projlab.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
 def judged(name, problem):
     return judge(table(measure(problem, [f"faults:{name}"], QUICK)).to_pandas())
 
 
-def cli(*arguments, cwd=HERE):
-    return subprocess.run(
-        [sys.executable, "-c", PROGRAM, "validate", "--profile", "quick", "--jobs", "1",
-         *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )  # fmt: skip
+@pytest.fixture
+def validate(projlab_command):
+    """`projlab validate` on the quick profile, in the folder of `faults`."""
+    return partial(projlab_command, "validate", "--profile", "quick", "--jobs", "1", cwd=HERE)
 
 
 def test_enough_faults_are_planted():
@@ -130,10 +123,10 @@ def test_a_run_that_is_given_up_ends_with_1_and_says_so(tmp_path, monkeypatch, c
 
 
 class TestCommand:
-    def test_a_fault_ends_with_1_and_the_command_that_repeats_it(self, tmp_path):
+    def test_a_fault_ends_with_1_and_the_command_that_repeats_it(self, validate, tmp_path):
         out = tmp_path / "run"
         chosen = ("--subject", "faults:sign_of_b", "--problem", "article_3", "--dtype", "float64")
-        ended = cli(*chosen, "--out", out)
+        ended = validate(*chosen, "--out", out)
         assert ended.returncode == 1, ended.stderr
         command = (
             "projlab validate --profile quick --problem article_3 --subject faults:sign_of_b "
@@ -144,15 +137,15 @@ class TestCommand:
         assert command in report
         assert "| row_permutation |" in report
 
-    def test_what_is_sound_ends_with_0_and_is_not_measured_again(self, tmp_path):
+    def test_what_is_sound_ends_with_0_and_is_not_measured_again(self, validate, tmp_path):
         chosen = ("--subject", "faults:row_scaled_lstsq", "--group", "article", "--json")
-        ended = cli(*chosen, "--out", tmp_path / "run")
+        ended = validate(*chosen, "--out", tmp_path / "run")
         assert ended.returncode == 0, ended.stderr
         outcome = json.loads(ended.stdout)
         assert outcome["subject"] == "faults:row_scaled_lstsq"
         assert outcome["totals"]["fail"] == 0
         parts = sorted((p, p.stat().st_mtime_ns) for p in (tmp_path / "run/records").iterdir())
-        assert cli(*chosen, "--out", tmp_path / "run", "--resume").returncode == 0
+        assert validate(*chosen, "--out", tmp_path / "run", "--resume").returncode == 0
         assert parts == sorted(
             (p, p.stat().st_mtime_ns) for p in (tmp_path / "run/records").iterdir()
         )

@@ -34,8 +34,9 @@ THREADS_PER_WORKER = 1
 READER_ONLY = frozenset({"commit"})
 """A commit that changes no measuring code, say a text, is no reason to measure again."""
 
-NOT_MEASURING = frozenset({"cli.py", "judge.py"})
-"""Files that act on records already measured: another rule is no reason to measure again."""
+NOT_MEASURING = frozenset({"cli", "judge.py"})
+"""Files, and the room of the command line, that act on records already measured: another rule is no
+reason to measure again."""
 
 
 def describe(
@@ -128,7 +129,9 @@ def source_digest() -> str:
 def _measuring_files() -> Iterator[Path]:
     for package in ("projlab", "projlab_validation"):
         root = _package_folder(package)
-        yield from (p for p in sorted(root.rglob("*.py")) if p.name not in NOT_MEASURING)
+        for path in sorted(root.rglob("*.py")):
+            if NOT_MEASURING.isdisjoint(path.relative_to(root).parts):
+                yield path
 
 
 def _package_folder(package: str) -> Path:

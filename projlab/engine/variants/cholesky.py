@@ -14,7 +14,7 @@ from projlab import tolerance
 from projlab.engine.variants.base import Factor, Variant
 from projlab.errors import RankDeficientError
 from projlab.numerics.triangular import columns, uncolumns
-from projlab.system.rows import Matrix
+from projlab.system.rows import Rows
 
 PASSES = 2
 
@@ -60,7 +60,7 @@ class Cholesky(Variant):
     name = "cholesky"
     summary = "Gram matrix, two passes; errs like kappa u + (kappa^2 u)^2; cheapest to set up"
 
-    def factor(self, rows: Matrix, u: float) -> CholeskyFactor:
+    def factor(self, rows: Rows, u: float) -> CholeskyFactor:
         E = rows.to_dense()
         gram = E @ E.mT
         diagonal = gram.diagonal(dim1=-2, dim2=-1)

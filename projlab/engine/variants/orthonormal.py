@@ -5,14 +5,13 @@ Least Squares Problems", section 2.4.2. With rows orthonormal to rounding, what 
 is orthogonal to the others, so that their coordinates are the same before and after it.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, addmv
 
 from projlab.engine.kernels import native
-from projlab.engine.variants.base import Factor
+from projlab.engine.variants.base import Bound, Factor
 from projlab.numerics import tuning
 
 
@@ -39,13 +38,23 @@ class OrthonormalRows(Factor):
         object.__setattr__(self, "_negated", (-self.W).mT if small else None)
         object.__setattr__(self, "_blocks", self.W.split(tuning.rows_per_block(self.W), dim=-2))
 
-    def native_vectors(self, c: Tensor) -> Callable[[Tensor], bool] | None:
-        return None if self._native is None else self._native.for_vectors(c)
-
-    def vector_terms(self, c: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+    def bound(self, c: Tensor) -> Bound:
+        if self._native is not None and not self._systems:
+            return super().bound(c)._replace(native=self._native.for_vectors(c))
         if self._native is not None or self._negated is None:
-            return None
-        return c, self.W, self._negated
+            return super().bound(c)
+        M, N = self.W, self._negated
+
+        def project(x: Tensor) -> Tensor:
+            return addmv(x, N, addmv(c, M, x)) if x.ndim == 1 else self.project(x, c)
+
+        def project_(x: Tensor) -> None:
+            if x.ndim == 1:
+                x.addmv_(N, addmv(c, M, x))
+            else:
+                self.project_(x, c)
+
+        return Bound(None, project, project_)
 
     def project(self, x: Tensor, c: Tensor | None) -> Tensor:
         projected = x.clone(memory_format=torch.contiguous_format)

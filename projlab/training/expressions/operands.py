@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from projlab.errors import InputError
-from projlab.system.constraint import require_finite, to_tensor
+from projlab.system.inputs import require_finite, to_tensor
 from projlab.system.rows import from_scipy, is_scipy_sparse
 
 

@@ -1,0 +1,68 @@
+"""The command line, `projlab COMMAND`: one file a command, all of them listed in `COMMANDS`.
+
+It starts without torch; a command imports the suite where it needs it.
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+
+from projlab import __version__
+from projlab.cli import bench, compare, report, validate, variants
+from projlab.cli.common import BAD_INPUT, EXIT_CODES, INTERRUPTED, Command
+from projlab.errors import InputError
+
+COMMANDS = (validate.COMMAND, compare.COMMAND, bench.COMMAND, report.COMMAND, variants.COMMAND)
+"""In the order of `projlab --help`."""
+
+EPILOG = f"""
+examples:
+  projlab variants
+  projlab validate --profile quick
+  projlab compare system.npz
+  projlab report runs/quick
+
+{EXIT_CODES}
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    options = build_parser().parse_args(arguments)
+    command: Command = options.command
+    # `timeout`, CI and `kill` end a run as Ctrl-C does, so that no worker goes on without it.
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return command.run(options)
+    except InputError as error:
+        print(f"projlab: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print(f"projlab: interrupted; {command.interrupted}", file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of every command."""
+    parser = argparse.ArgumentParser(
+        prog="projlab",
+        description="Projection onto {x : A x = b}: which method is right to how many digits.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"projlab {__version__}")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        subparser = subparsers.add_parser(
+            command.name,
+            help=command.help,
+            description=command.description,
+            epilog=command.epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_arguments(subparser)
+        subparser.set_defaults(command=command)
+    return parser

@@ -1,0 +1,119 @@
+"""What the commands share: what a command is, exit codes, types of options, JSON output."""
+
+import argparse
+import importlib.metadata
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from projlab.errors import InputError
+
+HELD, FAILED, BAD_INPUT, NOTHING_CHECKED = range(4)
+
+INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
+
+EXIT_CODES = (
+    "exit codes: 0 all held; 1 a check failed; 2 bad usage or bad input; 3 nothing was checked"
+)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of `projlab`.
+
+    Attributes
+    ----------
+    name
+        The word after `projlab`.
+    help
+        Its line in `projlab --help`.
+    description, epilog
+        What its own `--help` says before the options and after them.
+    add_arguments
+        Adds its arguments to its parser.
+    run
+        Does what the parsed options ask for; returns the exit code.
+    interrupted
+        What is said after Ctrl-C: what of the work is kept.
+    """
+
+    name: str
+    help: str
+    description: str
+    epilog: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+    interrupted: str = ""
+
+
+def positive_integer(text: str) -> int:
+    """Return the value of an option that takes an integer of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not a positive number")
+    return number
+
+
+def positive_number(text: str) -> float:
+    """Return the value of an option that takes a positive, finite number."""
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number
+
+
+def require_suite(command: str) -> None:
+    """Raise `InputError` that says what to install where the suite is not installed."""
+    if missing := _missing_from_suite():
+        raise InputError(
+            f"{command} needs the suite ({', '.join(missing)} missing); "
+            "install it by `pip install projlab[suite]`"
+        )
+
+
+def _missing_from_suite() -> list[str]:
+    """Name what the suite extra lists and this environment lacks."""
+    missing = []
+    for requirement in importlib.metadata.requires("projlab") or ():
+        name, _, marker = requirement.partition(";")
+        if re.search(r"extra == ['\"]suite['\"]", marker):
+            distribution = re.split(r"[^\w.-]", name.strip(), maxsplit=1)[0]
+            try:
+                importlib.metadata.version(distribution)
+            except importlib.metadata.PackageNotFoundError:
+                missing.append(distribution)
+    return missing
+
+
+def chosen_variants(names: Sequence[str] | None) -> tuple[str, ...]:
+    """Return these variants, or all where none are named; `InputError` for an unknown name."""
+    from projlab.engine.variants import get, variants
+
+    return tuple(get(name).name for name in names) if names else variants()
+
+
+def usable_device(name: str) -> str:
+    """Return the name of a torch device; `InputError` where nothing can be allocated on it."""
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        raise InputError(f"--device {name} cannot be used here: {error}") from error
+    return name
+
+
+def print_json(value: object) -> None:
+    """Print what a program reads."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def without_nan(value: object) -> object:
+    """Return a value as JSON can hold it: NaN, a missing figure, becomes null."""
+    if isinstance(value, Mapping):
+        return {str(name): without_nan(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,383 @@
+"""`projlab validate`: measure, judge and report."""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from projlab.cli.common import (
+    EXIT_CODES,
+    FAILED,
+    HELD,
+    NOTHING_CHECKED,
+    Command,
+    chosen_variants,
+    positive_integer,
+    positive_number,
+    print_json,
+    require_suite,
+    usable_device,
+    without_nan,
+)
+from projlab.errors import InputError
+
+if TYPE_CHECKING:
+    from projlab_reports.summary import Summary
+    from projlab_validation.problems import Problem
+    from projlab_validation.problems.problem import Dtype
+    from projlab_validation.profiles import Profile
+    from projlab_validation.record import Record
+    from projlab_validation.store import Store
+    from projlab_validation.subjects import Peer
+
+TRAINING = "training"
+"""The group of the training section: optimizers in the place of variants."""
+
+EPILOG = f"""
+examples:
+  projlab validate
+      measure everything of the quick profile (minutes) into runs/quick
+  projlab validate --profile standard --jobs 8 --out DIR
+  projlab validate --profile standard --jobs 8 --out DIR --resume
+      go on after an interruption; what is measured already is only judged again
+  projlab validate --problem ss_nnc1374 --variant qr --dtype float64 --out DIR
+      one problem and one variant
+  projlab validate --group article --group spectra --json
+  projlab validate --group training --out DIR
+      constraints under every optimizer of torch, against known constrained optima
+  projlab validate --peers --out DIR
+      and, beside the variants, what people use today, as far as it is installed
+  projlab validate --subject mypackage.layers:project --out DIR
+      somebody else's project(x, A, b), with the same problems, oracles and judge: dense tensors A
+      (m, n), b (m,), x (n,) or (k, n); the module is looked for in the current folder too
+  projlab validate --subject mypackage.layers:project --fail-fast --time-limit 5 --out DIR
+      the smallest problems first, and no further than to the first check that fails
+
+What takes longer than the time limit over one check of one problem is ended, and what crashes is
+noticed: that check failed, and the rest goes on in a new process; after 20 of these the run ends.
+A run that is interrupted or killed loses the problems in work; --resume goes on from there, and
+asks again for what took too long or crashed, with the --time-limit that it is given.
+
+DIR then holds report.html, report.md, figures, verdicts.parquet (every record with its verdict) and
+what a resumed run needs. A DIR that holds a run already is refused without --resume or --overwrite.
+
+{EXIT_CODES}
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `projlab validate`."""
+    add = parser.add_argument
+    add(
+        "--profile",
+        choices=("quick", "standard", "full"),
+        default="quick",
+        help="how much: minutes, a quarter of an hour, over an hour (default: quick)",
+    )
+    add("--out", type=Path, metavar="DIR", help="folder for the results (default: runs/PROFILE)")
+    add("--jobs", type=positive_integer, metavar="N", help="worker processes (default: all cores)")
+    add(
+        "--time-limit",
+        type=positive_number,
+        metavar="SECONDS",
+        help="for one check of one problem (default: 30 quick, 600 standard, 3600 full)",
+    )
+    add(
+        "-x",
+        "--fail-fast",
+        action="store_true",
+        help="the smallest problems first, and stop at the first check that fails",
+    )
+    add("--resume", action="store_true", help="go on with the run that DIR holds")
+    add("--overwrite", action="store_true", help="replace the run that DIR holds")
+    add(
+        "--group", action="append", metavar="G", help="only problems of this group; may be repeated"
+    )
+    add("--problem", action="append", metavar="NAME", help="only this problem; may be repeated")
+    who = parser.add_mutually_exclusive_group()
+    who.add_argument(
+        "--variant", action="append", metavar="V", help="only this variant; may be repeated"
+    )
+    who.add_argument(
+        "--subject",
+        metavar="PACKAGE.MODULE:CALLABLE",
+        help="validate this project(x, A, b) instead of the variants",
+    )
+    add(
+        "--dtype",
+        action="append",
+        choices=("float64", "float32"),
+        help="only problems in this dtype; may be repeated",
+    )
+    add(
+        "--peers",
+        action="store_true",
+        help="show the peers that are installed beside the variants: what people use today",
+    )
+    add("--device", default="cpu", help="torch device that the variants run on (default: cpu)")
+    add("--json", action="store_true", help="print the outcome as JSON instead of a table")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, judge and report."""
+    require_suite("validate")
+    from projlab_reports import publish, terminal
+    from projlab_validation import environment
+    from projlab_validation.store import Store
+
+    request = _request(options)
+    if not request.problems and not request.training:
+        print("projlab: nothing to check: no problem is in all of these at once", file=sys.stderr)
+        return NOTHING_CHECKED
+    folder = options.out or Path("runs") / request.profile.name
+    store = Store.create(folder, request.header, resume=options.resume, overwrite=options.overwrite)
+    description = environment.describe(request.device, options.subject, request.peers)
+    identity = environment.identity(description)
+    store.describe_environment(identity, description)
+
+    stopped = _measure(request, options, store, identity)
+    if stopped:
+        print(f"projlab: {stopped}; --resume goes on", file=sys.stderr)
+    summary, verdicts = _judge(request, store, description, stopped)
+    html, report = publish.write_run(summary, folder)
+    code = _exit_code(summary)
+    if options.json:
+        print_json(_outcome(summary, code, stopped, (html, report), verdicts))
+    else:
+        terminal.show(summary, report)
+        print(f"Page: {html}")
+    return code
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What the options ask for, checked before anything is written.
+
+    Attributes
+    ----------
+    profile
+        With the time limit of the options, where they have one.
+    variants
+        The variants, or the subject alone.
+    peers
+        Shown beside the variants.
+    device
+        Of the variants.
+    problems, training
+        The problems, and the names of those of the training section.
+    header
+        What the run's folder says that it was asked for.
+    """
+
+    profile: "Profile"
+    variants: tuple[str, ...]
+    peers: "tuple[Peer, ...]"
+    device: str
+    problems: "list[Problem]"
+    training: list[str]
+    header: dict[str, str]
+
+
+def _request(options: argparse.Namespace) -> _Request:
+    """Check the options against what there is."""
+    from projlab_validation import subjects
+    from projlab_validation.profiles import PROFILES
+    from projlab_validation.store import TIME_LIMIT
+
+    if options.peers and options.subject:
+        raise InputError("--peers shows peers beside projlab's variants, not beside a --subject")
+    peers = subjects.installed_peers() if options.peers else ()
+    profile = PROFILES[options.profile]
+    if options.time_limit:
+        profile = replace(profile, record_seconds=options.time_limit)
+    if options.subject:
+        subjects.load(options.subject)
+        variants: tuple[str, ...] = (options.subject,)
+    else:
+        variants = chosen_variants(options.variant)
+    device = usable_device(options.device)
+    header = {"profile": profile.name, "device": device}
+    if options.subject:
+        header["subject"] = options.subject
+    if options.time_limit:
+        header[TIME_LIMIT] = f"{options.time_limit:g}"
+    if peers:
+        header["peers"] = ", ".join(peer.name for peer in peers)
+    return _Request(
+        profile,
+        variants,
+        peers,
+        device,
+        _chosen_problems(options),
+        _chosen_training(options),
+        header,
+    )
+
+
+def _chosen_problems(options: argparse.Namespace) -> "list[Problem]":
+    from projlab_validation.problems import catalogue
+    from projlab_validation.profiles import PROFILES
+    from projlab_validation.training import section
+
+    dtypes: Sequence[Dtype] = options.dtype or PROFILES[options.profile].dtypes
+    groups, names = options.group, options.problem
+    if groups is not None:
+        groups = [group for group in groups if group != TRAINING]
+    if names is not None:
+        names = [name for name in names if name not in section.NAMES]
+    if groups == [] or names == []:
+        return []
+    try:
+        return list(catalogue(groups, names, dtypes))
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def _chosen_training(options: argparse.Namespace) -> list[str]:
+    """Name the training problems that are asked for; subjects and single variants train none."""
+    from projlab_validation.profiles import PROFILES
+    from projlab_validation.training import section
+
+    if options.subject or options.variant:
+        return []
+    if options.problem is not None:
+        return [name for name in section.NAMES if name in options.problem]
+    if options.group is not None and TRAINING not in options.group:
+        return []
+    of_profile = PROFILES[options.profile].training
+    return list(section.NAMES if of_profile is None else of_profile)
+
+
+def _measure(
+    request: _Request, options: argparse.Namespace, store: "Store", environment: str
+) -> str:
+    """Measure variants, training, then peers; return why it stopped before its end, if it did."""
+    from projlab_validation import runner
+
+    rows = runner.run(
+        request.problems,
+        request.variants,
+        request.profile,
+        store,
+        jobs=options.jobs,
+        environment=environment,
+        device=request.device,
+        smallest_first=options.fail_fast,
+    )
+    stopped = _exhaust(rows, fail_fast=options.fail_fast)
+    if request.training and not stopped:
+        _train(request, options, store, environment)
+    if request.peers and not stopped:
+        rows = runner.run(
+            [p for p in request.problems if p.m * p.m * p.n <= request.profile.subject_flops],
+            tuple(peer.spec for peer in request.peers),
+            replace(request.profile, subject_flops=0.0),  # the answer for x0 alone
+            store,
+            jobs=options.jobs,
+            environment=environment,
+            device=request.device,
+        )
+        stopped = _exhaust(rows, fail_fast=False)
+    return stopped
+
+
+def _exhaust(rows: "Generator[list[Record], None, None]", *, fail_fast: bool) -> str:
+    """Let a run go on to its end; return why it stopped before, if it did."""
+    from projlab_validation.judge import judge
+    from projlab_validation.record import table
+    from projlab_validation.runner import GivenUp
+
+    with contextlib.closing(rows):
+        try:
+            for records in rows:
+                if fail_fast and "fail" in set(judge(table(records).to_pandas())["verdict"]):
+                    return "stopped at the first check that failed"
+        except GivenUp as end:
+            return str(end)
+    return ""
+
+
+def _train(
+    request: _Request, options: argparse.Namespace, store: "Store", environment: str
+) -> None:
+    """Run the training section to its end."""
+    from projlab_validation.training import section
+
+    rows = section.run(
+        store.folder,
+        request.training,
+        request.profile,
+        options.dtype or request.profile.dtypes,
+        environment=environment,
+        jobs=options.jobs,
+    )
+    for _ in rows:
+        pass
+
+
+def _judge(
+    request: _Request, store: "Store", description: Mapping[str, str], stopped: str
+) -> "tuple[Summary, Path]":
+    """Judge every record of this environment, write the verdicts, and end the run.
+
+    Returns the run's summary and the file of its verdicts.
+    """
+    from projlab_reports.summary import Summary
+    from projlab_validation.environment import identity
+    from projlab_validation.judge import judge
+    from projlab_validation.store import STOPPED, TRAINING_VERDICTS, read
+    from projlab_validation.training import section
+    from projlab_validation.training.judge import judge as judge_training
+
+    environment = identity(description)
+    records = read(store.folder)
+    verdicts = judge(records[records["environment"] == environment])
+    path = store.write_verdicts(verdicts)
+    of_peers = verdicts["variant"].isin([peer.spec for peer in request.peers])
+    training = judge_training(section.read(store.folder, environment))
+    store.write_verdicts(training, TRAINING_VERDICTS)
+    store.end(stopped)
+    header = request.header | ({STOPPED: stopped} if stopped else {})
+    summary = Summary(verdicts[~of_peers], header, description, verdicts[of_peers], training)
+    return summary, path
+
+
+def _exit_code(summary: "Summary") -> int:
+    if summary.totals["fail"]:
+        return FAILED
+    return HELD if summary.checked else NOTHING_CHECKED
+
+
+def _outcome(
+    summary: "Summary", code: int, stopped: str, pages: tuple[Path, Path], verdicts: Path
+) -> dict[str, Any]:
+    """What a program reads of a run."""
+    html, report = pages
+    outcome = {
+        "headline": summary.headline,
+        "exit_code": code,
+        "stopped": stopped or None,
+        **summary.header,
+        "totals": summary.totals,
+        "variants": summary.by_variant.to_dict("records"),
+        "failures": summary.failures.to_dict("records"),
+        "peers": summary.peers.to_dict("records"),
+        "page": str(html),
+        "report": str(report),
+        "verdicts": str(verdicts),
+    }
+    return cast("dict[str, Any]", without_nan(outcome))
+
+
+COMMAND = Command(
+    name="validate",
+    help="measure every variant against exact solutions, cvxpy and scipy",
+    description="Measure every variant against exact solutions, cvxpy and scipy.",
+    epilog=EPILOG,
+    add_arguments=add_arguments,
+    run=run,
+    interrupted="--resume goes on with what is measured already",
+)

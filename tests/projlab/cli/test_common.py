@@ -1,0 +1,50 @@
+"""What the commands share: types of options, what the suite needs, JSON."""
+
+import argparse
+import importlib.metadata
+import math
+
+import pytest
+
+from projlab import InputError
+from projlab.cli import common, main
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "many"])
+def test_an_integer_that_is_not_positive_is_refused(text):
+    with pytest.raises((argparse.ArgumentTypeError, ValueError)):
+        common.positive_integer(text)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "soon"])
+def test_a_number_that_is_not_positive_and_finite_is_refused(text):
+    with pytest.raises((argparse.ArgumentTypeError, ValueError)):
+        common.positive_number(text)
+
+
+def test_without_the_suite_a_command_says_what_to_install(capsys, monkeypatch):
+    installed = importlib.metadata.version
+
+    def version(name):
+        if name == "cvxpy":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return installed(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    for command in (["validate"], ["compare", "system.npz"], ["report", "runs/quick"]):
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert error.startswith(f"projlab: {command[0]} needs the suite (cvxpy missing)")
+        assert "pip install projlab[suite]" in error
+
+
+def test_a_device_that_is_not_there_is_bad_input():
+    assert common.usable_device("cpu") == "cpu"
+    with pytest.raises(InputError, match="--device abacus cannot be used here"):
+        common.usable_device("abacus")
+
+
+def test_a_missing_figure_is_null_in_json():
+    found = {"error": math.nan, 1: (1.0, math.nan, {"bound": math.nan})}
+    assert common.without_nan(found) == {"error": None, "1": [1.0, None, {"bound": None}]}

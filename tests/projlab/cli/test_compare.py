@@ -1,0 +1,157 @@
+"""`projlab compare` as its users meet it; `tests/validation` has what it computes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import projlab
+from projlab import tolerance
+from projlab.cli import main
+from projlab_validation import compare
+
+A = np.array([[1.0, 2.0, 0.0, 1.0], [0.0, 1.0, -1.0, 3.0], [1.0, 3.0, -1.0, 4.0]])
+B = np.array([1.0, 2.0, 3.0])  # the third row is the sum of the first two
+
+
+@pytest.fixture
+def system(tmp_path, monkeypatch):
+    """The file of a small system with a redundant row, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    np.savez("system.npz", A=A, b=B, names=np.array(("in", "out", "total")))
+    return Path("system.npz")
+
+
+def test_json_says_what_the_system_is_and_which_variant_to_use(system, capfd):
+    assert main(["compare", str(system), "--json"]) == 0
+    out, error = capfd.readouterr()
+    assert error == ""
+    found = json.loads(out)
+    assert found["exit_code"] == 0
+    (one,) = found["systems"]
+    assert one["system"]["rank"] == 2
+    assert one["system"]["redundant"] == ["total = in + out"]
+    assert one["system"]["condition"] == pytest.approx(projlab.diagnose(A, B).condition, rel=1e-12)
+    by_name = {line["name"]: line for line in one["lines"]}
+    assert tuple(by_name) == projlab.variants()
+    assert by_name["single_row"]["verdict"] == "skip"
+    for name in ("cholesky", "qr", "pinv"):
+        line = by_name[name]
+        assert line["verdict"] == "pass"
+        assert line["judged_by"] == "exact"
+        assert line["forward_error"] < 1e-15
+        assert line["feasibility"] < 1e-15
+        assert line["stationarity"] < 1e-15
+        assert line["setup_s"] > 0
+        assert line["project_s"] > line["stacked_s"] > 0
+        assert line["stack"] == compare.STACK
+        assert line["held_bytes"] > 2 * 4 * 8
+    advice = one["recommendation"]
+    assert advice["variant"] in ("cholesky", "qr", "pinv")
+    assert advice["variant"] in advice["code"]
+    names = {"projector": projlab.projector, "A": A, "b": B}
+    exec(advice["code"], names)  # noqa: S102  what users are told to paste
+    x = names["P"](torch.zeros(A.shape[1], dtype=torch.float64)).numpy()
+    np.testing.assert_allclose(x, np.linalg.lstsq(A, B)[0], atol=1e-15)
+    assert [path.name for path in Path().iterdir()] == ["system.npz"]
+
+
+def test_out_holds_the_page_and_the_data_and_a_person_reads_the_rest(system, capfd):
+    arguments = ["--variants", "qr,pinv", "--threads", "1", "--accuracy", "1e-10"]
+    assert main(["compare", str(system), *arguments, "--out", "out"]) == 0
+    text = capfd.readouterr().out
+    assert "within the 1e-10 asked for" in text
+    assert "cholesky" not in text
+    assert sorted(path.name for path in Path("out").iterdir()) == [
+        "compare.html",
+        "compare.json",
+    ]
+    data = json.loads(Path("out/compare.json").read_text(encoding="utf-8"))
+    assert data["asked"]["accuracy"] == 1e-10
+    assert data["environment"]["threads per worker"] == "1"
+    assert data["systems"][0]["recommendation"]["text"] in " ".join(text.split())
+
+
+def test_an_answer_beyond_its_theory_ends_with_1(system, monkeypatch, capsys):
+    monkeypatch.setattr(tolerance, "forward_error_bound", lambda *a, **k: 1e-30)
+    assert main(["compare", str(system), "--variants", "qr"]) == 1
+    assert "fail qr: forward error" in capsys.readouterr().out
+
+
+def test_where_nothing_is_checked_it_ends_with_3_and_says_what_to_do(system, capsys):
+    np.savez("large.npz", A=np.random.default_rng(0).standard_normal((300, 400)), b=np.ones(300))
+    assert main(["compare", "large.npz", "--time-limit", "0.01"]) == 3
+    out = capsys.readouterr().out
+    assert "the rank decision alone is predicted to take" in out
+    assert "A longer --time-limit measures it" in out
+
+
+def test_each_dtype_and_file_is_a_comparison_of_its_own(system, capsys):
+    np.save("row.npy", A[0])
+    np.save("row_b.npy", B[:1])
+    arguments = ["--dtype", "float32", "--variants", "qr", "--json"]
+    assert main(["compare", ".", *arguments]) == 0
+    found = json.loads(capsys.readouterr().out)["systems"]
+    assert [(one["file"], one["dtype"]) for one in found] == [
+        ("row.npy", "float32"),
+        ("system.npz", "float32"),
+    ]
+    assert 0 < found[1]["lines"][0]["forward_error"] < 1e-6
+    assert "one row" in found[0]["system"]["structure"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nowhere.npz"], "nowhere.npz: there is no such file"),
+        (["empty"], "empty: is a folder without a system; want a file any of .npz"),
+        (["A.npy", "--b", "nowhere.npy"], "nowhere.npy: there is no such file"),
+        (["A.npy", "--b", "x0.npy"], "x0.npy: holds b of shape (3,); want (2,), to fit A.npy"),
+        (["A.npy", "--b", "b.npy", "--x0", "b.npy"], "b.npy: holds x0 of shape (2,); want (3,)"),
+        (
+            ["A.npy", "--b", "rhs.npz"],
+            "rhs.npz: holds left, right; want one vector, or one named b",
+        ),
+        (["A.npy", "s.npz", "--b", "b.npy"], "--b and --x0 belong to one system, and 2 are given"),
+        (["s.npz", "--out", "b.npy"], "--out b.npy is a file"),
+        (["s.npz", "--variants", "qr,gauss"], "variant='gauss' is unknown"),
+        (["s.npz", "--device", "abacus"], "--device abacus cannot be used here"),
+    ],
+)
+def test_files_that_are_missing_or_do_not_fit_end_with_2(
+    arguments, says, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    Path("empty/notes.txt").write_text("no system")
+    for name, array in {"A": A[:2, :3], "b": B[:2], "x0": np.ones(3)}.items():
+        np.save(f"{name}.npy", array)
+    np.savez("rhs.npz", left=B, right=B)
+    np.savez("s.npz", A=A, b=B)
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["compare", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("projlab: ")
+    assert error.count("\n") == 1
+    assert says in error
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["f.npz", "--accuracy", "0"],
+        ["f.npz", "--time-limit", "inf"],
+        ["f.npz", "--dtype", "float16"],
+        ["f.npz", "--threads", "0"],
+    ],
+    ids=" ".join,
+)
+def test_bad_usage_ends_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["compare", *arguments])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: projlab compare ")

@@ -1,0 +1,15 @@
+"""`projlab variants` lists the registry."""
+
+import json
+
+import projlab
+from projlab.cli import main
+
+
+def test_variants_lists_the_registry(capsys):
+    assert main(["variants"]) == 0
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert tuple(listed) == projlab.variants()
+    assert main(["variants", "--json"]) == 0
+    names = [variant["name"] for variant in json.loads(capsys.readouterr().out)]
+    assert tuple(names) == projlab.variants()
