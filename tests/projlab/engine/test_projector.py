@@ -344,7 +344,7 @@ def test_a_refused_change_of_dtype_leaves_the_projector_working():
     P = projector(A, [1.0, 2.0], "qr")
     x = torch.zeros(2, dtype=F64)
     before = P(x)
-    with pytest.raises(projlab.InconsistentError):
+    with pytest.raises(projlab.InconsistentError, match="row 1 = row 0"):
         P.float()
     assert P.dtype == F64
     assert torch.equal(P(x), before)
