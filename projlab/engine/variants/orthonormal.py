@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, addmv
+from torch.compiler import is_exporting
 
 from projlab.engine.kernels import native
 from projlab.engine.variants.base import Bound, Factor
@@ -71,7 +72,7 @@ class OrthonormalRows(Factor):
             x.baddbmm_(self._coordinates(x, c), self.W, alpha=-1)
         elif dim == 1:
             self._project_vector_(x, c)
-        elif dim == 2 and x.shape[0] >= tuning.COLUMNS:
+        elif dim == 2 and not is_exporting() and x.shape[0] >= tuning.COLUMNS:
             self._project_columns_(x.mT, c)
         elif dim == 2:
             x.addmm_(self._coordinates(x, c), self.W, alpha=-1)
