@@ -15,6 +15,7 @@ from projlab.engine.autograd import solve
 from projlab.engine.careful import decided, null_space
 from projlab.engine.kernels.native import PLAIN
 from projlab.engine.project import project
+from projlab.engine.reverse import reverse_mode
 from projlab.engine.select import MANY, asked
 from projlab.engine.setup import build
 from projlab.engine.solver import Solver, needs_function
@@ -136,7 +137,7 @@ class Projector(nn.Module):
 
     def _derive(self) -> None:
         """What the hot path looks up: not part of the state, and never copied."""
-        self._direct = self._solver.direct()
+        self._direct = self._solver.direct(reverse_mode)
         self._watch()
 
     def _watch(self) -> None:
@@ -403,6 +404,18 @@ class Projector(nn.Module):
             )
             return projected, y if want_multipliers else None
         if needs_function(x, b) and not is_exporting():
+            if not want_multipliers and (b is None or not b.requires_grad):
+
+                def project(v: Tensor) -> Tensor:
+                    found, _ = solver.solve(
+                        v, b, homogeneous=homogeneous, dual=False, want_multipliers=False
+                    )
+                    # autograd refuses to change a view in place
+                    return found.clone() if found._is_view() else found
+
+                projected = reverse_mode(x, project, solver)
+                if projected is not None:
+                    return projected, None
             return solve(
                 x,
                 None,

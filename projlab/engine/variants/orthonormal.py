@@ -58,12 +58,24 @@ class OrthonormalRows(Factor):
         return Bound(None, project, project_)
 
     def project(self, x: Tensor, c: Tensor | None) -> Tensor:
+        if self._few(x):
+            return torch.addmm(x, self._coordinates(x, c), self.W, alpha=-1)
         projected = x.clone(memory_format=torch.contiguous_format)
         self.project_(projected, c)
         return projected
 
+    def _few(self, x: Tensor) -> bool:
+        """Whether x (k, n) are so few that a copy of them costs as much as a product."""
+        return (
+            x.dim() == 2
+            and self._native is None
+            and not self._systems
+            and not self._one
+            and (is_exporting() or x.shape[0] < tuning.COLUMNS)
+        )
+
     def project_(self, x: Tensor, c: Tensor | None) -> None:
-        if self._native is not None and self._native.project_(x, c):
+        if self._native is not None and not is_exporting() and self._native.project_(x, c):
             return
         dim = x.dim()
         if self._systems and self._one:
@@ -110,7 +122,7 @@ class OrthonormalRows(Factor):
             r: Tensor = torch.linalg.vecdot(x, self.W).unsqueeze(-1)
             return r if c is None else r + c
         if c is None:
-            return x @ self.W.mT
+            return torch.mm(x, self.W.mT) if x.dim() == 2 else x @ self.W.mT
         if x.dim() == 1:
             return torch.addmv(c, self.W, x)
         if self._systems:
