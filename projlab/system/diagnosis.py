@@ -1,6 +1,7 @@
 """What a system A x = b is: numerical rank, redundant rows, conflicting rows, scaling."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
@@ -339,14 +340,19 @@ def _ldexp(value: float, exponent: int) -> float:
         return math.copysign(math.inf, value)
 
 
+def first_few(rows: Sequence[str]) -> str:
+    """What is said of each row, for a message: the first five, and how many more there are."""
+    more = [f"and {len(rows) - _SHOWN} more rows"] if len(rows) > _SHOWN else []
+    return "; ".join([*rows[:_SHOWN], *more])
+
+
 def raise_inconsistent(constraint: AffineConstraint, analysis: Analysis) -> None:
     """Raise `InconsistentError` with the rows and the combination that prove it."""
     element, conflicts = next(iter(analysis.conflicts.items()))
     where = "A x = b" if constraint.batch is None else f"system {element} of the batch"
-    shown = "; ".join(c.contradiction() for c in conflicts[:_SHOWN])
-    more = f"; and {len(conflicts) - _SHOWN} more rows" if len(conflicts) > _SHOWN else ""
+    shown = first_few([c.contradiction() for c in conflicts])
     raise InconsistentError(
-        f"{where} has no solution: {shown}{more}. Mend b, or ask for the nearest point of the "
+        f"{where} has no solution: {shown}. Mend b, or ask for the nearest point of the "
         'least-squares set with on_inconsistent="least_squares".'
     )
 
