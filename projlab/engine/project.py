@@ -14,7 +14,8 @@ from projlab.engine.compiled import eager
 from projlab.engine.gram import GramSolve, factored, solved
 from projlab.engine.kernels.native import PLAIN
 from projlab.engine.select import asked
-from projlab.engine.solver import Solver, build
+from projlab.engine.setup import build
+from projlab.engine.solver import Solver
 from projlab.errors import InputError, ProjlabError
 from projlab.numerics import memory
 from projlab.numerics.precision import lowered, stated_precision

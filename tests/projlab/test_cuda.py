@@ -5,8 +5,8 @@ import torch
 
 import projlab
 from tests.projlab import exact
+from tests.projlab.switches import Witness, everything
 from tests.projlab.systems import CASES, CHOICES, DISJOINT_VARIANTS, OVERLAPPING_VARIANTS, case
-from tests.projlab.test_precision_switches import Witness, everything
 
 pytestmark = [
     pytest.mark.gpu,

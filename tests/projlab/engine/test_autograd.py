@@ -1,65 +1,27 @@
-"""Derivatives of every order in x, A and b, for every variant; refused where they do not exist."""
+"""Derivatives of every order in x, A and b, for every variant; refused where they do not exist.
+
+By torch.autograd, and by torch.func's vmap, jacrev and jacfwd in any order.
+"""
 
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
+from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 import projlab
+from projlab import project, projector
 from projlab.engine.variants import forward_error_bound
-from tests.projlab.systems import CHOICES, DISJOINT_VARIANTS, OVERLAPPING_VARIANTS
-
-F64 = torch.float64
-PATTERN = torch.tensor([[1, 0, 1, 0, 1.0], [0, 1, 0, 1, 0.0]], dtype=F64)
-
-
-CONDITION = 100.0
-"""No problem below is worse conditioned, with the change of variables of its metric included."""
-
-
-def problem(variant, *lead, m=2, n=5):
-    """A (*lead, m, n), b (*lead, m), well-conditioned, of the structure that the variant takes."""
-    A = torch.randn(*lead, m, n, dtype=F64) / 2 + 2 * torch.eye(m, n, dtype=F64)
-    if variant in DISJOINT_VARIANTS:
-        A = A * PATTERN
-    assert torch.linalg.cond(A).max() * torch.linalg.cond(metric("dense")) ** 0.5 <= CONDITION
-    return A, torch.randn(*lead, m, dtype=F64)
-
-
-def close(left, right, order=0):
-    """Equal to rounding: each derivative in A divides by a singular value once more."""
-    assert left.shape == right.shape
-    unit = forward_error_bound("qr", u=2**-53, m=5, n=5, condition=CONDITION, amplification=1.0)
-    size = 1 + right.abs().max() if right.numel() else 1.0
-    assert (left - right).abs().max() <= unit * CONDITION**order * size
-
-
-def structured(A, variant):
-    """What finite differences may move A to: entries of the pattern alone where that matters."""
-    return A * PATTERN if variant in DISJOINT_VARIANTS else A
-
-
-def metric(kind):
-    if kind == "diagonal":
-        return torch.tensor([0.5, 2.0, 1.0, 3.0, 0.25], dtype=F64)
-    if kind == "dense":
-        M = torch.tensor(
-            [[2, 0, 1, 0, 0], [0, 1, 0, -1, 0], [1, 0, 2, 0, 0], [0, 0, 1, 1, 1], [0, 0, 0, 0, 1]]
-        )
-        return (M @ M.mT).to(F64)
-    return None
-
-
-def leaves(*tensors):
-    return tuple(t.clone().requires_grad_() for t in tensors)
-
-
-METRICS = [
-    pytest.param(v, kind, id=f"{v}-{kind}")
-    for v in CHOICES
-    for kind in ("none", "diagonal", "dense")
-    if not (kind == "dense" and v in DISJOINT_VARIANTS)
-]
-
+from tests.projlab.derivatives import (
+    F64,
+    FORWARD_MODE,
+    METRICS,
+    close,
+    leaves,
+    metric,
+    problem,
+    structured,
+)
+from tests.projlab.systems import CHOICES, OVERLAPPING_VARIANTS
 
 # --- first and second derivatives against finite differences -----------------------------------
 
@@ -121,27 +83,6 @@ def test_square_and_one_row_systems(variant):
     assert gradgradcheck(lambda x, a, b: projlab.project(x, a, b, variant), row)
 
 
-def test_a_scalar_b_for_every_row():
-    A, b = problem("qr")[0], torch.tensor(0.5, dtype=F64)
-    inputs = leaves(torch.randn(5, dtype=F64), A, b)
-    assert gradcheck(projlab.project, inputs)
-    batched = leaves(torch.randn(2, 5, dtype=F64), A.expand(2, 2, 5), b)
-    assert gradcheck(projlab.project, batched)
-
-
-@pytest.mark.parametrize("form", ["numpy", "lists", "AffineConstraint", "integers"])
-def test_gradient_in_b_whatever_A_is(form):
-    """`project` differentiates in b where A is no tensor, too."""
-    A = torch.tensor([[1, 2, 0], [0, 1, -1]])
-    b, x = torch.tensor([1.0, 2.0], dtype=F64), torch.randn(3, dtype=F64)
-    if form == "AffineConstraint":
-        constraint = projlab.AffineConstraint(A, b)
-        assert gradcheck(lambda x: projlab.project(x, constraint), leaves(x))
-        return
-    given = {"numpy": A.double().numpy(), "lists": A.tolist(), "integers": A}[form]
-    assert gradcheck(lambda x, b: projlab.project(x, given, b), leaves(x, b))
-
-
 # --- which derivative it is --------------------------------------------------------------------
 
 
@@ -189,13 +130,6 @@ def test_float32_gradients_are_those_of_float64_to_float32_rounding(variant):
         assert (got.double() - exact).norm() <= bound
 
 
-def test_gradients_keep_the_dtype_of_what_they_belong_to():
-    A, b = problem("qr")
-    x, A, b = leaves(torch.randn(5, dtype=torch.float16), A.float(), b)
-    projlab.project(x, A, b).sum().backward()
-    assert (x.grad.dtype, A.grad.dtype, b.grad.dtype) == (torch.float16, torch.float32, F64)
-
-
 @pytest.mark.parametrize("lead", [(), (3,)])
 @pytest.mark.parametrize("variant", CHOICES)
 def test_the_result_may_be_changed_in_place(variant, lead):
@@ -220,17 +154,6 @@ def test_no_graph_without_need():
         assert not P(x.requires_grad_()).requires_grad
     assert not P.null_space().requires_grad
     assert not list(P.parameters())
-
-
-def test_graph_only_for_what_requires_it():
-    A, b = problem("qr")
-    x, b = torch.randn(5, dtype=F64), b.requires_grad_()
-    y = projlab.project(x, A, b)
-    assert y.requires_grad
-    y.sum().backward()
-    assert b.grad is not None
-    assert A.grad is None
-    assert x.grad is None
 
 
 # --- where it does not exist -------------------------------------------------------------------
@@ -331,3 +254,235 @@ def test_the_graph_survives_a_later_load():
     g = torch.randn(5, dtype=F64)
     (found,) = torch.autograd.grad(y, x, g)
     close(found, g @ T)
+
+
+# --- vmap --------------------------------------------------------------------------------------
+
+
+def stack(f, *lists):
+    return torch.stack([f(*items) for items in zip(*lists, strict=True)])
+
+
+@pytest.mark.parametrize(("variant", "kind"), METRICS)
+def test_vmap_of_a_projector(variant, kind):
+    A, b = problem(variant)
+    P = projector(A, b, variant, metric=metric(kind))
+    x, c = torch.randn(4, 5, dtype=F64), torch.randn(4, 2, dtype=F64)
+    close(vmap(P)(x), P(x))
+    close(vmap(P.tangent)(x), P.tangent(x))
+    close(vmap(P.multipliers)(x), P.multipliers(x))
+    close(vmap(P, in_dims=1)(x.mT), P(x))
+    close(vmap(P, in_dims=1, out_dims=1)(x.mT), P(x).mT)
+    close(vmap(P)(x, c), stack(P, x, c))
+    close(vmap(lambda c: P(x[0], c))(c), stack(lambda c: P(x[0], c), c))
+    close(vmap(P, in_dims=(None, 0))(x, c), stack(lambda c: P(x, c), c))
+    close(vmap(P, in_dims=(0, 1))(x, c.mT.contiguous()), stack(P, x, c))
+    nested = torch.randn(3, 4, 5, dtype=F64)
+    close(vmap(vmap(P))(nested), P(nested))
+
+
+@pytest.mark.parametrize("variant", CHOICES)
+def test_vmap_of_a_batched_projector(variant):
+    A, b = problem(variant, 3)
+    P = projector(A, b, variant)
+    x, c = torch.randn(4, 3, 5, dtype=F64), torch.randn(4, 3, 2, dtype=F64)
+    close(vmap(P)(x), stack(P, x))
+    close(vmap(P)(x, c), stack(P, x, c))
+    close(vmap(P, in_dims=(1, None))(x.movedim(0, 1), c[0]), stack(lambda x: P(x, c[0]), x))
+    close(vmap(P, in_dims=(None, 0))(x[0], c), stack(lambda c: P(x[0], c), c))
+    many = torch.randn(4, 3, 2, 5, dtype=F64)
+    close(vmap(P)(many), stack(P, many))
+    close(vmap(P.multipliers)(many), stack(P.multipliers, many))
+
+
+@pytest.mark.parametrize("over", ["x", "A", "b", "xA", "xb", "Ab", "xAb"])
+@pytest.mark.parametrize("lead", [(), (3,)])
+@pytest.mark.parametrize("variant", CHOICES)
+def test_vmap_of_project(variant, lead, over):
+    """Over any of x, A and b: a system a lane where A or b is mapped."""
+    A, b = problem(variant, 4, *lead)
+    x = torch.randn(4, *lead, 5, dtype=F64)
+    dims = [0 if name in over else None for name in "xAb"]
+    tensors = [t if name in over else t[0] for name, t in zip("xAb", (x, A, b), strict=True)]
+
+    def f(x, A, b):
+        return project(x, structured(A, variant), b, variant)
+
+    expected = torch.stack(
+        [f(*(t[i] if d == 0 else t for t, d in zip(tensors, dims, strict=True))) for i in range(4)]
+    )
+    close(vmap(f, in_dims=tuple(dims))(*tensors), expected)
+    last = [t.movedim(0, -1) if d == 0 else t for t, d in zip(tensors, dims, strict=True)]
+    close(vmap(f, in_dims=tuple(None if d is None else -1 for d in dims))(*last), expected)
+
+
+# --- Jacobians ---------------------------------------------------------------------------------
+
+
+@FORWARD_MODE
+@pytest.mark.parametrize(("variant", "kind"), METRICS)
+def test_jacobians_forward_and_reverse(variant, kind):
+    A, b = problem(variant)
+    x, W = torch.randn(5, dtype=F64), metric(kind)
+
+    def f(x, A, b):
+        return project(x, structured(A, variant), b, variant, metric=W)
+
+    reverse = jacrev(f, argnums=(0, 1, 2))(x, A, b)
+    forward = jacfwd(f, argnums=(0, 1, 2))(x, A, b)
+    leaves = [t.clone().requires_grad_() for t in (x, A, b)]
+    eager = torch.autograd.functional.jacobian(f, tuple(leaves))
+    for r, g, e in zip(reverse, forward, eager, strict=True):
+        close(r, e)
+        close(g, e)
+    P = projector(A, b, variant, metric=W)
+    T = P.tangent(torch.eye(5, dtype=F64)).mT
+    close(reverse[0], T)
+    close(jacrev(P)(x), T)
+    close(jacfwd(P)(x), T)
+    close(jacrev(P, argnums=1)(x, b), reverse[2])
+    close(jacfwd(P, argnums=1)(x, b), reverse[2])
+
+
+@FORWARD_MODE
+@pytest.mark.parametrize(("variant", "kind"), METRICS)
+def test_second_derivatives_by_every_composition(variant, kind):
+    A, b = problem(variant)
+    x, W = torch.randn(5, dtype=F64), metric(kind)
+
+    def f(A, b):
+        return project(x, structured(A, variant), b, variant, metric=W).pow(3).sum()
+
+    leaves = tuple(t.clone().requires_grad_() for t in (A, b))
+    eager = torch.autograd.functional.hessian(f, leaves)
+    for first, second in ((jacrev, jacrev), (jacfwd, jacrev), (jacrev, jacfwd)):
+        found = second(first(f, argnums=(0, 1)), argnums=(0, 1))(A, b)
+        for i in range(2):
+            for j in range(2):
+                close(found[i][j], eager[i][j], 2)
+    close(hessian(f, argnums=0)(A, b), eager[0][0], 2)
+
+
+@FORWARD_MODE
+def test_forward_over_forward_is_refused():
+    """torch switches forward mode off inside a custom jvp: nothing may be lost silently."""
+    A, b = problem("qr")
+    x = torch.randn(5, dtype=F64)
+
+    def f(x, A, b):
+        return project(x, A, b).pow(3).sum()
+
+    for argnum in range(3):
+        with pytest.raises(projlab.ProjlabError, match=r"forward-mode over forward-mode.*jacrev"):
+            jacfwd(jacfwd(f, argnums=argnum), argnums=argnum)(x, A, b)
+
+
+@FORWARD_MODE
+def test_forward_over_forward_of_a_projector():
+    """Linear in x and b: nothing is lost, and nothing refused."""
+    A, b = problem("qr")
+    P, x = projector(A, b), torch.randn(5, dtype=F64)
+
+    def f(x, b):
+        return P(x, b).pow(3).sum()
+
+    for argnum in range(2):
+        found = jacfwd(jacfwd(f, argnums=argnum), argnums=argnum)(x, b)
+        close(found, jacrev(jacrev(f, argnums=argnum), argnums=argnum)(x, b), 2)
+
+
+@pytest.mark.parametrize(("variant", "kind"), METRICS)
+def test_vmap_of_gradients(variant, kind):
+    """A gradient for each of many x, A or b: per-sample gradients."""
+    A, b = problem(variant, 4)
+    x, W = torch.randn(4, 5, dtype=F64), metric(kind)
+
+    def f(x, A, b):
+        return project(x, structured(A, variant), b, variant, metric=W).pow(3).sum()
+
+    for argnum in range(3):
+        loop = stack(grad(f, argnums=argnum), x, A, b)
+        close(vmap(grad(f, argnums=argnum))(x, A, b), loop, 1)
+        for i in range(3):
+            dims = tuple(0 if j == i else None for j in range(3))
+            tensors = [t if j == i else t[0] for j, t in enumerate((x, A, b))]
+            loop = torch.stack(
+                [
+                    grad(f, argnums=argnum)(*(t[k] if j == i else t for j, t in enumerate(tensors)))
+                    for k in range(4)
+                ]
+            )
+            found = vmap(grad(f, argnums=argnum), in_dims=dims)(*tensors)
+            close(found, loop, 1)
+
+
+@FORWARD_MODE
+@pytest.mark.parametrize("variant", CHOICES)
+def test_vmap_of_jacobians_and_hessians(variant):
+    A, b = problem(variant, 3)
+    x = torch.randn(3, 5, dtype=F64)
+
+    def f(A, b, x):
+        return project(x, structured(A, variant), b, variant)
+
+    def g(A, b, x):
+        return f(A, b, x).pow(2).sum()
+
+    for argnum in (0, 1, 2):
+        close(
+            vmap(jacrev(f, argnums=argnum))(A, b, x), stack(jacrev(f, argnums=argnum), A, b, x), 1
+        )
+        close(
+            vmap(jacfwd(f, argnums=argnum))(A, b, x), stack(jacfwd(f, argnums=argnum), A, b, x), 1
+        )
+        close(
+            vmap(hessian(g, argnums=argnum))(A, b, x), stack(hessian(g, argnums=argnum), A, b, x), 2
+        )
+
+
+@FORWARD_MODE
+@pytest.mark.parametrize("variant", CHOICES)
+def test_batched_systems_under_transforms(variant):
+    A, b = problem(variant, 2)
+    x = torch.randn(2, 3, 5, dtype=F64)
+
+    def f(x, A, b):
+        return project(x, structured(A, variant), b, variant)
+
+    for argnum in range(3):
+        reverse = jacrev(f, argnums=argnum)(x, A, b)
+        close(reverse, jacfwd(f, argnums=argnum)(x, A, b))
+        leaves = tuple(t.clone().requires_grad_() for t in (x, A, b))
+        eager = torch.autograd.functional.jacobian(f, leaves)
+        close(reverse, eager[argnum])
+        vectorised = torch.autograd.functional.jacobian(f, leaves, vectorize=True)
+        close(vectorised[argnum], eager[argnum])
+
+
+@FORWARD_MODE
+def test_products_with_the_jacobian():
+    A, b = problem("qr")
+    P, x, v = projector(A, b), *torch.randn(2, 5, dtype=F64)
+    close(jvp(P, (x,), (v,))[1], P.tangent(v))
+    close(vjp(P, x)[1](v)[0], P.tangent(v))
+    close(vmap(vjp(P, x)[1])(torch.eye(5, dtype=F64))[0], P.tangent(torch.eye(5, dtype=F64)))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, v)
+        for y in (P(dual), project(dual, A, b)):
+            close(torch.autograd.forward_ad.unpack_dual(y).tangent, P.tangent(v))
+
+
+def test_functional_call_sees_the_module():
+    """Per-sample losses of a model that ends in a projection."""
+    A, b = problem("qr")
+    model = torch.nn.Sequential(torch.nn.Linear(5, 5, dtype=F64), projector(A, b))
+    parameters = dict(model.named_parameters())
+    assert set(parameters) == {"0.weight", "0.bias"}
+    x = torch.randn(4, 5, dtype=F64)
+
+    def loss(parameters, x):
+        return torch.func.functional_call(model, parameters, (x,)).pow(2).sum()
+
+    found = vmap(grad(loss), in_dims=(None, 0))(parameters, x)
+    loop = [grad(loss)(parameters, x_i) for x_i in x]
+    close(found["0.weight"], torch.stack([g["0.weight"] for g in loop]), 1)

@@ -1,24 +1,21 @@
 """Which variant "auto" takes, what `accuracy` asks for, and the sentence that says why."""
 
-import numpy as np
 import pytest
 import torch
 
 import projlab
 from projlab import tolerance
-from projlab.engine.variants import forward_error_bound
 from tests.projlab import exact
 from tests.projlab.systems import (
     CASES,
-    CHOICES,
     DISJOINT_VARIANTS,
     OVERLAPPING_VARIANTS,
     RUNS,
     SYSTEMS,
-    build,
     by_name,
     case,
     prescribed_spectrum,
+    refused_if,
 )
 
 F64 = torch.float64
@@ -37,17 +34,18 @@ def test_auto_says_what_it_took_and_why(name, dtype):
     assert P.reason.startswith(f"{P.variant}: ")
     assert "\n" not in P.reason
     assert len(P.reason) > len(P.variant) + 20
-    if SYSTEMS[name][1] == "disjoint" and given.rank:
+    # that rows are copies of one is found out only where somebody asks for the rank
+    if SYSTEMS[name][1] == "disjoint" and 0 < given.rank == P.constraint.m:
         assert P.variant in DISJOINT_VARIANTS
 
 
 @pytest.mark.parametrize(("name", "dtype", "variant"), RUNS)
 def test_a_variant_asked_for_by_name_is_the_one_used(name, dtype, variant):
     given = case(name, dtype)
-    P = build(given, variant)
-    if P is not None and variant != "auto":
-        assert P.variant == variant
-        assert P.reason.startswith(f"{variant}: ")
+    with refused_if(given.may_refuse(variant)):
+        P = projlab.projector(given.A, given.b, variant)
+        assert P.variant == variant or variant == "auto"
+        assert P.reason.startswith(f"{P.variant}: ")
 
 
 def test_auto_avoids_a_variant_that_its_own_theory_rules_out():
@@ -72,7 +70,7 @@ def test_auto_takes_the_cheapest_of_those_that_reach_the_accuracy():
             }
             reaching = [v for v, reach in predicted.items() if reach <= accuracy]
             if not reaching:
-                with pytest.raises(projlab.AccuracyError):
+                with pytest.raises(projlab.AccuracyError, match="no variant is predicted"):
                     projlab.projector(A, b, accuracy=accuracy)
                 continue
             variant = projlab.projector(A, b, accuracy=accuracy).variant
@@ -102,14 +100,12 @@ def test_the_accuracy_asked_for_is_reached(condition, accuracy):
 
 def test_what_cannot_be_reached_is_refused_with_what_can():
     A, b = system(1e9)
-    with pytest.raises(projlab.AccuracyError) as caught:
+    with pytest.raises(projlab.AccuracyError, match=r"accuracy=1e-12.*condition number") as caught:
         projlab.projector(A, b, accuracy=1e-12)
     message = str(caught.value)
-    assert "accuracy=1e-12" in message
-    assert "condition number" in message
     reachable = float(message.split(";")[1].split()[0])
     assert projlab.projector(A, b, accuracy=2 * reachable).rank == 5
-    with pytest.raises(projlab.AccuracyError):
+    with pytest.raises(projlab.AccuracyError, match="accuracy=1e-12"):
         projlab.project(torch.zeros(20, dtype=F64), A, b, accuracy=1e-12)
 
 
@@ -132,59 +128,7 @@ def test_float32_is_told_that_float64_reaches_further():
 def test_a_refusal_is_never_a_silent_change_of_variant(variant):
     """At 1e12 a variant does what was asked, or says that it cannot."""
     A, b = system(1e12)
-    limit = by_name(variant).limitation(
-        m=5, n=20, condition=projlab.diagnose(A, b).condition, u=2**-53
-    )
-    if limit:
-        with pytest.raises(projlab.RankDeficientError, match='variant="qr"'):
-            projlab.projector(A, b, variant)
-    else:
+    condition = projlab.diagnose(A, b).condition
+    limit = by_name(variant).limitation(m=5, n=20, condition=condition, u=2**-53)
+    with refused_if(limit is not None):
         assert projlab.projector(A, b, variant).variant == variant
-
-
-@pytest.mark.parametrize("variant", DISJOINT_VARIANTS)
-def test_single_row_names_the_rows_and_the_column(variant):
-    for A in (
-        torch.tensor([[1.0, 0.0, 2.0], [0.0, 1.0, 3.0]]),
-        torch.tensor([[1.0, 0.0, 2.0], [0.0, 1.0, 3.0]]).to_sparse_coo(),
-        torch.tensor([[1.0, 0.0, 2.0], [0.0, 1.0, 3.0]]).expand(2, 2, 3),
-    ):
-        with pytest.raises(projlab.InputError, match="row 0 and row 1 share column 2"):
-            projlab.projector(A, 1.0, variant)
-
-
-@pytest.mark.parametrize("variant", DISJOINT_VARIANTS)
-def test_single_row_names_rows_by_their_own_indices(variant):
-    """Rows of zeros and redundant rows are dropped before; the message still counts all rows."""
-    A = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 2.0], [2.0, 0.0, 4.0], [0.0, 1.0, 3.0]])
-    with pytest.raises(projlab.InputError, match="share column 2") as caught:
-        projlab.projector(A, [0.0, 1.0, 2.0, 1.0], variant)
-    assert "row 3" in str(caught.value)
-
-
-@pytest.mark.parametrize("variant", [*OVERLAPPING_VARIANTS])
-def test_the_growth_of_the_error_is_what_the_variant_declares(variant):
-    """Median over systems of one condition number: the bound is not met by chance only."""
-    for condition in (1e1, 1e3, 1e5):
-        A, _ = system(condition)
-        ratios = []
-        for seed in range(5):
-            generator = torch.Generator().manual_seed(seed)
-            b = A @ torch.randn(20, dtype=F64, generator=generator)
-            x0 = torch.randn(20, dtype=F64, generator=generator)
-            solution = exact.projection(exact.matrix(A), exact.vector(b), exact.vector(x0))
-            point = exact.vector(x0)
-            size = exact.norm(point) + exact.norm(exact.subtract(point, solution))
-            bound = size * forward_error_bound(
-                variant, u=2**-53, m=5, n=20, condition=condition, amplification=1.0
-            )
-            ratios.append(exact.distance(projlab.projector(A, b, variant)(x0), solution) / bound)
-        assert np.median(ratios) <= 1
-
-
-def test_variants_are_names():
-    assert isinstance(projlab.variants(), tuple)
-    assert {"single_row", "pinv", "qr", "cholesky"} <= set(projlab.variants())
-    assert (*projlab.variants(), "auto") == CHOICES
-    for name in projlab.variants():
-        assert by_name(name).summary

@@ -1,4 +1,7 @@
-"""What `diagnose` says of a system, and that row scaling by powers of two changes none of it."""
+"""What `diagnose` says of a system, and that row scaling by powers of two changes none of it.
+
+Which systems are inconsistent, and how that is said.
+"""
 
 import math
 
@@ -13,7 +16,7 @@ from hypothesis import strategies as st
 import projlab
 from projlab import tolerance
 from tests.projlab import exact
-from tests.projlab.systems import CASES, SYSTEMS, build, case
+from tests.projlab.systems import CASES, CHOICES, SYSTEMS, case
 
 F64 = torch.float64
 
@@ -32,8 +35,7 @@ def test_rank_condition_and_verdict(name, dtype):
     assert not found.ambiguous
     # equilibration by powers of two leaves row norms within a factor of two, and so kappa
     assert 1 <= found.condition <= 2 * given.condition
-    P = build(given, "pinv")
-    assert P is not None
+    P = projlab.projector(given.A, given.b, "pinv")
     assert (P.rank, P.condition) == (found.rank, found.condition)
     assert found.gap[0] > found.cutoff >= found.gap[1] or given.rank == 0
 
@@ -258,7 +260,7 @@ def test_powers_of_two_do_not_change_which_rows_conflict(exponents):
     before, after = projlab.diagnose(A, b), projlab.diagnose(A * D[:, None], b * D)
     same(before, after)
     assert {c.row for c in after.conflicting} == {2, 4}
-    with pytest.raises(projlab.InconsistentError):
+    with pytest.raises(projlab.InconsistentError, match="row 2 reads 0 ="):
         projlab.projector(A * D[:, None], b * D)
 
 
@@ -271,3 +273,73 @@ def same(before, after):
     assert [c.row for c in before.conflicting] == [c.row for c in after.conflicting]
     for p, q in zip(before.redundant, after.redundant, strict=True):
         assert [name for name, _ in p.terms] == [name for name, _ in q.terms]
+
+
+# --- inconsistent systems ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", CHOICES)
+def test_zero_equals_one(variant):
+    for A, b in ((torch.zeros(1, 3), [1.0]), (torch.eye(3)[[0, 0]] * 0, [0.0, 5.0])):
+        with pytest.raises(projlab.InconsistentError, match=rf"row {len(b) - 1} reads 0 = [15]"):
+            projlab.projector(A, b, variant)
+        with pytest.raises(projlab.InconsistentError, match="reads 0 ="):
+            projlab.project(torch.zeros(3), A, b, variant)
+
+
+def test_a_contradiction_is_named_with_the_combination_that_proves_it():
+    A = [[1.0, 1.0, 0.0], [0.0, 1.0, 1.0], [1.0, 0.0, -1.0], [0.0, 0.0, 1.0]]
+    names = ["heat", "power", "cost", "level"]
+    constraint = projlab.AffineConstraint(A, [1.0, 2.0, 1.0, 0.0], names=names)
+    # on the right, 1 - 2 is not 1
+    proof = "cost = heat - power on the left, but its b is 1 and the combination's is -1"
+    with pytest.raises(projlab.InconsistentError, match=proof) as caught:
+        projlab.projector(constraint)
+    message = str(caught.value)
+    assert "level" not in message
+    assert 'on_inconsistent="least_squares"' in message
+    found = projlab.diagnose(constraint).conflicting
+    assert [c.name for c in found] == ["cost"]
+    assert dict(found[0].terms) == {"heat": 1.0, "power": -1.0}
+
+
+def test_many_contradictions_are_counted_not_listed():
+    with pytest.raises(projlab.InconsistentError, match="and 14 more rows"):
+        projlab.projector(torch.ones(20, 3), torch.arange(20.0))
+
+
+@draw(
+    st.integers(0, 2**32 - 1),
+    st.lists(st.integers(-30, 30), min_size=6, max_size=6),
+    st.sampled_from(["float32", "float64"]),
+)
+def test_missing_by_a_rounding_is_accepted_and_by_more_is_not(seed, exponents, dtype):
+    """Combinations and their b computed in floating point, in rows of any units.
+
+    Positive combinations of positive rows round without cancellation: a few roundings a row.
+    """
+    dtype = getattr(torch, dtype)
+    generator = torch.Generator().manual_seed(seed)
+    units = torch.tensor([10.0**e for e in exponents], dtype=F64)
+    rows = torch.rand(4, 9, dtype=dtype, generator=generator) + 0.1
+    solution = torch.rand(9, dtype=dtype, generator=generator) + 0.1
+    C = torch.rand(2, 4, dtype=dtype, generator=generator) + 0.1
+    A = torch.cat([rows, C @ rows]).double()
+    b = torch.cat([rows @ solution, C @ (rows @ solution)]).double()
+    A, b = (A * units[:, None]).to(dtype), (b * units).to(dtype)
+    P = projlab.projector(A, b)
+    assert P.rank == 4
+    off = b.clone()
+    off[5] *= 1 + (1e-9 if dtype is F64 else 1e-3)
+    with pytest.raises(projlab.InconsistentError, match="has no solution"):
+        projlab.projector(A, off)
+    assert projlab.projector(A, off, on_inconsistent="least_squares").rank == 4
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-10, 1.0, 1e10, 1e200])
+def test_the_threshold_is_independent_of_row_scaling(scale):
+    A = torch.tensor([[1.0, 2.0], [2.0 * scale, 4.0 * scale]], dtype=F64)
+    accepted = torch.tensor([0.3, 0.6 * scale], dtype=F64)
+    assert projlab.projector(A, accepted).rank == 1
+    with pytest.raises(projlab.InconsistentError, match="row 1"):
+        projlab.projector(A, [0.3, 0.6 * scale * (1 + 1e-9)])
