@@ -157,6 +157,26 @@ def gram_condition2_limit(m: int, n: int, *, data: float, work: float) -> float:
     return min(contracting, (PROVEN * rank_cutoff(m, n, data)) ** -2)
 
 
+def gram_shift(m: int) -> float:
+    """What is added to the unit diagonal of a float64 Gram matrix whose rows may be redundant.
+
+    The rounding of the matrix and of its factor, probably about (sqrt(n) + sqrt(m)) u in norm for
+    equilibrated rows, must not make it indefinite; each correction leaves s / (sigma^2 + s) of a
+    component, so that singular values from 1e-4 on are right after three. Measured on 87 systems
+    up to 8455 x 12971: 1e-13 sqrt(m), about 2^10 u sqrt(m), never failed to factor.
+    """
+    return 2.0**-43 * math.sqrt(m)
+
+
+ANSWERED = 30.0
+"""In units of u: what may be left of the residual of a random vector, row by row over
+sum_j |a_ij| |z_j|, of a further correction over the vector's length, and of A x - b at the
+projection of zero over ||a_i|| ||x|| + |b_i|, for corrections to have done all there is to do. A
+residual's own rounding is a few units (`RESIDUAL_ROUNDINGS`). On 90 right sides of 87 real systems
+the three were at most 20, 20 and 12 where the answer was right (but for one, sent the careful way),
+and at least 1600, 4e5 and 1000 where it was not."""
+
+
 def square_range(dtype: torch.dtype) -> tuple[float, float]:
     """Squares of norms between which sums of squares neither overflow nor lose digits."""
     info = torch.finfo(dtype)

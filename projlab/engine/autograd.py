@@ -316,7 +316,7 @@ def require_full_rank(source: Source) -> None:
         if not solver.full_rank:
             raise RankDeficientError(
                 f"the derivative in A and b exists at full row rank only; the numerical rank is "
-                f"{min(solver.ranks)} of {solver.shape[0]} rows. Remove the redundant rows "
+                f"{min(solver.facts.ranks)} of {solver.shape[0]} rows. Remove the redundant rows "
                 "(projlab.diagnose names them), or detach A and b."
             )
 

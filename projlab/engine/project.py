@@ -1,7 +1,7 @@
 """project: the one-off form, differentiable in x, A and b."""
 
 import math
-from typing import Any
+from typing import Any, Unpack, get_args
 
 import torch
 from torch import Tensor
@@ -13,14 +13,16 @@ from projlab.engine.autograd import require_full_rank, solve
 from projlab.engine.compiled import eager
 from projlab.engine.gram import GramSolve, factored, solved
 from projlab.engine.kernels.native import PLAIN
-from projlab.engine.solver import Solver, build
+from projlab.engine.select import asked
+from projlab.engine.setup import build
+from projlab.engine.solver import Solver
 from projlab.errors import InputError, ProjlabError
 from projlab.numerics import memory
 from projlab.numerics.precision import lowered, stated_precision
 from projlab.system.constraint import AffineConstraint
 from projlab.system.diagnosis import as_constraint, working_dtype
 from projlab.system.inputs import FLOATS, check_vector, require_finite, to_tensor
-from projlab.system.options import Options, check_options
+from projlab.system.options import DEFAULTS, OnInconsistent, Options, ProjectorKeywords, listed
 from projlab.system.rows import is_scipy_sparse
 
 
@@ -99,17 +101,13 @@ def _constants(A: Tensor, b: Any) -> bool:
 
 
 @eager
+@listed
 def project(
     x: Tensor,
     A: Any,
     b: Any = None,
     variant: str = "auto",
-    *,
-    accuracy: float | None = None,
-    rank: float | str = "numerical",
-    metric: Any = None,
-    on_redundant: str = "drop",
-    on_inconsistent: str = "raise",
+    **keywords: Unpack[ProjectorKeywords],
 ) -> Tensor:
     """Project x onto {x : A x = b}, once.
 
@@ -140,31 +138,27 @@ def project(
     Amos and Kolter, "OptNet", ICML 2017, section 3.1 (derivatives of the equality-constrained
     problem).
     """
-    if (
-        variant == "auto"
-        and accuracy is None
-        and metric is None
-        and rank == "numerical"
-        and on_redundant == "drop"
-        and on_inconsistent in ("raise", "least_squares")
-    ):
-        projected = _by_gram(x, A, b, on_inconsistent)
+    if isinstance(variant, str) and variant == "auto" and _ordinary(keywords):
+        projected = _by_gram(x, A, b, keywords)
         if projected is not None:
             return projected
-    return _carefully(
-        x,
-        A,
-        b,
-        variant=variant,
-        accuracy=accuracy,
-        rank=rank,
-        metric=metric,
-        on_redundant=on_redundant,
-        on_inconsistent=on_inconsistent,
+    return _carefully(x, A, b, variant, keywords)
+
+
+_ORDINARY = {name: (default,) for name, default in DEFAULTS.items()} | {
+    "on_inconsistent": get_args(OnInconsistent)
+}
+
+
+def _ordinary(keywords: ProjectorKeywords) -> bool:
+    """Whether no keyword asks for more than full rank answers by itself."""
+    return all(
+        (value is None or isinstance(value, str)) and value in _ORDINARY.get(name, ())
+        for name, value in keywords.items()
     )
 
 
-def _by_gram(x: Any, A: Any, b: Any, on_inconsistent: str) -> Tensor | None:
+def _by_gram(x: Any, A: Any, b: Any, keywords: ProjectorKeywords) -> Tensor | None:
     """The projection by `gram`, where it is proven to do; None where it is not, or input is odd.
 
     Systems of a batch that need more care get it, and the others do not pay for it.
@@ -193,7 +187,7 @@ def _by_gram(x: Any, A: Any, b: Any, on_inconsistent: str) -> Tensor | None:
         else:
             gram, sound = factored(wide.detach(), u)
     if gram is None:
-        return None if sound is None else _apart(x, A, b, sound, on_inconsistent)
+        return None if sound is None else _apart(x, A, b, sound, keywords)
     work, right = x.to(dtype), b.to(dtype)
     if A.dim() == 3:
         work = work.reshape(len(A), -1, n)
@@ -231,37 +225,26 @@ def _fits(x: Tensor, A: Tensor, b: Tensor) -> bool:
     )
 
 
-def _apart(x: Tensor, A: Tensor, b: Tensor, sound: Tensor, on_inconsistent: str) -> Tensor | None:
+def _apart(
+    x: Tensor, A: Tensor, b: Tensor, sound: Tensor, keywords: ProjectorKeywords
+) -> Tensor | None:
     """Systems of a batch by `gram` where `sound` (B,), and the others with care."""
     if not bool(sound.any()):
         return None
-    options: dict[str, Any] = {"variant": "auto", "on_inconsistent": on_inconsistent}
     b = b.expand(A.shape[:-1])
     good, bad = sound.nonzero().flatten(), (~sound).nonzero().flatten()
     try:
-        careful = _carefully(x[bad], A[bad], b[bad], **options)
+        careful = _carefully(x[bad], A[bad], b[bad], "auto", keywords)
     except ProjlabError:
         return None  # said again, of the whole batch: systems and entries by their own numbers
-    quick = _by_gram(x[good], A[good], b[good], on_inconsistent)
+    quick = _by_gram(x[good], A[good], b[good], keywords)
     if quick is None:
         return None
     return torch.cat([quick, careful])[torch.argsort(torch.cat([good, bad]))]
 
 
-def _carefully(
-    x: Tensor,
-    A: Any,
-    b: Any = None,
-    **keywords: Any,
-) -> Tensor:
+def _carefully(x: Tensor, A: Any, b: Any, variant: str, keywords: ProjectorKeywords) -> Tensor:
     """The projection by a solver that decides rank and consistency before it answers."""
-    keywords = {
-        "accuracy": None,
-        "rank": "numerical",
-        "metric": None,
-        "on_redundant": "drop",
-        **keywords,
-    }
     if isinstance(A, Tensor) and A.layout != torch.strided and A.requires_grad:
         raise InputError("A requires grad but is sparse; project differentiates in dense A only")
     if not is_scipy_sparse(A) and not isinstance(A, (Tensor, AffineConstraint)):
@@ -269,7 +252,7 @@ def _carefully(
     if not isinstance(A, Tensor) or A.layout != torch.strided or b is None or _constants(A, b):
         constraint = as_constraint(A, b)
         check_vector(x, constraint.n, constraint.batch, constraint.device)
-        options = check_options(constraint.n, 1, **keywords)
+        options = asked(constraint.n, variant, keywords, applications=1)
         dtype = working_dtype(torch.promote_types(x.dtype, constraint.dtype))
         source = OneOff(options, dtype, working_dtype(constraint.dtype), constraint)
         found, _ = solve(
@@ -290,7 +273,7 @@ def _carefully(
         raise InputError(f"b is on {b.device}, A on {A.device}; move one of them")
     batch = A.shape[0] if A.dim() == 3 else None
     check_vector(x, A.shape[-1], batch, A.device)
-    options = check_options(A.shape[-1], 1, **keywords)
+    options = asked(A.shape[-1], variant, keywords, applications=1)
     dtype = working_dtype(torch.promote_types(x.dtype, A.dtype))
     m = A.shape[-2]
     lead = A.shape[:-2]

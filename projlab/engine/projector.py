@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -11,32 +11,25 @@ from torch.compiler import is_compiling, is_dynamo_compiling
 
 from projlab.engine import compiled
 from projlab.engine.autograd import solve
-from projlab.engine.select import MANY
-from projlab.engine.solver import (
-    Solver,
-    build,
-    condition_numbers,
-    needs_function,
-    null_space,
-)
+from projlab.engine.careful import decided, null_space
+from projlab.engine.select import MANY, asked
+from projlab.engine.setup import build
+from projlab.engine.solver import Solver, needs_function
 from projlab.errors import InputError, ProjlabError, RankDeficientError
+from projlab.numerics.precision import set_up, stated_precision
 from projlab.proof.certificate import Certificate, certify
 from projlab.system.constraint import AffineConstraint
 from projlab.system.diagnosis import as_constraint, working_dtype
 from projlab.system.inputs import check_vector, to_tensor
-from projlab.system.options import check_options
+from projlab.system.options import ProjectorKeywords, listed
 
 
+@listed
 def projector(
     A: Any,
     b: Any = None,
     variant: str = "auto",
-    *,
-    accuracy: float | None = None,
-    rank: float | str = "numerical",
-    metric: Any = None,
-    on_redundant: str = "drop",
-    on_inconsistent: str = "raise",
+    **keywords: Unpack[ProjectorKeywords],
 ) -> "Projector":
     """Factor A once, and return the projection onto {x : A x = b}.
 
@@ -80,16 +73,7 @@ def projector(
     ----------
     Golub and Van Loan, "Matrix Computations", 4th ed., sections 5.3, 5.5 and 6.1.
     """
-    return Projector(
-        A,
-        b,
-        variant,
-        accuracy=accuracy,
-        rank=rank,
-        metric=metric,
-        on_redundant=on_redundant,
-        on_inconsistent=on_inconsistent,
-    )
+    return Projector(A, b, variant, **keywords)
 
 
 class Projector(nn.Module):
@@ -107,29 +91,16 @@ class Projector(nn.Module):
     A: Tensor
     b: Tensor
 
+    @listed
     def __init__(
         self,
         A: Any,
         b: Any = None,
         variant: str = "auto",
-        *,
-        accuracy: float | None = None,
-        rank: float | str = "numerical",
-        metric: Any = None,
-        on_redundant: str = "drop",
-        on_inconsistent: str = "raise",
+        **keywords: Unpack[ProjectorKeywords],
     ) -> None:
         constraint = as_constraint(A, b)
-        options = check_options(
-            constraint.n,
-            MANY,
-            variant=variant,
-            accuracy=accuracy,
-            rank=rank,
-            metric=metric,
-            on_redundant=on_redundant,
-            on_inconsistent=on_inconsistent,
-        )
+        options = asked(constraint.n, variant, keywords, applications=MANY)
         dtype = working_dtype(constraint.dtype)
         solver = build(constraint, dtype, options, dtype)
         super().__init__()
@@ -145,10 +116,9 @@ class Projector(nn.Module):
         self._constraint = constraint
         self._dtype = dtype
         self._solver = solver
-        self._solvers = {solver.dtype: solver}
-        self._numbers: dict[torch.dtype, int] = {}
-        self._number(solver)
-        self._conditions = solver.conditions if solver.measured else None
+        self._solvers: dict[tuple[torch.dtype, bool], Solver] = {}
+        self._numbers: dict[tuple[torch.dtype, bool], int] = {}
+        self._keep(solver)
         self.A, self.b = constraint.A, constraint.b
         self._derive()
 
@@ -156,8 +126,12 @@ class Projector(nn.Module):
         """What the hot path looks up: not part of the state, and never copied."""
         self._direct = self._solver.direct()
 
-    def _number(self, solver: Solver) -> None:
-        self._numbers[solver.dtype] = compiled.register(solver)
+    def _keep(self, solver: Solver) -> None:
+        """Under its precision, and whether its rows are independent ones."""
+        number = compiled.register(solver)
+        for key in {(solver.dtype, False), (solver.dtype, solver.decided)}:
+            self._solvers[key] = solver
+            self._numbers[key] = number
 
     @property
     def constraint(self) -> AffineConstraint:
@@ -177,7 +151,7 @@ class Projector(nn.Module):
     @property
     def rank(self) -> Any:
         """Numerical rank: int, or (B,) tensor for batched A."""
-        ranks = self._solver.ranks
+        ranks = self._solver.facts.ranks
         return ranks[0] if self._solver.batch is None else torch.tensor(ranks, device="cpu")
 
     @property
@@ -186,15 +160,10 @@ class Projector(nn.Module):
 
         Computed when it is first asked for, where setting up could do without singular values.
         """
-        solver = self._solver
-        if self._conditions is None:
-            self._conditions = condition_numbers(
-                self._constraint, solver.dtype, self._options.rank, self._data(self._dtype)
-            )
-        found = self._conditions
-        if solver.batch is None:
-            return found[0]
-        return torch.tensor(found, dtype=torch.float64, device="cpu")
+        conditions = self._solver.facts.conditions
+        if self._solver.batch is None:
+            return conditions[0]
+        return torch.tensor(conditions, dtype=torch.float64, device="cpu")
 
     @property
     def dtype(self) -> torch.dtype:
@@ -222,7 +191,7 @@ class Projector(nn.Module):
             projected = self._direct.fresh(x)
             if projected is not None:
                 return projected
-        solver = self._solver_for(x)
+        solver = self._solver_for(x, decided=b is not None)
         work, right = x.to(solver.dtype), self._right_side(b, x, solver)
         if right is not None:
             work = work.expand(*right.shape[:-1], work.shape[-1])
@@ -247,7 +216,7 @@ class Projector(nn.Module):
 
     def multipliers(self, x: Tensor, b: Tensor | None = None) -> Tensor:
         """Lagrange multipliers y (..., m) with P(x) = x - W^-1 A'y, zero on dropped rows."""
-        solver = self._solver_for(x)
+        solver = self._solver_for(x, decided=True)
         work, right = x.to(solver.dtype), self._right_side(b, x, solver)
         if right is not None:
             work = work.expand(*right.shape[:-1], work.shape[-1])
@@ -282,10 +251,10 @@ class Projector(nn.Module):
             An n x n matrix does not fit.
         """
         solver = self._solver
-        if len(set(solver.ranks)) > 1:
+        if len(set(solver.facts.ranks)) > 1:
             raise InputError(
-                f"the systems of the batch have ranks from {min(solver.ranks)} to "
-                f"{max(solver.ranks)}: their null-space bases have no common shape"
+                f"the systems of the batch have ranks from {min(solver.facts.ranks)} to "
+                f"{max(solver.facts.ranks)}: their null-space bases have no common shape"
             )
         return null_space(
             self._constraint, solver.dtype, self._options.rank, self._data(self._dtype)
@@ -302,7 +271,7 @@ class Projector(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """The one way to the factors, by what watches: the compiler, autograd, or nobody."""
         if is_compiling():
-            number = self._numbers[solver.dtype]
+            number = self._numbers[solver.dtype, solver.decided]
             projected, y = compiled.solve(x, b, number, homogeneous, False, want_multipliers)
             return projected, y if want_multipliers else None
         if needs_function(x, b):
@@ -319,24 +288,36 @@ class Projector(nn.Module):
             x, b, homogeneous=homogeneous, dual=False, want_multipliers=want_multipliers
         )
 
-    def _solver_for(self, x: Tensor, name: str = "x") -> Solver:
-        """The factors for x's dtype, or `InputError` where x does not fit."""
+    def _solver_for(self, x: Tensor, name: str = "x", *, decided: bool = False) -> Solver:
+        """The factors for x's dtype, of independent rows if `decided`; `InputError` for a bad x."""
         solver = self._solver
         check_vector(x, solver.shape[1], solver.batch, solver.device, name)
-        if x.dtype == solver.dtype:
+        if x.dtype != solver.dtype:
+            dtype = working_dtype(torch.promote_types(x.dtype, self._dtype))
+            if (dtype, False) not in self._solvers:
+                self._factor(dtype)
+            solver = self._solvers[dtype, False]
+        if not decided or solver.decided:
             return solver
-        dtype = working_dtype(torch.promote_types(x.dtype, self._dtype))
-        if dtype not in self._solvers:
-            self._refactor(dtype)
-        return self._solvers[dtype]
+        if (solver.dtype, True) not in self._solvers:
+            self._decide(solver.dtype)
+        return self._solvers[solver.dtype, True]
 
     @compiled.eager
-    def _refactor(self, dtype: torch.dtype) -> None:
+    def _factor(self, dtype: torch.dtype) -> None:
         """Factor in a precision wider than A's, at its first x, and keep the factors."""
-        self._solvers[dtype] = build(
-            self._constraint, dtype, self._options, self._data(self._dtype)
-        )
-        self._number(self._solvers[dtype])
+        with set_up():
+            solver = build(self._constraint, dtype, self._options, self._data(self._dtype))
+        self._keep(solver)
+
+    @compiled.eager
+    def _decide(self, dtype: torch.dtype) -> None:
+        """Decide which rows are independent, where that is first needed, and keep their factors."""
+        data = self._data(self._dtype)
+        with set_up(), stated_precision(self.device):
+            solver = decided(self._constraint, dtype, self._options, data)
+        self._solvers[dtype, True] = solver
+        self._numbers[dtype, True] = compiled.register(solver)
 
     def _data(self, dtype: torch.dtype) -> torch.dtype:
         """The precision of A as given or as converted, whichever is less: it decides the rank."""
@@ -367,9 +348,9 @@ class Projector(nn.Module):
             )
         if b.requires_grad and not solver.full_rank:
             raise RankDeficientError(
-                f"b requires grad, but the rank is {min(solver.ranks)} of {m} rows: the projection "
-                "is differentiable in b at full row rank only. Remove the redundant rows "
-                "(projlab.diagnose names them), or detach b."
+                f"b requires grad, but the rank is {min(solver.facts.ranks)} of {m} rows: the "
+                "projection is differentiable in b at full row rank only. Remove the redundant "
+                "rows (projlab.diagnose names them), or detach b."
             )
         # scaled by the rows' units before it is rounded to the working precision
         right: Tensor = b.to(torch.promote_types(b.dtype, solver.dtype)).expand(shape)
@@ -452,20 +433,22 @@ class Projector(nn.Module):
         self._derive()
         # a copy's factors are its own, and so are the numbers the compiled operator finds them by
         self._numbers, self._retired = {}, {}
-        for solver in self._solvers.values():
-            self._number(solver)
+        for key, solver in self._solvers.items():
+            self._numbers[key] = compiled.register(solver)
 
     def extra_repr(self) -> str:
-        """Shape, variant, rank and condition, or the bound on it that set-up made do with."""
-        solver = self._solver
-        equals, conditions = "=", self._conditions
-        if conditions is None:
-            equals, conditions = "<=", solver.conditions
+        """Shape and variant, and what is known of rank and condition without deciding it now."""
+        solver, facts = self._solver, self._solver.facts
         batch = "" if solver.batch is None else f"batch={solver.batch}, "
+        rank = "" if facts.known_ranks is None else f"rank={min(facts.known_ranks)}, "
+        condition = ""
+        if facts.known_conditions is not None:
+            condition = f"condition={max(facts.known_conditions):.3g}, "
+        elif facts.bounds is not None:
+            condition = f"condition<={max(facts.bounds):.3g}, "
         return (
             f"{batch}m={solver.shape[0]}, n={solver.shape[1]}, variant={solver.variant!r}, "
-            f"rank={min(solver.ranks)}, condition{equals}{max(conditions):.3g}, "
-            f"dtype={str(self._dtype).removeprefix('torch.')}"
+            f"{rank}{condition}dtype={str(self._dtype).removeprefix('torch.')}"
         )
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 
 def _legacy_matmul_precision() -> str | None:
@@ -28,6 +29,13 @@ def lowered(dtype: torch.dtype, device_type: str) -> bool:
     except RuntimeError:  # the caller uses torch.backends.*.fp32_precision
         return True
     return precision != "highest" or torch.is_autocast_enabled(device_type)
+
+
+@contextmanager
+def set_up() -> Iterator[None]:
+    """Inside, constants are computed: without graph, transforms and inference mode."""
+    with temporarily_clear_interpreter_stack(), torch.no_grad(), torch.inference_mode(False):
+        yield
 
 
 @contextmanager

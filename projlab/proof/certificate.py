@@ -26,8 +26,9 @@ No factor of the variant that computed x enters.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor
@@ -49,8 +50,9 @@ from projlab.system.diagnosis import (
 )
 from projlab.system.equilibration import equilibrated_side
 from projlab.system.inputs import check_vector
-from projlab.system.metric import Metric, factor_metric, metric_weights
-from projlab.system.rank import Rank, check_rule
+from projlab.system.metric import Metric, factor_metric
+from projlab.system.options import ProblemKeywords, check_options, listed, refuse_unknown
+from projlab.system.rank import Rank
 from projlab.system.rows import DenseRows, Rows
 
 U = 2.0**-53
@@ -82,16 +84,14 @@ class Certificate:
         raise TypeError('a Certificate has no truth value; compare .verdict with "certified"')
 
 
+@listed
 def certify(
     x0: Tensor,
     x: Tensor,
     A: Any,
     b: Any = None,
     accuracy: float | None = None,
-    *,
-    rank: float | str = "numerical",
-    metric: Any = None,
-    on_inconsistent: str = "raise",
+    **keywords: Unpack[ProblemKeywords],
 ) -> Certificate:
     """Bound the forward error of anybody's projection x of x0 onto {x : A x = b}.
 
@@ -126,30 +126,54 @@ def certify(
     derivation stands at the top of `projlab/proof/certificate.py`.
     """
     constraint = as_constraint(A, b)
-    rule = check_rule(rank)
-    if on_inconsistent not in ("raise", "least_squares"):
-        raise InputError(
-            f'on_inconsistent={on_inconsistent!r}; it must be "raise" or "least_squares"'
-        )
+    refuse_unknown(keywords, ProblemKeywords)
+    options = check_options(constraint.n, {"accuracy": accuracy, **keywords})
+    least_squares = options.on_inconsistent == "least_squares"
     _check_pair(x0, x, constraint)
-    if accuracy is not None and not 0 < accuracy < math.inf:
-        raise InputError(f"accuracy={accuracy!r}; it must be a positive relative forward error")
-    weights = None if metric is None else metric_weights(metric, constraint.n)
     device = constraint.device
     with torch.no_grad(), torch.inference_mode(False), stated_precision(device):
         data = working_dtype(constraint.dtype)
-        analysis = analyse(constraint, data, rule, data, measured=True)
-        if analysis.conflicts and on_inconsistent == "raise":
+        analysis = analyse(constraint, data, options.rank, data, measured=True)
+        if analysis.conflicts and not least_squares:
             raise_inconsistent(constraint, analysis)
         u = tolerance.unit_roundoff(x.dtype)
         lead = x.shape[1:-1] if constraint.batch is not None else x.shape[:-1]
         found = []
         for i in range(constraint.batch or 1):
-            system = _system(constraint, analysis, i, weights, on_inconsistent == "least_squares")
+            system = _system(constraint, analysis, i, options.metric, least_squares)
             this = (i,) if constraint.batch is not None else ()
             points = x0[this].reshape(-1, constraint.n), x[this].reshape(-1, constraint.n)
-            found.append(system.certify(points[0].double(), points[1].double(), u, accuracy))
+            found.append(
+                system.certify(points[0].double(), points[1].double(), u, options.accuracy)
+            )
     return _merged(found, lead, constraint.batch)
+
+
+def worst(certificates: Sequence[Certificate]) -> Certificate:
+    """Several certificates as one of floats: the worst figures, the worst verdict and its reason.
+
+    Its bounds hold for every vector of every one of them.
+    """
+
+    def figures(name: str) -> Tensor:
+        values = [torch.as_tensor(getattr(c, name), dtype=torch.float64) for c in certificates]
+        return torch.cat([value.reshape(-1) for value in values])
+
+    verdict, reason = _worst_verdict([(c.verdict, c.reason) for c in certificates])
+    return Certificate(
+        feasibility=float(figures("feasibility").max()),
+        stationarity=float(figures("stationarity").max()),
+        forward_error_bound=float(figures("forward_error_bound").max()),
+        forward_error_at_least=float(figures("forward_error_at_least").min()),
+        accuracy=float(figures("accuracy").min()),
+        verdict=verdict,
+        reason=reason,
+    )
+
+
+def _worst_verdict(verdicts: Sequence[tuple[Verdict, str]]) -> tuple[Verdict, str]:
+    """The first of the worst."""
+    return max(verdicts, key=lambda verdict: _ORDER[verdict[0]])
 
 
 def _check_pair(x0: Tensor, x: Tensor, constraint: AffineConstraint) -> None:
@@ -558,7 +582,7 @@ def _merged(found: list[_Figures], lead: torch.Size, batch: int | None) -> Certi
                 verdicts.append(("failed", figures.reason))
             else:
                 verdicts.append(("uncertifiable", figures.reason))
-    verdict, reason = max(verdicts, key=lambda v: _ORDER[v[0]]) if verdicts else ("certified", "")
+    verdict, reason = _worst_verdict(verdicts) if verdicts else ("certified", "")
 
     def shaped(name: str) -> Any:
         stacked = torch.stack([getattr(figures, name) for figures in found])

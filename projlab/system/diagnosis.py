@@ -1,6 +1,7 @@
 """What a system A x = b is: numerical rank, redundant rows, conflicting rows, scaling."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
@@ -15,7 +16,8 @@ from projlab.numerics.scaling import scale
 from projlab.numerics.triangular import Reflectors
 from projlab.system.constraint import AffineConstraint
 from projlab.system.equilibration import Equilibrated, equilibrate
-from projlab.system.rank import Rank, RankRule, check_rule, cutoff_of, decide, decide_each
+from projlab.system.options import check_rank
+from projlab.system.rank import Rank, RankRule, cutoff_of, decide, decide_each
 
 _SHOWN = 5
 _SIMPLE = 100
@@ -129,7 +131,7 @@ def _section(title: str, entries: list[str]) -> list[str]:
     return lines
 
 
-def diagnose(A: Any, b: Any = None, *, rank: float | str = "numerical") -> Diagnosis:
+def diagnose(A: Any, b: Any = None, *, rank: RankRule = "numerical") -> Diagnosis:
     """Rank, redundant and conflicting rows, condition and scaling of A x = b.
 
     Parameters
@@ -143,7 +145,7 @@ def diagnose(A: Any, b: Any = None, *, rank: float | str = "numerical") -> Diagn
     Raises
     ------
     InputError
-        As `AffineConstraint` does; for batched A.
+        As `AffineConstraint` does; for batched A; another rank than those.
     MemoryLimitError
         A sparse system whose rows overlap and whose dense form does not fit.
 
@@ -158,7 +160,8 @@ def diagnose(A: Any, b: Any = None, *, rank: float | str = "numerical") -> Diagn
             f"A is a batch of {constraint.batch} systems; diagnose one of them: A[i], b[i]"
         )
     dtype = working_dtype(constraint.dtype)
-    analysis = analyse(constraint, dtype, check_rule(rank), dtype, measured=True)
+    rule = check_rank(rank)
+    analysis = analyse(constraint, dtype, rule, dtype, measured=True)
     u = tolerance.unit_roundoff(dtype)
     decision = analysis.decisions[0]
     norms = scale(analysis.system.rows.row_norms().double(), -analysis.system.exponent)
@@ -169,7 +172,7 @@ def diagnose(A: Any, b: Any = None, *, rank: float | str = "numerical") -> Diagn
         ambiguous=decision.ambiguous,
         condition=decision.condition,
         gap=decision.gap,
-        cutoff=cutoff_of(check_rule(rank), constraint.m, constraint.n, u),
+        cutoff=cutoff_of(rule, constraint.m, constraint.n, u),
         redundant=combinations(constraint, analysis, 0, range(constraint.m - decision.rank)),
         conflicting=analysis.conflicts.get(0, ()),
         scaling=Scaling(
@@ -337,14 +340,19 @@ def _ldexp(value: float, exponent: int) -> float:
         return math.copysign(math.inf, value)
 
 
+def first_few(rows: Sequence[str]) -> str:
+    """What is said of each row, for a message: the first five, and how many more there are."""
+    more = [f"and {len(rows) - _SHOWN} more rows"] if len(rows) > _SHOWN else []
+    return "; ".join([*rows[:_SHOWN], *more])
+
+
 def raise_inconsistent(constraint: AffineConstraint, analysis: Analysis) -> None:
     """Raise `InconsistentError` with the rows and the combination that prove it."""
     element, conflicts = next(iter(analysis.conflicts.items()))
     where = "A x = b" if constraint.batch is None else f"system {element} of the batch"
-    shown = "; ".join(c.contradiction() for c in conflicts[:_SHOWN])
-    more = f"; and {len(conflicts) - _SHOWN} more rows" if len(conflicts) > _SHOWN else ""
+    shown = first_few([c.contradiction() for c in conflicts])
     raise InconsistentError(
-        f"{where} has no solution: {shown}{more}. Mend b, or ask for the nearest point of the "
+        f"{where} has no solution: {shown}. Mend b, or ask for the nearest point of the "
         'least-squares set with on_inconsistent="least_squares".'
     )
 

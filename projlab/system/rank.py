@@ -6,7 +6,6 @@ u enters the cutoff only.
 """
 
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +14,6 @@ import torch
 from torch import Tensor
 
 from projlab import tolerance
-from projlab.errors import InputError
 from projlab.numerics import memory, tuning
 from projlab.numerics.exact_rank import independent_rows
 from projlab.numerics.scaling import scale, widened
@@ -63,18 +61,6 @@ class Rank:
         return replace(
             self, condition=condition, gap=(1 / condition, 0.0), sigma=sigma, measured=True
         )
-
-
-def check_rule(rule: object) -> RankRule:
-    """The `rank` argument, or `InputError`."""
-    if rule in ("numerical", "exact"):
-        return rule
-    if isinstance(rule, Real) and not isinstance(rule, bool) and 0 < float(rule) < 1:
-        return float(rule)
-    raise InputError(
-        f'rank={rule!r}; it must be "numerical", "exact", or a tolerance between 0 and 1 relative '
-        "to the largest singular value"
-    )
 
 
 def cutoff_of(rule: RankRule, m: int, n: int, u: float) -> float:

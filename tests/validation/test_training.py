@@ -240,23 +240,23 @@ class TestNetworks:
         assert {verdict(r) for r in records} == {"pass"}
 
     def test_a_step_without_its_projection_is_noticed(self, monkeypatch):
-        from projlab.training.hooks import Attachment
+        from projlab.training.hooks import StepHooks
 
-        honest = Attachment._after
+        honest = StepHooks._after
 
         def lazy(self):
-            if self.count != 5:
+            if self.log.steps != 5:
                 honest(self)
 
-        monkeypatch.setattr(Attachment, "_after", lazy)
+        monkeypatch.setattr(StepHooks, "_after", lazy)
         (record,) = networks.measure("network_noise", BRIEF, "float64", "")
         assert verdict(record) == "fail"
         assert "applied at 5 of 10 steps" in record.reason
 
     def test_rows_that_are_let_go_are_noticed(self, monkeypatch):
-        from projlab.training.hooks import Attachment
+        from projlab.training.hooks import StepHooks
 
-        monkeypatch.setattr(Attachment, "_project", lambda self, _: self.system.residuals())
+        monkeypatch.setattr(StepHooks, "_project", lambda self, _: self.system.residuals())
         records = networks.measure("network_noise", BRIEF, "float64", "")
         assert [verdict(r) for r in records if r.optimizer == "Adam"] == ["fail"] * 2
 

@@ -28,6 +28,7 @@ from projlab_validation.watch import Answered, Asked, Tell, nobody
 
 if TYPE_CHECKING:
     from projlab import AffineConstraint, Projector
+    from projlab.system.options import OnInconsistent
     from projlab_validation.oracles import Answer, Reference
     from projlab_validation.problems import Problem
 
@@ -183,7 +184,7 @@ def certificates(
     problem, device = truth.problem, constraint.device
     answers = torch.stack([torch.from_numpy(x) for x in answered.values()]).to(device)
     x0 = torch.from_numpy(problem.x0).to(answers).expand_as(answers)
-    rule = "least_squares" if truth.check == "least_squares" else "raise"
+    rule: OnInconsistent = "least_squares" if truth.check == "least_squares" else "raise"
     nothing: dict[str, Any] = {"oracles": {}, "feasibility": NAN, "stationarity": NAN}
     blank = [replace(found[v], check="certificate", **nothing) for v in answered]
     try:

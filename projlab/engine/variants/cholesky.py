@@ -25,17 +25,19 @@ class CholeskyFactor(Factor):
 
     E: Tensor
     L: Tensor
+    passes: int = PASSES
+    """More than two where L is that of a matrix with a shift."""
 
     def right_side(self, f: Tensor) -> Tensor:
         return -f
 
     def project(self, x: Tensor, c: Tensor | None) -> Tensor:
-        for _ in range(PASSES):
+        for _ in range(self.passes):
             x = x - self._solve(x, c) @ self.E
         return x
 
     def project_(self, x: Tensor, c: Tensor | None) -> None:
-        for _ in range(PASSES):
+        for _ in range(self.passes):
             y = self._solve(x, c)
             if x.dim() == 1:
                 x.addmv_(self.E.mT, y, alpha=-1)
@@ -46,7 +48,7 @@ class CholeskyFactor(Factor):
 
     def multipliers(self, x: Tensor, c: Tensor | None) -> Tensor:
         total = self._solve(x, c)
-        for _ in range(PASSES - 1):
+        for _ in range(self.passes - 1):
             total = total + self._solve(x - total @ self.E, c)
         return total
 

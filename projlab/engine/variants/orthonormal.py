@@ -12,7 +12,7 @@ from torch import Tensor, addmv
 
 from projlab.engine.kernels import native
 from projlab.engine.variants.base import Bound, Factor
-from projlab.numerics import tuning
+from projlab.numerics import dots, tuning
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class OrthonormalRows(Factor):
             x.addmv_(self._negated, self._coordinates(x, c))
         elif self._one:
             a = self.W[0]
-            r = self._long_dot(x)
+            r = dots.times(a, x)
             x.addcmul_(r if c is None else r + c, a, value=-1)
         elif len(self._blocks) == 1:
             x.addmv_(self.W.mT, self._coordinates(x, c), alpha=-1)
@@ -102,14 +102,6 @@ class OrthonormalRows(Factor):
         else:
             r = torch.addmm(c.mT if c.dim() == 2 else c.unsqueeze(-1), self.W, X)
         X.addmm_(self.W.mT, r, alpha=-1)
-
-    def _long_dot(self, x: Tensor) -> Tensor:
-        """The one row times x, in pieces where one sum would gather too many roundings."""
-        a = self.W[0]
-        if a.dtype is not torch.float32 or len(a) <= tuning.SUMMED:
-            return a.dot(x)
-        pieces = zip(a.split(tuning.SUMMED), x.split(tuning.SUMMED), strict=True)
-        return torch.stack([p.dot(q) for p, q in pieces]).sum()
 
     def _coordinates(self, x: Tensor, c: Tensor | None) -> Tensor:
         """W x + c."""

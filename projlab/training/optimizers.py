@@ -1,4 +1,4 @@
-"""What a constraint must know about an optimizer: its weight decay, its metric, what it refuses."""
+"""What is known of torch's optimizers: which are refused, their weight decay, their metric."""
 
 from typing import Any
 
@@ -38,7 +38,7 @@ def kind(optimizer: Optimizer, names: tuple[str, ...]) -> str | None:
     return None
 
 
-def refuse_optimizer(optimizer: object) -> Optimizer:
+def require_optimizer(optimizer: object) -> Optimizer:
     """The optimizer, or `InputError` with the reason why it cannot be constrained."""
     if not isinstance(optimizer, Optimizer):
         raise InputError(
@@ -60,7 +60,7 @@ def refuse_optimizer(optimizer: object) -> Optimizer:
     return optimizer
 
 
-def refuse_parameter(parameter: Tensor, name: str) -> None:
+def require_plain_parameter(parameter: Tensor, name: str) -> None:
     """Raise `InputError` for parameters that hold a part of a tensor, or several tensors."""
     # with use_orig_params=True, FSDP marks what it keeps as views of its flat parameter
     if any(getattr(parameter, mark, False) for mark in ("_is_flat_param", "_fsdp_flattened")):
@@ -106,7 +106,7 @@ def coupled_decay(
     )
 
 
-def refuse_metric(optimizer: Optimizer) -> None:
+def require_metric(optimizer: Optimizer) -> None:
     """Raise `InputError` unless the optimizer divides by a diagonal that its state shows."""
     if kind(optimizer, _METRICS) is None:
         raise InputError(
@@ -140,10 +140,10 @@ def inverse_metric(optimizer: Optimizer, group: dict[str, Any], parameter: Tenso
     elif name == "RMSprop":
         divisor = state["square_avg"].sqrt() + group["eps"]
     elif name == "Adamax":
-        divisor = state["exp_inf"]  # eps is in it
+        divisor = state["exp_inf"]  # holds eps already
     else:
         square: Tensor = state["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"]
-        step = torch.as_tensor(state["step"])  # where it is: one on the CPU scales without a copy
+        step = torch.as_tensor(state["step"])  # left where it is: a CPU scalar needs no copy
         divisor = square.sqrt() / (1 - group["betas"][1] ** step).sqrt() + group["eps"]
     inverse: Tensor = group["lr"] / divisor
     return inverse

@@ -1,24 +1,14 @@
-"""Constraints on parameters are split into blocks that share no entry."""
+"""Equations over parameters are split into blocks that share no entry."""
 
 import pytest
 import torch
 
-from projlab import cat, constrain, expr
-from projlab.training.blocks import MatrixBlock, SolverBlock, SumsBlock
+from projlab import cat, expr
+from projlab.training.blocks.matrix import MatrixBlock
+from projlab.training.blocks.solver import SolverBlock
+from projlab.training.blocks.sums import SumsBlock
 
-F64 = torch.float64
-
-
-def parameter(*shape, **keywords):
-    return torch.nn.Parameter(torch.randn(*shape, dtype=F64), **keywords)
-
-
-def blocks_of(parameters, *equations, **keywords):
-    handle = constrain(torch.optim.SGD(parameters, lr=0.1), *equations, **keywords)
-    system = handle._attachment.system
-    held = handle.residual().abs().max()
-    assert held < 1e-13
-    return system.blocks
+from .helpers import F64, blocks_of, parameter
 
 
 def test_row_sums_are_one_block_of_views():
@@ -118,42 +108,3 @@ def test_a_sparse_component_goes_to_the_engine_sparse():
     (block,) = blocks_of([p], e[1:] - e[:-1] == 0.25)
     assert block.shape == (1, 59, 60)
     torch.testing.assert_close(p[1:] - p[:-1], torch.full((59,), 0.25, dtype=F64))
-
-
-@pytest.mark.parametrize("variant", ["qr", "pinv", "cholesky"])
-def test_a_variant_by_name_is_taken_for_every_block(variant):
-    W, p = parameter(4, 3), parameter(5)
-    A = torch.randn(2, 5, dtype=F64)
-    blocks = blocks_of([W, p], expr(W).sum(1) == 1, A @ expr(p) == 0, variant=variant)
-    assert {b.variant for b in blocks} == {variant}
-
-
-def test_other_strides_and_several_dtypes():
-    conv = torch.nn.Parameter(
-        torch.randn(4, 3, 5, 5, dtype=F64).to(memory_format=torch.channels_last)
-    )
-    half, p = torch.nn.Parameter(torch.randn(8)), parameter(8)
-    blocks_of([conv], expr(conv).sum((1, 2, 3)) == 2)
-    torch.testing.assert_close(conv.sum((1, 2, 3)), torch.full((4,), 2.0, dtype=F64))
-    assert conv.is_contiguous(memory_format=torch.channels_last)
-    handle = constrain(torch.optim.SGD([half, p], lr=0.1), expr(half) == 2 * expr(p))
-    assert handle.residual().abs().max() < 1e-6
-
-
-def test_the_projection_of_a_system_is_the_nearest_point():
-    import projlab
-
-    W, p = parameter(3, 4), parameter(4)
-    A = torch.randn(2, 4, dtype=F64)
-    equations = [expr(W).sum(0) == expr(p), A @ expr(p) == 1, expr(W)[1, 1:].sum() == 2]
-    x0 = torch.cat([W.detach().flatten(), p.detach()])
-    rows = torch.zeros(7, 16, dtype=F64)
-    for j in range(4):
-        rows[j, [j, 4 + j, 8 + j]] = 1
-        rows[j, 12 + j] = -1
-    rows[4:6, 12:] = A
-    rows[6, 5:8] = 1
-    b = torch.tensor([0, 0, 0, 0, 1, 1, 2], dtype=F64)
-    constrain(torch.optim.SGD([W, p], lr=0.1), *equations)
-    wanted = projlab.projector(rows, b, "pinv")(x0)
-    torch.testing.assert_close(torch.cat([W.detach().flatten(), p.detach()]), wanted)

@@ -1,19 +1,69 @@
-"""Training problems with known constrained optima, and every optimizer that torch has."""
+"""What the tests of training share: problems with known constrained optima, torch's optimizers."""
 
 import warnings
 from dataclasses import dataclass, field
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import projlab
-from projlab import cat, expr
+from projlab import cat, constrain, expr
 
 F64 = torch.float64
+U = {F64: 2.0**-53, torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 STEPS = 1500
 
 
 def vector(*values, dtype=F64):
     return torch.nn.Parameter(torch.tensor(values, dtype=dtype))
+
+
+def parameter(*shape):
+    return torch.nn.Parameter(torch.randn(*shape, dtype=F64))
+
+
+def blocks_of(parameters, *equations, **keywords):
+    """The blocks of equations that are kept from here on."""
+    handle = constrain(torch.optim.SGD(parameters, lr=0.1), *equations, **keywords)
+    system = handle._hooks.system
+    assert handle.residual().abs().max() < 1e-13
+    return system.blocks
+
+
+def network(dtype=torch.float32):
+    return torch.nn.Sequential(
+        torch.nn.Linear(12, 16, dtype=dtype), torch.nn.Tanh(), torch.nn.Linear(16, 5, dtype=dtype)
+    )
+
+
+def backward(net):
+    net.zero_grad()
+    x = torch.randn(8, 12, dtype=net[0].weight.dtype)
+    (net(x) ** 2).sum().backward()
+
+
+class Fresh(TorchDispatchMode):
+    """Sizes of the tensors that operations allocate."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor):
+            known = {
+                t.untyped_storage().data_ptr()
+                for t in tree_leaves((args, kwargs))
+                if isinstance(t, torch.Tensor)
+            }
+            if out.untyped_storage().data_ptr() not in known:
+                self.sizes.append(out.numel())
+        return out
+
+
+# ---- problems with known constrained optima
 
 
 @dataclass
@@ -83,6 +133,9 @@ def matrix():
 
 
 EXAMPLES = {"article 1": article_1, "article 2": article_2, "article 3": article_3}
+
+
+# ---- optimizers
 
 
 @dataclass
