@@ -1,6 +1,7 @@
 """project: the one-off form, differentiable in x, A and b."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, Unpack, get_args
 
 import torch
@@ -10,12 +11,12 @@ from torch.autograd.forward_ad import unpack_dual
 
 from projlab import tolerance
 from projlab.engine.autograd import require_full_rank, solve
+from projlab.engine.blocks import AnySolver
 from projlab.engine.compiled import eager
 from projlab.engine.gram import GramSolve, factored, solved
 from projlab.engine.kernels.native import PLAIN
 from projlab.engine.select import asked
 from projlab.engine.setup import build
-from projlab.engine.solver import Solver
 from projlab.errors import InputError, ProjlabError
 from projlab.numerics import memory
 from projlab.numerics.precision import lowered, stated_precision
@@ -44,7 +45,7 @@ class OneOff:
         self.dtype = dtype
         self.data = data
         self.constraint = constraint
-        self.solver: Solver | None = None
+        self.solver: AnySolver | None = None
         self.lanes: OneOff | None = None
 
     @property
@@ -52,7 +53,7 @@ class OneOff:
         """Whether a constant constraint is a batch of systems."""
         return self.constraint is not None and self.constraint.batch is not None
 
-    def bind(self, x: Tensor, A: Tensor | None, b: Tensor | None) -> Solver:
+    def bind(self, x: Tensor, A: Tensor | None, b: Tensor | None) -> AnySolver:
         """The solver, built from the first A and b."""
         if self.solver is None:
             require_finite(x.detach(), "x")
@@ -70,7 +71,7 @@ class OneOff:
                 self.solver = build(self.constraint, self.dtype, self.options, self.data)
         return self.solver
 
-    def solvers(self) -> list[Solver]:
+    def solvers(self) -> Sequence[AnySolver]:
         """The one built, or that of the lanes."""
         if self.solver is not None:
             return [self.solver]

@@ -11,10 +11,11 @@ from torch.compiler import is_compiling, is_dynamo_compiling
 
 from projlab.engine import compiled
 from projlab.engine.autograd import solve
+from projlab.engine.blocks import AnySolver
 from projlab.engine.careful import decided, null_space
 from projlab.engine.select import MANY, asked
 from projlab.engine.setup import build
-from projlab.engine.solver import Solver, needs_function
+from projlab.engine.solver import needs_function
 from projlab.errors import InputError, ProjlabError, RankDeficientError
 from projlab.numerics.precision import set_up, stated_precision
 from projlab.proof.certificate import Certificate, certify
@@ -109,14 +110,14 @@ class Projector(nn.Module):
         self.register_buffer("b", constraint.b)
         self._adopt(constraint, constraint.dtype, solver)
 
-    def _adopt(self, constraint: AffineConstraint, dtype: torch.dtype, solver: Solver) -> None:
+    def _adopt(self, constraint: AffineConstraint, dtype: torch.dtype, solver: AnySolver) -> None:
         """Take over a constraint and its factors, all at once."""
         # a compiled graph may still be waiting for its backward pass with the factors before
         self._retired = getattr(self, "_solvers", {}) if "torch._dynamo" in sys.modules else {}
         self._constraint = constraint
         self._dtype = dtype
         self._solver = solver
-        self._solvers: dict[tuple[torch.dtype, bool], Solver] = {}
+        self._solvers: dict[tuple[torch.dtype, bool], AnySolver] = {}
         self._numbers: dict[tuple[torch.dtype, bool], int] = {}
         self._keep(solver)
         self.A, self.b = constraint.A, constraint.b
@@ -126,7 +127,7 @@ class Projector(nn.Module):
         """What the hot path looks up: not part of the state, and never copied."""
         self._direct = self._solver.direct()
 
-    def _keep(self, solver: Solver) -> None:
+    def _keep(self, solver: AnySolver) -> None:
         """Under its precision, and whether its rows are independent ones."""
         number = compiled.register(solver)
         for key in {(solver.dtype, False), (solver.dtype, solver.decided)}:
@@ -262,7 +263,7 @@ class Projector(nn.Module):
 
     def _solve(
         self,
-        solver: Solver,
+        solver: AnySolver,
         x: Tensor,
         b: Tensor | None,
         *,
@@ -288,7 +289,7 @@ class Projector(nn.Module):
             x, b, homogeneous=homogeneous, dual=False, want_multipliers=want_multipliers
         )
 
-    def _solver_for(self, x: Tensor, name: str = "x", *, decided: bool = False) -> Solver:
+    def _solver_for(self, x: Tensor, name: str = "x", *, decided: bool = False) -> AnySolver:
         """The factors for x's dtype, of independent rows if `decided`; `InputError` for a bad x."""
         solver = self._solver
         check_vector(x, solver.shape[1], solver.batch, solver.device, name)
@@ -324,7 +325,7 @@ class Projector(nn.Module):
         given = working_dtype(self._constraint.dtype)
         return torch.float32 if torch.float32 in (given, working_dtype(dtype)) else given
 
-    def _right_side(self, b: Any, x: Tensor, solver: Solver) -> Tensor | None:
+    def _right_side(self, b: Any, x: Tensor, solver: AnySolver) -> Tensor | None:
         if b is None:
             return None
         m, lead = solver.shape[0], x.shape[:-1]

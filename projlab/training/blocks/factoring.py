@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from projlab.engine.select import asked
-from projlab.engine.setup import build
+from projlab.engine.setup import build_one
 from projlab.engine.variants.orthonormal import OrthonormalRows
 from projlab.errors import InconsistentError
 from projlab.system.constraint import AffineConstraint
@@ -62,7 +62,7 @@ def make_block(
     )
     dtype = torch.float64 if device.type != "mps" else torch.float32
     try:
-        solver = build(constraint, dtype, _options(constraint.n, variant, strict), data)
+        solver = build_one(constraint, dtype, _options(constraint.n, variant, strict), data)
     except InconsistentError:
         _refuse(plan, right, names, data)
         raise
@@ -71,7 +71,7 @@ def make_block(
     basis = solver
     if dense and constraint.m == 1 and not isinstance(solver.factor, OrthonormalRows):
         # every variant projects onto one row alike: by its direction, which single_row keeps
-        basis = build(constraint, dtype, _options(constraint.n, "single_row", strict), data)
+        basis = build_one(constraint, dtype, _options(constraint.n, "single_row", strict), data)
     if not isinstance(basis.factor, OrthonormalRows):
         return SolverBlock(plan, parameters, solver, constraint)
     eye = torch.eye(constraint.m, dtype=dtype, device=device)
