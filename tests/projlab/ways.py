@@ -13,7 +13,7 @@ import projlab
 from projlab import tolerance
 from projlab.engine.select import MANY
 from projlab.engine.solver import build
-from projlab.system.diagnosis import working_dtype
+from projlab.system.inputs import working_dtype
 from projlab.system.options import check_options
 from tests.projlab.watching import Operators
 
