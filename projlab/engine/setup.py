@@ -12,6 +12,7 @@ possibly ill-conditioned matrix", MTAC 9 (1955) (a shift, and iterations that re
 "Numerical methods for solving linear least squares problems", Numer. Math. 7 (1965).
 """
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -26,7 +27,7 @@ from projlab.engine.variants import Factor
 from projlab.engine.variants.cholesky import CholeskyFactor
 from projlab.engine.variants.qr import QR
 from projlab.numerics import memory
-from projlab.numerics.precision import stated_precision
+from projlab.numerics.precision import lowered, stated_precision
 from projlab.numerics.scaling import power_of_two, widened
 from projlab.numerics.triangular import householder, upper
 from projlab.system.constraint import AffineConstraint
@@ -44,7 +45,10 @@ def build(
 
     `dtype` is the working precision, `data` that of A and b, which decides rank and consistency.
     """
-    with torch.no_grad(), torch.inference_mode(False), stated_precision(constraint.device):
+    kind = constraint.device.type
+    switched = lowered(torch.float32, kind)  # contexts cost more than a small factorisation
+    stated = stated_precision(constraint.device) if switched else nullcontext()
+    with torch.no_grad(), torch.inference_mode(False), stated:
         if _answers_first(constraint, options):
             system = equilibrate(constraint, dtype)
             if not system.rows.disjoint():

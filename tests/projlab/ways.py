@@ -11,10 +11,9 @@ import torch
 
 import projlab
 from projlab import tolerance
-from projlab.engine.select import MANY
-from projlab.engine.solver import build
+from projlab.engine.select import MANY, asked
+from projlab.engine.setup import build
 from projlab.system.inputs import working_dtype
-from projlab.system.options import check_options
 from tests.projlab.watching import Operators
 
 NUMBA = importlib.util.find_spec("numba") is not None
@@ -41,16 +40,7 @@ every_way = pytest.mark.parametrize(
 def solver_of(P):
     """What P was set up with, set up again from its equations: the same factors to the bit."""
     constraint, dtype = projlab.AffineConstraint(P.A, P.b), working_dtype(P.dtype)
-    options = check_options(
-        constraint.n,
-        MANY,
-        variant=P.variant,
-        accuracy=None,
-        rank="numerical",
-        metric=None,
-        on_redundant="drop",
-        on_inconsistent="raise",
-    )
+    options = asked(constraint.n, P.variant, {}, applications=MANY)
     return build(constraint, dtype, options, dtype)
 
 

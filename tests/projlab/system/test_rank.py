@@ -58,7 +58,7 @@ def test_full_rank_proven_by_a_bound_needs_no_singular_values(dtype, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(torch.linalg, "svdvals", None)
         P = projlab.projector(A, 0.0)
-        (bound,) = solver_of(P).conditions
+        (bound,) = solver_of(P).facts.bounds
     assert P.rank == measured.rank == 40
     assert not measured.ambiguous
     assert measured.condition <= bound <= 40 * measured.condition
