@@ -32,6 +32,10 @@ COMBINATION_NOISE = 1e-9
 computed in float64 by solving with a well-conditioned block (entries of its inverse are O(1)), so
 their error is a modest multiple of condition * u64, and the block's condition is modest."""
 
+TIE = 1e-12
+"""Relative: combinations whose contradictions differ by less are equally clear. Each is evaluated
+in float64, from inner products that err by some tens of u."""
+
 LARGEST_COEFFICIENT = 2.0
 """Of a dropped row on the kept ones, rows scaled to norm one. While one is larger, exchanging the
 two rows multiplies the volume of the kept block by it; at the end sigma_min of the kept rows is

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from projlab.numerics.precision import set_up, stated_precision
+from projlab.system.analysis import Analysis, analyse
 from projlab.system.constraint import AffineConstraint
-from projlab.system.diagnosis import Analysis, analyse
 from projlab.system.rank import RankRule
 
 

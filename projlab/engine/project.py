@@ -20,9 +20,8 @@ from projlab.engine.setup import build
 from projlab.errors import InputError, ProjlabError
 from projlab.numerics import memory
 from projlab.numerics.precision import lowered, stated_precision
-from projlab.system.constraint import AffineConstraint
-from projlab.system.diagnosis import as_constraint, working_dtype
-from projlab.system.inputs import FLOATS, check_vector, require_finite, to_tensor
+from projlab.system.constraint import AffineConstraint, as_constraint
+from projlab.system.inputs import FLOATS, check_vector, require_finite, to_tensor, working_dtype
 from projlab.system.options import DEFAULTS, OnInconsistent, Options, ProjectorKeywords, listed
 from projlab.system.rows import is_scipy_sparse
 

@@ -19,9 +19,8 @@ from projlab.engine.solver import needs_function
 from projlab.errors import InputError, ProjlabError, RankDeficientError
 from projlab.numerics.precision import set_up, stated_precision
 from projlab.proof.certificate import Certificate, certify
-from projlab.system.constraint import AffineConstraint
-from projlab.system.diagnosis import as_constraint, working_dtype
-from projlab.system.inputs import check_vector, to_tensor
+from projlab.system.constraint import AffineConstraint, as_constraint
+from projlab.system.inputs import check_vector, to_tensor, working_dtype
 from projlab.system.options import ProjectorKeywords, listed
 
 

@@ -13,8 +13,8 @@ from projlab.numerics.scaling import scale
 from projlab.proof.products import Product
 from projlab.proof.rounding import U, frobenius, norms
 from projlab.proof.row_space import RowSpace
+from projlab.system.analysis import Analysis, range_projection
 from projlab.system.constraint import AffineConstraint
-from projlab.system.diagnosis import Analysis, range_projection
 from projlab.system.equilibration import equilibrated_side
 from projlab.system.rank import Rank
 from projlab.system.rows import DenseRows, Rows

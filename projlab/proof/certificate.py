@@ -37,9 +37,9 @@ from projlab import tolerance
 from projlab.errors import InputError
 from projlab.numerics.precision import stated_precision
 from projlab.proof.bounds import NOT_FINITE, Figures, bounds_of
-from projlab.system.constraint import AffineConstraint
-from projlab.system.diagnosis import analyse, as_constraint, raise_inconsistent, working_dtype
-from projlab.system.inputs import check_vector
+from projlab.system.analysis import analyse, raise_inconsistent
+from projlab.system.constraint import AffineConstraint, as_constraint
+from projlab.system.inputs import check_vector, working_dtype
 from projlab.system.options import ProblemKeywords, check_options, listed, refuse_unknown
 
 Verdict = Literal["certified", "failed", "uncertifiable"]

@@ -60,9 +60,9 @@ def _exponent(norms: Tensor) -> Tensor:
 
 
 def equilibrated_side(b: Tensor, exponent: Tensor) -> Tensor:
-    """f = D b in float64, before any rounding to a narrower dtype; on the CPU where b has none.
+    """f = D b in float64, before any rounding to a narrower dtype; b and the exponents (..., m).
 
-    b and the exponents are (..., m), of the same rows.
+    On the CPU where b's device has no float64.
     """
     wide = widened(b)
     return scale(wide, exponent.to(wide.device))

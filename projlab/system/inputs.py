@@ -13,6 +13,11 @@ FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _FLOATS_TEXT = "it must be float64, float32, float16 or bfloat16"
 
 
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float16 and bfloat16 are worked in float32."""
+    return dtype if dtype in (torch.float32, torch.float64) else torch.float32
+
+
 def to_tensor(value: Any, name: str) -> Tensor:
     """A new floating-point tensor from a dense tensor, an array, a number or nested lists."""
     if isinstance(value, Tensor):

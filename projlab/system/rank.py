@@ -90,6 +90,16 @@ def decide(rows: Rows, u: float, rule: RankRule) -> Rank:
         rows.device,
     )
     E = widened((rows.select(nonzero) if len(nonzero) < m else rows).to_dense())
+    return _factored(E, zero, u, rule)
+
+
+def _factored(E: Tensor, zero: Tensor, u: float, rule: RankRule) -> Rank:
+    """`decide` by a QR, and by singular values where that is not enough.
+
+    E holds the rows that are not `zero` (m,).
+    """
+    m, n = len(zero), E.shape[1]
+    nonzero = (~zero).nonzero().flatten()
     cutoff = cutoff_of(rule, m, n, u)
     R, reflectors = _triangle(E)
     vectors = False
@@ -98,7 +108,8 @@ def decide(rows: Rows, u: float, rule: RankRule) -> Rank:
         bound = _condition_bound(R, enough)
         if bound <= enough:
             return _proven(nonzero, bound, reflectors)
-        # the bound is off by a factor m at worst: the rows are dependent, and vectors needed
+        # the bound is off by a factor m at worst: where even that cannot mend it (or it is NaN),
+        # rows are dependent, and which ones will be asked of the singular vectors
         vectors = not bound <= m / cutoff
     wide = R.mT if E.shape[0] <= E.shape[1] else E  # E = R' Q'
     sigma, Vh = _singular(wide) if vectors else (torch.linalg.svdvals(R), None)
@@ -282,7 +293,7 @@ def _extended_precision_tail(E: Tensor, sigma: Tensor, cutoff: float) -> Tensor 
     U, S, Vh = (t.cpu().numpy() for t in torch.linalg.svd(E, full_matrices=False))
     extended = E.cpu().numpy().astype(np.longdouble)
     Z = U[:, first:].astype(np.longdouble)
-    for _ in range(2):
+    for _ in range(2):  # each time the error shrinks by that of a float64 SVD
         image = (extended.T @ Z).astype(np.float64)
         Z = Z - U[:, :first] @ ((Vh[:first] @ image) / S[:first, None])
     image = (extended.T @ Z).astype(np.float64)

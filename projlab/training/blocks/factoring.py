@@ -8,9 +8,9 @@ from torch import Tensor
 from projlab.engine.select import asked
 from projlab.engine.setup import build_one
 from projlab.engine.variants.orthonormal import OrthonormalRows
-from projlab.errors import InconsistentError
+from projlab.errors import InconsistentError, first_few
+from projlab.system.analysis import analyse
 from projlab.system.constraint import AffineConstraint
-from projlab.system.diagnosis import analyse, first_few
 from projlab.system.options import Options, ProjectorKeywords
 from projlab.training.blocks.base import Block
 from projlab.training.blocks.matrix import MatrixBlock
