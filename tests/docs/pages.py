@@ -4,6 +4,7 @@ import contextlib
 import functools
 import io
 import re
+import tempfile
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,8 +90,8 @@ def names_of(page: Path) -> dict[str, Any]:
     """Run a page's programs as its reader would, and return the names they leave."""
     torch.manual_seed(0)
     names: dict[str, Any] = {}
-    for block in blocks(page, "python"):
-        if not block.mark:
-            printed = block.run(names)
-            holds(block.shown or "", printed)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        for block in blocks(page, "python"):
+            if not block.mark:
+                holds(block.shown or "", block.run(names))
     return names

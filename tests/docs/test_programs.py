@@ -53,15 +53,15 @@ def test_training_programs_end_at_the_constrained_optimum():
     for example, optimum in (
         (["p1", "p2"], [0.75, 0.25]),
         (["p5", "p6", "p7"], [1.5, -0.5, 1.0]),
-        (["q3", "q4"], [1.6, 0.8]),
+        (["p3", "p4"], [1.6, 0.8]),
     ):
         end = torch.cat([found[p].detach() for p in example])
         torch.testing.assert_close(end, torch.tensor(optimum), rtol=0, atol=1e-4)
     examples = [b.content for b in blocks(page, "python") if "\ntrain(" in b.content]
     assert [len(e.rsplit("\n\n")[-1].splitlines()) for e in examples[:3]] == [3, 3, 3]
-    # trained again by the textbook recipe: on the constraint, and elsewhere
-    assert abs(found["p3"].item() - 1.6) > 0.1
-    assert found["p3"].item() == pytest.approx(2 * found["p4"].item(), abs=1e-6)
+    # by the textbook recipe: on the constraint, and elsewhere
+    assert abs(found["q3"].item() - 1.6) > 0.1
+    assert found["q3"].item() == pytest.approx(2 * found["q4"].item(), abs=1e-6)
 
 
 def test_what_the_readme_constrains_holds():
