@@ -446,8 +446,6 @@ def crashes_on_tall_systems(x, A, b):
 
 HANGS = ("loops_on_feasible_points", "sleeps_on_square_systems")
 DIES = ("ends_the_process_on_stacks", "crashes_on_tall_systems")
-
-
 FAULTS = tuple(
     name
     for name, value in dict(globals()).items()
