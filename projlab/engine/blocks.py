@@ -123,6 +123,16 @@ class BlockSolver:
         )
         return replace(self, device=device, groups=groups)
 
+    def for_right_side(self, b: Tensor) -> "BlockSolver | None":
+        """As `Solver.for_right_side`."""
+        groups = []
+        for rows, columns, solver in self.groups:
+            changed = solver.for_right_side(b[rows])
+            if changed is None:
+                return None
+            groups.append(Group(rows, columns, changed))
+        return replace(self, groups=tuple(groups))
+
     def direct(self) -> Direct:
         """No shorter road than the general one."""
         return Direct(lambda _: None, lambda _: False)
