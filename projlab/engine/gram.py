@@ -64,6 +64,8 @@ class Gram(NamedTuple):
     def _multipliers(self, r: Tensor) -> Tensor:
         if r.dim() == 1:
             return self.S.mT.mv(self.S.mv(r))
+        if r.dim() == 3:  # what @ comes down to, without its deliberations
+            return torch.bmm(torch.bmm(r, self.S.mT), self.S)
         return (r @ self.S.mT) @ self.S
 
     def _corrected(self, x: Tensor, y: Tensor) -> Tensor:
@@ -87,7 +89,7 @@ def factored(A: Tensor, u: float) -> tuple[Gram | None, Tensor | None]:
     """
     m, n = A.shape[-2:]
     work = tolerance.unit_roundoff(A.dtype)
-    G = A @ A.mT
+    G = torch.bmm(A, A.mT) if A.dim() == 3 else A @ A.mT
     L, _ = torch.linalg.cholesky_ex(G)
     eye = torch.eye(m, dtype=A.dtype, device=A.device)
     S = torch.linalg.solve_triangular(L, eye if A.dim() == 2 else eye.expand_as(L), upper=False)
@@ -112,7 +114,7 @@ def factored(A: Tensor, u: float) -> tuple[Gram | None, Tensor | None]:
 def _on_host(*values: Tensor) -> tuple[float, ...]:
     """Numbers, with one wait where a device has to be waited for."""
     if values[0].is_cpu:
-        return tuple(value.item() for value in values)
+        return tuple([value.item() for value in values])
     return tuple(torch.stack(values).tolist())
 
 
