@@ -67,26 +67,25 @@ def refined(axes: Axes, cuts: Iterable[int]) -> Axes | None:
 
 
 def margins(parameter: int, equations: Sequence[tuple[int, Sums]]) -> MarginsPlan | None:
-    """The plan of several equations, each the number of its first row and sums over one view.
+    """The plan of several equations, each the number of its first row and sums of its entries.
 
-    None where they are not sums of one grid over axes of it.
+    All of them over the same entries, given by equal `coarsest` axes and offsets; None where these
+    have no axes of which every equation adds up some.
     """
+    _, first = equations[0]
     cuts = {stride for _, t in equations for size, stride in t.out + t.inner if size > 1}
-    split = [(refined(t.out, cuts), refined(t.inner, cuts)) for _, t in equations]
-    axes: Axes | None = None
+    axes = refined(coarsest(first.out + first.inner), cuts)
+    if axes is None:
+        return None
     found = []
-    for (start, t), (out, inner) in zip(equations, split, strict=True):
-        if out is None or inner is None:
-            return None
-        own = tuple(sorted(out + inner, key=lambda axis: -axis[1]))
-        axes = own if axes is None else axes
-        if own != axes:
-            return None
+    for start, t in equations:
+        out, inner = refined(t.out, cuts), refined(t.inner, cuts)
+        assert out is not None
+        assert inner is not None
         order = sorted(range(len(out)), key=lambda d: -out[d][1])
         rows = torch.arange(start, start + math.prod(t.shape)).reshape([size for size, _ in out])
         rows = rows.permute(order).reshape([1 if a in inner else a[0] for a in axes])
         sums = replace(t, out=tuple(out[d] for d in order), inner=coarsest(inner))
         found.append(Margin(rows, tuple(d for d, a in enumerate(axes) if a in inner), sums))
-    assert axes is not None
-    grid = Sums(found[0].sums.parameter, 1.0, axes, (), found[0].sums.offset)
+    grid = Sums(first.parameter, 1.0, axes, (), first.offset)
     return MarginsPlan(parameter, grid, tuple(found))
