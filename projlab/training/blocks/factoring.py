@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from projlab import tolerance
 from projlab.engine.select import asked
 from projlab.engine.setup import build_one
 from projlab.engine.variants.orthonormal import OrthonormalRows
@@ -13,9 +14,11 @@ from projlab.system.analysis import analyse
 from projlab.system.constraint import AffineConstraint
 from projlab.system.options import Options, ProjectorKeywords
 from projlab.training.blocks.base import Block
+from projlab.training.blocks.margins import MarginsBlock
 from projlab.training.blocks.matrix import MatrixBlock
 from projlab.training.blocks.solver import SolverBlock
 from projlab.training.blocks.sums import SumsBlock
+from projlab.training.grids import MarginsPlan
 from projlab.training.partition import MatrixPlan, Plan, SumsPlan
 
 STEPS = 10**6
@@ -54,6 +57,11 @@ def make_block(
     """
     if isinstance(plan, SumsPlan):
         return SumsBlock(plan, parameters)
+    if isinstance(plan, MarginsPlan):
+        margins = MarginsBlock(plan, parameters)
+        if strict:
+            _refuse_margins(margins, b, names, data)
+        return margins
     device = parameters[plan.pieces[0].parameter].device
     right = b.cpu()[plan.rows]
     batched, dense = plan.A.dim() == 3, plan.A.layout == torch.strided
@@ -98,6 +106,22 @@ def _refuse(
         conflicts = analysis.conflicts.get(0, ())
         if conflicts:
             raise inconsistent([c.contradiction() for c in conflicts])
+
+
+def _refuse_margins(
+    block: MarginsBlock, b: Tensor, names: Callable[[Tensor], list[str]], data: torch.dtype
+) -> None:
+    """Raise `InconsistentError` for two equations that add up one grid to different sums."""
+    right = b.cpu()[block.rows.cpu()]
+    found = block.contradiction(right, tolerance.unit_roundoff(data))
+    if found is None:
+        return
+    said = []
+    for rows, total in found:
+        (name,) = names(rows[:1])
+        more = f" and {len(rows) - 1} more rows" if len(rows) > 1 else ""
+        said.append(f"by ({name}){more} the same entries add up to {total:.17g}")
+    raise inconsistent([", but ".join(said)])
 
 
 def inconsistent(contradictions: Sequence[str]) -> InconsistentError:
