@@ -18,15 +18,15 @@ from torch._C._dynamo.eval_frame import get_eval_frame_callback
 from torch.utils._python_dispatch import _disable_current_modes
 
 from projlab.engine.autograd import spread, sum_to
+from projlab.engine.blocks import AnySolver
 from projlab.engine.kernels import native
-from projlab.engine.solver import Solver
 from projlab.errors import InputError
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
-SOLVING = ("shape", "batch", "factor", "kept", "units", "range_basis", "metric", "c")
-"""What of a solver the operator needs."""
+LEFT_OUT = frozenset({"facts", "variant", "reason", "dtype", "device"})
+"""Fields of solvers that the operator does not need, or has from x."""
 
 
 def eager(function: F) -> F:
@@ -48,14 +48,13 @@ def eager(function: F) -> F:
     return cast("F", call)
 
 
-def taken_apart(solver: Solver) -> tuple[str, list[Tensor]]:
+def taken_apart(solver: AnySolver) -> tuple[str, list[Tensor]]:
     """The tensors of a solver, and the form (JSON) in which `put_together` finds them.
 
     The compiler traces this: plain reading of fields, no more.
     """
     tensors: list[Tensor] = []
-    parts = [_form(getattr(solver, name), tensors) for name in SOLVING]
-    return "[" + ", ".join(parts) + "]", tensors
+    return _form(solver, tensors), tensors
 
 
 def _form(value: Any, tensors: list[Tensor]) -> str:
@@ -73,33 +72,36 @@ def _form(value: Any, tensors: list[Tensor]) -> str:
     if isinstance(value, native.Rows):
         return '"native"'
     kind = type(value)
-    parts = [f'"{f.name}": {_form(getattr(value, f.name), tensors)}' for f in fields(value)]
-    return f'{{"class": "{kind.__module__}:{kind.__qualname__}", ' + ", ".join(parts) + "}"
+    names = [field.name for field in fields(value) if field.name not in LEFT_OUT]
+    parts = [f'"{name}": {_form(getattr(value, name), tensors)}' for name in names]
+    parts.append(f'"class": "{kind.__module__}:{kind.__qualname__}"')
+    return "{" + ", ".join(parts) + "}"
 
 
 _read = functools.lru_cache(maxsize=256)(json.loads)
 
 
-def put_together(form: str, tensors: list[Tensor], x: Tensor) -> Solver:
+def put_together(form: str, tensors: list[Tensor], x: Tensor) -> AnySolver:
     """What `taken_apart` took apart, for solving in the precision of x."""
-    source = iter(tensors)
-    known = {name: _value(part, source) for name, part in zip(SOLVING, _read(form), strict=True)}
-    return _filled(Solver, known | {"dtype": x.dtype, "device": x.device})
+    solver: AnySolver = _value(_read(form), iter(tensors), x)
+    return solver
 
 
-def _value(form: Any, source: Iterator[Tensor]) -> Any:
+def _value(form: Any, source: Iterator[Tensor], x: Tensor) -> Any:
     if form == "tensor":
         return next(source)
     if isinstance(form, list):
-        return tuple([_value(item, source) for item in form])
+        return tuple([_value(item, source, x) for item in form])
     if not isinstance(form, dict):
         return form
     module, _, name = form["class"].partition(":")
-    values = {k: _value(part, source) for k, part in form.items() if k != "class"}
+    kind = getattr(importlib.import_module(module), name)
+    values = {k: _value(part, source, x) for k, part in form.items() if k != "class"}
     for key, value in values.items():
         if value == "native":
             values[key] = native.Rows(values["W"])
-    return _filled(getattr(importlib.import_module(module), name), values)
+    own = {field.name for field in fields(kind)} & {"dtype", "device"}
+    return _filled(kind, values | {key: getattr(x, key) for key in own})
 
 
 def _filled(kind: type[T], values: dict[str, Any]) -> T:
@@ -163,7 +165,7 @@ def _(
     dual: bool,  # noqa: ARG001
     want_multipliers: bool,
 ) -> tuple[Tensor, Tensor]:
-    m = _read(form)[SOLVING.index("shape")][0]
+    m = _read(form)["shape"][0]
     y = x.new_empty(*x.shape[:-1], m) if want_multipliers else x.new_empty(0)
     return x.new_empty(x.shape), y
 
@@ -193,7 +195,7 @@ def _vmap(
     form: str,
     *rest: Any,
 ) -> tuple[tuple[Tensor, Tensor], tuple[int | None, int | None]]:
-    batched = _read(form)[SOLVING.index("batch")] is not None
+    batched = _read(form).get("batch") is not None
     x, b, place = spread(x, in_dims[0], b, in_dims[1], info.batch_size, batched)
     found = solve(x, b, tensors, form, *rest)
     want_multipliers = rest[-1]

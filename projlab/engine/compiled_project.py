@@ -12,7 +12,7 @@ from torch import Tensor
 from projlab.engine.autograd import in_rows, require_full_rank, sum_to
 from projlab.engine.select import asked
 from projlab.errors import InputError
-from projlab.system.diagnosis import working_dtype
+from projlab.system.inputs import working_dtype
 from projlab.system.options import DEFAULTS, ProjectorKeywords
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
@@ -12,19 +11,19 @@ from torch.compiler import is_compiling, is_dynamo_compiling, is_exporting
 
 from projlab.engine import compiled
 from projlab.engine.autograd import solve
+from projlab.engine.blocks import AnySolver
 from projlab.engine.careful import decided, null_space
 from projlab.engine.kernels.native import PLAIN
 from projlab.engine.project import project
 from projlab.engine.reverse import reverse_mode
 from projlab.engine.select import MANY, asked
 from projlab.engine.setup import build
-from projlab.engine.solver import Solver, needs_function
+from projlab.engine.solver import needs_function
 from projlab.errors import InputError, ProjlabError, RankDeficientError
 from projlab.numerics.precision import set_up, stated_precision
 from projlab.proof.certificate import Certificate, certify
-from projlab.system.constraint import AffineConstraint
-from projlab.system.diagnosis import as_constraint, working_dtype
-from projlab.system.inputs import check_vector, to_tensor
+from projlab.system.constraint import AffineConstraint, as_constraint
+from projlab.system.inputs import check_vector, to_tensor, working_dtype
 from projlab.system.options import ProjectorKeywords, listed
 
 
@@ -123,14 +122,14 @@ class Projector(nn.Module):
         self,
         constraint: AffineConstraint,
         dtype: torch.dtype,
-        solver: Solver,
+        solver: AnySolver,
         buffers: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         """Take over a constraint and its factors all at once, for the buffers A and b if given."""
         self._constraint = constraint
         self._dtype = dtype
         self._solver = solver
-        self._solvers: dict[tuple[torch.dtype, bool], Solver] = {}
+        self._solvers: dict[tuple[torch.dtype, bool], AnySolver] = {}
         self._keep(solver)
         self.A, self.b = (constraint.A, constraint.b) if buffers is None else buffers
         self._derive()
@@ -146,7 +145,7 @@ class Projector(nn.Module):
         self._known = (A, A._version, b, b._version)
         self._mark = compiled.marked(A)
 
-    def _keep(self, solver: Solver) -> None:
+    def _keep(self, solver: AnySolver) -> None:
         """Under its precision, and whether its rows are independent ones."""
         for key in {(solver.dtype, False), (solver.dtype, solver.decided)}:
             self._solvers[key] = solver
@@ -299,7 +298,7 @@ class Projector(nn.Module):
 
     def _prepared(
         self, x: Tensor, b: Tensor | None, *, decided: bool = False
-    ) -> tuple[Solver, Tensor, Tensor | None]:
+    ) -> tuple[AnySolver, Tensor, Tensor | None]:
         """The factors for x, x as they take it, and b as well where it is not their own."""
         own = b is self._buffers["b"] and is_compiling()
         solver = self._solver_for(x, decided=decided or not (b is None or own))
@@ -327,9 +326,12 @@ class Projector(nn.Module):
                     "set up: call the projector once, then export"
                 )
             return None, None
-        A, b = self._buffers["A"], self._buffers["b"]
-        assert A is not None
+        b = self._buffers["b"]
         assert b is not None
+        if is_compiling() and self._mark is None:  # the compiler takes no sparse A into its graph
+            return None, b
+        A = self._buffers["A"]
+        assert A is not None
         if is_compiling():
             return None if A is known_A else A, b
         same_A = A is known_A and A._version == a
@@ -361,7 +363,7 @@ class Projector(nn.Module):
             return
         solvers = {}
         if same_A:
-            solvers = {key: _beside(s, constraint.b) for key, s in self._solvers.items()}
+            solvers = {key: s.for_right_side(constraint.b) for key, s in self._solvers.items()}
         solver = solvers.get((self._solver.dtype, False))
         if solver is None:
             data = self._data(self._dtype)
@@ -388,7 +390,7 @@ class Projector(nn.Module):
 
     def _solve(
         self,
-        solver: Solver,
+        solver: AnySolver,
         x: Tensor,
         b: Tensor | None,
         *,
@@ -429,7 +431,7 @@ class Projector(nn.Module):
             x, b, homogeneous=homogeneous, dual=False, want_multipliers=want_multipliers
         )
 
-    def _solver_for(self, x: Tensor, name: str = "x", *, decided: bool = False) -> Solver:
+    def _solver_for(self, x: Tensor, name: str = "x", *, decided: bool = False) -> AnySolver:
         """The factors for x's dtype, of independent rows if `decided`; `InputError` for a bad x."""
         solver = self._solver
         check_vector(x, solver.shape[1], solver.batch, solver.device, name)
@@ -465,7 +467,7 @@ class Projector(nn.Module):
         given = working_dtype(self._constraint.dtype)
         return torch.float32 if torch.float32 in (given, working_dtype(dtype)) else given
 
-    def _right_side(self, b: Any, x: Tensor, solver: Solver) -> Tensor:
+    def _right_side(self, b: Any, x: Tensor, solver: AnySolver) -> Tensor:
         m, lead = solver.shape[0], x.shape[:-1]
         if isinstance(b, Tensor) and b.dim() > 0 and b.device != solver.device:
             raise InputError(f"b is on {b.device}, the projector on {solver.device}; move one")
@@ -627,16 +629,6 @@ def _equal(changed: Tensor, kept: Tensor) -> bool:
         torch.equal(p, q)
         for p, q in ((one.indices(), other.indices()), (one.values(), other.values()))
     )
-
-
-def _beside(solver: Solver, b: Tensor) -> Solver | None:
-    """The same factors for another b; None where its entries on redundant rows must be checked."""
-    ranks = solver.facts.known_ranks
-    if ranks is None or min(ranks) < solver.shape[0] or not solver.decided:
-        return None
-    b = b.to(torch.promote_types(b.dtype, solver.dtype))
-    with stated_precision(solver.device):
-        return replace(solver, c=solver.right_side(solver.beside(b)))
 
 
 def moved(constraint: AffineConstraint, device: torch.device) -> AffineConstraint:

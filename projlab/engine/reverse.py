@@ -13,10 +13,12 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from projlab.engine.autograd import solve
-from projlab.engine.solver import Solver
+from projlab.engine.blocks import AnySolver
 
 
-def reverse_mode(x: Tensor, project: Callable[[Tensor], Tensor], solver: Solver) -> Tensor | None:
+def reverse_mode(
+    x: Tensor, project: Callable[[Tensor], Tensor], solver: AnySolver
+) -> Tensor | None:
     """project(x), a new tensor, differentiable in x; None where a transform wants to see it."""
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return None
@@ -30,7 +32,7 @@ class _Reverse(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, project: Callable[[Tensor], Tensor], solver: Solver, dual: bool
+        ctx: Any, x: Tensor, project: Callable[[Tensor], Tensor], solver: AnySolver, dual: bool
     ) -> Tensor:
         ctx.solver, ctx.dual = solver, dual
         return project(x)

@@ -12,13 +12,16 @@ possibly ill-conditioned matrix", MTAC 9 (1955) (a shift, and iterations that re
 "Numerical methods for solving linear least squares problems", Numer. Math. 7 (1965).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from projlab import tolerance
-from projlab.engine import careful
+from projlab.engine import blocks, careful
+from projlab.engine.blocks import AnySolver
 from projlab.engine.facts import Facts
 from projlab.engine.select import System, choose, undecided
 from projlab.engine.solver import Solver
@@ -26,7 +29,7 @@ from projlab.engine.variants import Factor
 from projlab.engine.variants.cholesky import CholeskyFactor
 from projlab.engine.variants.qr import QR
 from projlab.numerics import memory
-from projlab.numerics.precision import stated_precision
+from projlab.numerics.precision import lowered, stated_precision
 from projlab.numerics.scaling import power_of_two, widened
 from projlab.numerics.triangular import householder, upper
 from projlab.system.constraint import AffineConstraint
@@ -39,12 +42,21 @@ PROBES = 4
 
 def build(
     constraint: AffineConstraint, dtype: torch.dtype, options: Options, data: torch.dtype
-) -> Solver:
+) -> AnySolver:
     """Check, find structure, factor. Everything that can be refused is refused here.
 
     `dtype` is the working precision, `data` that of A and b, which decides rank and consistency.
     """
-    with torch.no_grad(), torch.inference_mode(False), stated_precision(constraint.device):
+    with _computing(constraint):
+        by_blocks = blocks.built(constraint, dtype, options, data, build_one)
+    return by_blocks or build_one(constraint, dtype, options, data)
+
+
+def build_one(
+    constraint: AffineConstraint, dtype: torch.dtype, options: Options, data: torch.dtype
+) -> Solver:
+    """As `build`, without looking for independent blocks."""
+    with _computing(constraint):
         if _answers_first(constraint, options):
             system = equilibrate(constraint, dtype)
             if not system.rows.disjoint():
@@ -56,10 +68,18 @@ def build(
         return careful.decided(constraint, dtype, options, data)
 
 
+@contextmanager
+def _computing(constraint: AffineConstraint) -> Iterator[None]:
+    kind = constraint.device.type
+    switched = lowered(torch.float32, kind)  # contexts cost more than a small factorisation
+    stated = stated_precision(constraint.device) if switched else nullcontext()
+    with torch.no_grad(), torch.inference_mode(False), stated:
+        yield
+
+
 def _answers_first(constraint: AffineConstraint, options: Options) -> bool:
     return (
-        not constraint.rows.sparse
-        and constraint.m > 1
+        constraint.m > 1
         and options.rank == "numerical"
         and options.metric is None
         and options.variant in ("auto", "qr", "cholesky")

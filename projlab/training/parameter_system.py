@@ -8,11 +8,12 @@ from torch import Tensor
 from projlab import tolerance
 from projlab.errors import InputError
 from projlab.system.constraint import AffineConstraint
-from projlab.system.diagnosis import working_dtype
+from projlab.system.inputs import working_dtype
 from projlab.training.blocks.base import Block, Shift, TouchedEntries, skipped, widest_dtype
 from projlab.training.blocks.factoring import inconsistent, make_block
 from projlab.training.equations import StackedEquations
 from projlab.training.expressions.maps import LinearMap, Sums
+from projlab.training.grids import MarginsPlan
 from projlab.training.partition import EquationRows, MatrixPlan, SumsPlan, split
 
 
@@ -68,6 +69,7 @@ class ParameterSystem:
             self._distinct(b) if strict else self._equations,
             self.parameters,
             sums=variant in ("auto", "single_row"),
+            margins=variant == "auto",
             join=not apart,
         )
         if strict:
@@ -264,9 +266,10 @@ class ParameterSystem:
     def points(self) -> list[tuple[Tensor, AffineConstraint]]:
         """The current parameters, block by block: points (k, n) and a constraint for each."""
         ts, b = self.values(), self.current_b().double().cpu()
-        plans, _ = split(self._equations, self.parameters, sums=True, join=True)
+        plans, _ = split(self._equations, self.parameters, sums=True, margins=False, join=True)
         points: list[tuple[Tensor, AffineConstraint]] = []
         for plan in plans:
+            assert not isinstance(plan, MarginsPlan)
             x, A = self._point(plan, ts)
             right = b[plan.rows].reshape(len(x), -1).to(x.device)
             if A.dim() == 3:

@@ -1,8 +1,8 @@
 """Partition of equations over parameters into independent blocks, which share no parameter entry.
 
-Equations whose rows are sums of views stay views, those with a dense matrix stay dense. The other
-rows fall into the connected components of the graph that joins a row to the entries it holds, and
-components of one shape are batched.
+Equations whose rows are sums of views stay views, also several that add up one view over different
+axes of it; those with a dense matrix stay dense. The other rows fall into the connected components
+of the graph that joins a row to the entries it holds, and components of one shape are batched.
 """
 
 import itertools
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from projlab.system.rows import SparseRows, sparse_rows
+from projlab.training import grids
 from projlab.training.expressions.maps import DenseMap, LinearMap, Sums
 
 FEW = 16
@@ -63,11 +64,16 @@ class MatrixPlan:
     """(m, n) where all blocks are equal, or (B, m, n); sparse COO for one block of few entries."""
 
 
-Plan = SumsPlan | MatrixPlan
+Plan = SumsPlan | grids.MarginsPlan | MatrixPlan
 
 
 def split(
-    equations: Sequence[EquationRows], parameters: Sequence[Tensor], *, sums: bool, join: bool
+    equations: Sequence[EquationRows],
+    parameters: Sequence[Tensor],
+    *,
+    sums: bool,
+    margins: bool,
+    join: bool,
 ) -> tuple[list[Plan], Tensor]:
     """Independent blocks, and the numbers of rows without any entry.
 
@@ -79,24 +85,29 @@ def split(
         Only shapes and strides are read.
     sums
         Whether sums of views may stay views: where the variant of disjoint rows is welcome.
+    margins
+        Whether sums of one view over different axes may stay so: where any way is welcome.
     join
         Whether many single rows of different lengths may be put into one block.
     """
     equations = [
         e._replace(terms=tuple((p, t) for p, t in e.terms if not _is_zero(t))) for e in equations
     ]
-    groups, tangled = _groups(equations, parameters)
+    units = _units(equations, parameters, margins=margins)
+    groups, tangled = _groups([u.equations[0] for u in units], parameters)
     views: list[SumsPlan] = []
+    grid: list[grids.MarginsPlan] = []
     dense: list[MatrixPlan] = []
     scattered: list[EquationRows] = []
     for group in groups:
-        members = [equations[i] for i in group]
-        alone = members[0] if len(members) == 1 and group[0] not in tangled else None
-        if sums and alone is not None and _is_sums(alone, parameters):
-            rows = torch.arange(alone.start, alone.start + alone.height).reshape(alone.shape)
-            views.append(
-                SumsPlan(rows, tuple((p, t) for p, t in alone.terms if isinstance(t, Sums)))
-            )
+        members = [e for i in group for e in units[i].equations]
+        alone = units[group[0]] if len(group) == 1 and group[0] not in tangled else None
+        if alone is not None and alone.margins is not None:
+            grid.append(alone.margins)
+        elif sums and alone is not None and _is_sums(members[0], parameters):
+            (e,) = members
+            rows = torch.arange(e.start, e.start + e.height).reshape(e.shape)
+            views.append(SumsPlan(rows, tuple((p, t) for p, t in e.terms if isinstance(t, Sums))))
         elif any(isinstance(t, DenseMap) for e in members for _, t in e.terms):
             dense.append(_dense(members, parameters))
         else:
@@ -109,7 +120,40 @@ def split(
             views = [v for v in views if v.rows.numel() != 1]
             scattered += [EquationRows(int(v.rows), v.rows.shape, v.terms) for v in small]
     components, empty = _stored(scattered, parameters, join=join)
-    return [*views, *dense, *components], empty
+    return [*views, *grid, *dense, *components], empty
+
+
+class _Unit(NamedTuple):
+    """Equations that touch the same entries."""
+
+    equations: list[EquationRows]
+    margins: grids.MarginsPlan | None
+    """Where they are sums of one grid over different axes."""
+
+
+def _units(
+    equations: Sequence[EquationRows], parameters: Sequence[Tensor], *, margins: bool
+) -> list[_Unit]:
+    """Sums of one grid together, the other equations alone."""
+    alike: dict[object, list[EquationRows]] = {}
+    for e in equations:
+        key: object = e.start
+        if margins and len(e.terms) == 1 and _is_sums(e, parameters):
+            ((p, t),) = e.terms
+            assert isinstance(t, Sums)
+            key = (p, t.offset, grids.coarsest(t.out + t.inner))
+        alike.setdefault(key, []).append(e)
+    units = []
+    for members in alike.values():
+        plan = None
+        if len(members) > 1:
+            sums = [(e.start, t) for e in members for _, t in e.terms if isinstance(t, Sums)]
+            plan = grids.margins(members[0].terms[0][0], sums)
+        if plan is None:
+            units += [_Unit([e], None) for e in members]
+        else:
+            units.append(_Unit(members, plan))
+    return units
 
 
 def _is_zero(term: LinearMap) -> bool:

@@ -272,7 +272,7 @@ class Summary:
     @cached_property
     def oracle_verdicts(self) -> list[str]:
         """A sentence for each family at its best: where it is an oracle, and where not."""
-        return [_oracle_sentence(oracle, self.problems) for oracle in self.main_oracles]
+        return [oracle_sentence(oracle, self.problems) for oracle in self.main_oracles]
 
     def real_systems(self, dtype: str) -> pd.DataFrame:
         """One row a real system: forward errors of variants and main oracles, reference."""
@@ -343,7 +343,7 @@ class Summary:
         """The training runs that failed, in the columns of `failures`."""
         columns = ["variant", "problem", "dtype", "check", "why", "reproduce"]
         profile = self.header["profile"]
-        found = [
+        failures = [
             (
                 f"{row['optimizer']} ({row['mode']}, decay {row['weight_decay']:g})",
                 row["problem"],
@@ -356,7 +356,7 @@ class Summary:
             for row in rows(self.training)
             if row["verdict"] == "fail"
         ]
-        return pd.DataFrame(found, columns=columns)
+        return pd.DataFrame(failures, columns=columns)
 
     def command(self, row: Mapping[str, object]) -> str:
         """Return the command that measures and judges one record again, by itself."""
@@ -400,7 +400,7 @@ def family(oracle: str) -> str:
     return oracle.partition("_")[0]
 
 
-def _oracle_sentence(oracle: str, frame: pd.DataFrame) -> str:
+def oracle_sentence(oracle: str, frame: pd.DataFrame) -> str:
     """Say on how many problems an oracle is one, and by how much it is none on the worst."""
     asked = frame[frame[STATUS + oracle].notna()]
     beyond = asked[~(asked[ERROR + oracle] <= asked["stable_bound"])]

@@ -40,8 +40,8 @@ def groups(frame: pd.DataFrame) -> pd.DataFrame:
 def _counts(rows: pd.DataFrame) -> str:
     if rows.empty:
         return MISSING
-    found = rows["verdict"].value_counts()
-    return " / ".join(str(int(found.get(verdict, 0))) for verdict in COUNTED)
+    verdicts = rows["verdict"].value_counts()
+    return " / ".join(str(int(verdicts.get(verdict, 0))) for verdict in COUNTED)
 
 
 def certificates(frame: pd.DataFrame) -> pd.DataFrame:
@@ -142,10 +142,10 @@ def peers(frame: pd.DataFrame, ours: pd.DataFrame) -> pd.DataFrame:
     """One row a peer, and one a variant beside it: on the problems that every peer was given."""
     answers = frame[frame["check"] == "projection"]
     asked = answers[answers["verdict"] != "skip"]
-    given = asked.groupby("variant")["content_hash"].agg(set)
-    if given.empty:
+    problems_of = asked.groupby("variant")["content_hash"].agg(set)
+    if problems_of.empty:
         return pd.DataFrame()
-    common = set.intersection(*given)
+    common = set.intersection(*problems_of)
     beside = ours[(ours["check"] == "projection") & ours["content_hash"].isin(common)]
     table = []
     for whose, rows in (("peer", asked), ("projlab", beside)):

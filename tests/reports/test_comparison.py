@@ -125,7 +125,7 @@ def test_the_page_is_whole_in_itself_and_valid():
 
 
 def test_it_begins_with_the_verdict_and_the_recommendation():
-    found = " ".join(Page(comparison.render(payload(SYSTEM))).text)
+    shown = " ".join(Page(comparison.render(payload(SYSTEM))).text)
     order = [
         "One system: every answer of a variant is within what theory promises of it.",
         "Forward error asked for: 1e-10",
@@ -136,7 +136,7 @@ def test_it_begins_with_the_verdict_and_the_recommendation():
         "12 of equilibrated rows; 99 of the rows as given",
         "≤ 4.4e-13",
     ]
-    places = [found.index(text) for text in order]
+    places = [shown.index(text) for text in order]
     assert places == sorted(places)
 
 
@@ -195,11 +195,11 @@ def test_what_looks_like_a_script_is_shown_and_not_run(where):
 
 
 def test_page_and_data_are_written_whole_and_replace_the_ones_before(tmp_path):
-    for found in (EVERYTHING, payload(SYSTEM)):
-        path = comparison.write(found, tmp_path / "out")
+    for content in (EVERYTHING, payload(SYSTEM)):
+        path = comparison.write(content, tmp_path / "out")
         assert sorted(p.name for p in path.parent.iterdir()) == ["compare.html", "compare.json"]
-        assert path.read_text(encoding="utf-8") == comparison.render(found)
-        assert json.loads((path.parent / "compare.json").read_text(encoding="utf-8")) == found
+        assert path.read_text(encoding="utf-8") == comparison.render(content)
+        assert json.loads((path.parent / "compare.json").read_text(encoding="utf-8")) == content
 
 
 def test_nothing_is_written_of_a_page_that_cannot_be_drawn(tmp_path):
@@ -208,9 +208,9 @@ def test_nothing_is_written_of_a_page_that_cannot_be_drawn(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def shown(found, width=120):
+def shown(content, width=120):
     console = Console(file=io.StringIO(), width=width)
-    comparison.show(found, console)
+    comparison.show(content, console)
     return console.file.getvalue()
 
 

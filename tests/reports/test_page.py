@@ -42,19 +42,19 @@ def test_the_page_of_everything_is_whole_and_in_order(everything):
     parsed = whole(text)
     assert headings(text) == ORDER
     assert "script" not in parsed.tags
-    found = words(parsed)
-    assert found.index(everything.headline) < found.index("What it ran on")
-    assert "GPU not measured".replace(" ", "") in found.replace(" ", "")
+    shown = words(parsed)
+    assert shown.index(everything.headline) < shown.index("What it ran on")
+    assert "GPU not measured".replace(" ", "") in shown.replace(" ", "")
     assert len(text) < 400_000
 
 
 def test_every_failure_is_carried_with_its_command(everything):
-    found = words(Page(page.render(everything)))
+    shown = words(Page(page.render(everything)))
     assert len(everything.failures) >= 2
     assert "training" in set(everything.failures["check"])
     for failure in everything.failures.to_dict("records"):
-        assert failure["why"] in found
-        assert failure["reproduce"] in found
+        assert failure["why"] in shown
+        assert failure["reproduce"] in shown
 
 
 def test_pictures_take_the_colour_of_the_page_and_say_what_they_are(everything):
@@ -70,10 +70,10 @@ def test_pictures_take_the_colour_of_the_page_and_say_what_they_are(everything):
 
 
 def test_numbers_stand_behind_the_pictures(everything):
-    found = words(Page(page.render(everything)))
-    assert "The numbers, float64" in found
+    shown = words(Page(page.render(everything)))
+    assert "The numbers, float64" in shown
     for number in ("1e-14", "3e-14", "2e-04", "1e+03"):
-        assert number in found
+        assert number in shown
 
 
 def test_a_run_without_drift_training_and_peers_has_no_such_headings(held):
@@ -137,15 +137,15 @@ def test_a_profile_counts_right_answers_only():
     frame = answers(a=(1.0, 1.0, 1.0, -1.0), b=(4.0, 0.5, -0.1, -1.0))
     times = profiles.seconds(frame, profiles.PROJECT)
     assert len(times) == 3
-    found = profiles.profile(times, [1.0, 2.0, 4.0])
-    np.testing.assert_allclose(found["a"], [2 / 3, 1, 1])
-    np.testing.assert_allclose(found["b"], [1 / 3, 1 / 3, 2 / 3])
+    profile = profiles.profile(times, [1.0, 2.0, 4.0])
+    np.testing.assert_allclose(profile["a"], [2 / 3, 1, 1])
+    np.testing.assert_allclose(profile["b"], [1 / 3, 1 / 3, 2 / 3])
     assert list(profiles.shown(times)["right at all"]) == ["100 %", "67 %"]
 
 
 def test_means_are_taken_where_all_that_are_compared_are_right():
     frame = answers(a=(1.0, 1.0, 100.0), b=(4.0, 1.0, -1.0), rare=(1e-6, -1.0, -1.0))
-    found = profiles.means(frame).set_index("variant")
-    assert list(found["right on"]) == ["3 of 3", "2 of 3", "1 of 3"]
-    assert list(found["over"]) == [2, 2, 0]
-    assert list(found[profiles.PROJECT]) == ["1 s", "2 s", "–"]
+    means = profiles.means(frame).set_index("variant")
+    assert list(means["right on"]) == ["3 of 3", "2 of 3", "1 of 3"]
+    assert list(means["over"]) == [2, 2, 0]
+    assert list(means[profiles.PROJECT]) == ["1 s", "2 s", "–"]

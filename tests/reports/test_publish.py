@@ -86,9 +86,9 @@ def test_two_runs_give_a_difference_and_its_exit_code(run, tmp_path, capsys):
     assert main(["report", str(run), str(other)]) == 3
     capsys.readouterr()
     assert main(["report", str(run), str(worse), "--json"]) == 1
-    (found,) = json.loads(capsys.readouterr().out)["differences"]
-    assert found["counts"]["newly failing"] == 1
-    assert found["changes"][0]["problem"] == BASE.problem
+    (difference,) = json.loads(capsys.readouterr().out)["differences"]
+    assert difference["counts"]["newly failing"] == 1
+    assert difference["changes"][0]["problem"] == BASE.problem
     assert (worse / "difference.html").is_file()
     assert (worse / "difference.md").is_file()
     # The first is what the others are held against.

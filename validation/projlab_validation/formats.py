@@ -45,7 +45,7 @@ MAX_BYTES = 2**36
 
 
 @dataclass(frozen=True, eq=False)
-class Given:
+class StoredSystem:
     """What a file says.
 
     Attributes
@@ -118,7 +118,7 @@ def find(paths: Sequence[Path]) -> list[Path]:
     InputError
         Something does not exist, or a folder holds no such file.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     for path in paths:
         if path.is_dir():
             inside = [p for p in sorted(path.iterdir()) if p.is_file() and _suffix(p)]
@@ -126,15 +126,15 @@ def find(paths: Sequence[Path]) -> list[Path]:
             systems = [p for p in inside if not _is_companion(p, stems)]
             if not systems:
                 raise _wrong(path, "is a folder without a system", f"a file {_ANY}")
-            found += systems
+            files += systems
         elif not path.exists():
             raise InputError(f"{path}: there is no such file or folder")
         else:
-            found.append(path)
-    return list(dict.fromkeys(found))
+            files.append(path)
+    return list(dict.fromkeys(files))
 
 
-def read(path: Path, b: Path | None = None, x0: Path | None = None) -> Given:
+def read(path: Path, b: Path | None = None, x0: Path | None = None) -> StoredSystem:
     """Read one system; `b` and `x0` name files that replace what it holds of these.
 
     Raises
@@ -142,17 +142,17 @@ def read(path: Path, b: Path | None = None, x0: Path | None = None) -> Given:
     InputError
         Any of the files cannot be read, or they do not fit together.
     """
-    given = _system(path, _contents(path))
-    if b is None and given.b is None:
+    stored = _system(path, _contents(path))
+    if b is None and stored.b is None:
         b = _companion(path, "b")
-    if x0 is None and given.x0 is None:
+    if x0 is None and stored.x0 is None:
         x0 = _companion(path, "x0")
-    m, n = given.A.shape
+    m, n = stored.A.shape
     if b is not None:
-        given = replace(given, b=_vector_file(b, "b", m, path))
+        stored = replace(stored, b=_vector_file(b, "b", m, path))
     if x0 is not None:
-        given = replace(given, x0=_vector_file(x0, "x0", n, path))
-    return given
+        stored = replace(stored, x0=_vector_file(x0, "x0", n, path))
+    return stored
 
 
 def _stem(path: Path) -> str:
@@ -234,8 +234,8 @@ def _npz(path: Path) -> Contents:
         file.seek(0)
         with np.load(file, allow_pickle=False) as arrays:
             wanted = {"A", "b", "x", "x0", "names", "data", "indices", "indptr", "shape"}
-            found = {key: arrays[key] for key in arrays.files if key in wanted}
-            return found or dict.fromkeys(arrays.files)
+            contents = {key: arrays[key] for key in arrays.files if key in wanted}
+            return contents or dict.fromkeys(arrays.files)
 
 
 def _npy(path: Path) -> Contents:
@@ -442,7 +442,7 @@ _WANTED = {
 }
 
 
-def _system(path: Path, contents: Contents) -> Given:
+def _system(path: Path, contents: Contents) -> StoredSystem:
     """Check what a file holds and put it into the form that everything else takes."""
     held = ", ".join(map(str, contents)) or "nothing"
     csr = {"data", "indices", "indptr", "shape"}
@@ -463,7 +463,7 @@ def _system(path: Path, contents: Contents) -> Given:
     b = contents.get("b")
     if b is None and csr & set(contents):
         raise _wrong(path, f"holds {held}", f"the keys {CSR_KEYS}")
-    return Given(
+    return StoredSystem(
         path,
         A,
         None if b is None else _vector(path, "b", b, m),
@@ -539,11 +539,11 @@ def _numbers(
         array = array.astype(np.float64)
     if not np.isfinite(array).all():
         where = np.argwhere(~np.isfinite(array))[0].tolist()
-        found = array[tuple(where)]
+        entry = array[tuple(where)]
         if places is not None:
             where = [int(axis[where[0]]) for axis in places]
         place = f"[{', '.join(map(str, where))}]" if where else ""
-        raise _wrong(path, f"holds {name}{place} = {found}", "finite numbers")
+        raise _wrong(path, f"holds {name}{place} = {entry}", "finite numbers")
     return array
 
 

@@ -53,20 +53,20 @@ def prove(
     on_inconsistent: OnInconsistent = "raise",
 ) -> list[Proof]:
     """Return a proof for each of the answers (k, n) as the projection of its point (k, n)."""
-    found = certify(points, answers, constraint, on_inconsistent=on_inconsistent)
+    certificate = certify(points, answers, constraint, on_inconsistent=on_inconsistent)
     figures = torch.stack(
         [
-            found.forward_error_at_least,
-            found.forward_error_bound,
-            found.accuracy,
-            found.stationarity,
+            certificate.forward_error_at_least,
+            certificate.forward_error_bound,
+            certificate.accuracy,
+            certificate.stationarity,
         ],
         dim=-1,
     ).tolist()
     # Nothing is below the accuracy of an answer that is not finite.
     finite = torch.isfinite(answers).all(-1).tolist()
     return [
-        _proof(least if whole else torch.inf, most, accuracy, found.reason, stationarity)
+        _proof(least if whole else torch.inf, most, accuracy, certificate.reason, stationarity)
         for (least, most, accuracy, stationarity), whole in zip(figures, finite, strict=True)
     ]
 

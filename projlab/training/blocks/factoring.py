@@ -5,17 +5,20 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from projlab import tolerance
 from projlab.engine.select import asked
-from projlab.engine.setup import build
+from projlab.engine.setup import build_one
 from projlab.engine.variants.orthonormal import OrthonormalRows
-from projlab.errors import InconsistentError
+from projlab.errors import InconsistentError, first_few
+from projlab.system.analysis import analyse
 from projlab.system.constraint import AffineConstraint
-from projlab.system.diagnosis import analyse, first_few
 from projlab.system.options import Options, ProjectorKeywords
 from projlab.training.blocks.base import Block
+from projlab.training.blocks.margins import MarginsBlock
 from projlab.training.blocks.matrix import MatrixBlock
 from projlab.training.blocks.solver import SolverBlock
 from projlab.training.blocks.sums import SumsBlock
+from projlab.training.grids import MarginsPlan
 from projlab.training.partition import MatrixPlan, Plan, SumsPlan
 
 STEPS = 10**6
@@ -54,6 +57,11 @@ def make_block(
     """
     if isinstance(plan, SumsPlan):
         return SumsBlock(plan, parameters)
+    if isinstance(plan, MarginsPlan):
+        margins = MarginsBlock(plan, parameters)
+        if strict:
+            _refuse_margins(margins, b, names, data)
+        return margins
     device = parameters[plan.pieces[0].parameter].device
     right = b.cpu()[plan.rows]
     batched, dense = plan.A.dim() == 3, plan.A.layout == torch.strided
@@ -62,7 +70,7 @@ def make_block(
     )
     dtype = torch.float64 if device.type != "mps" else torch.float32
     try:
-        solver = build(constraint, dtype, _options(constraint.n, variant, strict), data)
+        solver = build_one(constraint, dtype, _options(constraint.n, variant, strict), data)
     except InconsistentError:
         _refuse(plan, right, names, data)
         raise
@@ -71,7 +79,7 @@ def make_block(
     basis = solver
     if dense and constraint.m == 1 and not isinstance(solver.factor, OrthonormalRows):
         # every variant projects onto one row alike: by its direction, which single_row keeps
-        basis = build(constraint, dtype, _options(constraint.n, "single_row", strict), data)
+        basis = build_one(constraint, dtype, _options(constraint.n, "single_row", strict), data)
     if not isinstance(basis.factor, OrthonormalRows):
         return SolverBlock(plan, parameters, solver, constraint)
     eye = torch.eye(constraint.m, dtype=dtype, device=device)
@@ -98,6 +106,22 @@ def _refuse(
         conflicts = analysis.conflicts.get(0, ())
         if conflicts:
             raise inconsistent([c.contradiction() for c in conflicts])
+
+
+def _refuse_margins(
+    block: MarginsBlock, b: Tensor, names: Callable[[Tensor], list[str]], data: torch.dtype
+) -> None:
+    """Raise `InconsistentError` for two equations that add up one grid to different sums."""
+    right = b.cpu()[block.rows.cpu()]
+    found = block.contradiction(right, tolerance.unit_roundoff(data))
+    if found is None:
+        return
+    said = []
+    for rows, total in found:
+        (name,) = names(rows[:1])
+        more = f" and {len(rows) - 1} more rows" if len(rows) > 1 else ""
+        said.append(f"by ({name}){more} the same entries add up to {total:.17g}")
+    raise inconsistent([", but ".join(said)])
 
 
 def inconsistent(contradictions: Sequence[str]) -> InconsistentError:

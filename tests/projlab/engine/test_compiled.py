@@ -54,6 +54,17 @@ def test_compiled_projector_gives_the_bits_of_eager(variant, kind, fresh_compile
         assert torch.equal(eager, found)
 
 
+def test_compiled_blocks_give_the_bits_of_eager(fresh_compiler):
+    A = torch.block_diag(*torch.randn(60, 2, 3, dtype=F64)).to_sparse()
+    P = projector(A, torch.randn(120, dtype=F64))
+    assert "blocks" in P.reason
+    x, g = torch.randn(4, 180, dtype=F64, requires_grad=True), torch.randn(4, 180, dtype=F64)
+    compiled = torch.compile(P, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(x), P(x))
+    (found,), (eager,) = (torch.autograd.grad(f(x), x, g) for f in (compiled, P))
+    assert torch.equal(found, eager)
+
+
 def test_compiled_by_inductor(fresh_compiler):
     """The default compiler, which fuses and contracts what it sees: here it sees one operator."""
     A, b = problem("qr", 2)

@@ -46,6 +46,17 @@ def layers():
     yield "no rows", projlab.nn.AffineProjection(torch.zeros(0, 5, dtype=F64), 0.0), 0
 
 
+def test_blocks_are_exported_too():
+    A = torch.block_diag(*torch.randn(60, 2, 3, dtype=F64)).to_sparse()
+    layer = projlab.nn.AffineProjection(A, torch.randn(120, dtype=F64))
+    x = torch.randn(4, 180, dtype=F64)
+    program = torch.export.export(layer, (x,))
+    assert "blocks" in layer.projector.reason
+    called = [n.target for n in program.graph.nodes if n.op == "call_function"]
+    assert all(target.namespace == "aten" for target in called)
+    close(program.module()(x), layer(x))
+
+
 LAYERS = {name: (layer, batch) for name, layer, batch in layers()}
 
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from projlab import cat, expr
+from projlab.training.blocks.margins import MarginsBlock
 from projlab.training.blocks.matrix import MatrixBlock
 from projlab.training.blocks.solver import SolverBlock
 from projlab.training.blocks.sums import SumsBlock
-
-from .helpers import F64, blocks_of, parameter
+from tests.projlab.training.helpers import F64, blocks_of, parameter
 
 
 def test_row_sums_are_one_block_of_views():
@@ -41,11 +41,23 @@ def test_interleaved_views_that_share_no_entry_stay_views():
 
 def test_views_that_share_entries_are_one_block():
     W, V = parameter(4, 4), parameter(3)
-    blocks = blocks_of([W, V], expr(W).sum(0) == 1, expr(W).sum(1) == 1, expr(V).sum() == 1)
+    weighted = (torch.arange(1.0, 5) * expr(W)).sum(1)
+    blocks = blocks_of([W, V], expr(W).sum(0) == 1, weighted == 2.5, expr(V).sum() == 1)
     assert sorted(b.shape for b in blocks) == [(1, 1, 3), (1, 8, 16)]
     overlapping = next(b for b in blocks if b.shape[1] == 8)
     assert isinstance(overlapping, MatrixBlock)
     assert overlapping.variant == "qr"
+
+
+def test_sums_of_one_view_over_different_axes_stay_views():
+    W, V = parameter(4, 4), parameter(3)
+    blocks = blocks_of([W, V], expr(W).sum(0) == 1, expr(W).sum(1) == 1, expr(V).sum() == 1)
+    assert [type(b) for b in blocks] == [SumsBlock, MarginsBlock]
+    assert blocks[1].shape == (1, 8, 16)
+    # and fall back where another equation takes part
+    (block,) = blocks_of([W], expr(W).sum(0) == 1, expr(W).sum(1) == 1, expr(W)[0, 0] == 0)
+    assert isinstance(block, MatrixBlock)
+    assert block.shape == (1, 9, 16)
 
 
 def test_an_equation_whose_own_terms_share_an_entry_is_no_sum_of_views():

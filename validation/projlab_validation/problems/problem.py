@@ -66,6 +66,12 @@ class Problem:
         """Number of entries of A that are not zero."""
         return self.csr().nnz
 
+    @property
+    def rows_overlap(self) -> bool:
+        """Whether some column has nonzeros in two rows or more."""
+        counts = np.bincount(self.csr().indices, minlength=self.n)
+        return bool(np.max(counts, initial=0) > 1)
+
     def csr(self) -> sp.csr_array:
         """A as a sparse matrix, without stored zeros."""
         A = sp.csr_array(self.A, copy=True)
