@@ -60,21 +60,11 @@ class OrthonormalRows(Factor):
         return Bound(None, project, project_)
 
     def project(self, x: Tensor, c: Tensor | None) -> Tensor:
-        if self._few(x):
+        if x.dim() == 2 and self._native is None and not (self._one or self._as_columns(x)):
             return torch.addmm(x, self._coordinates(x, c), self.W, alpha=-1)
         projected = x.clone(memory_format=torch.contiguous_format)
         self.project_(projected, c)
         return projected
-
-    def _few(self, x: Tensor) -> bool:
-        """Whether x (k, n) are so few that a copy of them costs as much as a product."""
-        return (
-            x.dim() == 2
-            and self._native is None
-            and not self._systems
-            and not self._one
-            and (is_exporting() or x.shape[0] < tuning.COLUMNS)
-        )
 
     def project_(self, x: Tensor, c: Tensor | None) -> None:
         if self._native is not None and not is_exporting() and self._native.project_(x, c):
@@ -86,12 +76,17 @@ class OrthonormalRows(Factor):
             x.baddbmm_(self._coordinates(x, c), self.W, alpha=-1)
         elif dim == 1:
             self._project_vector_(x, c)
-        elif dim == 2 and not is_exporting() and x.shape[0] >= tuning.COLUMNS:
+        elif dim == 2 and self._as_columns(x):
             self._project_columns_(x.mT, c)
         elif dim == 2:
             x.addmm_(self._coordinates(x, c), self.W, alpha=-1)
         else:
             x.sub_(self._coordinates(x, c) @ self.W)
+
+    def _as_columns(self, x: Tensor) -> bool:
+        """Whether x (k, n) is multiplied from the left; an exported program takes any k alike."""
+        k = 0 if is_exporting() else x.shape[0]
+        return k >= tuning.COLUMNS and k * self.W.shape[0] >= tuning.COORDINATES
 
     def _project_vector_(self, x: Tensor, c: Tensor | None) -> None:
         if self._negated is not None:
