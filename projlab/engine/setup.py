@@ -198,7 +198,7 @@ def _passes(E: Tensor, L: Tensor, f: Tensor) -> int | None:
     u = tolerance.unit_roundoff(E.dtype)
     n = E.shape[-1]
     generator = torch.Generator().manual_seed(0)
-    probes = torch.randn(n, PROBES, generator=generator, dtype=E.dtype).to(E.device)
+    probes = torch.randn(n, PROBES, generator=generator, dtype=E.dtype, device="cpu").to(E.device)
     probes = probes.expand(*E.shape[:-2], n, PROBES)
     # the last column starts from zero and ends on the point of the set that is nearest to it
     X = torch.cat([probes, probes.new_zeros(*probes.shape[:-1], 1)], -1)
