@@ -10,7 +10,7 @@ from projlab_reports import markdown, page, tables
 from projlab_reports.summary import rows
 from projlab_reports.units import MISSING
 
-from .conftest import BASE, TRAINED, summary_of
+from .runs import BASE, TRAINED, summary_of
 
 U = 2.0**-53
 CERTIFICATE = replace(

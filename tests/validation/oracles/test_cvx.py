@@ -5,11 +5,7 @@ import pytest
 
 from projlab_validation.oracles import cvx, lstsq, reference
 
-from .cases import (
-    backward_stable,
-    make,
-    named,
-)
+from .cases import backward_stable, make, named
 
 CVX_NAMES = [
     f"{solver}_{tolerance}_{formulation}"

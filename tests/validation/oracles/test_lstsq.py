@@ -7,13 +7,7 @@ import pytest
 
 from projlab_validation.oracles import lstsq, reference
 
-from .cases import (
-    EPS,
-    make,
-    named,
-    nearly_redundant,
-    random_rows,
-)
+from .cases import EPS, make, named, nearly_redundant, random_rows
 
 
 class TestLstsq:

@@ -9,10 +9,7 @@ from hypothesis import strategies as st
 
 from projlab_validation.oracles import sigma_min
 
-from .cases import (
-    EPS,
-    random_rows,
-)
+from .cases import EPS, random_rows
 
 
 class TestSigmaMin:
