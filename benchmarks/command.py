@@ -99,7 +99,7 @@ def _suite(options: argparse.Namespace) -> int:
     command = [*asv, "run", "--config", str(configuration), "--python=same"]
     command += ["--show-stderr"] if options.verbose else []
     command += ["--set-commit-hash", commit, "--machine", platform.uname().node]
-    command += [*_pinned(options.threads), "--bench", _selection(options.quick, options.filter)]
+    command += [*_pinned(options.threads), "--bench", selection(options.quick, options.filter)]
     command += QUICK if options.quick else []
     stamp = _stamps(out)
     done = subprocess.run(
@@ -215,7 +215,7 @@ def _pinned(threads: int) -> list[str]:
     return ["--cpu-affinity", ",".join(str(core) for core in cores)]
 
 
-def _selection(quick: bool, pattern: str | None) -> str:
+def selection(quick: bool, pattern: str | None) -> str:
     """A regular expression over asv's `module.Class.method(parameters)`."""
     wanted = f"(?=.*(?:{pattern}))" if pattern else ""
     # Without its yardsticks a result cannot be compared.

@@ -104,7 +104,7 @@ def recipe(training: Training, equations: str) -> tuple[Callable[[], None], str]
                 W -= W.sum(0) / len(W)
 
         return columns, "by columns: a dense A does not fit"
-    A, b = _dense(weights, equations)
+    A, b = dense_system(weights, equations)
     # rows that share no entry have this pseudo-inverse: an SVD of A would take minutes
     disjoint = A.mT / A.square().sum(1)
     inverse = torch.linalg.pinv(A) if equations == "ten rows" else disjoint
@@ -118,7 +118,8 @@ def recipe(training: Training, equations: str) -> tuple[Callable[[], None], str]
     return concatenated, "dense A"
 
 
-def _dense(weights: list[Tensor], equations: str) -> tuple[Tensor, float]:
+def dense_system(weights: list[Tensor], equations: str) -> tuple[Tensor, float]:
+    """A (m, n) and b of the equations, x being the weights one after the other."""
     n = sum(W.numel() for W in weights)
     if equations == "ten rows":
         return Training.ten_rows(n), 0.0

@@ -1,6 +1,6 @@
 """Affine constraints inside modules: on an output (`AffineProjection`), on a weight (`affine`)."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch.nn.utils import parametrize
 
 from projlab.engine.projector import Projector
 from projlab.errors import InputError
+from projlab.system.options import LayerKeywords, listed
 
 __all__ = ["AffineProjection", "affine"]
 
@@ -39,7 +40,8 @@ class AffineProjection(torch_nn.Module):
     Golub and Van Loan, "Matrix Computations", 4th ed., section 6.2 (equality constraints).
     """
 
-    def __init__(self, A: Any, b: Any = None, **keywords: Any) -> None:
+    @listed
+    def __init__(self, A: Any, b: Any = None, **keywords: Unpack[LayerKeywords]) -> None:
         super().__init__()
         self.projector = Projector(A, b, **keywords)
 
@@ -77,13 +79,14 @@ class _Affine(torch_nn.Module):
         return f"dim={self.dim}"
 
 
+@listed
 def affine(
     module: torch_nn.Module,
     name: str,
     A: Any,
     b: Any = None,
     dim: int | None = None,
-    **keywords: Any,
+    **keywords: Unpack[LayerKeywords],
 ) -> torch_nn.Module:
     """Parametrise a tensor of a module so that A x = b, whatever the optimizer does.
 

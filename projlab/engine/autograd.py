@@ -9,12 +9,13 @@ K^-1 dK z, so that incoming gradients (g, h) of (x*, y) lead to (l, k) = K^-1 (g
 Reference: Amos and Kolter, "OptNet", ICML 2017, section 3.1 (the equality-constrained case).
 """
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from projlab.engine.solver import Solver
+from projlab.engine.blocks import AnySolver
 from projlab.errors import ProjlabError, RankDeficientError
 from projlab.numerics.precision import stated_precision
 
@@ -22,14 +23,14 @@ from projlab.numerics.precision import stated_precision
 class Source(Protocol):
     """Where a solver comes from: one that exists, or one to be built from A and b."""
 
-    def bind(self, x: Tensor, A: Tensor | None, b: Tensor | None) -> Solver:
+    def bind(self, x: Tensor, A: Tensor | None, b: Tensor | None) -> AnySolver:
         """The solver for plain tensors, built if need be."""
 
     @property
     def batched(self) -> bool:
         """Whether a constant constraint is a batch of systems."""
 
-    def solvers(self) -> list[Solver]:
+    def solvers(self) -> Sequence[AnySolver]:
         """Those that exist: one, or under `vmap` over A the one with a system a lane."""
 
     def stacked(self) -> "Source":
@@ -62,7 +63,8 @@ def _metric_inverse(v: Tensor, source: Source) -> Tensor:
     return out
 
 
-def _product(left: Tensor, right: Tensor) -> Tensor:
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """left @ right in the stated precision, and so its derivatives."""
     function: Any = _Product
     out: Tensor = function.apply(left, right)
     return out
@@ -268,7 +270,7 @@ def _outer(left: Tensor, right: Tensor, A: Tensor) -> Tensor:
     lead = A.shape[:-2]
     left = left.reshape(*lead, -1, left.shape[-1])
     right = right.reshape(*lead, -1, right.shape[-1])
-    return _product(left.mT, right)
+    return product(left.mT, right)
 
 
 def _rows_times(v: Tensor, A: Tensor) -> Tensor:
@@ -298,15 +300,15 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         left, right = ctx.saved_tensors
-        return _product(grads[0], right.mT), _product(left.mT, grads[0])
+        return product(grads[0], right.mT), product(left.mT, grads[0])
 
     @staticmethod
     def jvp(ctx: Any, dl: Tensor | None, dr: Tensor | None) -> Tensor:
         left, right = ctx.saved_tensors
         if dl is None:
             assert dr is not None
-            return _product(left, dr)
-        return _product(dl, right) if dr is None else _product(dl, right) + _product(left, dr)
+            return product(left, dr)
+        return product(dl, right) if dr is None else product(dl, right) + product(left, dr)
 
 
 def require_full_rank(source: Source) -> None:
@@ -315,7 +317,7 @@ def require_full_rank(source: Source) -> None:
         if not solver.full_rank:
             raise RankDeficientError(
                 f"the derivative in A and b exists at full row rank only; the numerical rank is "
-                f"{min(solver.ranks)} of {solver.shape[0]} rows. Remove the redundant rows "
+                f"{min(solver.facts.ranks)} of {solver.shape[0]} rows. Remove the redundant rows "
                 "(projlab.diagnose names them), or detach A and b."
             )
 

@@ -1,18 +1,28 @@
 """project: the one-off form, differentiable in x, A and b."""
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Any, Unpack, get_args
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.autograd.forward_ad import unpack_dual
 
+from projlab import tolerance
 from projlab.engine.autograd import require_full_rank, solve
+from projlab.engine.blocks import AnySolver
 from projlab.engine.compiled import eager
-from projlab.engine.solver import Solver, build
-from projlab.errors import InputError
-from projlab.system.constraint import AffineConstraint, check_vector, require_finite, to_tensor
-from projlab.system.diagnosis import as_constraint, working_dtype
-from projlab.system.options import Options, check_options
+from projlab.engine.gram import GramSolve, factored, solved
+from projlab.engine.kernels.native import PLAIN
+from projlab.engine.select import asked
+from projlab.engine.setup import build
+from projlab.errors import InputError, ProjlabError
+from projlab.numerics import memory
+from projlab.numerics.precision import lowered, stated_precision
+from projlab.system.constraint import AffineConstraint, as_constraint
+from projlab.system.inputs import FLOATS, check_vector, require_finite, to_tensor, working_dtype
+from projlab.system.options import DEFAULTS, OnInconsistent, Options, ProjectorKeywords, listed
 from projlab.system.rows import is_scipy_sparse
 
 
@@ -34,7 +44,7 @@ class OneOff:
         self.dtype = dtype
         self.data = data
         self.constraint = constraint
-        self.solver: Solver | None = None
+        self.solver: AnySolver | None = None
         self.lanes: OneOff | None = None
 
     @property
@@ -42,7 +52,7 @@ class OneOff:
         """Whether a constant constraint is a batch of systems."""
         return self.constraint is not None and self.constraint.batch is not None
 
-    def bind(self, x: Tensor, A: Tensor | None, b: Tensor | None) -> Solver:
+    def bind(self, x: Tensor, A: Tensor | None, b: Tensor | None) -> AnySolver:
         """The solver, built from the first A and b."""
         if self.solver is None:
             require_finite(x.detach(), "x")
@@ -60,7 +70,7 @@ class OneOff:
                 self.solver = build(self.constraint, self.dtype, self.options, self.data)
         return self.solver
 
-    def solvers(self) -> list[Solver]:
+    def solvers(self) -> Sequence[AnySolver]:
         """The one built, or that of the lanes."""
         if self.solver is not None:
             return [self.solver]
@@ -91,17 +101,13 @@ def _constants(A: Tensor, b: Any) -> bool:
 
 
 @eager
+@listed
 def project(
     x: Tensor,
     A: Any,
     b: Any = None,
     variant: str = "auto",
-    *,
-    accuracy: float | None = None,
-    rank: float | str = "numerical",
-    metric: Any = None,
-    on_redundant: str = "drop",
-    on_inconsistent: str = "raise",
+    **keywords: Unpack[ProjectorKeywords],
 ) -> Tensor:
     """Project x onto {x : A x = b}, once.
 
@@ -132,14 +138,113 @@ def project(
     Amos and Kolter, "OptNet", ICML 2017, section 3.1 (derivatives of the equality-constrained
     problem).
     """
-    keywords = {
-        "variant": variant,
-        "accuracy": accuracy,
-        "rank": rank,
-        "metric": metric,
-        "on_redundant": on_redundant,
-        "on_inconsistent": on_inconsistent,
-    }
+    if isinstance(variant, str) and variant == "auto" and _ordinary(keywords):
+        projected = _by_gram(x, A, b, keywords)
+        if projected is not None:
+            return projected
+    return _carefully(x, A, b, variant, keywords)
+
+
+_ORDINARY = {name: (default,) for name, default in DEFAULTS.items()} | {
+    "on_inconsistent": get_args(OnInconsistent)
+}
+
+
+def _ordinary(keywords: ProjectorKeywords) -> bool:
+    """Whether no keyword asks for more than full rank answers by itself."""
+    return all(
+        (value is None or isinstance(value, str)) and value in _ORDINARY.get(name, ())
+        for name, value in keywords.items()
+    )
+
+
+def _by_gram(x: Any, A: Any, b: Any, keywords: ProjectorKeywords) -> Tensor | None:
+    """The projection by `gram`, where it is proven to do; None where it is not, or input is odd.
+
+    Systems of a batch that need more care get it, and the others do not pay for it.
+    """
+    if not (
+        type(x) in PLAIN
+        and type(A) in PLAIN
+        and type(b) in PLAIN
+        and A.layout is torch.strided
+        and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
+    ):
+        return None
+    if not _fits(x, A, b):
+        return None
+    A = A.unsqueeze(0) if A.dim() == 1 else A
+    m, n = A.shape[-2:]
+    dtype = working_dtype(torch.promote_types(x.dtype, A.dtype))
+    wide = A.to(dtype)
+    device = A.device
+    with torch.no_grad():
+        u = tolerance.unit_roundoff(working_dtype(A.dtype))
+        if lowered(dtype, device.type):
+            with stated_precision(device):
+                gram, sound = factored(wide.detach(), u)
+        else:
+            gram, sound = factored(wide.detach(), u)
+    if gram is None:
+        return None if sound is None else _apart(x, A, b, sound, keywords)
+    work, right = x.to(dtype), b.to(dtype)
+    if A.dim() == 3:
+        work = work.reshape(len(A), -1, n)
+        right = right.expand(len(A), m).unsqueeze(1) if right.dim() < 2 else right.unsqueeze(1)
+    else:
+        work = work if work.dim() <= 2 else work.reshape(-1, n)
+        right = right.expand(m)
+    if torch.is_grad_enabled() and (x.requires_grad or A.requires_grad or b.requires_grad):
+        function: Any = GramSolve
+        projected, _ = function.apply(work, wide, right, gram)
+    else:
+        projected, _ = solved(gram, work, right, want_multipliers=False)
+    if not math.isfinite(projected.detach().sum().item()):
+        return None  # x or b is not finite, which is said by name, or the sum is too large
+    result: Tensor = projected.reshape(x.shape).to(x.dtype)
+    return result
+
+
+def _fits(x: Tensor, A: Tensor, b: Tensor) -> bool:
+    """Whether x, A and b are what `gram` takes: what is wrong with them is said elsewhere."""
+    dims = A.dim()
+    if not (0 < dims <= 3 and x.dim() > 0 and x.dtype in FLOATS and A.dtype in FLOATS):
+        return False
+    n, m = A.shape[-1], A.shape[-2] if dims > 1 else 1
+    shapes = {(), (m,)} if dims < 3 else {(), (m,), (A.shape[0], m)}
+    return (
+        0 < m <= n
+        and x.shape[-1] == n
+        and x.numel() > 0
+        and (dims < 3 or (x.dim() > 1 and x.shape[0] == A.shape[0]))
+        and b.dtype in FLOATS
+        and b.shape in shapes
+        and x.device == A.device == b.device
+        and 4 * A.numel() // n * m * 8 <= memory.limit(A.device)
+    )
+
+
+def _apart(
+    x: Tensor, A: Tensor, b: Tensor, sound: Tensor, keywords: ProjectorKeywords
+) -> Tensor | None:
+    """Systems of a batch by `gram` where `sound` (B,), and the others with care."""
+    if not bool(sound.any()):
+        return None
+    b = b.expand(A.shape[:-1])
+    good, bad = sound.nonzero().flatten(), (~sound).nonzero().flatten()
+    try:
+        careful = _carefully(x[bad], A[bad], b[bad], "auto", keywords)
+    except ProjlabError:
+        return None  # said again, of the whole batch: systems and entries by their own numbers
+    quick = _by_gram(x[good], A[good], b[good], keywords)
+    if quick is None:
+        return None
+    return torch.cat([quick, careful])[torch.argsort(torch.cat([good, bad]))]
+
+
+def _carefully(x: Tensor, A: Any, b: Any, variant: str, keywords: ProjectorKeywords) -> Tensor:
+    """The projection by a solver that decides rank and consistency before it answers."""
     if isinstance(A, Tensor) and A.layout != torch.strided and A.requires_grad:
         raise InputError("A requires grad but is sparse; project differentiates in dense A only")
     if not is_scipy_sparse(A) and not isinstance(A, (Tensor, AffineConstraint)):
@@ -147,7 +252,7 @@ def project(
     if not isinstance(A, Tensor) or A.layout != torch.strided or b is None or _constants(A, b):
         constraint = as_constraint(A, b)
         check_vector(x, constraint.n, constraint.batch, constraint.device)
-        options = check_options(constraint.n, 1, **keywords)
+        options = asked(constraint.n, variant, keywords, applications=1)
         dtype = working_dtype(torch.promote_types(x.dtype, constraint.dtype))
         source = OneOff(options, dtype, working_dtype(constraint.dtype), constraint)
         found, _ = solve(
@@ -168,7 +273,7 @@ def project(
         raise InputError(f"b is on {b.device}, A on {A.device}; move one of them")
     batch = A.shape[0] if A.dim() == 3 else None
     check_vector(x, A.shape[-1], batch, A.device)
-    options = check_options(A.shape[-1], 1, **keywords)
+    options = asked(A.shape[-1], variant, keywords, applications=1)
     dtype = working_dtype(torch.promote_types(x.dtype, A.dtype))
     m = A.shape[-2]
     lead = A.shape[:-2]

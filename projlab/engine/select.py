@@ -1,14 +1,15 @@
 """Which variant, and why, in a sentence."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Real
 
 import torch
 
 from projlab import tolerance
 from projlab.engine.variants import REGISTRY, Variant, get
-from projlab.errors import AccuracyError, InputError
+from projlab.errors import AccuracyError
+from projlab.system.options import Options, check_options
 
 MANY = 1000
 """Projections that a kept factorisation is expected to serve; `project` serves one."""
@@ -32,6 +33,16 @@ class System:
         return tolerance.unit_roundoff(self.dtype)
 
 
+def check_variant(variant: object) -> str:
+    """The `variant` argument: "auto" or the name of a variant, or `InputError`."""
+    return "auto" if isinstance(variant, str) and variant == "auto" else get(variant).name
+
+
+def asked(n: int, variant: object, keywords: Mapping[str, object], *, applications: int) -> Options:
+    """The arguments of whatever projects vectors of length n, checked: see `check_options`."""
+    return check_options(n, keywords, variant=check_variant(variant), applications=applications)
+
+
 def choose(
     name: str, system: System, accuracy: float | None, applications: int
 ) -> tuple[Variant, str]:
@@ -40,15 +51,10 @@ def choose(
     Raises
     ------
     InputError
-        Unknown name; accuracy not a positive number.
+        Unknown name.
     AccuracyError
         No variant, or not the one named, is predicted to reach `accuracy`.
     """
-    number = isinstance(accuracy, Real) and not isinstance(accuracy, bool)
-    if accuracy is not None and not (number and 0 < accuracy < math.inf):
-        raise InputError(
-            f"accuracy={accuracy!r}; it must be a positive relative forward error, as 1e-8"
-        )
     if name != "auto":
         variant = get(name)
         if accuracy is not None and _predicted(variant, system) > accuracy:

@@ -12,30 +12,34 @@ gives every derivative of a projection (`projlab.engine.autograd`).
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from projlab.engine.select import System, choose, undecided
+from projlab.engine.facts import Facts
+from projlab.engine.kernels.native import PLAIN
 from projlab.engine.variants import Factor
-from projlab.errors import InputError, ProjlabError, RankDeficientError
-from projlab.numerics import memory
 from projlab.numerics.precision import lowered, stated_precision
-from projlab.numerics.scaling import power_of_two, scale
-from projlab.system.constraint import AffineConstraint
-from projlab.system.diagnosis import (
-    Analysis,
-    analyse,
-    combinations,
-    raise_inconsistent,
-    range_projection,
-)
-from projlab.system.equilibration import equilibrate_rows
-from projlab.system.metric import Metric, factor_metric
-from projlab.system.options import Options
-from projlab.system.rank import Rank, RankRule, chosen_for_least_squares
-from projlab.system.rows import Dense, Matrix
-from projlab.system.structure import require_disjoint
+from projlab.system.metric import Metric
+
+
+class Direct(NamedTuple):
+    """A projection of plain tensors, without the checks and choices of the general road.
+
+    Each says with None or False that x is not of that kind: another dtype, shape or device, wanted
+    by autograd or a transform, or a precision switch of the caller's in the way.
+    """
+
+    fresh: Callable[[Tensor], Tensor | None]
+    in_place: Callable[[Tensor], bool]
+
+
+def needs_function(x: Tensor, b: Tensor | None) -> bool:
+    """Whether autograd or a functorch transform must see the projection as one function."""
+    if torch._C._are_functorch_transforms_active():
+        return True
+    return torch.is_grad_enabled() and (x.requires_grad or (b is not None and b.requires_grad))
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,7 @@ class Solver:
     device: torch.device
     variant: str
     reason: str
-    ranks: tuple[int, ...]
-    conditions: tuple[float, ...]
-    """Condition numbers, or upper bounds on them (see `measured`)."""
-    measured: bool
+    facts: Facts
     factor: Factor | None
     """None where no row is left: the projection is the identity."""
     kept: Tensor | None
@@ -64,6 +65,9 @@ class Solver:
     metric: Metric | None
     c: Tensor | None
     """The right-hand side b of the constraint in the factor's coordinates."""
+    decided: bool = True
+    """Whether the factor holds independent rows alone: only then do multipliers of the others stay
+    zero, and entries of another b on them without effect."""
 
     @property
     def batched(self) -> bool:
@@ -77,7 +81,8 @@ class Solver:
 
     @property
     def full_rank(self) -> bool:
-        return all(rank == self.shape[0] for rank in self.ranks)
+        """Whether every row is independent; decided now where set-up could do without."""
+        return all(rank == self.shape[0] for rank in self.facts.ranks)
 
     def to(self, device: torch.device) -> "Solver":
         """The same solver on another device."""
@@ -108,10 +113,19 @@ class Solver:
             b = b.to(self.dtype) @ self.range_basis @ self.range_basis.mT
         if self.kept is not None:
             b = b[..., self.kept] if self.batch is None else _gather(b, self.kept)
-        first, second = (self._beside(t) for t in self.units)
+        first, second = (self.beside(t) for t in self.units)
         return self.factor.right_side((b * first * second).to(self.dtype))
 
-    def _beside(self, t: Tensor) -> Tensor:
+    def for_right_side(self, b: Tensor) -> "Solver | None":
+        """The same factors for another b; None where entries on redundant rows must be checked."""
+        ranks = self.facts.known_ranks
+        if ranks is None or min(ranks) < self.shape[0] or not self.decided:
+            return None
+        b = b.to(torch.promote_types(b.dtype, self.dtype))
+        with stated_precision(self.device):
+            return replace(self, c=self.right_side(self.beside(b)))
+
+    def beside(self, t: Tensor) -> Tensor:
         """Per-element rows (B, r) beside vectors (B, k, r)."""
         return t if self.batch is None else t.unsqueeze(1)
 
@@ -132,7 +146,7 @@ class Solver:
             return x.new_zeros(*x.shape[:-1], m)
         if self.metric is not None:
             x = self.metric.whiten(x, dual=dual)
-        first, second = (self._beside(t) for t in self.units)
+        first, second = (self.beside(t) for t in self.units)
         y = self.factor.multipliers(x, c) * first * second
         if self.kept is None:
             return y
@@ -172,33 +186,49 @@ class Solver:
         y = self.multipliers(x, c, dual=dual).reshape(*lead, m) if want else None
         return projected, y
 
-    def vector_terms(self) -> tuple[torch.dtype, str, Tensor, Tensor, Tensor] | None:
-        """Working dtype, type of device, and `Factor.vector_terms` of the constraint's own b."""
-        if self.factor is None or self.c is None or self.metric is not None or self.batched:
-            return None
-        terms = self.factor.vector_terms(self.c)
-        return None if terms is None else (self.dtype, self.device.type, *terms)
-
-    def native_vectors(self) -> Callable[[Tensor], bool] | None:
-        """`Factor.native_vectors` of the constraint's own b."""
-        if self.factor is None or self.c is None or self.metric is not None or self.batched:
-            return None
-        return self.factor.native_vectors(self.c)
-
-    def in_place(self) -> tuple[torch.dtype, str, int, Callable[[Tensor], None]] | None:
-        """Working dtype, type of device, n, and `project_` of x (k, n) or (B, n), unchecked."""
+    def direct(self) -> Direct:
+        """The hot path for the constraint's own b, made once."""
         factor, c = self.factor, self.c
         if factor is None or c is None or self.metric is not None:
-            return None
+            return Direct(lambda _: None, lambda _: False)
+        native, project, project_ = factor.bound(c)
+        batch, n, dtype, device = self.batch, self.shape[1], self.dtype, self.device
+        on_cpu, exact, kind = device.type == "cpu", dtype is torch.float64, device.type
 
-        def vectors(x: Tensor) -> None:
-            factor.project_(x, c)
+        # the two repeat their conditions: a function for them would cost a tenth of a projection
+        def fresh(x: Tensor) -> Tensor | None:
+            if not (
+                type(x) in PLAIN
+                and x.dtype is dtype
+                and (x.is_cpu if on_cpu else x.device == device)
+                and 0 < x.ndim <= 2
+                and (x.shape[-1] == n if batch is None else x.shape == (batch, n))
+                and not needs_function(x, None)
+                and (exact or not lowered(dtype, kind))
+            ):
+                return None
+            if native is not None:
+                y = x.clone()
+                return y if native(y) else project(x)
+            return project(x) if batch is None else project(x.unsqueeze(1)).squeeze(1)
 
-        def systems(x: Tensor) -> None:
-            factor.project_(x.unsqueeze(1), c)
+        def in_place(x: Tensor) -> bool:
+            if native is not None and native(x):
+                return True
+            if not (
+                type(x) in PLAIN
+                and x.dtype is dtype
+                and (x.is_cpu if on_cpu else x.device == device)
+                and 0 < x.ndim <= 2
+                and (x.shape[-1] == n if batch is None else x.shape == (batch, n))
+                and not x.requires_grad
+                and (exact or not lowered(dtype, kind))
+            ):
+                return False
+            project_(x if batch is None else x.unsqueeze(1))
+            return True
 
-        call = systems if self.batched else vectors
-        return self.dtype, self.device.type, self.shape[1], call
+        return Direct(fresh, in_place)
 
     def project_(self, x: Tensor) -> None:
         """In place, x in `dtype` on `device`, no graph: the hot path."""
@@ -223,252 +253,11 @@ class Solver:
             x.copy_(projected)
 
 
-def build(
-    constraint: AffineConstraint, dtype: torch.dtype, options: Options, data: torch.dtype
-) -> Solver:
-    """Analyse, choose a variant, factor. Everything that can be refused is refused here.
-
-    `dtype` is the working precision, `data` that of A and b, which decides rank and consistency.
-    """
-    device = constraint.device
-    with torch.no_grad(), torch.inference_mode(False), stated_precision(device):
-        return _build(constraint, dtype, options, data)
-
-
-def _build(
-    constraint: AffineConstraint, dtype: torch.dtype, options: Options, data: torch.dtype
-) -> Solver:
-    device, (m, n) = constraint.device, (constraint.m, constraint.n)
-    analysis = analyse(constraint, dtype, options.rank, data)
-    decisions = analysis.decisions
-    least_squares = options.on_inconsistent == "least_squares"
-    if analysis.conflicts and not least_squares:
-        raise_inconsistent(constraint, analysis)
-    if options.on_redundant == "raise":
-        _refuse_redundant(constraint, analysis)
-    basis = _range_basis(analysis, constraint) if least_squares else None
-    if basis is not None:
-        analysis = _compromising(analysis, constraint)
-    rows, kept, exponent = _kept(analysis, constraint.batch)
-    metric, measured = None, all(d.measured for d in decisions)
-    conditions = tuple(d.condition for d in decisions)
-    if options.metric is not None:
-        metric = factor_metric(options.metric, dtype, device)
-        rows, whitening, conditions = _whiten(rows, metric, constraint.batch)
-        exponent, measured = exponent + whitening, True
-    system = System(
-        m=rows.shape[0],
-        n=rows.shape[1],
-        disjoint=rows.disjoint() if rows.shape[0] else True,
-        diagonal_metric=metric is None or metric.diagonal,
-        condition=max(conditions),
-        measured=measured,
-        dtype=dtype,
-    )
-    if not measured and undecided(options.variant, system, options.accuracy, options.applications):
-        conditions = tuple(d.measure().condition for d in decisions)
-        system = replace(system, condition=max(conditions), measured=True)
-    names = constraint.names
-    if kept is not None and constraint.batch is None:
-        names = tuple(names[i] for i in kept.tolist())
-    name, reason, factor = _factor(rows, system, options, names)
-    units = power_of_two(exponent, dtype)
-    padding = (rows.row_max() == 0) if constraint.batch is not None and rows.shape[0] else None
-    if padding is not None:
-        units = units[0].masked_fill(padding, 0), units[1]
-    solver = Solver(
-        shape=(m, n),
-        batch=constraint.batch,
-        dtype=dtype,
-        device=device,
-        variant=name,
-        reason=reason,
-        ranks=tuple(d.rank for d in decisions),
-        conditions=conditions,
-        measured=system.measured,
-        factor=factor,
-        kept=kept,
-        units=units,
-        range_basis=None if basis is None else basis.to(device=device, dtype=dtype),
-        metric=metric,
-        c=None,
-    )
-    if factor is None:
-        return solver
-    compromise = _range_basis(analysis, constraint, set(analysis.conflicts))
-    f = _own_right_side(constraint, compromise, kept, exponent).to(device=device, dtype=dtype)
-    if padding is not None:
-        f = f.masked_fill(padding, 0)
-    return replace(solver, c=factor.right_side(solver._beside(f)))
-
-
 def _vectors(t: Tensor) -> Tensor:
     """(B, n) or (B, ..., n) as (B, k, n)."""
     return t.reshape(t.shape[0], math.prod(t.shape[1:-1]), t.shape[-1])
 
 
-def _compromising(analysis: Analysis, constraint: AffineConstraint) -> Analysis:
-    """Rows chosen afresh where they may contradict each other, and then meet in least squares."""
-    exponents = analysis.system.exponent.reshape(len(analysis.decisions), constraint.m)
-    decisions = []
-    for e, decision in zip(exponents, analysis.decisions, strict=True):
-        basis = range_projection(e, decision)
-        decisions.append(
-            decision if basis is None else chosen_for_least_squares(decision, basis, e)
-        )
-    return replace(analysis, decisions=tuple(decisions))
-
-
-def _range_basis(
-    analysis: Analysis, constraint: AffineConstraint, elements: set[int] | None = None
-) -> Tensor | None:
-    """(m, r), or (B, m, m) padded with zeros: None where every b is in the range.
-
-    For the elements named only, the others taking b as it is; by default for all.
-    """
-    exponents = analysis.system.exponent.reshape(len(analysis.decisions), constraint.m)
-    bases = [
-        None if elements is not None and i not in elements else range_projection(exponents[i], d)
-        for i, d in enumerate(analysis.decisions)
-    ]
-    if constraint.batch is None or all(basis is None for basis in bases):
-        return bases[0]
-    m = constraint.m
-    present = next(basis for basis in bases if basis is not None)
-    eye = torch.eye(m, dtype=present.dtype, device=present.device)
-    whole = [eye if basis is None else basis for basis in bases]
-    return torch.stack([torch.nn.functional.pad(t, (0, m - t.shape[1])) for t in whole])
-
-
-def _own_right_side(
-    constraint: AffineConstraint,
-    basis: Tensor | None,
-    kept: Tensor | None,
-    exponent: Tensor,
-) -> Tensor:
-    """The constraint's b, scaled before it is rounded to the working precision."""
-    b = constraint.b.double() if constraint.device.type != "mps" else constraint.b.cpu().double()
-    if basis is not None:
-        b = (b.to(basis.device).unsqueeze(-2) @ basis @ basis.mT).squeeze(-2)
-    if kept is not None:
-        b = b[..., kept.to(b.device)] if constraint.batch is None else b.gather(-1, kept)
-    return scale(b, exponent.to(b.device))
-
-
-def condition_numbers(
-    constraint: AffineConstraint, dtype: torch.dtype, rule: RankRule, data: torch.dtype
-) -> tuple[float, ...]:
-    """Of each system's equilibrated rows, from singular values, where a bound was enough before."""
-    with torch.no_grad(), torch.inference_mode(False), stated_precision(constraint.device):
-        decisions = analyse(constraint, dtype, rule, data, measured=True).decisions
-    return tuple(decision.condition for decision in decisions)
-
-
-def null_space(
-    constraint: AffineConstraint, dtype: torch.dtype, rule: RankRule, data: torch.dtype
-) -> Tensor:
-    """Orthonormal basis (n, n - r), or (B, n, n - r) where all elements have rank r."""
-    n, device = constraint.n, constraint.device
-    memory.require(
-        3 * (constraint.batch or 1) * n * n * dtype.itemsize, "a null-space basis", device
-    )
-    with torch.no_grad(), torch.inference_mode(False), stated_precision(device):
-        rows, _, _ = _kept(analyse(constraint, dtype, rule, data), constraint.batch)
-        Q: Tensor = torch.linalg.qr(rows.to_dense().mT, mode="complete").Q
-        return Q[..., rows.shape[0] :].clone()
-
-
 def _gather(b: Tensor, kept: Tensor) -> Tensor:
     index = kept.unsqueeze(1).expand(kept.shape[0], b.shape[1], kept.shape[1])
     return b.gather(-1, index)
-
-
-def _kept(analysis: Analysis, batch: int | None) -> tuple[Matrix, Tensor | None, Tensor]:
-    """The independent rows, which they are, and the exponents that scaled them."""
-    system, decisions = analysis.system, analysis.decisions
-    m = system.rows.shape[0]
-    if all(d.rank == m for d in decisions):
-        return _with_reflectors(system.rows, decisions), None, system.exponent
-    if batch is None:
-        kept = decisions[0].kept.to(system.rows.device)
-        return system.rows.select(kept), kept, system.exponent[kept]
-    r = max(d.rank for d in decisions)
-    entries = system.rows.to_dense()
-    kept = torch.zeros(batch, r, dtype=torch.long, device=entries.device)
-    real = torch.zeros(batch, r, 1, dtype=entries.dtype, device=entries.device)
-    for i, d in enumerate(decisions):
-        kept[i, : d.rank] = d.kept.to(entries.device)
-        real[i, : d.rank] = 1
-    element = torch.arange(batch, device=entries.device).unsqueeze(1)
-    return Dense(entries[element, kept] * real), kept, system.exponent[element, kept]
-
-
-def _with_reflectors(rows: Matrix, decisions: tuple[Rank, ...]) -> Matrix:
-    """The rows with their QR, where the rank decision left one for every system."""
-    made = [d.reflectors for d in decisions if d.reflectors is not None]
-    if len(made) < len(decisions) or not isinstance(rows, Dense):
-        return rows
-    if rows.entries.dim() == 2:
-        return replace(rows, reflectors=made[0])
-    a, tau = (torch.stack(parts) for parts in zip(*made, strict=True))
-    return replace(rows, reflectors=(a, tau))
-
-
-def _whiten(
-    rows: Matrix, metric: Metric, batch: int | None
-) -> tuple[Matrix, Tensor, tuple[float, ...]]:
-    """Rows in the variables L' x, equilibrated again, by what, and their condition numbers."""
-    if metric.diagonal and not isinstance(rows, Dense):
-        white: Matrix = replace(rows, values=rows.values / metric.L[rows.cols])
-    else:
-        dense = rows.to_dense()
-        flat = metric.whiten(dense.reshape(-1, dense.shape[-1]), dual=True)
-        white = Dense(flat.reshape(dense.shape))
-    white, exponent = equilibrate_rows(white)
-    if white.shape[0] == 0:
-        conditions: tuple[float, ...] = (1.0,) * (batch or 1)
-    elif white.disjoint():
-        norms = white.row_norms().reshape(-1, white.shape[0])
-        smallest = torch.where(norms > 0, norms, torch.inf).amin(-1)
-        conditions = tuple((norms.amax(-1) / smallest).tolist())
-    else:
-        # rows of zeros that pad a batch leave singular values of zero: take the smallest real one
-        sigma = torch.linalg.svdvals(white.to_dense().reshape(batch or 1, *white.shape))
-        smallest = torch.where(sigma > 0, sigma, torch.inf).amin(-1)
-        conditions = tuple((sigma[:, 0] / smallest).tolist())
-    return white, exponent, conditions
-
-
-def _factor(
-    rows: Matrix, system: System, options: Options, names: tuple[str, ...]
-) -> tuple[str, str, Factor | None]:
-    m, n = rows.shape
-    variant, reason = choose(options.variant, system, options.accuracy, options.applications)
-    if variant.needs_disjoint_rows:
-        if not system.diagonal_metric:
-            raise InputError(
-                f"variant={variant.name!r} takes a diagonal metric only (a vector); with a matrix, "
-                "rows that share no column share some after the change of variables"
-            )
-        if not system.disjoint:
-            require_disjoint(rows, names)
-    if m == 0:
-        return variant.name, f"{variant.name}: no equation is left to satisfy", None
-    try:
-        return variant.name, reason, variant.factor(rows, system.u)
-    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # not re-exported
-        raise ProjlabError(
-            f"variant={variant.name!r} failed on {m} rows in {n} variables: {error}. "
-            "Try another variant."
-        ) from error
-
-
-def _refuse_redundant(constraint: AffineConstraint, analysis: Analysis) -> None:
-    for i, decision in enumerate(analysis.decisions):
-        if decision.rank < constraint.m:
-            found = combinations(constraint, analysis, i, range(min(5, len(decision.dropped))))
-            raise RankDeficientError(
-                f"the numerical rank is {decision.rank}, less than the {constraint.m} rows: "
-                + "; ".join(str(c) for c in found)
-                + '. Remove them, or pass on_redundant="drop".'
-            )

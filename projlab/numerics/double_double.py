@@ -16,6 +16,8 @@ from torch import Tensor
 
 _SPLITTER = 2.0**27 + 1
 _SLICES = 4
+_CHUNK = 2**21
+"""Entries of a matrix whose exact terms, three numbers each, are held at a time."""
 
 
 class Pair(NamedTuple):
@@ -114,6 +116,18 @@ def sum_into(terms: Tensor, target: Tensor, length: int) -> Pair:
         total = _gather_slice(total, terms.new_zeros(length).index_add(0, target, parts))
     assert total is not None
     return total
+
+
+def dense_product(A: Tensor, x: Pair) -> Pair:
+    """A x for A (m, n) and one vector x (n,)."""
+    step = max(1, _CHUNK // A.shape[1])
+    parts = [sum_last(terms(rows, x.high, x.low)) for rows in A.split(step)]
+    return Pair(torch.cat([p.high for p in parts]), torch.cat([p.low for p in parts]))
+
+
+def sparse_product(values: Tensor, source: Tensor, target: Tensor, length: int, x: Pair) -> Pair:
+    """y (length,) with y_target the sum of value * x_source, for one vector x."""
+    return sum_into(terms(values, x.high[source], x.low[source]), target, length)
 
 
 def _gather_slice(total: Pair | None, slice_: Tensor) -> Pair:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 
 def _legacy_matmul_precision() -> str | None:
@@ -23,7 +24,18 @@ def lowered(dtype: torch.dtype, device_type: str) -> bool:
     """Whether a switch of the caller's would lower the precision of products in `dtype`."""
     if dtype is torch.float64:  # autocast leaves it alone, as the other switches do
         return False
-    return torch.is_autocast_enabled(device_type) or _legacy_matmul_precision() != "highest"
+    try:
+        precision = torch.get_float32_matmul_precision()
+    except RuntimeError:  # the caller uses torch.backends.*.fp32_precision
+        return True
+    return precision != "highest" or torch.is_autocast_enabled(device_type)
+
+
+@contextmanager
+def set_up() -> Iterator[None]:
+    """Inside, constants are computed: without graph, transforms and inference mode."""
+    with temporarily_clear_interpreter_stack(), torch.no_grad(), torch.inference_mode(False):
+        yield
 
 
 @contextmanager

@@ -1,7 +1,21 @@
 """Triangular factors: as LAPACK leaves them, and solves with them over the last dimension."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+
+class Reflectors(NamedTuple):
+    """A Householder QR as LAPACK leaves it: R above the diagonal of a, the reflectors below."""
+
+    a: Tensor
+    tau: Tensor
+
+
+def householder(M: Tensor) -> Reflectors:
+    """Householder QR of M (..., n, m), the orthogonal factor not formed."""
+    return Reflectors(*torch.geqrf(M))
 
 
 def upper(a: Tensor) -> Tensor:

@@ -6,49 +6,66 @@ Reference: van der Sluis, "Condition numbers and equilibration of matrices", Num
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from projlab.errors import InputError
-from projlab.numerics.scaling import scale
+from projlab.numerics.scaling import scale, widened
 from projlab.system.constraint import AffineConstraint
-from projlab.system.rows import Dense, Matrix
+from projlab.system.rows import Rows
 
 
 @dataclass(frozen=True)
 class Equilibrated:
     """E x = f with rows of norm in [sqrt(1/2), sqrt(2)); rows of zeros stay zero."""
 
-    rows: Matrix
+    rows: Rows
     f: Tensor
     """(..., m)."""
     exponent: Tensor
     """(..., m) integers: D = 2**exponent."""
 
+    def element(self, i: int) -> "Equilibrated":
+        """System i of a batch; the system itself where there is none."""
+        if self.rows.batch is None:
+            return self
+        return Equilibrated(self.rows.element(i), self.f[i], self.exponent[i])
 
-def equilibrate_rows(matrix: Matrix) -> tuple[Matrix, Tensor]:
+
+def equilibrate_rows(rows: Rows) -> tuple[Rows, Tensor]:
     """E and the exponents of D; a power of two in a row of A changes no bit of E."""
-    if matrix.shape[0] == 0:
-        lead = matrix.entries.shape[:-1] if isinstance(matrix, Dense) else (0,)
-        return matrix, torch.zeros(lead, dtype=torch.int32, device=matrix.device)
-    norms = matrix.row_norms()
+    norms = rows.row_norms()
+    if norms.numel() == 0:
+        return rows, torch.zeros(norms.shape, dtype=torch.int32, device=rows.device)
     smallest, largest = torch.aminmax(norms)
     info = torch.finfo(norms.dtype)
-    if math.sqrt(info.tiny) / info.eps < float(smallest) and float(largest) < math.sqrt(info.max):
-        exponent = _exponent(norms)
-        return matrix.scale_rows(-exponent), -exponent
+    least, most = smallest.item(), largest.item()
+    if math.sqrt(info.tiny) / info.eps < least and most < math.sqrt(info.max):
+        exponent = -_exponent(norms)
+        return rows.scale_rows(exponent), exponent
     # by the largest entry first: the squares in a norm could over- or underflow
-    coarse = torch.frexp(matrix.row_max()).exponent
-    matrix = matrix.scale_rows(-coarse)
-    fine = _exponent(matrix.row_norms())
-    return matrix.scale_rows(-fine), -(coarse + fine)
+    coarse = torch.frexp(rows.row_max()).exponent
+    rows = rows.scale_rows(-coarse)
+    fine = _exponent(rows.row_norms())
+    return rows.scale_rows(-fine), -(coarse + fine)
 
 
 def _exponent(norms: Tensor) -> Tensor:
     """Of the nearest power of two; zero for a norm of zero."""
-    mantissa, exponent = torch.frexp(norms)
-    exponent = exponent - (mantissa < math.sqrt(0.5)).to(exponent.dtype)
-    return torch.where(mantissa == 0, 0, exponent)
+    # numpy's, as in `numerics.scaling`: a handful of numbers, for which each torch operator is dear
+    mantissa, exponent = np.frexp(norms.cpu().numpy())
+    exponent = np.where(mantissa == 0, 0, exponent - (mantissa < math.sqrt(0.5)))
+    return torch.from_numpy(exponent).to(norms.device)
+
+
+def equilibrated_side(b: Tensor, exponent: Tensor) -> Tensor:
+    """f = D b in float64, before any rounding to a narrower dtype; b and the exponents (..., m).
+
+    On the CPU where b's device has no float64.
+    """
+    wide = widened(b)
+    return scale(wide, exponent.to(wide.device))
 
 
 def equilibrate(constraint: AffineConstraint, dtype: torch.dtype) -> Equilibrated:
@@ -57,13 +74,12 @@ def equilibrate(constraint: AffineConstraint, dtype: torch.dtype) -> Equilibrate
     Scaled before they are rounded to it: entries of A and b may lie outside its range.
     """
     wide = torch.promote_types(torch.promote_types(constraint.dtype, constraint.b.dtype), dtype)
-    rows, exponent = equilibrate_rows(constraint.matrix.to(wide))
-    rows = rows.to(dtype)
-    f = scale(constraint.b.to(wide), exponent).to(dtype)
-    if not bool(torch.isfinite(f).all()):
+    rows, exponent = equilibrate_rows(constraint.rows.to(wide))
+    f = equilibrated_side(constraint.b, exponent).to(device=constraint.device, dtype=dtype)
+    if not math.isfinite(f.sum().item()) and not bool(torch.isfinite(f).all()):
         row = int((~torch.isfinite(f)).nonzero()[0, -1])
         raise InputError(
             f"b of {constraint.names[row]} divided by the norm of its row of A overflows in "
             f"{dtype}: no x of that size can be represented"
         )
-    return Equilibrated(rows, f, exponent)
+    return Equilibrated(rows.to(dtype), f, exponent)

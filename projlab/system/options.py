@@ -1,51 +1,172 @@
-"""The keywords that `projector` and `project` share, checked in one place."""
+"""The keywords of `projector`, `project`, `certify` and `diagnose`: listed and checked here.
 
-from typing import Any, Literal, NamedTuple
+A signature says `**keywords: Unpack[...]` of one of the lists below, which type checkers read;
+`listed` spells them out for `help()`; `check_options` is the one check; `Options` is what it gives,
+with the defaults.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from numbers import Real
+from typing import Any, Literal, TypedDict, TypeVar, get_args, get_type_hints
 
 from torch import Tensor
 
 from projlab.errors import InputError
 from projlab.system.metric import metric_weights
-from projlab.system.rank import RankRule, check_rule
+from projlab.system.rank import RankRule
+
+OnRedundant = Literal["drop", "raise"]
+OnInconsistent = Literal["raise", "least_squares"]
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Options(NamedTuple):
-    """Checked keywords."""
+class ProblemKeywords(TypedDict, total=False):
+    """Keywords that say which projection is meant."""
+
+    rank: RankRule
+    metric: Any
+    on_inconsistent: OnInconsistent
+
+
+class ProjectorKeywords(ProblemKeywords, total=False):
+    """Keywords of whatever projects."""
+
+    accuracy: float | None
+    on_redundant: OnRedundant
+
+
+class LayerKeywords(ProjectorKeywords, total=False):
+    """Keywords of a layer, which takes the variant by name only."""
 
     variant: str
-    accuracy: float | None
-    rank: RankRule
-    metric: Tensor | None
-    on_redundant: Literal["drop", "raise"]
-    on_inconsistent: Literal["raise", "least_squares"]
-    applications: int
+
+
+@dataclass(frozen=True, eq=False)
+class Options:
+    """Checked keywords and their defaults; `projlab.projector` says what each means."""
+
+    variant: str = "auto"
+    accuracy: float | None = None
+    rank: RankRule = "numerical"
+    metric: Tensor | None = None
+    """(n,) or (n, n)."""
+    on_redundant: OnRedundant = "drop"
+    on_inconsistent: OnInconsistent = "raise"
+    applications: int = 1
     """How many projections the factorisation is expected to serve."""
 
 
+DEFAULTS: Mapping[str, Any] = {
+    field.name: field.default
+    for field in fields(Options)
+    if field.name in get_type_hints(ProjectorKeywords)
+}
+"""Of `ProjectorKeywords`."""
+
+
 def check_options(
-    n: int,
-    applications: int,
-    *,
-    variant: str,
-    accuracy: float | None,
-    rank: float | str,
-    metric: Any,
-    on_redundant: str,
-    on_inconsistent: str,
+    n: int, keywords: Mapping[str, object], *, variant: str = "auto", applications: int = 1
 ) -> Options:
-    """Options for vectors of length n, or `InputError`; variant and accuracy are checked by use."""
-    if on_redundant not in ("drop", "raise"):
-        raise InputError(f'on_redundant={on_redundant!r}; it must be "drop" or "raise"')
-    if on_inconsistent not in ("raise", "least_squares"):
+    """Options for vectors of length n; the names of variants are the engine's to check.
+
+    Raises
+    ------
+    TypeError
+        A keyword that is none of `ProjectorKeywords`, by name.
+    InputError
+        A value that its keyword does not take.
+    """
+    refuse_unknown(keywords, ProjectorKeywords)
+    checks: dict[str, Callable[[object], Any]] = {
+        "accuracy": check_accuracy,
+        "rank": check_rank,
+        "metric": lambda value: None if value is None else metric_weights(value, n),
+        "on_redundant": lambda value: _one_of("on_redundant", value, get_args(OnRedundant)),
+        "on_inconsistent": lambda value: _one_of(
+            "on_inconsistent", value, get_args(OnInconsistent)
+        ),
+    }
+    checked = {name: checks[name](value) for name, value in keywords.items()}
+    return Options(variant=variant, applications=applications, **checked)
+
+
+def refuse_unknown(keywords: Mapping[str, object], known: type) -> None:
+    """Raise `TypeError`, as Python does, for a keyword that the list `known` does not have."""
+    names = _names(known)
+    for name in keywords:
+        if name not in names:
+            raise TypeError(f"unexpected keyword argument {name!r}; there are {', '.join(names)}")
+
+
+@cache
+def _names(keywords: type) -> tuple[str, ...]:
+    """The names of a list of keywords, in the order of `Options`."""
+    hints = get_type_hints(keywords)
+    return tuple(field.name for field in fields(Options) if field.name in hints)
+
+
+def check_accuracy(value: object) -> float | None:
+    """The `accuracy` argument, or `InputError`."""
+    if value is None:
+        return None
+    number = _number(value)
+    if not 0 < number < math.inf:
         raise InputError(
-            f'on_inconsistent={on_inconsistent!r}; it must be "raise" or "least_squares"'
+            f"accuracy={value!r}; it must be a positive relative forward error, as 1e-8"
         )
-    return Options(
-        variant,
-        accuracy,
-        check_rule(rank),
-        None if metric is None else metric_weights(metric, n),
-        on_redundant,  # type: ignore[arg-type]
-        on_inconsistent,  # type: ignore[arg-type]
-        applications,
-    )
+    return number
+
+
+def check_rank(value: object) -> RankRule:
+    """The `rank` argument, or `InputError`."""
+    if isinstance(value, str) and value in ("numerical", "exact"):
+        return value  # type: ignore[return-value]  # mypy does not narrow by `in`
+    number = _number(value)
+    if not 0 < number < 1:
+        raise InputError(
+            f'rank={value!r}; it must be "numerical", "exact", or a tolerance between 0 and 1 '
+            "relative to the largest singular value"
+        )
+    return number
+
+
+def _number(value: object) -> float:
+    """A real number as a float; NaN for anything else, and where no float is that large."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
+
+
+def _one_of(name: str, value: object, choices: tuple[str, ...]) -> str:
+    if isinstance(value, str) and value in choices:
+        return value
+    raise InputError(f"{name}={value!r}; it must be " + " or ".join(f'"{c}"' for c in choices))
+
+
+def listed(function: F) -> F:
+    """Decorator: `help()` shows the keywords of `**keywords: Unpack[...]` one by one.
+
+    What is called stays the function itself.
+    """
+    signature = inspect.signature(function)
+    *named, packed = signature.parameters.values()
+    (keywords,) = get_args(packed.annotation)
+    kinds = get_type_hints(keywords)
+    spelled = [
+        packed.replace(
+            name=name,
+            kind=packed.KEYWORD_ONLY,
+            default=getattr(Options, name),
+            annotation=kinds[name],
+        )
+        for name in _names(keywords)
+    ]
+    function.__signature__ = signature.replace(parameters=[*named, *spelled])  # type: ignore[attr-defined]  # read by inspect
+    return function

@@ -1,7 +1,9 @@
-"""The rows of a constraint, dense or as triplets, with the few operations the engine needs."""
+"""The rows of a system behind one interface, dense or sparse."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -9,21 +11,132 @@ from torch import Tensor
 
 from projlab.errors import InputError
 from projlab.numerics import memory
+from projlab.numerics.double_double import Pair, dense_product, sparse_product
 from projlab.numerics.scaling import scale
+from projlab.system.inputs import require_finite, to_tensor
+
+
+class Rows(ABC):
+    """Rows A (m, n), or (B, m, n) for B systems of one shape. Nothing changes them in place.
+
+    Vectors x are (..., n) and y (..., m), with B in front where the rows are batched. What an
+    implementation cannot do it refuses with an error; all have `matvec` and `rmatvec`.
+    """
+
+    sparse: ClassVar[bool]
+    """Whether zeros are left out."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """(m, n), of one system."""
+
+    @property
+    def batch(self) -> int | None:
+        """B for batched rows, otherwise None."""
+        return None
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """Of the entries."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Of the entries."""
+
+    @property
+    @abstractmethod
+    def nnz(self) -> int:
+        """How many entries are stored."""
+
+    @abstractmethod
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Self:
+        """The same rows, rounded to another dtype or on another device."""
+
+    @abstractmethod
+    def to_dense(self) -> Tensor:
+        """The entries, (m, n) or (B, m, n); `MemoryLimitError` where factoring them cannot fit."""
+
+    @abstractmethod
+    def as_tensor(self) -> Tensor:
+        """The entries as they are stored: strided, or sparse COO."""
+
+    @abstractmethod
+    def triplets(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Row, column and value of the nonzero entries, sorted by row and then by column.
+
+        Of a batch those that are nonzero in any system, with values (B, nnz).
+        """
+
+    def element(self, i: int) -> "Rows":
+        """System i of a batch; the rows themselves where there is none."""
+        return self
+
+    @abstractmethod
+    def matvec(self, x: Tensor) -> Tensor:
+        """A x."""
+
+    @abstractmethod
+    def rmatvec(self, y: Tensor) -> Tensor:
+        """A' y."""
+
+    @abstractmethod
+    def matvec_pair(self, x: Pair) -> Pair:
+        """A x of one vector, in twice the precision of float64; not batched."""
+
+    @abstractmethod
+    def rmatvec_pair(self, y: Pair) -> Pair:
+        """A' y of one vector, in twice the precision of float64; not batched."""
+
+    @abstractmethod
+    def abs(self) -> Self:
+        """|A|, entry by entry."""
+
+    @abstractmethod
+    def scale_rows(self, exponent: Tensor) -> Self:
+        """Each row times 2**exponent, exactly; exponent is (m,) or (B, m)."""
+
+    @abstractmethod
+    def divide_columns(self, d: Tensor) -> Self:
+        """Column j divided by d_j, d (n,)."""
+
+    @abstractmethod
+    def select(self, keep: Tensor) -> Self:
+        """The rows with these numbers (k,), in this order."""
+
+    @abstractmethod
+    def row_max(self) -> Tensor:
+        """Largest magnitude of each row."""
+
+    @abstractmethod
+    def row_norms(self) -> Tensor:
+        """2-norms; the caller scales first where squares could over- or underflow."""
+
+    @abstractmethod
+    def overlap(self) -> tuple[int, int, int] | None:
+        """Two rows and a column they share, or None where no two rows share one."""
+
+    def disjoint(self) -> bool:
+        """Whether no two rows share a column."""
+        return self.overlap() is None
 
 
 @dataclass(frozen=True)
-class Dense:
-    """Entries of shape (m, n) or (B, m, n)."""
+class DenseRows(Rows):
+    """Every entry stored, (m, n) or (B, m, n)."""
 
     entries: Tensor
-    reflectors: tuple[Tensor, Tensor] | None = None
-    """Householder QR of the transpose in float64, as LAPACK leaves it, where the rank decision made
-    it."""
+    sparse = False
 
     @property
     def shape(self) -> tuple[int, int]:
         return self.entries.shape[-2], self.entries.shape[-1]
+
+    @property
+    def batch(self) -> int | None:
+        return self.entries.shape[0] if self.entries.dim() == 3 else None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -33,43 +146,68 @@ class Dense:
     def device(self) -> torch.device:
         return self.entries.device
 
-    def to(self, dtype: torch.dtype | None = None, device: torch.device | None = None) -> "Dense":
-        return Dense(self.entries.to(device=device, dtype=dtype))
+    @property
+    def nnz(self) -> int:
+        return self.entries.numel()
+
+    def to(
+        self, dtype: torch.dtype | None = None, device: torch.device | None = None
+    ) -> "DenseRows":
+        return DenseRows(self.entries.to(device=device, dtype=dtype))
 
     def to_dense(self) -> Tensor:
         return self.entries
 
+    def as_tensor(self) -> Tensor:
+        return self.entries
+
+    def triplets(self) -> tuple[Tensor, Tensor, Tensor]:
+        nonzero = self.entries != 0
+        i, j = (nonzero if self.batch is None else nonzero.any(0)).nonzero(as_tuple=True)
+        return i, j, self.entries[..., i, j]
+
+    def element(self, i: int) -> "DenseRows":
+        return self if self.batch is None else DenseRows(self.entries[i])
+
     def matvec(self, x: Tensor) -> Tensor:
-        """E x over the last dimension; x is (..., n), or (B, ..., n) for batched rows."""
-        if self.entries.dim() == 2:
-            return x @ self.entries.mT
-        lead = x.shape[:-1]
-        y: Tensor = x.reshape(lead[0], -1, x.shape[-1]) @ self.entries.mT
-        return y.reshape(*lead, y.shape[-1])
+        return self._product(x, self.entries.mT)
+
+    def rmatvec(self, y: Tensor) -> Tensor:
+        return self._product(y, self.entries)
+
+    def _product(self, vectors: Tensor, matrix: Tensor) -> Tensor:
+        if self.batch is None:
+            return vectors @ matrix
+        lead = vectors.shape[:-1]
+        product: Tensor = vectors.reshape(lead[0], -1, vectors.shape[-1]) @ matrix
+        return product.reshape(*lead, product.shape[-1])
+
+    def matvec_pair(self, x: Pair) -> Pair:
+        return dense_product(self.entries, x)
+
+    def rmatvec_pair(self, y: Pair) -> Pair:
+        return dense_product(self.entries.mT, y)
+
+    def abs(self) -> "DenseRows":
+        return DenseRows(self.entries.abs())
+
+    def scale_rows(self, exponent: Tensor) -> "DenseRows":
+        return DenseRows(scale(self.entries, exponent.unsqueeze(-1)))
+
+    def divide_columns(self, d: Tensor) -> "DenseRows":
+        return DenseRows(self.entries / d)
+
+    def select(self, keep: Tensor) -> "DenseRows":
+        return DenseRows(self.entries[..., keep, :])
 
     def row_max(self) -> Tensor:
         return torch.maximum(self.entries.amax(-1), -self.entries.amin(-1))
 
     def row_norms(self) -> Tensor:
-        """2-norms; the caller scales first where squares could over- or underflow."""
         norms: Tensor = torch.linalg.vector_norm(self.entries, dim=-1)
         return norms
 
-    def scale_rows(self, exponent: Tensor) -> "Dense":
-        return Dense(scale(self.entries, exponent.unsqueeze(-1)))
-
-    def select(self, keep: Tensor) -> "Dense":
-        return Dense(self.entries[..., keep, :])
-
-    def disjoint(self) -> bool:
-        """Whether no two rows share a column; the first two tell in most systems."""
-        first = self.entries[..., :2, :] != 0
-        if self.shape[0] > 1 and bool(first.all(-2).any()):
-            return False
-        return self.overlap() is None
-
     def overlap(self) -> tuple[int, int, int] | None:
-        """Two rows and a column they share, or None where no two rows share one."""
         nonzero = self.entries != 0
         shared = nonzero.sum(-2) > 1
         if nonzero.dim() == 3:
@@ -83,15 +221,27 @@ class Dense:
         rows = hits.nonzero().flatten()
         return int(rows[0]), int(rows[1]), column
 
+    def disjoint(self) -> bool:
+        # the first two rows tell in most systems
+        first = self.entries[..., :2, :] != 0
+        if self.shape[0] > 1 and bool(first.all(-2).any()):
+            return False
+        return super().disjoint()
+
 
 @dataclass(frozen=True)
-class Triplets:
-    """Nonzero entries sorted by row and column, no duplicates: O(nnz) memory."""
+class SparseRows(Rows):
+    """Nonzero entries only, sorted by row and column, no duplicates: O(nnz) memory."""
 
     rows: Tensor
     cols: Tensor
     values: Tensor
-    shape: tuple[int, int]
+    size: tuple[int, int]
+    sparse = True
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.size
 
     @property
     def dtype(self) -> torch.dtype:
@@ -101,18 +251,22 @@ class Triplets:
     def device(self) -> torch.device:
         return self.values.device
 
+    @property
+    def nnz(self) -> int:
+        return len(self.values)
+
     def to(
         self, dtype: torch.dtype | None = None, device: torch.device | None = None
-    ) -> "Triplets":
-        return Triplets(
+    ) -> "SparseRows":
+        return SparseRows(
             self.rows.to(device=device),
             self.cols.to(device=device),
             self.values.to(device=device, dtype=dtype),
-            self.shape,
+            self.size,
         )
 
     def to_dense(self) -> Tensor:
-        m, n = self.shape
+        m, n = self.size
         memory.require(
             memory.factorisation_bytes(m, n, self.dtype),
             f"a dense factorisation of the sparse {m} x {n} system",
@@ -122,37 +276,65 @@ class Triplets:
         dense[self.rows, self.cols] = self.values
         return dense
 
+    def as_tensor(self) -> Tensor:
+        return torch.sparse_coo_tensor(
+            torch.stack([self.rows, self.cols]),
+            self.values,
+            self.size,
+            is_coalesced=True,
+            check_invariants=False,
+        )
+
+    def triplets(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.rows, self.cols, self.values
+
     def matvec(self, x: Tensor) -> Tensor:
-        products = x[..., self.cols] * self.values
-        zeros = torch.zeros(*x.shape[:-1], self.shape[0], dtype=products.dtype, device=x.device)
-        return zeros.index_add(-1, self.rows, products)
+        return self._product(x, self.cols, self.rows, self.size[0])
 
-    def row_max(self) -> Tensor:
-        zeros = torch.zeros(self.shape[0], dtype=self.dtype, device=self.device)
-        return zeros.scatter_reduce(0, self.rows, self.values.abs(), "amax")
+    def rmatvec(self, y: Tensor) -> Tensor:
+        return self._product(y, self.rows, self.cols, self.size[1])
 
-    def row_norms(self) -> Tensor:
-        zeros = torch.zeros(self.shape[0], dtype=self.dtype, device=self.device)
-        return zeros.index_add(0, self.rows, self.values.square()).sqrt()
+    def _product(self, vectors: Tensor, source: Tensor, target: Tensor, length: int) -> Tensor:
+        products = vectors[..., source] * self.values
+        return products.new_zeros(*products.shape[:-1], length).index_add(-1, target, products)
 
-    def scale_rows(self, exponent: Tensor) -> "Triplets":
-        values = scale(self.values, exponent[self.rows])
-        return Triplets(self.rows, self.cols, values, self.shape)
+    def matvec_pair(self, x: Pair) -> Pair:
+        return sparse_product(self.values, self.cols, self.rows, self.size[0], x)
 
-    def select(self, keep: Tensor) -> "Triplets":
-        position = torch.full((self.shape[0],), -1, dtype=torch.long, device=self.device)
+    def rmatvec_pair(self, y: Pair) -> Pair:
+        return sparse_product(self.values, self.rows, self.cols, self.size[1], y)
+
+    def abs(self) -> "SparseRows":
+        return self._with(self.values.abs())
+
+    def scale_rows(self, exponent: Tensor) -> "SparseRows":
+        return self._with(scale(self.values, exponent[self.rows]))
+
+    def divide_columns(self, d: Tensor) -> "SparseRows":
+        return self._with(self.values / d[self.cols])
+
+    def _with(self, values: Tensor) -> "SparseRows":
+        return SparseRows(self.rows, self.cols, values, self.size)
+
+    def select(self, keep: Tensor) -> "SparseRows":
+        position = torch.full((self.size[0],), -1, dtype=torch.long, device=self.device)
         position[keep] = torch.arange(len(keep), device=self.device)
         rows = position[self.rows]
         kept = rows >= 0
         rows, cols, values = rows[kept], self.cols[kept], self.values[kept]
         order = torch.argsort(rows, stable=True)
-        return Triplets(rows[order], cols[order], values[order], (len(keep), self.shape[1]))
+        return SparseRows(rows[order], cols[order], values[order], (len(keep), self.size[1]))
 
-    def disjoint(self) -> bool:
-        return self.overlap() is None
+    def row_max(self) -> Tensor:
+        zeros = self.values.new_zeros(self.size[0])
+        return zeros.scatter_reduce(0, self.rows, self.values.abs(), "amax")
+
+    def row_norms(self) -> Tensor:
+        zeros = self.values.new_zeros(self.size[0])
+        return zeros.index_add(0, self.rows, self.values.square()).sqrt()
 
     def overlap(self) -> tuple[int, int, int] | None:
-        count = torch.bincount(self.cols, minlength=self.shape[1])
+        count = torch.bincount(self.cols, minlength=self.size[1])
         shared = (count > 1).nonzero().flatten()
         if len(shared) == 0:
             return None
@@ -161,17 +343,64 @@ class Triplets:
         return int(rows[0]), int(rows[1]), column
 
 
-Matrix = Dense | Triplets
-
-
-def triplets(rows: Tensor, cols: Tensor, values: Tensor, shape: tuple[int, int]) -> Triplets:
-    """Sum duplicate entries, drop explicit zeros, sort by row and column."""
+def sparse_rows(rows: Tensor, cols: Tensor, values: Tensor, shape: tuple[int, int]) -> SparseRows:
+    """From entries in any order: duplicates are summed, zeros dropped, the rest is sorted."""
     coo = torch.sparse_coo_tensor(
         torch.stack([rows, cols]), values, shape, check_invariants=True
     ).coalesce()
-    (rows, cols), values = coo.indices(), coo.values()
+    return _nonzero(coo.indices(), coo.values(), shape)
+
+
+def _nonzero(indices: Tensor, values: Tensor, shape: tuple[int, int]) -> SparseRows:
+    """From the parts of a coalesced COO tensor, which may store zeros."""
     kept = values != 0
-    return Triplets(rows[kept], cols[kept], values[kept], shape)
+    rows, cols = indices[:, kept]
+    return SparseRows(rows, cols, values[kept], shape)
+
+
+def as_rows(A: Any) -> Rows:
+    """Rows as they are, or a copy of whatever else `AffineConstraint` takes as A."""
+    if isinstance(A, Rows):
+        return A
+    if is_scipy_sparse(A):
+        rows, cols, entries, shape = from_scipy(A)
+        return sparse_rows(rows, cols, _stored(entries, shape), shape)
+    if isinstance(A, Tensor) and A.layout != torch.strided:
+        if A.dim() != 2 or A.dense_dim() != 0:
+            raise InputError(f"A is a sparse tensor of shape {tuple(A.shape)}; it must be (m, n)")
+        coo = A.detach().to_sparse_coo().coalesce()
+        shape = (A.shape[0], A.shape[1])
+        return _nonzero(coo.indices(), _stored(coo.values(), shape), shape)
+    return _dense(A)
+
+
+def _stored(values: Any, shape: tuple[int, int]) -> Tensor:
+    """The values of sparse rows of that shape, checked."""
+    _require_columns(shape)
+    tensor = to_tensor(values, "A")
+    require_finite(tensor, "A's stored values")
+    return tensor
+
+
+def _dense(A: Any) -> DenseRows:
+    tensor = to_tensor(A, "A")
+    if tensor.dim() == 1:
+        tensor = tensor.unsqueeze(0)
+    if tensor.dim() not in (2, 3):
+        raise InputError(
+            f"A has shape {tuple(tensor.shape)}; it must be (m, n), (n,) for one row, or (B, m, n)"
+        )
+    _require_columns(tensor.shape)
+    require_finite(tensor, "A")
+    return DenseRows(tensor.contiguous())
+
+
+def _require_columns(shape: Sequence[int]) -> None:
+    if shape[-1] == 0 or (len(shape) == 3 and shape[0] == 0):
+        raise InputError(
+            f"A has shape {tuple(shape)}; it must have at least one column, "
+            "and a batch at least one system"
+        )
 
 
 def is_scipy_sparse(A: Any) -> bool:
@@ -190,3 +419,9 @@ def from_scipy(A: Any) -> tuple[Tensor, Tensor, Any, tuple[int, int]]:
         coo.data,
         (int(A.shape[0]), int(A.shape[1])),
     )
+
+
+def diagonal(d: Tensor) -> SparseRows:
+    """The diagonal matrix of d (n,), which may hold zeros."""
+    i = torch.arange(len(d), device=d.device)
+    return SparseRows(i, i, d, (len(d), len(d)))

@@ -1,7 +1,6 @@
 """Equations that an optimizer keeps: `constrain`."""
 
 import warnings
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal
 
@@ -9,13 +8,14 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from projlab.engine.select import check_variant
 from projlab.errors import InputError, ProjlabError
 from projlab.proof import certificate
 from projlab.proof.certificate import Certificate
-from projlab.training import optimizer_rules as optimizers
-from projlab.training.equations import Rows
+from projlab.training import optimizers
+from projlab.training.equations import StackedEquations
 from projlab.training.expressions.expression import Equation
-from projlab.training.hooks import Attachment, Mode, Settings
+from projlab.training.hooks import Mode, Settings, StepHooks
 
 
 def constrain(
@@ -88,38 +88,38 @@ def constrain(
     ----------
     Rosen, "The gradient projection method for nonlinear programming", J. SIAM 8 (1960).
     """
-    optimizer = optimizers.refuse_optimizer(optimizer)
+    optimizer = optimizers.require_optimizer(optimizer)
     _check(equations, mode, start, log)
     if module is not None and not isinstance(module, torch.nn.Module):
         raise InputError(f"module is a {type(module).__name__}; it must be a torch.nn.Module")
     if mode == "metric":
-        optimizers.refuse_metric(optimizer)
-    settings = Settings(mode, variant, coupled_weight_decay, log)
-    existing = Attachment.of(optimizer)
-    attachment = Attachment(optimizer, settings) if existing is None else existing
-    if attachment.settings != settings:
+        optimizers.require_metric(optimizer)
+    settings = Settings(mode, check_variant(variant), coupled_weight_decay, log)
+    hooks = StepHooks.of(optimizer)
+    if hooks is None:
+        hooks = StepHooks(optimizer, settings)
+    if hooks.settings != settings:
         raise InputError(
-            f"this optimizer has a constraint with {_shown(attachment.settings)}; all its "
-            f"constraints are one system, and {_shown(settings)} was asked for"
+            f"this optimizer has a constraint with {hooks.settings}; all its constraints are one "
+            f"system, and {settings} was asked for"
         )
-    given = dict(attachment.given)
+    before = hooks.stacked
+    names = dict(before.chosen_names)
     for e in equations:
-        given.update(e.difference.names)
+        names.update(e.difference.names)
     if module is not None:
-        named = {id(p): name for name, p in module.named_parameters()}
-        given.update({k: v for k, v in named.items() if k not in given})
-    before, names_before = attachment.equations, attachment.given
-    attachment.set_equations([*before, *equations], given)
+        names = {**{id(p): name for name, p in module.named_parameters()}, **names}
+    hooks.set_equations(StackedEquations([*before.equations, *equations], names))
     try:
-        _begin(attachment, start)
+        hooks.start(start)
     except ProjlabError:
-        if before:
-            attachment.set_equations(before, names_before)
+        if before.equations:
+            hooks.set_equations(before)
         raise
-    attachment.attach()
-    if mode == "post" and (warning := _bias(optimizer, attachment)):
+    hooks.attach()
+    if mode == "post" and (warning := _bias(optimizer, hooks)):
         warnings.warn(warning, stacklevel=2)
-    return Handle(attachment, equations)
+    return Handle(hooks, equations)
 
 
 def _check(equations: tuple[Any, ...], mode: object, start: object, log: object) -> None:
@@ -139,34 +139,10 @@ def _check(equations: tuple[Any, ...], mode: object, start: object, log: object)
         raise InputError(f"log={log!r}; it must be a number of steps, 0 for none")
 
 
-def _begin(attachment: Attachment, start: str) -> None:
-    """Parameters onto the set, or `InputError`; what holds already keeps its bits."""
-    system = attachment.system
-    for p in system.parameters:
-        if not bool(torch.isfinite(p.detach()).all()):
-            raise InputError("a constrained parameter holds NaN or infinity; nothing was changed")
-    if start == "project":
-        attachment.apply()
-        return
-    with attachment._computing():
-        feasible, off = system.feasible()
-    if not feasible:
-        raise InputError(
-            f'the parameters do not satisfy {", ".join(off)}; with start="project" they are '
-            "projected first"
-        )
-
-
-def _shown(settings: Settings) -> str:
-    decay = "" if settings.coupled is None else f", coupled_weight_decay={settings.coupled}"
-    return f'mode="{settings.mode}", variant="{settings.variant}", log={settings.log}{decay}'
-
-
-def _bias(optimizer: Optimizer, attachment: Attachment) -> str | None:
+def _bias(optimizer: Optimizer, hooks: StepHooks) -> str | None:
     """The warning of mode "post", where its limit is not the optimum."""
-    rates = {optimizer.param_groups[g]["lr"] for g in attachment._group_of}
     plain = isinstance(optimizer, (torch.optim.SGD, torch.optim.ASGD))
-    if plain and len(rates) == 1:
+    if plain and len(hooks.learning_rates()) == 1:
         return None
     return (
         f'mode="post" under {type(optimizer).__name__}: projecting after the step alone does not '
@@ -178,15 +154,16 @@ def _bias(optimizer: Optimizer, attachment: Attachment) -> str | None:
 class Handle:
     """A constraint on an optimizer, as `constrain` returns it."""
 
-    def __init__(self, attachment: Attachment, equations: tuple[Equation, ...]) -> None:
-        self._attachment: Attachment | None = attachment
+    def __init__(self, hooks: StepHooks, equations: tuple[Equation, ...]) -> None:
+        self._hooks: StepHooks | None = hooks
+        """None after removal."""
         self._equations = equations
 
     @property
-    def _active(self) -> Attachment:
-        if self._attachment is None:
+    def _active(self) -> StepHooks:
+        if self._hooks is None:
             raise ProjlabError("this constraint was removed from its optimizer")
-        return self._attachment
+        return self._hooks
 
     @property
     def equations(self) -> tuple[Equation, ...]:
@@ -207,16 +184,16 @@ class Handle:
 
     def residual(self) -> Tensor:
         """A x - b of this handle's equations, (rows,), evaluated in float64."""
-        attachment = self._active
-        found = []
+        hooks = self._active
+        residuals = []
         for e in self._equations:
             r = -e.right_side()
             with torch.no_grad():
                 for term in e.difference.terms:
-                    p = attachment.actual(term.parameter).detach()
+                    p = hooks.actual(term.parameter).detach()
                     r = r.to(p.device) + term.evaluate(p, torch.float64)
-            found.append(r)
-        return torch.cat(found)
+            residuals.append(r)
+        return torch.cat(residuals)
 
     def certify(self, accuracy: float | None = None) -> Certificate:
         """Bound how far the parameters are from the affine set, relative to their norm.
@@ -230,23 +207,24 @@ class Handle:
         MemoryLimitError
             As `projlab.certify`.
         """
-        worst: Certificate | None = None
         with torch.no_grad():
-            for x, constraint in self._active.system.points():
-                one = certificate.certify(x, x, constraint, accuracy=accuracy)
-                worst = _flat(one) if worst is None else _worse(worst, _flat(one))
-        assert worst is not None
-        return worst
+            return certificate.worst(
+                [
+                    certificate.certify(x, x, constraint, accuracy=accuracy)
+                    for x, constraint in self._active.system.points()
+                ]
+            )
 
     def remove(self) -> None:
         """Take these equations off the optimizer; parameters stay as they are."""
-        attachment = self._active
-        rest = [e for e in attachment.equations if not any(e is own for own in self._equations)]
+        hooks = self._active
+        own = {id(e) for e in self._equations}
+        rest = [e for e in hooks.stacked.equations if id(e) not in own]
         if rest:
-            attachment.set_equations(rest, attachment.given)
+            hooks.set_equations(StackedEquations(rest, hooks.stacked.chosen_names))
         else:
-            attachment.detach()
-        self._attachment = None
+            hooks.detach()
+        self._hooks = None
 
     @property
     def residuals(self) -> Tensor:
@@ -254,17 +232,17 @@ class Handle:
 
         Over all equations of the optimizer. Kept on the device; reading it waits for the device.
         """
-        return self._active.residuals()
+        return self._active.log.last()
 
     @property
     def largest_residual(self) -> float:
         """The largest |A x - b| after any step so far."""
-        return self._active.largest()
+        return self._active.log.largest()
 
     @property
     def steps(self) -> int:
         """How many steps the constraint was applied at; counted on the device with `log`."""
-        return int(self._active.count)
+        return int(self._active.log.steps)
 
     @property
     def blocks(self) -> tuple[str, ...]:
@@ -280,45 +258,13 @@ class Handle:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._attachment is not None:
+        if self._hooks is not None:
             self.remove()
 
     def __repr__(self) -> str:
-        if self._attachment is None:
+        if self._hooks is None:
             return "Handle(removed)"
-        rows: Rows = self._attachment.system.rows
+        names = self._hooks.stacked.parameter_names
         lines = [f'Handle(mode="{self.mode}")']
-        lines += [f"  {e.describe(rows.names)}" for e in self._equations]
+        lines += [f"  {e.describe(names)}" for e in self._equations]
         return "\n".join(lines + [f"  [{block}]" for block in self.blocks])
-
-
-def _flat(c: Certificate) -> Certificate:
-    """A certificate of several points as one."""
-
-    def of(value: Any, *, largest: bool) -> float:
-        if not isinstance(value, Tensor):
-            return float(value)
-        return float(value.max() if largest else value.min())
-
-    return replace(
-        c,
-        feasibility=of(c.feasibility, largest=True),
-        stationarity=of(c.stationarity, largest=True),
-        forward_error_bound=of(c.forward_error_bound, largest=True),
-        forward_error_at_least=of(c.forward_error_at_least, largest=False),
-        accuracy=of(c.accuracy, largest=False),
-    )
-
-
-def _worse(a: Certificate, b: Certificate) -> Certificate:
-    """Both as one: the worst figures, and the worse verdict with its reason."""
-    order = {"certified": 0, "uncertifiable": 1, "failed": 2}
-    verdict = a if order[a.verdict] >= order[b.verdict] else b
-    return replace(
-        verdict,
-        feasibility=max(a.feasibility, b.feasibility),
-        stationarity=max(a.stationarity, b.stationarity),
-        forward_error_bound=max(a.forward_error_bound, b.forward_error_bound),
-        forward_error_at_least=min(a.forward_error_at_least, b.forward_error_at_least),
-        accuracy=min(a.accuracy, b.accuracy),
-    )

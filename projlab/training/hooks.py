@@ -1,4 +1,4 @@
-"""What stands between an optimizer and its constraint: hooks around each step.
+"""What runs before and after each step of an optimizer that keeps equations.
 
 Before the step the gradients go onto the null space of A, so that momenta and second moments never
 see a component that the constraint takes away; after it the parameters go onto the set. With a
@@ -9,10 +9,8 @@ J. SIAM 8 (1960).
 """
 
 import copy
-import math
-import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -24,15 +22,15 @@ from projlab import tolerance
 from projlab.engine import compiled
 from projlab.errors import InputError, ProjlabError
 from projlab.numerics.precision import lowered, stated_precision
-from projlab.training import optimizer_rules as optimizers
-from projlab.training.blocks import Shift
-from projlab.training.equations import Rows, System, reads_values
-from projlab.training.expressions.expression import Equation
-from projlab.training.expressions.labels import Names
+from projlab.training import copies, optimizers
+from projlab.training.blocks.base import Shift
+from projlab.training.equations import StackedEquations
+from projlab.training.parameter_system import ParameterSystem
+from projlab.training.residual_log import ResidualLog
 
 Mode = Literal["tangent", "post", "metric"]
-_ATTRIBUTE = "_projlab_attachment"
-_LARGEST = torch.finfo(torch.float32).max
+_ATTRIBUTE = "_projlab_hooks"
+"""Where an optimizer keeps its hooks."""
 
 
 class Settings(NamedTuple):
@@ -43,9 +41,13 @@ class Settings(NamedTuple):
     coupled: bool | None
     log: int
 
+    def __str__(self) -> str:
+        decay = "" if self.coupled is None else f", coupled_weight_decay={self.coupled}"
+        return f'mode="{self.mode}", variant="{self.variant}", log={self.log}{decay}'
+
 
 class Signature(NamedTuple):
-    """What the blocks were made for; compared at each step."""
+    """What blocks depend on of a parameter, beside its values."""
 
     dtype: torch.dtype
     device: torch.device
@@ -53,50 +55,54 @@ class Signature(NamedTuple):
     stride: tuple[int, ...]
     requires_grad: bool
 
+    @staticmethod
+    def of(p: Tensor) -> "Signature":
+        """Of a parameter as it is now."""
+        return Signature(p.dtype, p.device, p.shape, p.stride(), p.requires_grad)
 
-def signature(p: Tensor) -> Signature:
-    """Of a parameter as it is now."""
-    return Signature(p.dtype, p.device, p.shape, p.stride(), p.requires_grad)
+    def matches(self, p: Tensor) -> bool:
+        """Whether a parameter still has it; asked at every step, so without making another."""
+        return (
+            p.dtype is self.dtype
+            and p.requires_grad is self.requires_grad
+            and p.shape == self.shape
+            and p.stride() == self.stride
+            and p.device == self.device
+        )
 
 
-def unchanged(p: Tensor, s: Signature) -> bool:
-    """Whether a parameter still has this signature; at every step, so without making another."""
-    return (
-        p.dtype is s.dtype
-        and p.requires_grad is s.requires_grad
-        and p.shape == s.shape
-        and p.stride() == s.stride
-        and p.device == s.device
-    )
+class Watched(NamedTuple):
+    """A parameter of the equations, as it was when the blocks were made."""
+
+    parameter: Tensor
+    name: str
+    signature: Signature
+    place: tuple[int, int] | None
+    """Its group and its position there; None where the optimizer does not hold it."""
 
 
-class Attachment:
-    """All constraints of one optimizer, as one system; `Attachment.of` finds or makes it."""
+class StepHooks:
+    """All constraints of one optimizer, as one system that is applied at each step."""
 
     def __init__(self, optimizer: Optimizer, settings: Settings) -> None:
         self._optimizer = weakref.ref(optimizer)
         self.settings = settings
-        self.equations: list[Equation] = []
-        self.given: dict[int, str] = {}
-        """Names by the identity of a parameter of the equations."""
-        self.copies: dict[int, Tensor] = {}
+        self.stacked = StackedEquations([], {})
+        self.copied: dict[int, Tensor] = {}
         """Where the optimizer is a copy: its parameters by the originals' identity."""
+        self.log = ResidualLog(settings.log, torch.device("cpu"))
         self._removers: list[Any] = []
         self._held: frozenset[int] = frozenset()
-        self.log = torch.zeros(0)
-        self.count: Tensor | int = 0
-        """Steps logged: on the device, or a number where values are at hand."""
-        self._largest: Tensor | float = 0.0
 
     @staticmethod
-    def of(optimizer: Optimizer) -> "Attachment | None":
-        """The optimizer's attachment, where it has one."""
-        found: Attachment | None = optimizer.__dict__.get(_ATTRIBUTE)
-        return found
+    def of(optimizer: Optimizer) -> "StepHooks | None":
+        """Those of an optimizer, where it has a constraint."""
+        hooks: StepHooks | None = optimizer.__dict__.get(_ATTRIBUTE)
+        return hooks
 
     @property
     def optimizer(self) -> Optimizer:
-        """The optimizer; it keeps the attachment alive, not the other way."""
+        """The optimizer; it keeps the hooks alive, not the other way."""
         optimizer = self._optimizer()
         if optimizer is None:
             raise ProjlabError("the optimizer of this constraint no longer exists")
@@ -104,76 +110,50 @@ class Attachment:
 
     def actual(self, parameter: Tensor) -> Tensor:
         """The tensor that stands for a parameter of the equations."""
-        return self.copies.get(id(parameter), parameter)
+        return self.copied.get(id(parameter), parameter)
 
     # ---- equations
 
-    def set_equations(self, equations: list[Equation], given: dict[int, str]) -> None:
+    def set_equations(self, stacked: StackedEquations) -> None:
         """Take over equations, all or (where something is refused) nothing."""
-        made = self._made(equations, given)
-        self.equations, self.given = equations, given
-        self._adopt(*made)
+        system, watched = self._derived(stacked)
+        self.stacked = stacked
+        self._adopt(system, watched)
 
-    def _made(
-        self, equations: list[Equation], given: dict[int, str]
-    ) -> tuple[System, list[Tensor], list[tuple[int, int] | None]]:
-        originals = list({id(p): p for e in equations for p in e.parameters}.values())
-        names = Names(given, originals)
+    def _derived(self, stacked: StackedEquations) -> tuple[ParameterSystem, list[Watched]]:
+        """The system of the equations, and the parameters that it was made for."""
+        groups = self.optimizer.param_groups
         place = {
-            id(p): (g, i)
-            for g, group in enumerate(self.optimizer.param_groups)
-            for i, p in enumerate(group["params"])
+            id(p): (g, i) for g, group in enumerate(groups) for i, p in enumerate(group["params"])
         }
-        parameters = [self.actual(p) for p in originals]
-        for original, p in zip(originals, parameters, strict=True):
-            optimizers.refuse_parameter(p, names[original])
-            if id(p) in place:
-                group = self.optimizer.param_groups[place[id(p)][0]]
-                if self.settings.mode == "tangent":
-                    optimizers.coupled_decay(self.optimizer, group, self.settings.coupled)
-        system = System(
-            Rows(equations, names),
+        watched = []
+        for original in stacked.parameters:
+            p, name = self.actual(original), stacked.parameter_names[original]
+            optimizers.require_plain_parameter(p, name)
+            if id(p) in place and self.settings.mode == "tangent":
+                group = groups[place[id(p)][0]]
+                optimizers.coupled_decay(self.optimizer, group, self.settings.coupled)
+            watched.append(Watched(p, name, Signature.of(p), place.get(id(p))))
+        system = ParameterSystem(
+            stacked,
             self.actual,
             lambda p: id(p) in place and p.requires_grad,
             self.settings.variant,
             apart=self.settings.mode == "metric",
         )
         if self.settings.mode == "metric":
-            self._refuse_overlap(system)
-        return system, parameters, [place.get(id(p)) for p in parameters]
+            _refuse_overlap(system)
+        return system, watched
 
-    def _refuse_overlap(self, system: System) -> None:
-        for block in system.blocks:
-            if not block.disjoint:
-                names = [system.rows.name(int(i)) for i in block.rows.flatten()[:2]]
-                raise InputError(
-                    f'mode="metric" takes rows that share no parameter entry, but {names[0]} and '
-                    f'{names[-1]} are in one block ({block}). Use mode="tangent"'
-                )
-
-    def _adopt(
-        self, system: System, parameters: list[Tensor], places: list[tuple[int, int] | None]
-    ) -> None:
+    def _adopt(self, system: ParameterSystem, watched: list[Watched]) -> None:
         self.system = system
-        self._parameters = parameters
-        self._signatures = [signature(p) for p in parameters]
-        self._places = places
+        self._watched = watched
         self._groups = self._group_sizes()
-        self._by_held: dict[frozenset[int], System] = {frozenset(): system}
-        if self.log.numel() == 0 or self.log.device != system.values()[0].device:
-            device = system.values()[0].device
-            self.log = torch.full((max(self.settings.log, 1),), torch.nan, device=device)
-            self.count, self._largest = 0, 0.0
-            if reads_values(device):
-                self._written = self.log.numpy()
-            else:
-                self.count = torch.zeros((), dtype=torch.long, device=device)
-                self._largest = torch.zeros((), device=device)
-        group_of = {
-            id(p): place[0]
-            for p, place in zip(parameters, places, strict=True)
-            if place is not None
-        }
+        self._by_held: dict[frozenset[int], ParameterSystem] = {frozenset(): system}
+        device = system.values()[0].device
+        if self.log.device != device:
+            self.log = ResidualLog(self.settings.log, device)
+        group_of = {id(w.parameter): w.place[0] for w in watched if w.place is not None}
         self._group_of = [group_of[id(p)] for p in system.parameters]
         self._trained_groups = set(self._group_of)
 
@@ -190,31 +170,26 @@ class Attachment:
         """
         groups = self.optimizer.param_groups
         same = self._groups == self._group_sizes() and all(
-            unchanged(p, s) for p, s in zip(self._parameters, self._signatures, strict=True)
+            w.signature.matches(w.parameter) for w in self._watched
         )
-        held = same and all(
-            place is None or groups[place[0]]["params"][place[1]] is p
-            for p, place in zip(self._parameters, self._places, strict=True)
-        )
-        if held:
+        if same and all(
+            w.place is None or groups[w.place[0]]["params"][w.place[1]] is w.parameter
+            for w in self._watched
+        ):
             return
         present = {id(p) for group in groups for p in group["params"]}
-        names = self.system.rows.names
-        originals = list({id(p): p for e in self.equations for p in e.parameters}.values())
-        for original, p, s, place in zip(
-            originals, self._parameters, self._signatures, self._places, strict=True
-        ):
+        for p, name, signature, place in self._watched:
             if place is not None and id(p) not in present:
                 raise ProjlabError(
-                    f"the optimizer no longer holds {names[original]}: its parameter was replaced. "
+                    f"the optimizer no longer holds {name}: its parameter was replaced. "
                     "Remove this constraint, and constrain the new parameter"
                 )
-            if p.shape != s.shape:
+            if p.shape != signature.shape:
                 raise ProjlabError(
-                    f"{names[original]} changed its shape from {tuple(s.shape)} to "
+                    f"{name} changed its shape from {tuple(signature.shape)} to "
                     f"{tuple(p.shape)}. Remove this constraint, and write it for the new shape"
                 )
-        self._adopt(*self._made(self.equations, self.given))
+        self._adopt(*self._derived(self.stacked))
 
     # ---- the hooks
 
@@ -224,18 +199,22 @@ class Attachment:
             return
         optimizer, me = self.optimizer, weakref.ref(self)
         optimizer.__dict__[_ATTRIBUTE] = self
-        optimizer.__dict__["__deepcopy__"] = _deepcopy(weakref.ref(optimizer))
-        optimizer.__dict__["__getstate__"] = _getstate(weakref.ref(optimizer))
 
         def before(opt: Optimizer, args: Any, kwargs: Any) -> Any:  # noqa: ARG001  # torch's own
-            attachment = me()
-            return None if attachment is None else attachment._before(args, kwargs)
+            hooks = me()
+            return None if hooks is None else hooks._before(args, kwargs)
 
         def after(opt: Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG001  # torch's own
-            attachment = me()
-            if attachment is not None:
-                attachment._after()
+            hooks = me()
+            if hooks is not None:
+                hooks._after()
 
+        def constrain(copied: Optimizer, memo: dict[int, Any]) -> None:
+            hooks = me()
+            if hooks is not None:
+                hooks._constrain_copy(copied, memo)
+
+        copies.answer(optimizer, constrain)
         self._removers = [
             optimizer.register_step_pre_hook(before),
             optimizer.register_step_post_hook(after),
@@ -248,8 +227,15 @@ class Attachment:
         self._removers = []
         optimizer = self._optimizer()
         if optimizer is not None:
-            for name in (_ATTRIBUTE, "__deepcopy__", "__getstate__"):
-                optimizer.__dict__.pop(name, None)
+            optimizer.__dict__.pop(_ATTRIBUTE, None)
+            copies.no_longer_answer(optimizer)
+
+    def _constrain_copy(self, optimizer: Optimizer, memo: dict[int, Any]) -> None:
+        """The same constraint on a deep copy of the optimizer, over its own parameters."""
+        twin = StepHooks(optimizer, self.settings)
+        twin.copied = {id(p): copy.deepcopy(self.actual(p), memo) for p in self.stacked.parameters}
+        twin.set_equations(self.stacked)
+        twin.attach()
 
     @compiled.eager
     def _before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -275,8 +261,8 @@ class Attachment:
         with self._computing():
             self._held = self._without_gradient()
             residuals = self._project(self._skip())
-            if self.settings.log:
-                self._record(residuals)
+            if self.log.size:
+                self.log.record(residuals)
 
     def _computing(self) -> AbstractContextManager[None]:
         """No graph, and products in their stated precision."""
@@ -284,21 +270,22 @@ class Attachment:
         return _stated(device) if lowered(torch.float32, device.type) else torch.no_grad()
 
     def _without_gradient(self) -> frozenset[int]:
+        """Which parameters have no gradient, and are held where they are."""
         if all(p.grad is not None for p in self.system.parameters):
             return frozenset()
         return frozenset(i for i, p in enumerate(self.system.parameters) if p.grad is None)
 
     def _skip(self) -> Tensor | None:
         """Where a gradient scaler found an infinity, the optimizer leaves everything as it is."""
-        found = getattr(self.optimizer, "found_inf", None)
-        if found is None:
+        infinite = getattr(self.optimizer, "found_inf", None)
+        if infinite is None:
             return None
-        skip: Tensor = found.to(self.log.device) > 0
+        skip: Tensor = infinite.to(self.log.device) > 0
         return skip.reshape(())
 
     def _project(self, skip: Tensor | None) -> list[Tensor]:
         """Onto the set, and the residuals if they are logged."""
-        log = self.settings.log > 0
+        log = self.log.size > 0
         if self.settings.mode == "metric":
             groups = self.optimizer.param_groups
             inverse = [
@@ -307,25 +294,24 @@ class Attachment:
                 else torch.zeros_like(p)
                 for p, g in zip(self.system.parameters, self._group_of, strict=True)
             ]
-            self.system.weighted_(inverse, skip)
+            self.system.project_in_metric_(inverse, skip)
             if self._held:
-                self.system.mend_(skip, tolerance.HELD_ROUNDINGS)
+                self.system.restore_(skip, tolerance.HELD_ROUNDINGS)
         elif not self._held:
             return self.system.project_(skip, last=log)
         else:
             self._moving(self._held).project_(skip, last=False)
-            self.system.mend_(skip, tolerance.HELD_ROUNDINGS)
+            self.system.restore_(skip, tolerance.HELD_ROUNDINGS)
         return self.system.residuals() if log else []
 
-    def _moving(self, held: frozenset[int]) -> System:
+    def _moving(self, held: frozenset[int]) -> ParameterSystem:
         """The system in which parameters without a gradient are constants."""
         if held not in self._by_held:
-            still = {id(self.system.parameters[i]) for i in held}
-            all_of_it = {id(p) for p in self.system.parameters}
-            self._by_held[held] = System(
-                self.system.rows,
+            moving = {id(p) for i, p in enumerate(self.system.parameters) if i not in held}
+            self._by_held[held] = ParameterSystem(
+                self.stacked,
                 self.actual,
-                lambda p: id(p) in all_of_it and id(p) not in still,
+                lambda p: id(p) in moving,
                 self.settings.variant,
                 strict=False,
             )
@@ -354,7 +340,7 @@ class Attachment:
                 if projected is not g:
                     g.copy_(projected)
 
-    def _shift(self, system: System) -> Shift | None:
+    def _shift(self, system: ParameterSystem) -> Shift | None:
         """lambda * x that the optimizer will add to each gradient, in the gradient's scale."""
         optimizer = self.optimizer
         decays = {g: self._decay(optimizer.param_groups[g]) for g in self._trained_groups}
@@ -372,97 +358,49 @@ class Attachment:
         decay = optimizers.coupled_decay(self.optimizer, group, self.settings.coupled)
         return -decay if group.get("maximize", False) else decay
 
-    def _record(self, residuals: list[Tensor]) -> None:
-        if not isinstance(self.count, Tensor):
-            worst = 0.0
-            for r in residuals:
-                size = r.abs_().max().item()
-                if size > worst or size != size:  # NaN, which then stays: it compares as nothing
-                    worst = size
-            self._written[self.count % len(self.log)] = math.inf if worst > _LARGEST else worst
-            self.count += 1
-            if worst > self._largest or worst != worst:
-                self._largest = worst
-            return
-        largest = self._largest
-        assert isinstance(largest, Tensor)
-        sizes = [torch.linalg.vector_norm(r, math.inf).to(torch.float32) for r in residuals]
-        value = torch.stack(sizes).amax() if sizes else torch.zeros_like(largest)
-        self.log.index_copy_(0, (self.count % len(self.log)).reshape(1), value.reshape(1))
-        self.count.add_(1)
-        torch.maximum(largest, value, out=largest)
-
     # ---- what handles ask for
+
+    def start(self, how: str) -> None:
+        """Parameters onto the set, or `InputError`; what holds already keeps its bits."""
+        for p in self.system.parameters:
+            if not bool(torch.isfinite(p.detach()).all()):
+                raise InputError(
+                    "a constrained parameter holds NaN or infinity; nothing was changed"
+                )
+        if how == "project":
+            self.apply()
+            return
+        with self._computing():
+            feasible, off = self.system.feasible()
+        if not feasible:
+            raise InputError(
+                f'the parameters do not satisfy {", ".join(off)}; with start="project" they are '
+                "projected first"
+            )
 
     def apply(self) -> None:
         """Project the parameters now; rows that hold to rounding stay as they are."""
         self.check()
         with self._computing():
-            self.system.mend_(None, tolerance.RESIDUAL_ROUNDINGS)
+            self.system.restore_(None, tolerance.RESIDUAL_ROUNDINGS)
 
-    def residuals(self) -> Tensor:
-        """The largest residual of each of the last steps, oldest first, on the CPU."""
-        count, log = int(self.count), self.log.cpu()
-        if not self.settings.log or count <= len(log):
-            return log[: count if self.settings.log else 0]
-        return torch.roll(log, -(count % len(log)))
-
-    def largest(self) -> float:
-        """The largest residual of all steps."""
-        return float(self._largest)
+    def learning_rates(self) -> set[Any]:
+        """Of the groups of parameters that vary."""
+        return {self.optimizer.param_groups[g]["lr"] for g in self._trained_groups}
 
 
-def _deepcopy(reference: "weakref.ref[Optimizer]") -> Callable[[dict[int, Any]], Optimizer]:
-    """What `copy.deepcopy` calls: the copy gets the same constraint on its own parameters."""
-
-    def deepcopy(memo: dict[int, Any]) -> Optimizer:
-        optimizer = reference()
-        assert optimizer is not None
-        attachment = Attachment.of(optimizer)
-        with _bare(optimizer):
-            copied: Optimizer = copy.deepcopy(optimizer, memo)
-        if attachment is not None:
-            twin = Attachment(copied, attachment.settings)
-            originals = {id(p): p for e in attachment.equations for p in e.parameters}
-            twin.copies = {
-                key: copy.deepcopy(attachment.actual(p), memo) for key, p in originals.items()
-            }
-            twin.set_equations(list(attachment.equations), dict(attachment.given))
-            twin.attach()
-        return copied
-
-    return deepcopy
-
-
-def _getstate(reference: "weakref.ref[Optimizer]") -> Callable[[], dict[str, Any]]:
-    """What pickle calls: torch drops every hook, and the constraint with them."""
-
-    def getstate() -> dict[str, Any]:
-        optimizer = reference()
-        assert optimizer is not None
-        warnings.warn(
-            "a pickled or shallowly copied optimizer does not take its constraint along (torch "
-            "drops step hooks): call projlab.constrain on it again, or save state_dict() instead",
-            stacklevel=3,
-        )
-        state: dict[str, Any] = type(optimizer).__getstate__(optimizer)
-        return state
-
-    return getstate
+def _refuse_overlap(system: ParameterSystem) -> None:
+    """Raise `InputError` where rows share a parameter entry: no projection in a metric there."""
+    for block in system.blocks:
+        if not block.disjoint:
+            names = system.stacked.row_names(block.rows.flatten()[:2])
+            raise InputError(
+                f'mode="metric" takes rows that share no parameter entry, but {names[0]} and '
+                f'{names[-1]} are in one block ({block}). Use mode="tangent"'
+            )
 
 
 @contextmanager
 def _stated(device: torch.device) -> Iterator[None]:
     with torch.no_grad(), stated_precision(device):
         yield
-
-
-@contextmanager
-def _bare(optimizer: Optimizer) -> Iterator[None]:
-    """The optimizer without what answers for copies."""
-    names = ("__deepcopy__", "__getstate__")
-    own = {name: optimizer.__dict__.pop(name) for name in names if name in optimizer.__dict__}
-    try:
-        yield
-    finally:
-        optimizer.__dict__.update(own)

@@ -1,8 +1,8 @@
-"""Structure of a constraint that a variant can use: disjoint rows, independent blocks.
+"""Partition of equations over parameters into independent blocks, which share no parameter entry.
 
-Equations over parameters are split into blocks that share no entry of any parameter: equations
-whose rows are sums of views stay views; the rest falls into the connected components of the graph
-that joins a row to the entries it holds, and equal components are batched.
+Equations whose rows are sums of views stay views, those with a dense matrix stay dense. The other
+rows fall into the connected components of the graph that joins a row to the entries it holds, and
+components of one shape are batched.
 """
 
 import itertools
@@ -14,19 +14,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from projlab.system.rows import Triplets, triplets
-from projlab.training.expressions.maps import Map, Matrix, Sums
+from projlab.system.rows import SparseRows, sparse_rows
+from projlab.training.expressions.maps import DenseMap, LinearMap, Sums
 
 FEW = 16
 """Blocks of different shapes that are worth a kernel launch each; more are put together."""
 
 
-class RowSet(NamedTuple):
-    """The rows of one equation: those from `start` on, and a map of each parameter by its index."""
+class EquationRows(NamedTuple):
+    """The rows of one equation, numbered from `start` on."""
 
     start: int
     shape: torch.Size
-    terms: tuple[tuple[int, Map], ...]
+    terms: tuple[tuple[int, LinearMap], ...]
+    """The index of a parameter, and the map that is applied to it."""
 
     @property
     def height(self) -> int:
@@ -48,31 +49,32 @@ class SumsPlan:
     rows: Tensor
     """Row numbers, in the shape of the views' out axes."""
     terms: tuple[tuple[int, Sums], ...]
+    """The index of a parameter, and the sums over a view of it."""
 
 
 @dataclass(frozen=True)
 class MatrixPlan:
-    """B blocks of one shape."""
+    """B blocks of m rows in n entries each."""
 
     rows: Tensor
     """(B, m) row numbers."""
     pieces: tuple[Piece, ...]
-    A: Tensor | Triplets
-    """(m, n) where all blocks are equal, or (B, m, n); triplets for one sparse block."""
+    A: Tensor
+    """(m, n) where all blocks are equal, or (B, m, n); sparse COO for one block of few entries."""
 
 
 Plan = SumsPlan | MatrixPlan
 
 
 def split(
-    rowsets: Sequence[RowSet], parameters: Sequence[Tensor], *, sums: bool, join: bool
+    equations: Sequence[EquationRows], parameters: Sequence[Tensor], *, sums: bool, join: bool
 ) -> tuple[list[Plan], Tensor]:
     """Independent blocks, and the numbers of rows without any entry.
 
     Parameters
     ----------
-    rowsets
-        Equations; maps of parameters by their index in `parameters`.
+    equations
+        With the parameters by their index in `parameters`.
     parameters
         Only shapes and strides are read.
     sums
@@ -80,23 +82,23 @@ def split(
     join
         Whether many single rows of different lengths may be put into one block.
     """
-    rowsets = [
-        r._replace(terms=tuple((p, t) for p, t in r.terms if not _is_zero(t))) for r in rowsets
+    equations = [
+        e._replace(terms=tuple((p, t) for p, t in e.terms if not _is_zero(t))) for e in equations
     ]
-    groups, tangled = _groups(rowsets, parameters)
+    groups, tangled = _groups(equations, parameters)
     views: list[SumsPlan] = []
-    plans: list[Plan] = []
-    scattered: list[RowSet] = []
+    dense: list[MatrixPlan] = []
+    scattered: list[EquationRows] = []
     for group in groups:
-        members = [rowsets[i] for i in group]
+        members = [equations[i] for i in group]
         alone = members[0] if len(members) == 1 and group[0] not in tangled else None
         if sums and alone is not None and _is_sums(alone, parameters):
             rows = torch.arange(alone.start, alone.start + alone.height).reshape(alone.shape)
             views.append(
                 SumsPlan(rows, tuple((p, t) for p, t in alone.terms if isinstance(t, Sums)))
             )
-        elif any(isinstance(t, Matrix) for r in members for _, t in r.terms):
-            plans.append(_dense(members, parameters))
+        elif any(isinstance(t, DenseMap) for e in members for _, t in e.terms):
+            dense.append(_dense(members, parameters))
         else:
             scattered += members
     views = _merged(views)
@@ -105,32 +107,35 @@ def split(
         small = [v for v in views if v.rows.numel() == 1]
         if len(small) > FEW:
             views = [v for v in views if v.rows.numel() != 1]
-            scattered += [RowSet(int(v.rows), v.rows.shape, v.terms) for v in small]
-    found, empty = _components(scattered, parameters, join=join)
-    return [*views, *plans, *found], empty
+            scattered += [EquationRows(int(v.rows), v.rows.shape, v.terms) for v in small]
+    components, empty = _stored(scattered, parameters, join=join)
+    return [*views, *dense, *components], empty
 
 
-def _is_zero(term: Map) -> bool:
+def _is_zero(term: LinearMap) -> bool:
     return isinstance(term, Sums) and (term.scale == 0 or term.count == 0)
 
 
-def _is_sums(rows: RowSet, parameters: Sequence[Tensor]) -> bool:
-    return bool(rows.terms) and all(
+def _is_sums(equation: EquationRows, parameters: Sequence[Tensor]) -> bool:
+    """Whether every term is a sum over a view in which no two rows meet in an entry."""
+    return bool(equation.terms) and all(
         isinstance(t, Sums)
         and t.injective
         and all(stride > 0 or size == 1 for size, stride in t.out)
         and parameters[p].is_contiguous()
-        for p, t in rows.terms
+        for p, t in equation.terms
     )
 
 
-def _footprint(term: Map) -> Sums | Tensor:
+def _footprint(term: LinearMap) -> Sums | Tensor:
+    """What a map touches of its parameter: a view, or columns."""
     if isinstance(term, Sums):
         return term
-    return term.source if isinstance(term, Matrix) else term.cols
+    return term.source if isinstance(term, DenseMap) else term.cols
 
 
 def _span(footprint: Sums | Tensor) -> tuple[int, int]:
+    """The first and the last column touched."""
     if isinstance(footprint, Sums):
         return footprint.offset, footprint.last
     if len(footprint) == 0:
@@ -139,43 +144,58 @@ def _span(footprint: Sums | Tensor) -> tuple[int, int]:
 
 
 def _groups(
-    rowsets: Sequence[RowSet], parameters: Sequence[Tensor]
+    equations: Sequence[EquationRows], parameters: Sequence[Tensor]
 ) -> tuple[list[list[int]], set[int]]:
     """Equations that touch a common entry, together; and those with terms that do so themselves."""
-    parent = list(range(len(rowsets)))
+    overlaps = _overlaps(equations, parameters)
+    _, label = _connected(len(equations), *torch.tensor(overlaps, dtype=torch.long).view(-1, 2).T)
+    groups: dict[int, list[int]] = {}
+    for i, group in enumerate(label.tolist()):
+        groups.setdefault(group, []).append(i)
+    return list(groups.values()), {i for i, j in overlaps if i == j}
 
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
 
+def _overlaps(
+    equations: Sequence[EquationRows], parameters: Sequence[Tensor]
+) -> list[tuple[int, int]]:
+    """Pairs of equations that touch a common entry; (i, i) where two terms of equation i do.
+
+    Of several equations that touch one entry, enough pairs to connect them.
+    """
     touching: dict[int, list[tuple[int, int, int, Sums | Tensor]]] = {}
-    for i, r in enumerate(rowsets):
-        for p, term in r.terms:
+    for i, e in enumerate(equations):
+        for p, term in e.terms:
             footprint = _footprint(term)
             touching.setdefault(p, []).append((*_span(footprint), i, footprint))
-    tangled: set[int] = set()
+    pairs: list[tuple[int, int]] = []
     for p, spans in touching.items():
         spans.sort(key=lambda span: span[:3])
         if all(a[1] < b[0] for a, b in itertools.pairwise(spans)):
             continue
-        # spans overlap, entries need not: columns of one matrix interleave
+        # spans may overlap where entries do not: columns of one matrix interleave
         owner = torch.zeros(parameters[p].numel(), dtype=torch.int32)
         for _, _, i, footprint in spans:
             held = footprint.view(owner) if isinstance(footprint, Sums) else owner[footprint]
-            for other in held[held > 0].unique().tolist():
-                if other == i + 1:
-                    tangled.add(i)
-                parent[root(other - 1)] = root(i)
+            pairs += [(other - 1, i) for other in held[held > 0].unique().tolist()]
             if isinstance(footprint, Sums):
                 held.fill_(i + 1)
             else:
                 owner[footprint] = i + 1
-    groups: dict[int, list[int]] = {}
-    for i in range(len(rowsets)):
-        groups.setdefault(root(i), []).append(i)
-    return list(groups.values()), tangled
+    return pairs
+
+
+def _connected(vertices: int, first: Tensor, second: Tensor) -> tuple[int, Tensor]:
+    """How many connected components a graph with these edges has, and which each vertex is in."""
+    if len(first) == 0:
+        return vertices, torch.arange(vertices)
+    from scipy.sparse import coo_array  # half of projlab's import time, and not always needed
+    from scipy.sparse.csgraph import connected_components
+
+    edges = (torch.ones(len(first)).numpy(), (first.numpy(), second.numpy()))
+    count, label = connected_components(
+        coo_array(edges, shape=(vertices, vertices)), directed=False
+    )
+    return count, torch.from_numpy(label).long()
 
 
 def _merged(views: list[SumsPlan]) -> list[SumsPlan]:
@@ -200,10 +220,10 @@ def _merged(views: list[SumsPlan]) -> list[SumsPlan]:
     return merged
 
 
-def _dense(members: Sequence[RowSet], parameters: Sequence[Tensor]) -> MatrixPlan:
+def _dense(members: Sequence[EquationRows], parameters: Sequence[Tensor]) -> MatrixPlan:
     """One block of all rows of the equations, with dense coefficients."""
     rows = torch.cat([torch.arange(r.start, r.start + r.height) for r in members])
-    placed: dict[int, list[tuple[int, Map]]] = {}
+    placed: dict[int, list[tuple[int, LinearMap]]] = {}
     start = 0
     for r in members:
         for p, term in r.terms:
@@ -212,7 +232,7 @@ def _dense(members: Sequence[RowSet], parameters: Sequence[Tensor]) -> MatrixPla
     pieces, blocks = [], []
     for p, terms in sorted(placed.items()):
         first, term = terms[0]
-        if len(terms) == 1 and isinstance(term, Matrix):
+        if len(terms) == 1 and isinstance(term, DenseMap):
             view = replace(term.source, scale=1.0)
             pieces.append(Piece(p, view))
             count = math.prod(view.shape)
@@ -235,102 +255,157 @@ def _dense(members: Sequence[RowSet], parameters: Sequence[Tensor]) -> MatrixPla
     return MatrixPlan(rows.unsqueeze(0), tuple(_as_view(piece, parameters) for piece in pieces), A)
 
 
-def _components(
-    scattered: Sequence[RowSet], parameters: Sequence[Tensor], *, join: bool
+@dataclass(frozen=True)
+class _Stored:
+    """Equations as one sparse matrix over the entries of all parameters that they hold."""
+
+    numbers: Tensor
+    """(rows,) the numbers of the rows in the system."""
+    entries: SparseRows
+    """(rows, entries of all parameters)."""
+    first: Tensor
+    """(parameters + 1,) where the entries of each parameter begin."""
+    used: Tensor
+    """(columns,) the entries that any row holds, in order."""
+    column: Tensor
+    """(stored entries,) the position of each in `used`."""
+
+
+@dataclass(frozen=True)
+class _Components:
+    """Independent sets of rows and columns of `_Stored`."""
+
+    of_row: Tensor
+    of_column: Tensor
+    sizes: Tensor
+    """(components, 1 + parameters): how many rows, and how many entries of each parameter."""
+
+    @property
+    def single(self) -> Tensor:
+        """(components,) whether it is one row that holds an entry."""
+        return (self.sizes[:, 0] == 1) & (self.sizes[:, 1:].sum(1) > 0)
+
+
+def _stored(
+    equations: Sequence[EquationRows], parameters: Sequence[Tensor], *, join: bool
 ) -> tuple[list[MatrixPlan], Tensor]:
-    """Blocks of equations with stored entries, by connected components."""
-    from scipy.sparse import coo_array  # half of projlab's import time, and only needed here
-    from scipy.sparse.csgraph import connected_components
-
-    if not scattered:
+    """Blocks of equations with stored entries, by connected components; rows without any entry."""
+    if not equations:
         return [], torch.zeros(0, dtype=torch.long)
-    base = torch.tensor([0, *[p.numel() for p in parameters]]).cumsum(0)
-    numbers = torch.cat([torch.arange(r.start, r.start + r.height) for r in scattered])
-    parts, start = [], 0
-    for r in scattered:
-        for p, term in r.terms:
-            i, j, v = term.triplets()
-            parts.append((i + start, j + base[p], v))
-        start += r.height
-    if not parts:
-        return [], numbers
-    whole = triplets(
-        torch.cat([i for i, _, _ in parts]),
-        torch.cat([j for _, j, _ in parts]),
-        torch.cat([v for *_, v in parts]),
-        (start, int(base[-1])),
-    )
-    used, local = torch.unique(whole.cols, return_inverse=True)
-    graph = coo_array(
-        (torch.ones(len(local)).numpy(), (whole.rows.numpy(), local.numpy() + start)),
-        shape=(start + len(used), start + len(used)),
-    )
-    count, found = connected_components(graph, directed=False)
-    label = torch.from_numpy(found).long()
-    of_row, of_column = label[:start], label[start:]
-    parameter = torch.searchsorted(base, used, right=True) - 1
-    size = torch.zeros(count, 1 + len(parameters), dtype=torch.long)
-    size[:, 0] = torch.bincount(of_row, minlength=count)
-    size.index_put_(
-        (of_column, parameter + 1), torch.ones(len(used), dtype=torch.long), accumulate=True
-    )
+    stored = _assembled(equations, parameters)
+    components = _components(stored)
     if join:
-        size = _joined(size)
-        if len(size) < count:
-            # the single rows of many lengths have become one component, the last
-            single = (torch.bincount(of_row, minlength=count) == 1) & (
-                torch.bincount(of_column, minlength=count) > 0
-            )
-            target = torch.cumsum(~single, 0) - 1
-            target[single] = len(size) - 1
-            of_row, of_column = target[of_row], target[of_column]
-            count = len(size)
-    shapes, kind = torch.unique(size, dim=0, return_inverse=True)
-    row_place, column_place = _places(of_row, count), _places(of_column, count)
-    plans = []
-    for k, shape in enumerate(shapes.tolist()):
-        members = (kind == k).nonzero().flatten()
-        m, n = shape[0], sum(shape[1:])
-        if m == 0 or n == 0:
-            continue
-        position = torch.full((count,), -1)
-        position[members] = torch.arange(len(members))
-        mine = (position[of_row] >= 0).nonzero().flatten()
-        rows = torch.zeros(len(members), m, dtype=torch.long)
-        rows[position[of_row[mine]], row_place[mine]] = numbers[mine]
-        mine = (position[of_column] >= 0).nonzero().flatten()
-        columns = torch.zeros(len(members), n, dtype=torch.long)
-        columns[position[of_column[mine]], column_place[mine]] = used[mine]
-        mine = (position[of_row[whole.rows]] >= 0).nonzero().flatten()
-        block = position[of_row[whole.rows[mine]]]
-        i, j, v = row_place[whole.rows[mine]], column_place[local[mine]], whole.values[mine]
-        A: Tensor | Triplets
-        # a stored entry takes three numbers, a dense one one
-        if len(members) == 1 and m * n > 3 * len(v):
-            A = triplets(i, j, v, (m, n))
-        else:
-            A = torch.zeros(len(members), m, n, dtype=torch.float64)
-            A[block, i, j] = v
-            if torch.equal(A, A[:1].expand_as(A)):
-                A = A[0].clone()
-        pieces, first = [], 0
-        for p, width in enumerate(shape[1:]):
-            if width:
-                piece = Piece(p, columns[:, first : first + width] - base[p])
-                pieces.append(_as_view(piece, parameters))
-                first += width
-        plans.append(MatrixPlan(rows, tuple(pieces), A))
-    touched = torch.zeros(start, dtype=torch.bool)
-    touched[whole.rows] = True
-    return plans, numbers[~touched]
+        components = _joined(components)
+    # components of one shape are one plan
+    shapes, kind = torch.unique(components.sizes, dim=0, return_inverse=True)
+    row_place = _places(components.of_row, len(kind))
+    column_place = _places(components.of_column, len(kind))
+    plans = [
+        _plan(
+            stored, components, (kind == k).nonzero().flatten(), row_place, column_place, parameters
+        )
+        for k, shape in enumerate(shapes.tolist())
+        if shape[0] > 0 and sum(shape[1:]) > 0
+    ]
+    touched = torch.zeros(len(stored.numbers), dtype=torch.bool)
+    touched[stored.entries.rows] = True
+    return plans, stored.numbers[~touched]
 
 
-def _joined(size: Tensor) -> Tensor:
-    """Sizes of the components with single rows put together where their shapes are too many."""
-    single = (size[:, 0] == 1) & (size[:, 1:].sum(1) > 0)
-    if len(torch.unique(size[single], dim=0)) <= FEW:
-        return size
-    return torch.cat([size[~single], size[single].sum(0, keepdim=True)])
+def _assembled(equations: Sequence[EquationRows], parameters: Sequence[Tensor]) -> _Stored:
+    """Every term of the equations in one matrix."""
+    first = torch.tensor([0, *[p.numel() for p in parameters]]).cumsum(0)
+    none = torch.zeros(0, dtype=torch.long)
+    rows, cols, values = [none], [none], [torch.zeros(0, dtype=torch.float64)]
+    height = 0
+    for e in equations:
+        for p, term in e.terms:
+            i, j, v = term.triplets()
+            rows.append(i + height)
+            cols.append(j + first[p])
+            values.append(v)
+        height += e.height
+    entries = sparse_rows(
+        torch.cat(rows), torch.cat(cols), torch.cat(values), (height, int(first[-1]))
+    )
+    used, column = torch.unique(entries.cols, return_inverse=True)
+    numbers = torch.cat([torch.arange(e.start, e.start + e.height) for e in equations])
+    return _Stored(numbers, entries, first, used, column)
+
+
+def _components(stored: _Stored) -> _Components:
+    """The connected components of the graph that joins a row to the entries it holds."""
+    rows, columns = len(stored.numbers), len(stored.used)
+    count, label = _connected(rows + columns, stored.entries.rows, stored.column + rows)
+    of_row, of_column = label[:rows], label[rows:]
+    parameter = torch.searchsorted(stored.first, stored.used, right=True) - 1
+    sizes = torch.zeros(count, len(stored.first), dtype=torch.long)
+    sizes[:, 0] = torch.bincount(of_row, minlength=count)
+    one = torch.ones(columns, dtype=torch.long)
+    sizes.index_put_((of_column, parameter + 1), one, accumulate=True)
+    return _Components(of_row, of_column, sizes)
+
+
+def _joined(components: _Components) -> _Components:
+    """Single rows put together, as the last component, where they come in too many shapes."""
+    single, sizes = components.single, components.sizes
+    if len(torch.unique(sizes[single], dim=0)) <= FEW:
+        return components
+    target = torch.cumsum(~single, 0) - 1
+    target[single] = int((~single).sum())
+    return _Components(
+        target[components.of_row],
+        target[components.of_column],
+        torch.cat([sizes[~single], sizes[single].sum(0, keepdim=True)]),
+    )
+
+
+def _plan(
+    stored: _Stored,
+    components: _Components,
+    members: Tensor,
+    row_place: Tensor,
+    column_place: Tensor,
+    parameters: Sequence[Tensor],
+) -> MatrixPlan:
+    """The components `members`, of one shape, as blocks, rows and columns in these places."""
+    m, *widths = components.sizes[members[0]].tolist()
+    n = sum(widths)
+    position = torch.full((len(components.sizes),), -1)
+    position[members] = torch.arange(len(members))
+    block_of_row, block_of_column = position[components.of_row], position[components.of_column]
+    mine = (block_of_row >= 0).nonzero().flatten()
+    rows = torch.zeros(len(members), m, dtype=torch.long)
+    rows[block_of_row[mine], row_place[mine]] = stored.numbers[mine]
+    mine = (block_of_column >= 0).nonzero().flatten()
+    columns = torch.zeros(len(members), n, dtype=torch.long)
+    columns[block_of_column[mine], column_place[mine]] = stored.used[mine]
+    entries = stored.entries
+    mine = (block_of_row[entries.rows] >= 0).nonzero().flatten()
+    block = block_of_row[entries.rows[mine]]
+    i, j = row_place[entries.rows[mine]], column_place[stored.column[mine]]
+    # a sparse entry takes three numbers, a dense one takes one
+    if len(members) == 1 and m * n > 3 * len(mine):
+        # in order, as the whole is: places follow the numbers of rows and columns
+        A = torch.sparse_coo_tensor(
+            torch.stack([i, j]),
+            entries.values[mine],
+            (m, n),
+            is_coalesced=True,
+            check_invariants=False,
+        )
+    else:
+        A = torch.zeros(len(members), m, n, dtype=torch.float64)
+        A[block, i, j] = entries.values[mine]
+        if torch.equal(A, A[:1].expand_as(A)):
+            A = A[0].clone()
+    pieces, start = [], 0
+    for p, width in enumerate(widths):
+        if width:
+            piece = Piece(p, columns[:, start : start + width] - stored.first[p])
+            pieces.append(_as_view(piece, parameters))
+            start += width
+    return MatrixPlan(rows, tuple(pieces), A)
 
 
 def _places(component: Tensor, count: int) -> Tensor:

@@ -6,20 +6,21 @@ every case with every variant of the registry and "auto". A new variant is picke
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from torch import Tensor
 
 import projlab
 from projlab import tolerance
 from projlab.engine.variants import REGISTRY, Variant, forward_error_bound
-
-from . import exact
+from tests.projlab import exact
 
 VARIANTS = projlab.variants()
 CHOICES = (*VARIANTS, "auto")
@@ -226,6 +227,36 @@ SYSTEMS: dict[str, tuple[Callable[[], Triple], str, tuple[str, ...]]] = {
 }
 
 
+# --- every form of A ---------------------------------------------------------------------------
+
+# torch announces its compressed sparse layouts as beta whenever one is made
+SPARSE_BETA = pytest.mark.filterwarnings("ignore:Sparse CS[RC] tensor support is in beta")
+
+FORMS: dict[str, Callable[[Tensor], Any]] = {
+    "dense": lambda A: A,
+    "nested lists": lambda A: A.tolist(),
+    "numpy": lambda A: A.numpy(),
+    "numpy, Fortran order": lambda A: np.asfortranarray(A.numpy()),
+    "numpy, big-endian": lambda A: A.numpy().astype(">f8"),
+    "torch, transposed": lambda A: A.mT.contiguous().mT,
+    "scipy csr_array": lambda A: scipy.sparse.csr_array(A.numpy()),
+    "scipy csc_matrix": lambda A: scipy.sparse.csc_matrix(A.numpy()),
+    "scipy coo with duplicates": lambda A: _split(A.numpy()),
+    "scipy dok": lambda A: scipy.sparse.dok_array(A.numpy()),
+    "torch COO": lambda A: A.to_sparse_coo(),
+    "torch CSR": lambda A: A.to_sparse_csr(),
+    "torch CSC": lambda A: A.to_sparse_csc(),
+}
+
+
+def _split(A: np.ndarray) -> scipy.sparse.coo_array:
+    """Every entry as the sum of two halves, and an explicit zero."""
+    i, j = np.nonzero(A)
+    v = A[i, j] / 2
+    i, j, v = (np.concatenate(t) for t in ((i, i, [0]), (j, j, [0]), (v, v, [0.0])))
+    return scipy.sparse.coo_array((v, (i, j)), shape=A.shape)
+
+
 # --- one system in one precision, with its exact answer ----------------------------------------
 
 
@@ -326,12 +357,11 @@ RUNS = [
 """(name, dtype, variant) wherever the structure allows the variant."""
 
 
-def build(given: Case, variant: str, **keywords: Any) -> projlab.Projector | None:
-    """The projector, or None where the variant refuses as its own theory foretells."""
-    try:
-        return projlab.projector(given.A, given.b, variant, **keywords)
-    except projlab.RankDeficientError as error:
-        refusal = str(error)
-    assert given.may_refuse(variant), f"refused without need: {refusal}"
-    assert 'variant="qr"' in refusal, "a refusal names the remedy"
-    return None
+def refused_if(foretold: bool) -> AbstractContextManager[object]:
+    """Around a call that a variant must refuse where its own theory says that it is unable.
+
+    The error must come, and name the remedy; where nothing is foretold, none may.
+    """
+    if foretold:
+        return pytest.raises(projlab.RankDeficientError, match='variant="qr"')
+    return nullcontext()

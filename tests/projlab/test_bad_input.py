@@ -235,13 +235,19 @@ def test_error(mistake):
 
 
 WRONG_CALLS = {
-    "x too short": lambda P: P(x(2)),
-    "x on another device": lambda P: P(torch.zeros(3, device="meta")),
-    "b too long": lambda P: P(x(), [1.0, 2.0, 3.0]),
-    "project_ on integers": lambda P: P.project_(torch.zeros(3, dtype=torch.long)),
-    "tangent of a scalar": lambda P: P.tangent(torch.tensor(1.0)),
-    "multipliers with text": lambda P: P.multipliers(x(), "b"),
-    "complex b": lambda P: P(x(), torch.ones(2, dtype=torch.complex64)),
+    "x too short": (lambda P: P(x(2)), r"x has shape \(2,\)"),
+    "x on another device": (lambda P: P(torch.zeros(3, device="meta")), "x is on meta"),
+    "b too long": (lambda P: P(x(), [1.0, 2.0, 3.0]), r"b has shape \(3,\)"),
+    "project_ on integers": (
+        lambda P: P.project_(torch.zeros(3, dtype=torch.long)),
+        "x has dtype torch.int64",
+    ),
+    "tangent of a scalar": (lambda P: P.tangent(torch.tensor(1.0)), r"v has shape \(\)"),
+    "multipliers with text": (lambda P: P.multipliers(x(), "b"), "b has dtype <U1"),
+    "complex b": (
+        lambda P: P(x(), torch.ones(2, dtype=torch.complex64)),
+        "b has dtype torch.complex64",
+    ),
 }
 
 
@@ -250,8 +256,9 @@ def test_a_projector_works_as_before_after_a_mistake(call):
     one = P()
     point = torch.tensor([1.0, 2.0, 3.0], dtype=F64)
     before = one(point)
-    with pytest.raises(InputError):
-        WRONG_CALLS[call](one)
+    act, message = WRONG_CALLS[call]
+    with pytest.raises(InputError, match=message):
+        act(one)
     assert torch.equal(one(point), before)
     assert torch.equal(one.project_(point.clone()), before)
     assert one.A.tolist() == A().tolist()
@@ -259,7 +266,7 @@ def test_a_projector_works_as_before_after_a_mistake(call):
 
 def test_project_in_place_leaves_x_alone_when_it_refuses():
     point = torch.arange(4.0, dtype=F64)
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=r"x has shape \(4,\)"):
         P().project_(point)
     assert point.tolist() == [0.0, 1.0, 2.0, 3.0]
 
@@ -268,11 +275,11 @@ def test_a_refused_system_leaves_its_constraint_usable():
     """The analysis is kept with the constraint; a refusal must not be kept as an answer."""
     constraint = AffineConstraint(torch.ones(2, 3, dtype=F64), [1.0, 2.0])
     for _ in range(2):
-        with pytest.raises(InconsistentError):
+        with pytest.raises(InconsistentError, match="row 1 = row 0"):
             projector(constraint)
     least = projector(constraint, on_inconsistent="least_squares")
     assert least(x()).tolist() == pytest.approx([0.5] * 3, rel=1e-14)
-    with pytest.raises(InconsistentError):
+    with pytest.raises(InconsistentError, match="row 1 = row 0"):
         projector(constraint)
 
 

@@ -5,9 +5,8 @@ import torch
 
 import projlab
 from projlab import tolerance
-
-from . import exact
-from .systems import CHOICES, DISJOINT_VARIANTS, OVERLAPPING_VARIANTS, make_case
+from tests.projlab import exact
+from tests.projlab.systems import CHOICES, DISJOINT_VARIANTS, OVERLAPPING_VARIANTS, make_case
 
 F64 = torch.float64
 

@@ -4,10 +4,9 @@ import pytest
 import torch
 
 import projlab
-
-from . import exact
-from .systems import CASES, CHOICES, DISJOINT_VARIANTS, OVERLAPPING_VARIANTS, case
-from .test_precision import Witness, everything
+from tests.projlab import exact
+from tests.projlab.switches import Witness, everything
+from tests.projlab.systems import CASES, CHOICES, DISJOINT_VARIANTS, OVERLAPPING_VARIANTS, case
 
 pytestmark = [
     pytest.mark.gpu,

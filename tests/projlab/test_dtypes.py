@@ -7,9 +7,8 @@ import torch
 
 import projlab
 from projlab import tolerance
-
-from . import exact
-from .systems import CHOICES, DISJOINT_VARIANTS, OVERLAPPING_VARIANTS, case, make_case
+from tests.projlab import exact
+from tests.projlab.systems import CHOICES, DISJOINT_VARIANTS, OVERLAPPING_VARIANTS, case, make_case
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 WORK = {
@@ -149,7 +148,7 @@ def test_defaults_of_torch_do_not_show(variant, other_defaults):
     assert P.double().A.device.type == "cpu"
     assert projlab.diagnose(A, b).rank == P.rank == 2
     assert [str(c) for c in projlab.diagnose(zeros, 0.0).redundant] == ["row 0 = 0"]
-    with pytest.raises(projlab.InconsistentError):
+    with pytest.raises(projlab.InconsistentError, match="row 0 reads 0 = 1"):
         projlab.projector(zeros, 1.0, variant)
     P.load_state_dict(P.state_dict())
     assert projlab.project(x.float(), A, b, variant).dtype == torch.float32

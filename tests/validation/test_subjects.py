@@ -65,26 +65,37 @@ def test_an_adapter_whose_package_is_missing_names_it(monkeypatch):
         subjects.load("projlab_validation.subjects.cvxpy:project")
 
 
-@pytest.mark.parametrize("peer", subjects.PEERS, ids=lambda peer: peer.name)
+@pytest.mark.parametrize(
+    "peer",
+    [
+        pytest.param(peer, id=peer.name, marks=pytest.mark.needs(peer.distribution))
+        for peer in subjects.PEERS
+    ],
+)
 def test_adapters_project(peer):
-    if peer not in subjects.installed_peers():
-        pytest.skip(f"{peer.distribution} is not installed")
+    assert peer in subjects.installed_peers()
     problem = next(catalogue(names=["article_3"], dtypes=["float64"]))
     frame = judge(table(measure(problem, [peer.spec], BRIEF)).to_pandas()).set_index("check")
     assert frame.loc["projection", "forward_error"] < 1e-6
     assert frame.loc["stacked_points", "proven_at_most"] < 1e-6
 
 
+@pytest.mark.needs("jax", "jaxopt")
+@pytest.mark.parametrize("stood", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_jaxopt_keeps_the_dtype_and_leaves_float64_as_it_stood(dtype):
-    jax = pytest.importorskip("jax")
-    pytest.importorskip("jaxopt")
+def test_jaxopt_keeps_the_dtype_and_leaves_float64_as_it_stood(dtype, stood, request):
+    import jax
+
+    # other tests switch it on for their whole process
+    before = jax.config.jax_enable_x64
+    request.addfinalizer(lambda: jax.config.update("jax_enable_x64", before))
+    jax.config.update("jax_enable_x64", stood)
     project = subjects.load("projlab_validation.subjects.jaxopt:project")
     A, b, x = torch.ones(1, 2, dtype=dtype), torch.ones(1, dtype=dtype), torch.zeros(3, 2).to(dtype)
     answer = project(x, A, b)
+    assert jax.config.jax_enable_x64 == stood
     assert answer.dtype == dtype
     assert torch.allclose(answer, torch.full_like(x, 0.5))
-    assert not jax.config.jax_enable_x64
 
 
 def test_every_adapter_is_listed_and_each_extra_peer_is_pinned():

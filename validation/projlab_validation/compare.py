@@ -24,6 +24,7 @@ import numpy as np
 
 from projlab import AffineConstraint, ProjlabError
 from projlab.engine.variants import get
+from projlab.system.options import OnInconsistent
 from projlab_validation import subjects
 from projlab_validation.describe import (
     SystemDescription,
@@ -376,7 +377,7 @@ class _Measurement:
         answers = torch.stack([torch.from_numpy(x) for x in answered.values()])
         answers = answers.to(self.constraint.device)
         x0 = torch.from_numpy(self.problem.x0).to(answers).expand_as(answers)
-        rule = "raise" if self.system.consistent else "least_squares"
+        rule: OnInconsistent = "raise" if self.system.consistent else "least_squares"
         try:
             proofs = prove(x0, answers, self.constraint, on_inconsistent=rule)
         except ProjlabError:  # too large to be certified: an oracle may know

@@ -22,6 +22,7 @@ from projlab_validation.watch import Answered, Asked, Tell, nobody
 
 if TYPE_CHECKING:
     from projlab import AffineConstraint
+    from projlab.system.options import OnInconsistent
     from projlab_validation.oracles import Answer
     from projlab_validation.problems import Problem
 
@@ -158,7 +159,7 @@ def _certified(
     problem, device = truth.problem, constraint.device
     answers = torch.stack([torch.from_numpy(x) for x in answered.values()]).to(device)
     x0 = torch.from_numpy(problem.x0).to(answers).expand_as(answers)
-    rule = "least_squares" if truth.check == "least_squares" else "raise"
+    rule: OnInconsistent = "least_squares" if truth.check == "least_squares" else "raise"
     nothing: dict[str, Any] = {"oracles": {}, "feasibility": NAN, "stationarity": NAN}
     blank = [replace(records[v], check="certificate", **nothing) for v in answered]
     try:

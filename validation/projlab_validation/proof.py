@@ -18,6 +18,8 @@ from projlab_validation.record import NAN
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from projlab.system.options import OnInconsistent
+
 Proven = Literal["certified", "failed", "uncertifiable"]
 
 
@@ -48,7 +50,7 @@ def prove(
     answers: Tensor,
     constraint: AffineConstraint,
     *,
-    on_inconsistent: str = "raise",
+    on_inconsistent: OnInconsistent = "raise",
 ) -> list[Proof]:
     """Return a proof for each of the answers (k, n) as the projection of its point (k, n)."""
     certificate = certify(points, answers, constraint, on_inconsistent=on_inconsistent)

@@ -18,7 +18,8 @@ from torch.autograd.graph import increment_version
 
 from projlab.numerics import tuning
 
-_PLAIN = frozenset({Tensor, torch.nn.Parameter})
+PLAIN = frozenset({Tensor, torch.nn.Parameter})
+"""Types whose memory is what they seem to be."""
 
 
 def wanted() -> bool:
@@ -64,7 +65,7 @@ class Rows:
             held: tuple[Tensor, Tensor] = (self._W, c),  # noqa: ARG001  # at the two addresses
         ) -> bool:
             if not (
-                type(x) in _PLAIN
+                type(x) in PLAIN
                 and x.dtype is dtype
                 and 0 < x.ndim <= 2
                 and x.shape[-1] == n
@@ -94,7 +95,7 @@ class Rows:
         c is (r,) or has the leading dimensions of x; for B systems it is (B, 1, r) or (B, k, r).
         """
         if not (
-            type(x) in _PLAIN
+            type(x) in PLAIN
             and x.dtype is self._dtype
             and x.is_cpu
             and x.is_contiguous()

@@ -21,7 +21,7 @@ def variants() -> tuple[str, ...]:
 def get(name: object) -> Variant:
     """The variant of that name, or `InputError` with the names there are."""
     for variant in REGISTRY:
-        if variant.name == name:
+        if isinstance(name, str) and variant.name == name:
             return variant
     known = ", ".join(f'"{known}"' for known in ("auto", *variants()))
     raise InputError(f"variant={name!r} is unknown; it must be one of {known}")

@@ -3,12 +3,22 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from projlab.system.rows import Matrix
+from projlab.numerics.triangular import Reflectors
+from projlab.system.rows import Rows
+
+
+class Bound(NamedTuple):
+    """One projection of vectors that are known to fit, as functions of x alone."""
+
+    native: Callable[[Tensor], bool] | None
+    """Projects in place, or says False of what it does not take; it checks x itself."""
+    project: Callable[[Tensor], Tensor]
+    project_: Callable[[Tensor], object]
 
 
 @dataclass(frozen=True)
@@ -31,16 +41,9 @@ class Factor(ABC):
     def project_(self, x: Tensor, c: Tensor | None) -> None:
         """`project` in place, to the same bits."""
 
-    def native_vectors(self, c: Tensor) -> Callable[[Tensor], bool] | None:
-        """A kernel that projects x (n,) or (k, n) in place like `project_`, or says False."""
-        return None
-
-    def vector_terms(self, c: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-        """(c, M, N) with x + N (c + M x) the projection of one x (n,), to the bits of `project`.
-
-        None where something else is faster.
-        """
-        return None
+    def bound(self, c: Tensor) -> "Bound":
+        """`project` and `project_` of x (n,) or (k, n) for this c, with what they need at hand."""
+        return Bound(None, lambda x: self.project(x, c), lambda x: self.project_(x, c))
 
     @abstractmethod
     def multipliers(self, x: Tensor, c: Tensor | None) -> Tensor:
@@ -72,8 +75,12 @@ class Variant(ABC):
     needs_disjoint_rows: bool = False
 
     @abstractmethod
-    def factor(self, rows: Matrix, u: float) -> Factor:
+    def factor(self, rows: Rows, u: float) -> Factor:
         """Factor equilibrated, linearly independent rows; rows of zeros may pad a batch."""
+
+    def factor_from(self, reflectors: Reflectors, rows: Rows, u: float) -> Factor:
+        """`factor`, where the rank decision left its Householder QR of the rows' transpose."""
+        return self.factor(rows, u)
 
     @abstractmethod
     def error_growth(self, condition: float, u: float) -> float:

@@ -14,7 +14,7 @@ from projlab import tolerance
 from projlab.engine.variants.base import Factor, Variant
 from projlab.errors import RankDeficientError
 from projlab.numerics.triangular import columns, uncolumns
-from projlab.system.rows import Matrix
+from projlab.system.rows import Rows
 
 PASSES = 2
 
@@ -25,17 +25,19 @@ class CholeskyFactor(Factor):
 
     E: Tensor
     L: Tensor
+    passes: int = PASSES
+    """More than two where L is that of a matrix with a shift."""
 
     def right_side(self, f: Tensor) -> Tensor:
         return -f
 
     def project(self, x: Tensor, c: Tensor | None) -> Tensor:
-        for _ in range(PASSES):
+        for _ in range(self.passes):
             x = x - self._solve(x, c) @ self.E
         return x
 
     def project_(self, x: Tensor, c: Tensor | None) -> None:
-        for _ in range(PASSES):
+        for _ in range(self.passes):
             y = self._solve(x, c)
             if x.dim() == 1:
                 x.addmv_(self.E.mT, y, alpha=-1)
@@ -46,7 +48,7 @@ class CholeskyFactor(Factor):
 
     def multipliers(self, x: Tensor, c: Tensor | None) -> Tensor:
         total = self._solve(x, c)
-        for _ in range(PASSES - 1):
+        for _ in range(self.passes - 1):
             total = total + self._solve(x - total @ self.E, c)
         return total
 
@@ -60,7 +62,7 @@ class Cholesky(Variant):
     name = "cholesky"
     summary = "Gram matrix, two passes; errs like kappa u + (kappa^2 u)^2; cheapest to set up"
 
-    def factor(self, rows: Matrix, u: float) -> CholeskyFactor:
+    def factor(self, rows: Rows, u: float) -> CholeskyFactor:
         E = rows.to_dense()
         gram = E @ E.mT
         diagonal = gram.diagonal(dim1=-2, dim2=-1)

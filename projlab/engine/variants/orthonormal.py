@@ -5,15 +5,14 @@ Least Squares Problems", section 2.4.2. With rows orthonormal to rounding, what 
 is orthogonal to the others, so that their coordinates are the same before and after it.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, addmv
 
 from projlab.engine.kernels import native
-from projlab.engine.variants.base import Factor
-from projlab.numerics import tuning
+from projlab.engine.variants.base import Bound, Factor
+from projlab.numerics import dots, tuning
 
 
 @dataclass(frozen=True)
@@ -37,15 +36,27 @@ class OrthonormalRows(Factor):
         object.__setattr__(self, "_one", self.W.shape[-2] == 1)
         object.__setattr__(self, "_native", native.rows(self.W))
         object.__setattr__(self, "_negated", (-self.W).mT if small else None)
-        object.__setattr__(self, "_blocks", self.W.split(tuning.rows_per_block(self.W), dim=-2))
+        rows = tuning.rows_per_block(self.W)
+        whole = rows >= self.W.shape[-2]
+        object.__setattr__(self, "_blocks", (self.W,) if whole else self.W.split(rows, dim=-2))
 
-    def native_vectors(self, c: Tensor) -> Callable[[Tensor], bool] | None:
-        return None if self._native is None else self._native.for_vectors(c)
-
-    def vector_terms(self, c: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+    def bound(self, c: Tensor) -> Bound:
+        if self._native is not None and not self._systems:
+            return super().bound(c)._replace(native=self._native.for_vectors(c))
         if self._native is not None or self._negated is None:
-            return None
-        return c, self.W, self._negated
+            return super().bound(c)
+        M, N = self.W, self._negated
+
+        def project(x: Tensor) -> Tensor:
+            return addmv(x, N, addmv(c, M, x)) if x.ndim == 1 else self.project(x, c)
+
+        def project_(x: Tensor) -> None:
+            if x.ndim == 1:
+                x.addmv_(N, addmv(c, M, x))
+            else:
+                self.project_(x, c)
+
+        return Bound(None, project, project_)
 
     def project(self, x: Tensor, c: Tensor | None) -> Tensor:
         projected = x.clone(memory_format=torch.contiguous_format)
@@ -74,7 +85,7 @@ class OrthonormalRows(Factor):
             x.addmv_(self._negated, self._coordinates(x, c))
         elif self._one:
             a = self.W[0]
-            r = self._long_dot(x)
+            r = dots.times(a, x)
             x.addcmul_(r if c is None else r + c, a, value=-1)
         elif len(self._blocks) == 1:
             x.addmv_(self.W.mT, self._coordinates(x, c), alpha=-1)
@@ -93,14 +104,6 @@ class OrthonormalRows(Factor):
         else:
             r = torch.addmm(c.mT if c.dim() == 2 else c.unsqueeze(-1), self.W, X)
         X.addmm_(self.W.mT, r, alpha=-1)
-
-    def _long_dot(self, x: Tensor) -> Tensor:
-        """The one row times x, in pieces where one sum would gather too many roundings."""
-        a = self.W[0]
-        if a.dtype is not torch.float32 or len(a) <= tuning.SUMMED:
-            return a.dot(x)
-        pieces = zip(a.split(tuning.SUMMED), x.split(tuning.SUMMED), strict=True)
-        return torch.stack([p.dot(q) for p, q in pieces]).sum()
 
     def _coordinates(self, x: Tensor, c: Tensor | None) -> Tensor:
         """W x + c."""

@@ -14,7 +14,7 @@ from projlab.engine.variants.base import Variant
 from projlab.engine.variants.orthonormal import OrthonormalRows
 from projlab.numerics.scaling import widened
 from projlab.numerics.triangular import triangular_solve
-from projlab.system.rows import Matrix
+from projlab.system.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Pinv(Variant):
     name = "pinv"
     summary = "singular value decomposition; errs like kappa u; the dearest to set up"
 
-    def factor(self, rows: Matrix, u: float) -> PinvFactor:
+    def factor(self, rows: Rows, u: float) -> PinvFactor:
         entries = rows.to_dense()
         E = widened(entries)  # float32 reflectors of long rows lose their orthogonality
         U, S = _left_vectors(E)

@@ -15,8 +15,8 @@ from projlab.engine.variants.base import Variant
 from projlab.engine.variants.orthonormal import OrthonormalRows
 from projlab.numerics import tuning
 from projlab.numerics.scaling import widened
-from projlab.numerics.triangular import triangular_solve, upper
-from projlab.system.rows import Dense, Matrix
+from projlab.numerics.triangular import Reflectors, householder, triangular_solve, upper
+from projlab.system.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,12 @@ class QR(Variant):
     name = "qr"
     summary = "Householder QR of A'; errs like kappa u; the safe choice for dense rows"
 
-    def factor(self, rows: Matrix, u: float) -> QRFactor:
-        E = rows.to_dense()
-        made = rows.reflectors if isinstance(rows, Dense) else None
+    def factor(self, rows: Rows, u: float) -> QRFactor:
         # float32 reflectors of 1e6 entries are orthonormal to 1e-4 only: rounded, these are to u
-        a, tau = torch.geqrf(widened(E).mT) if made is None else made
+        return self.factor_from(householder(widened(rows.to_dense()).mT), rows, u)
+
+    def factor_from(self, reflectors: Reflectors, rows: Rows, u: float) -> QRFactor:
+        E, (a, tau) = rows.to_dense(), reflectors
         W = torch.linalg.householder_product(a, tau).mT.to(E).contiguous()
         R = upper(a).to(E)
         if E.dim() == 2 and len(R) >= tuning.IN_PARTS:

@@ -14,7 +14,7 @@ from projlab import tolerance
 from projlab.engine.variants.base import Factor, Variant
 from projlab.engine.variants.orthonormal import OrthonormalRows
 from projlab.numerics import tuning
-from projlab.system.rows import Dense, Matrix
+from projlab.system.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -113,19 +113,15 @@ class SingleRow(Variant):
     summary = "one row, or rows that share no column; O(nnz), no matrix built; errs like u"
     needs_disjoint_rows = True
 
-    def factor(self, rows: Matrix, u: float) -> Factor:
-        if isinstance(rows, Dense):
-            if rows.shape[0] == 1:
-                a = rows.entries
-                # torch's vector_norm adds up in a few running sums, and is off by 2e-4 in 1e7
-                # float32 entries; a sum goes by pairs, and equilibrated rows cannot overflow
-                norm = a.square().sum(-1, keepdim=True).sqrt()
-                inverse = torch.where(norm == 0, 0, 1 / norm)
-                return OneRow((a * inverse).contiguous(), inverse if a.dim() == 3 else inverse[0])
-            pattern = rows.entries if rows.entries.dim() == 2 else (rows.entries != 0).any(0)
-            i, j = pattern.nonzero(as_tuple=True)
-            return _disjoint(i, j, rows.entries[..., i, j], rows.shape[0])
-        return _disjoint(rows.rows, rows.cols, rows.values, rows.shape[0])
+    def factor(self, rows: Rows, u: float) -> Factor:
+        if rows.sparse or rows.shape[0] > 1:
+            return _disjoint(*rows.triplets(), rows.shape[0])
+        a = rows.to_dense()
+        # torch's vector_norm adds up in a few running sums, and is off by 2e-4 in 1e7 float32
+        # entries; a sum goes by pairs, and equilibrated rows cannot overflow
+        norm = a.square().sum(-1, keepdim=True).sqrt()
+        inverse = torch.where(norm == 0, 0, 1 / norm)
+        return OneRow((a * inverse).contiguous(), inverse if a.dim() == 3 else inverse[0])
 
     def error_growth(self, condition: float, u: float) -> float:
         return tolerance.backward_stable_growth(condition, u)

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from projlab.errors import InputError
 from projlab.training.expressions import labels, maps, operands
-from projlab.training.expressions.labels import Label, Names
-from projlab.training.expressions.maps import Map
+from projlab.training.expressions.labels import Label, ParameterNames
+from projlab.training.expressions.maps import LinearMap
 
 
 def expr(parameter: Tensor, name: str | None = None) -> "Expression":
@@ -43,7 +43,7 @@ def expr(parameter: Tensor, name: str | None = None) -> "Expression":
     InputError
         No tensor, not floating-point, not a leaf, uninitialised, sparse or empty.
     """
-    parameter = maps.require_parameter(parameter)
+    parameter = operands.require_parameter(parameter)
     if name is not None and not isinstance(name, str):
         raise InputError(f"name={name!r}; it must be a string")
     return Expression(
@@ -77,7 +77,7 @@ def cat(*expressions: "Expression") -> "Expression":
 class Expression:
     """sum_i A_i p_i + c over parameters p_i; made by `expr` and `cat`, immutable."""
 
-    __array_ufunc__ = None  # numpy on the left hands over
+    __array_ufunc__ = None  # arrays on the left leave the operation to us
     __array_priority__ = 1000.0
     __hash__ = None  # type: ignore[assignment]  # == is an equation, not a comparison
 
@@ -86,7 +86,7 @@ class Expression:
     def __init__(
         self,
         shape: torch.Size,
-        terms: tuple[Map, ...],
+        terms: tuple[LinearMap, ...],
         constant: Tensor | None,
         label: Label,
         data: torch.dtype,
@@ -102,7 +102,7 @@ class Expression:
         self.names = names
 
     @property
-    def terms(self) -> tuple[Map, ...]:
+    def terms(self) -> tuple[LinearMap, ...]:
         """The maps A_i, each with its parameter."""
         return self._terms
 
@@ -114,7 +114,7 @@ class Expression:
     def _derived(
         self,
         shape: torch.Size,
-        term: Callable[[Map], Map],
+        term: Callable[[LinearMap], LinearMap],
         constant: Callable[[Tensor], Tensor],
         label: Label,
     ) -> "Expression":
@@ -256,7 +256,7 @@ class Expression:
             self.names,
         )
 
-    def _multiplied(self, A: Tensor, count: int) -> tuple[Map, ...]:
+    def _multiplied(self, A: Tensor, count: int) -> tuple[LinearMap, ...]:
         return tuple(maps.multiplied(A, t, count) for t in self.terms)
 
     def sum(self, dim: int | tuple[int, ...] | None = None, keepdim: bool = False) -> "Expression":
@@ -381,13 +381,13 @@ class Expression:
     __le__ = __gt__ = __ge__ = __lt__
 
     def __repr__(self) -> str:
-        names = Names(self.names, [t.parameter for t in self.terms])
+        names = ParameterNames(self.names, [t.parameter for t in self.terms])
         text = self.label(labels.whole(self.ndim), names)
         return f"Expression({text}, shape={tuple(self.shape)})"
 
 
 class _Joined(Expression):
-    """`cat`, kept apart: a matrix times it is a sum of its column blocks times the parts."""
+    """What `cat` makes: its parts are kept, so that A @ cat(p, q) is A_p @ p + A_q @ q."""
 
     def __init__(self, parts: tuple[Expression, ...]) -> None:
         self.parts = parts
@@ -405,7 +405,7 @@ class _Joined(Expression):
         super().__init__(torch.Size((total,)), (), constant, _joined(parts), data, names)
 
     @property
-    def terms(self) -> tuple[Map, ...]:
+    def terms(self) -> tuple[LinearMap, ...]:
         """Each part's maps, placed at its rows."""
         if not self._terms:
             placed, start = [], 0
@@ -413,14 +413,14 @@ class _Joined(Expression):
                 for term in part.terms:
                     rows, cols, values = term.triplets()
                     placed.append(
-                        maps.Entries(term.parameter, self.shape, rows + start, cols, values)
+                        maps.SparseMap(term.parameter, self.shape, rows + start, cols, values)
                     )
                 start += part.shape[0]
             self._terms = tuple(placed)
         return self._terms
 
-    def _multiplied(self, A: Tensor, count: int) -> tuple[Map, ...]:
-        terms: list[Map] = []
+    def _multiplied(self, A: Tensor, count: int) -> tuple[LinearMap, ...]:
+        terms: list[LinearMap] = []
         start = 0
         sparse = A.layout != torch.strided
         for part in self.parts:
@@ -442,7 +442,7 @@ class _Joined(Expression):
 
 
 def _joined(parts: tuple[Expression, ...]) -> Label:
-    def label(index: labels.Index, names: Names) -> str:
+    def label(index: labels.Index, names: ParameterNames) -> str:
         if index[0].isdigit():
             position = int(index[0])
             for part in parts:
@@ -484,25 +484,21 @@ class Equation:
             return torch.zeros(self.rows, dtype=torch.float64)
         return -c.expand(self.shape).reshape(-1)
 
-    def row_name(self, row: int, names: Names) -> str:
+    def row_name(self, row: int, names: ParameterNames) -> str:
         """As in "W0[3].sum() == 1"."""
         return self._text(labels.entry(row, self.shape), names)
 
-    def describe(self, names: Names) -> str:
+    def describe(self, names: ParameterNames) -> str:
         """The first row, and how many there are."""
         first = self.row_name(0, names)
         return first if self.rows == 1 else f"{first}, ... ({self.rows} rows)"
 
-    def _text(self, index: labels.Index, names: Names) -> str:
-        sides = []
-        for side in (self.left, self.right):
-            own = index[len(index) - side.ndim :]
-            shown = tuple(
-                "0" if size == 1 and text != labels.ALL else text
-                for text, size in zip(own, side.shape, strict=True)
-            )
-            sides.append(side.label(shown, names))
-        return f"{sides[0]} == {sides[1]}"
+    def _text(self, index: labels.Index, names: ParameterNames) -> str:
+        left, right = (
+            side.label(labels.before_broadcast(index, side.shape), names)
+            for side in (self.left, self.right)
+        )
+        return f"{left} == {right}"
 
     def __bool__(self) -> NoReturn:
         raise TypeError(
@@ -511,5 +507,5 @@ class Equation:
         )
 
     def __repr__(self) -> str:
-        names = Names(self.difference.names, self.parameters)
+        names = ParameterNames(self.difference.names, self.parameters)
         return f"Equation({self.describe(names)})"

@@ -1,4 +1,4 @@
-"""Names that people recognise for the rows of equations written over parameters.
+"""Names for the rows of equations over parameters, as they were written: "W0[3].sum() == 1".
 
 A label takes an index, one text a dimension ("3", ":" for all of it, "2:5"), and names for the
 parameters, and gives the text of that part of an expression.
@@ -16,22 +16,30 @@ Index = tuple[str, ...]
 ALL = ":"
 
 
-class Names:
-    """Names of parameters: the caller's, then the module's, then "W0", "p1" by first appearance."""
+class ParameterNames:
+    """A name for each parameter: the chosen one, else "W0" or "p1", numbered by appearance.
 
-    def __init__(self, given: dict[int, str], parameters: Sequence[Tensor]) -> None:
+    Parameters
+    ----------
+    chosen
+        The caller's names and the module's, by the parameter's identity.
+    parameters
+        In order of appearance.
+    """
+
+    def __init__(self, chosen: dict[int, str], parameters: Sequence[Tensor]) -> None:
         self._names: dict[int, str] = {}
         for parameter in parameters:
             if id(parameter) not in self._names:
                 letter = "W" if parameter.dim() > 1 else "p"
                 default = f"{letter}{len(self._names)}"
-                self._names[id(parameter)] = given.get(id(parameter), default)
+                self._names[id(parameter)] = chosen.get(id(parameter), default)
 
     def __getitem__(self, parameter: Tensor) -> str:
         return self._names[id(parameter)]
 
 
-Label = Callable[[Index, Names], str]
+Label = Callable[[Index, ParameterNames], str]
 
 
 def whole(dims: int) -> Index:
@@ -40,17 +48,25 @@ def whole(dims: int) -> Index:
 
 
 def subscript(text: str, index: Index) -> str:
-    """text[index], without what says nothing."""
+    """text[index], without the last dimensions that are taken whole: w[3], not w[3, :]."""
     shown = list(index)
     while shown and shown[-1] == ALL:
         shown.pop()
     return f"{text}[{', '.join(shown)}]" if shown else text
 
 
+def before_broadcast(index: Index, shape: Sequence[int]) -> Index:
+    """The index, in an operand of this shape, of an entry of the broadcast result."""
+    own = index[len(index) - len(shape) :]
+    return tuple(
+        "0" if size == 1 and text != ALL else text for text, size in zip(own, shape, strict=True)
+    )
+
+
 def of_parameter(parameter: Tensor) -> Label:
     """The parameter's name, with an index where it has more than one entry."""
 
-    def label(index: Index, names: Names) -> str:
+    def label(index: Index, names: ParameterNames) -> str:
         name = names[parameter]
         return name if parameter.numel() == 1 else subscript(name, index)
 
@@ -66,7 +82,7 @@ def grouped(text: str) -> str:
 def of_sum(child: Label, dims: tuple[int, ...], keepdim: bool, method: str) -> Label:
     """child[...].sum()."""
 
-    def label(index: Index, names: Names) -> str:
+    def label(index: Index, names: ParameterNames) -> str:
         rest = [text for d, text in enumerate(index) if not keepdim or d not in dims]
         total = len(rest) + len(dims)
         inside = tuple(ALL if d in dims else rest.pop(0) for d in range(total))
@@ -78,7 +94,7 @@ def of_sum(child: Label, dims: tuple[int, ...], keepdim: bool, method: str) -> L
 def of_scaled(child: Label, factor: float) -> Label:
     """factor * child."""
 
-    def label(index: Index, names: Names) -> str:
+    def label(index: Index, names: ParameterNames) -> str:
         text = child(index, names)
         if factor == -1:
             return f"-{grouped(text)}"
@@ -91,9 +107,9 @@ def of_scaled(child: Label, factor: float) -> Label:
 def of_pair(left: Label, right: Label, sign: str, dims: Sequence[Sequence[int]]) -> Label:
     """left + right, or left - right; `dims` are the shapes of left, right and the result."""
 
-    def label(index: Index, names: Names) -> str:
-        first = left(_narrowed(index, dims[0]), names)
-        second = right(_narrowed(index, dims[1]), names)
+    def label(index: Index, names: ParameterNames) -> str:
+        first = left(before_broadcast(index, dims[0]), names)
+        second = right(before_broadcast(index, dims[1]), names)
         if sign == "-" and (" + " in second or " - " in second or second[0] == "-"):
             second = f"({second})"
         return f"{first} {sign} {second}"
@@ -101,21 +117,13 @@ def of_pair(left: Label, right: Label, sign: str, dims: Sequence[Sequence[int]])
     return label
 
 
-def _narrowed(index: Index, shape: Sequence[int]) -> Index:
-    """An index of a broadcast result, for what was broadcast."""
-    own = index[len(index) - len(shape) :]
-    return tuple(
-        "0" if size == 1 and text != ALL else text for text, size in zip(own, shape, strict=True)
-    )
-
-
 def of_constant(value: Tensor) -> Label:
     """The number, or "c" for a tensor of several."""
 
-    def label(index: Index, names: Names) -> str:  # noqa: ARG001  # a label's signature
+    def label(index: Index, names: ParameterNames) -> str:  # noqa: ARG001  # a label's signature
         if value.numel() == 1:
             return f"{float(value):g}"
-        shown = _narrowed(index, value.shape)
+        shown = before_broadcast(index, value.shape)
         if all(text.isdigit() for text in shown):
             return f"{float(value[tuple(int(text) for text in shown)]):g}"
         return "c"
@@ -126,7 +134,7 @@ def of_constant(value: Tensor) -> Label:
 def of_call(child: Label, dims: int, form: str) -> Label:
     """`form` with the whole child in it, indexed: (A @ w)[3]."""
 
-    def label(index: Index, names: Names) -> str:
+    def label(index: Index, names: ParameterNames) -> str:
         return subscript(form.format(grouped(child(whole(dims), names))), index)
 
     return label
@@ -135,7 +143,7 @@ def of_call(child: Label, dims: int, form: str) -> Label:
 def of_view(child: Label, dims: Sequence[int]) -> Label:
     """The child with its dimensions in another order."""
 
-    def label(index: Index, names: Names) -> str:
+    def label(index: Index, names: ParameterNames) -> str:
         inside = [ALL] * len(dims)
         for text, d in zip(index, dims, strict=True):
             inside[d] = text
@@ -147,7 +155,7 @@ def of_view(child: Label, dims: Sequence[int]) -> Label:
 def of_reshape(child: Label, before: Sequence[int], after: Sequence[int]) -> Label:
     """The child's own index of an entry of its reshape."""
 
-    def label(index: Index, names: Names) -> str:
+    def label(index: Index, names: ParameterNames) -> str:
         if all(text == ALL for text in index):
             return child(whole(len(before)), names)
         if not all(text.isdigit() for text in index):
@@ -178,7 +186,7 @@ def of_index(child: Label, before: Sequence[int], key: tuple[Any, ...]) -> Label
             places.append(torch.arange(size).reshape(shape).expand(tuple(before))[key])
         return places
 
-    def label(index: Index, names: Names) -> str:
+    def label(index: Index, names: ParameterNames) -> str:
         if not basic and all(text.isdigit() for text in index):
             position = tuple(int(text) for text in index)
             return child(tuple(str(int(c[position])) for c in coordinates()), names)
@@ -199,6 +207,7 @@ def of_index(child: Label, before: Sequence[int], key: tuple[Any, ...]) -> Label
 
 
 def _without_ellipsis(key: tuple[Any, ...], dims: int) -> list[Any]:
+    """The key with full slices for an ellipsis, or for the dimensions behind it."""
     missing = dims - sum(k is not None and k is not Ellipsis for k in key)
     full: list[Any] = []
     for k in key if Ellipsis in key else (*key, Ellipsis):
@@ -207,6 +216,7 @@ def _without_ellipsis(key: tuple[Any, ...], dims: int) -> list[Any]:
 
 
 def _through(k: slice, size: int, text: str) -> str:
+    """The index, in a dimension of this size, of an index of its slice k."""
     start, stop, step = k.indices(size)
     if text.isdigit():
         return str(start + step * int(text))

@@ -1,6 +1,7 @@
-"""Linear maps from one parameter to the rows of equations, in as little memory as they need.
+"""Linear maps from one parameter to the entries of an expression: sums of views, sparse, dense.
 
-Columns are positions in the parameter read row-major, whatever its strides.
+Each is kept in the smallest form that holds it. The rows of a map are the entries of the
+expression, its columns those of the parameter, both numbered row-major, whatever the strides.
 """
 
 import math
@@ -11,15 +12,16 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from projlab.errors import InputError
-
 Axes = tuple[tuple[int, int], ...]
 """(size, stride) of each dimension of a view."""
 
 
 @dataclass(frozen=True)
 class Sums:
-    """scale * (sums over the `inner` axes of a strided view): O(1) memory whatever the sizes."""
+    """scale * (sums over the `inner` axes of a strided view): O(1) memory whatever the sizes.
+
+    The view has the axes `out`, one for each dimension of the result, and `inner` behind them.
+    """
 
     parameter: Tensor
     scale: float
@@ -29,7 +31,7 @@ class Sums:
 
     @property
     def shape(self) -> torch.Size:
-        """Of the result."""
+        """Shape of the result."""
         return torch.Size(size for size, _ in self.out)
 
     @property
@@ -39,12 +41,15 @@ class Sums:
 
     @property
     def last(self) -> int:
-        """The largest column, from which on nothing is touched."""
+        """The largest column of any row."""
         return self.offset + sum((size - 1) * stride for size, stride in self.out + self.inner)
 
     @property
     def injective(self) -> bool:
-        """Whether no entry is met twice; views of views always nest, broadcast axes do not."""
+        """Whether no entry of the parameter is read twice.
+
+        True of any view of a view of the parameter; False where an axis is a broadcast.
+        """
         reach = 0
         for size, stride in sorted(self.out + self.inner, key=lambda axis: axis[1]):
             if size > 1 and stride <= reach:
@@ -57,21 +62,21 @@ class Sums:
         sizes = [size for size, _ in self.out]
         meta = torch.empty_strided(sizes, [stride for _, stride in self.out], device="meta")
         try:
-            found = change(meta)
+            view = change(meta)
         except RuntimeError:
             return None
-        out = tuple(zip(found.shape, found.stride(), strict=True))
-        return replace(self, out=out, offset=self.offset + int(found.storage_offset()))
+        out = tuple(zip(view.shape, view.stride(), strict=True))
+        return replace(self, out=out, offset=self.offset + int(view.storage_offset()))
 
     def summed(self, dims: tuple[int, ...]) -> "Sums":
         """The map after a sum of its result over some dimensions."""
-        gone = [self.out[d] for d in dims]
-        repeats = math.prod(size for size, stride in gone if stride == 0)
+        summed = [self.out[d] for d in dims]
+        repeats = math.prod(size for size, stride in summed if stride == 0)
         return replace(
             self,
             scale=self.scale * repeats,
             out=tuple(axis for d, axis in enumerate(self.out) if d not in dims),
-            inner=self.inner + tuple(axis for axis in gone if axis[1] != 0),
+            inner=self.inner + tuple(axis for axis in summed if axis[1] != 0),
         )
 
     def partial(self, groups: int, share: int) -> "Sums":
@@ -114,33 +119,30 @@ class Sums:
         axes = self.out + self.inner
         return tuple(size for size, _ in axes), tuple(stride for _, stride in axes)
 
-    def total(self, t: Tensor, dtype: torch.dtype, *, absolute: bool = False) -> Tensor:
-        """The sums, without the scale, in `dtype`; of absolute values where asked for."""
+    def evaluate(self, t: Tensor, dtype: torch.dtype) -> Tensor:
+        """The map applied to t, (rows,), summed in `dtype`."""
         view = self.view(t.contiguous())
-        if absolute:
-            view = view.abs()
-        if not self.inner:
-            return view.to(dtype, copy=True)
-        dims = tuple(range(len(self.out), view.dim()))
-        return view.sum(dims, dtype=dtype)
-
-    def evaluate(self, t: Tensor, dtype: torch.dtype, *, absolute: bool = False) -> Tensor:
-        """The map applied to t, (rows,)."""
-        scale = abs(self.scale) if absolute else self.scale
-        return self.total(t, dtype, absolute=absolute).reshape(-1) * scale
+        if self.inner:
+            dims = tuple(range(len(self.out), view.dim()))
+            return view.sum(dims, dtype=dtype).reshape(-1) * self.scale
+        return view.to(dtype, copy=True).reshape(-1) * self.scale
 
 
 @dataclass(frozen=True)
-class Entries:
-    """Stored entries: what indexing, sparse matrices and broadcasting come to."""
+class SparseMap:
+    """Stored entries (row, column, value): what indexing and sparse matrices come to.
+
+    In any order; entries of one row and column add up.
+    """
 
     parameter: Tensor
     shape: torch.Size
+    """Shape of the result."""
     rows: Tensor
     cols: Tensor
     values: Tensor
 
-    def selected(self, source: Tensor) -> "Entries":
+    def selected(self, source: Tensor) -> "SparseMap":
         """Row i of the result is row source[i]; source has the result's shape."""
         row, position = _matches(source.flatten(), self.rows)
         return replace(
@@ -151,7 +153,7 @@ class Entries:
             values=self.values[position],
         )
 
-    def summed(self, dims: tuple[int, ...]) -> "Entries":
+    def summed(self, dims: tuple[int, ...]) -> "SparseMap":
         """The map after a sum of its result over some dimensions."""
         shape = torch.Size(size for d, size in enumerate(self.shape) if d not in dims)
         target = torch.arange(math.prod(shape)).reshape(
@@ -163,30 +165,34 @@ class Entries:
         """Rows, columns and values."""
         return self.rows, self.cols, self.values
 
-    def evaluate(self, t: Tensor, dtype: torch.dtype, *, absolute: bool = False) -> Tensor:
+    def evaluate(self, t: Tensor, dtype: torch.dtype) -> Tensor:
         """The map applied to t, (rows,)."""
         cols, rows = self.cols.to(t.device), self.rows.to(t.device)
         products = t.reshape(-1)[cols].to(dtype) * self.values.to(t.device, dtype)
         zeros = torch.zeros(math.prod(self.shape), dtype=dtype, device=t.device)
-        return zeros.index_add(0, rows, products.abs() if absolute else products)
+        return zeros.index_add(0, rows, products)
 
 
 @dataclass(frozen=True)
-class Matrix:
-    """A dense matrix times the flattened view of a parameter; the matrix is kept as given."""
+class DenseMap:
+    """scale * a dense matrix times the flattened view of a parameter; the matrix is kept as given.
+
+    The scale is the view's.
+    """
 
     source: Sums
-    """Without inner axes; its scale multiplies the matrix."""
+    """The view: sums without inner axes."""
     shape: torch.Size
+    """Shape of the result."""
     entries: Tensor
-    """(rows, columns of the view)."""
+    """The matrix, (rows, entries of the view)."""
 
     @property
     def parameter(self) -> Tensor:
         """The parameter it is applied to."""
         return self.source.parameter
 
-    def selected(self, source: Tensor) -> "Matrix":
+    def selected(self, source: Tensor) -> "DenseMap":
         """Row i of the result is row source[i]; source has the result's shape."""
         return replace(
             self,
@@ -194,7 +200,7 @@ class Matrix:
             entries=self.entries[source.flatten().to(self.entries.device)],
         )
 
-    def summed(self, dims: tuple[int, ...]) -> "Matrix":
+    def summed(self, dims: tuple[int, ...]) -> "DenseMap":
         """The map after a sum of its result over some dimensions."""
         shape = torch.Size(size for d, size in enumerate(self.shape) if d not in dims)
         entries = self.entries.reshape(*self.shape, -1).sum(dims) if dims else self.entries
@@ -207,14 +213,13 @@ class Matrix:
         i, j = entries.nonzero(as_tuple=True)
         return i, columns[j], entries[i, j].double() * self.source.scale
 
-    def evaluate(self, t: Tensor, dtype: torch.dtype, *, absolute: bool = False) -> Tensor:
+    def evaluate(self, t: Tensor, dtype: torch.dtype) -> Tensor:
         """The map applied to t, (rows,)."""
-        x = self.source.evaluate(t, dtype, absolute=absolute)
-        entries = self.entries.to(t.device, dtype)
-        return (entries.abs() if absolute else entries) @ x
+        return self.entries.to(t.device, dtype) @ self.source.evaluate(t, dtype)
 
 
-Map = Sums | Entries | Matrix
+LinearMap = Sums | SparseMap | DenseMap
+"""What an expression applies to one of its parameters."""
 
 
 def leaf(parameter: Tensor) -> Sums:
@@ -224,25 +229,25 @@ def leaf(parameter: Tensor) -> Sums:
     return Sums(parameter, 1.0, tuple(zip(sizes, strides, strict=True)), (), 0)
 
 
-def stored(term: Map) -> Entries:
-    """The same map as entries."""
-    if isinstance(term, Entries):
+def stored(term: LinearMap) -> SparseMap:
+    """The same map as stored entries."""
+    if isinstance(term, SparseMap):
         return term
-    return Entries(term.parameter, term.shape, *term.triplets())
+    return SparseMap(term.parameter, term.shape, *term.triplets())
 
 
-def scaled(term: Map, factor: float) -> Map:
+def scaled(term: LinearMap, factor: float) -> LinearMap:
     """factor * term."""
     if isinstance(term, Sums):
         return replace(term, scale=term.scale * factor)
-    if isinstance(term, Entries):
+    if isinstance(term, SparseMap):
         return replace(term, values=term.values * factor)
     return replace(term, source=replace(term.source, scale=term.source.scale * factor))
 
 
-def weighted(term: Map, weights: Tensor) -> Map:
+def weighted(term: LinearMap, weights: Tensor) -> LinearMap:
     """weights * term, entry by entry; weights have the term's shape."""
-    if isinstance(term, Matrix):
+    if isinstance(term, DenseMap):
         w = weights.reshape(-1, 1).to(term.entries.device)
         wide = torch.promote_types(w.dtype, term.entries.dtype)
         return replace(term, entries=term.entries.to(wide) * w)
@@ -250,29 +255,29 @@ def weighted(term: Map, weights: Tensor) -> Map:
     return replace(entries, values=entries.values * weights.flatten()[entries.rows])
 
 
-def changed(term: Map, change: Callable[[Tensor], Tensor]) -> Map:
+def changed(term: LinearMap, change: Callable[[Tensor], Tensor]) -> LinearMap:
     """The map after an index, a transposition, an expansion or a reshape of its result."""
     if isinstance(term, Sums):
-        found = term.reshaped(change)
-        if found is not None:
-            return found
+        view = term.reshaped(change)
+        if view is not None:
+            return view
         term = stored(term)
     rows = torch.arange(math.prod(term.shape)).reshape(term.shape)
     return term.selected(change(rows))
 
 
-def multiplied(A: Tensor, term: Map, data: int) -> Map:
+def multiplied(A: Tensor, term: LinearMap, nonzeros: int) -> LinearMap:
     """A @ term for A (k, n), dense or sparse COO, and a term of shape (n,) or (n, l).
 
-    `data` is the number of nonzero entries of A: with a third of them stored, a dense matrix is the
-    smaller form.
+    `nonzeros` counts those of A: from a third of its entries on, a dense matrix is the smaller
+    form, because a stored entry takes three numbers.
     """
     k, n = A.shape
     shape = torch.Size((k, *term.shape[1:]))
     plain = isinstance(term, Sums) and not term.inner and term.injective
-    if plain and len(term.shape) == 1 and A.layout == torch.strided and 3 * data >= k * n:
+    if plain and len(term.shape) == 1 and A.layout == torch.strided and 3 * nonzeros >= k * n:
         assert isinstance(term, Sums)
-        return Matrix(term, shape, A)
+        return DenseMap(term, shape, A)
     coo = (A if A.layout != torch.strided else A.to_sparse_coo()).coalesce().cpu()
     (i, j), values = coo.indices(), coo.values().double()
     width = math.prod(term.shape[1:])
@@ -287,37 +292,15 @@ def multiplied(A: Tensor, term: Map, data: int) -> Map:
         check_invariants=False,
     ).coalesce()
     (rows, cols), entries = product.indices(), product.values()
-    return Entries(term.parameter, shape, rows, cols, entries)
+    return SparseMap(term.parameter, shape, rows, cols, entries)
 
 
 def _matches(wanted: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Every pair of positions (i, k) with wanted[i] == rows[k]."""
     order = torch.argsort(rows, stable=True)
-    found = rows[order]
-    first = torch.searchsorted(found, wanted)
-    count = torch.searchsorted(found, wanted, right=True) - first
+    ordered = rows[order]
+    first = torch.searchsorted(ordered, wanted)
+    count = torch.searchsorted(ordered, wanted, right=True) - first
     i = torch.repeat_interleave(torch.arange(len(wanted)), count)
     start = torch.cumsum(count, 0) - count
     return i, order[first[i] + torch.arange(len(i)) - start[i]]
-
-
-def require_parameter(parameter: object) -> Tensor:
-    """The parameter, or `InputError` where no equation can be written over it."""
-    if not isinstance(parameter, Tensor):
-        raise InputError(
-            f"parameter is a {type(parameter).__name__}; expr takes a torch parameter or tensor"
-        )
-    if torch.nn.parameter.is_lazy(parameter):
-        raise InputError("parameter is uninitialised; run the module once before constraining it")
-    if not parameter.is_floating_point():
-        raise InputError(f"parameter has dtype {parameter.dtype}; it must be floating-point")
-    if parameter.layout != torch.strided:
-        raise InputError(f"parameter has layout {parameter.layout}; it must be a dense tensor")
-    if not parameter.is_leaf:
-        raise InputError(
-            "parameter is the result of a computation, not a leaf: name the parameter that the "
-            "optimizer holds (for a parametrised module, use projlab.nn.affine)"
-        )
-    if parameter.numel() == 0:
-        raise InputError(f"parameter has shape {tuple(parameter.shape)}: it has no entries")
-    return parameter

@@ -1,4 +1,4 @@
-"""What stands beside an expression: constants, matrices, indices, checked as they come in."""
+"""Checks of what expressions are made of: parameters, constants, matrices, indices, shapes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,8 +7,30 @@ import torch
 from torch import Tensor
 
 from projlab.errors import InputError
-from projlab.system.constraint import require_finite, to_tensor
+from projlab.system.inputs import require_finite, to_tensor
 from projlab.system.rows import from_scipy, is_scipy_sparse
+
+
+def require_parameter(parameter: object) -> Tensor:
+    """The parameter, or `InputError` where no equation can be written over it."""
+    if not isinstance(parameter, Tensor):
+        raise InputError(
+            f"parameter is a {type(parameter).__name__}; expr takes a torch parameter or tensor"
+        )
+    if torch.nn.parameter.is_lazy(parameter):
+        raise InputError("parameter is uninitialised; run the module once before constraining it")
+    if not parameter.is_floating_point():
+        raise InputError(f"parameter has dtype {parameter.dtype}; it must be floating-point")
+    if parameter.layout != torch.strided:
+        raise InputError(f"parameter has layout {parameter.layout}; it must be a dense tensor")
+    if not parameter.is_leaf:
+        raise InputError(
+            "parameter is the result of a computation, not a leaf: name the parameter that the "
+            "optimizer holds (for a parametrised module, use projlab.nn.affine)"
+        )
+    if parameter.numel() == 0:
+        raise InputError(f"parameter has shape {tuple(parameter.shape)}: it has no entries")
+    return parameter
 
 
 def constant(value: Any, name: str) -> tuple[Tensor, torch.dtype]:

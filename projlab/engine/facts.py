@@ -1,0 +1,49 @@
+"""What is known of the systems behind a solver: ranks and condition numbers, when asked for."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from projlab.numerics.precision import set_up, stated_precision
+from projlab.system.analysis import Analysis, analyse
+from projlab.system.constraint import AffineConstraint
+from projlab.system.rank import RankRule
+
+
+@dataclass
+class Facts:
+    """Ranks and condition numbers, one a system, decided when they are asked for and then kept."""
+
+    constraint: AffineConstraint
+    dtype: torch.dtype
+    rule: RankRule
+    data: torch.dtype
+    known_ranks: tuple[int, ...] | None = None
+    """What setting up has learned."""
+    known_conditions: tuple[float, ...] | None = None
+    bounds: tuple[float, ...] | None = field(default=None)
+    """Upper bounds on the condition numbers."""
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Numerical ranks; decided now if they are not known."""
+        if self.known_ranks is None:
+            self.known_ranks = tuple(d.rank for d in self._analysis(measured=False).decisions)
+        return self.known_ranks
+
+    @property
+    def conditions(self) -> tuple[float, ...]:
+        """Condition numbers of the equilibrated rows; from singular values, if not known."""
+        if self.known_conditions is None:
+            decisions = self._analysis(measured=True).decisions
+            self.known_conditions = tuple(d.condition for d in decisions)
+        return self.known_conditions
+
+    def singular_values(self) -> list[Tensor]:
+        """Those above the cutoff of each system's equilibrated rows; computed now."""
+        return [d.sigma for d in self._analysis(measured=True).decisions]
+
+    def _analysis(self, *, measured: bool) -> Analysis:
+        with set_up(), stated_precision(self.constraint.device):
+            return analyse(self.constraint, self.dtype, self.rule, self.data, measured=measured)

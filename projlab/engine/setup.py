@@ -1,0 +1,249 @@
+"""Setting up: the answer first, and a decision on the rank only where that does not do.
+
+Rows that share no column need no factor, dense rows of full rank a QR whose triangle proves it.
+Where rows may be redundant, the Gram matrix is factored with a shift too small to see, and the
+projection corrected with true residuals, which takes the shift out of the answer again: the
+component along a singular value sigma is left by s / (sigma^2 + s) each time, so that what counts
+converges fast, and what counts as zero stays where it is. Two numbers say whether that is all:
+whether corrections of a random probe came down to rounding, and whether the rest of A x - b did.
+
+Reference: Riley, "Solving systems of linear equations with a positive definite, symmetric, but
+possibly ill-conditioned matrix", MTAC 9 (1955) (a shift, and iterations that remove it); Golub,
+"Numerical methods for solving linear least squares problems", Numer. Math. 7 (1965).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from projlab import tolerance
+from projlab.engine import blocks, careful
+from projlab.engine.blocks import AnySolver
+from projlab.engine.facts import Facts
+from projlab.engine.select import System, choose, undecided
+from projlab.engine.solver import Solver
+from projlab.engine.variants import Factor
+from projlab.engine.variants.cholesky import CholeskyFactor
+from projlab.engine.variants.qr import QR
+from projlab.numerics import memory
+from projlab.numerics.precision import lowered, stated_precision
+from projlab.numerics.scaling import power_of_two, widened
+from projlab.numerics.triangular import householder, upper
+from projlab.system.constraint import AffineConstraint
+from projlab.system.equilibration import Equilibrated, equilibrate
+from projlab.system.options import Options
+
+PROBES = 4
+"""Random vectors that a factor with a shift has to project to rounding."""
+
+
+def build(
+    constraint: AffineConstraint, dtype: torch.dtype, options: Options, data: torch.dtype
+) -> AnySolver:
+    """Check, find structure, factor. Everything that can be refused is refused here.
+
+    `dtype` is the working precision, `data` that of A and b, which decides rank and consistency.
+    """
+    with _computing(constraint):
+        by_blocks = blocks.built(constraint, dtype, options, data, build_one)
+    return by_blocks or build_one(constraint, dtype, options, data)
+
+
+def build_one(
+    constraint: AffineConstraint, dtype: torch.dtype, options: Options, data: torch.dtype
+) -> Solver:
+    """As `build`, without looking for independent blocks."""
+    with _computing(constraint):
+        if _answers_first(constraint, options):
+            system = equilibrate(constraint, dtype)
+            if not system.rows.disjoint():
+                solver = _of_full_rank(constraint, system, options, data)
+                if solver is None:
+                    solver = _with_shift(constraint, system, options, data)
+                if solver is not None:
+                    return solver
+        return careful.decided(constraint, dtype, options, data)
+
+
+@contextmanager
+def _computing(constraint: AffineConstraint) -> Iterator[None]:
+    kind = constraint.device.type
+    switched = lowered(torch.float32, kind)  # contexts cost more than a small factorisation
+    stated = stated_precision(constraint.device) if switched else nullcontext()
+    with torch.no_grad(), torch.inference_mode(False), stated:
+        yield
+
+
+def _answers_first(constraint: AffineConstraint, options: Options) -> bool:
+    return (
+        constraint.m > 1
+        and options.rank == "numerical"
+        and options.metric is None
+        and options.variant in ("auto", "qr", "cholesky")
+    )
+
+
+def _of_full_rank(
+    constraint: AffineConstraint, system: Equilibrated, options: Options, data: torch.dtype
+) -> Solver | None:
+    """By QR, where its triangle proves that no row is redundant, by far."""
+    m, n = constraint.m, constraint.n
+    if m > n or options.variant == "cholesky":
+        return None
+    E = system.rows.to_dense()
+    reflectors = householder(widened(E).mT)
+    R = upper(reflectors.a)
+    eye = torch.eye(m, dtype=R.dtype, device=R.device)
+    inverse = torch.linalg.solve_triangular(R, eye.expand_as(R), upper=True)
+    norm = torch.linalg.vector_norm
+    bounds = (norm(R, dim=(-2, -1)) * norm(inverse, dim=(-2, -1))).reshape(-1).tolist()
+    limit = 1 / (tolerance.PROVEN * tolerance.rank_cutoff(m, n, tolerance.unit_roundoff(data)))
+    if not all(bound <= limit for bound in bounds):  # NaN too
+        return None
+    dtype = system.rows.dtype
+    known = System(
+        m=m,
+        n=n,
+        disjoint=False,
+        diagonal_metric=True,
+        condition=max(bounds),
+        measured=False,
+        dtype=dtype,
+    )
+    if undecided(options.variant, known, options.accuracy, options.applications):
+        return None
+    variant, reason = choose(options.variant, known, options.accuracy, options.applications)
+    if variant.name != QR.name:
+        return None
+    factor = variant.factor_from(reflectors, system.rows, known.u)
+    facts = Facts(
+        constraint,
+        dtype,
+        options.rank,
+        data,
+        known_ranks=(m,) * len(bounds),
+        bounds=tuple(bounds),
+    )
+    return _solver(constraint, system, factor, variant.name, reason, facts)
+
+
+def _with_shift(
+    constraint: AffineConstraint, system: Equilibrated, options: Options, data: torch.dtype
+) -> Solver | None:
+    """By a shifted Gram matrix, where a probe and the right side come down to rounding."""
+    m, n = constraint.m, constraint.n
+    wanted = (
+        options.variant in ("auto", "cholesky")
+        and options.accuracy is None
+        and options.on_redundant == "drop"
+        and options.on_inconsistent == "raise"
+        and data is torch.float64 is system.rows.dtype
+    )
+    if not wanted:
+        return None
+    E = system.rows.to_dense()
+    memory.require(
+        (constraint.batch or 1) * m * (3 * m + n) * 8,
+        f"the Gram matrix of {m} x {n} rows",
+        constraint.device,
+    )
+    shift = tolerance.gram_shift(m)
+    G = E @ E.mT
+    G.diagonal(dim1=-2, dim2=-1).add_(shift)
+    L, failed = torch.linalg.cholesky_ex(G)
+    if bool(failed.any()):
+        return None
+    passes = _passes(E, L, system.f)
+    if passes is None:
+        return None
+    factor = CholeskyFactor(E.contiguous(), L, passes)
+    reason = (
+        f"cholesky: {m} rows in {n} variables, of which some may be redundant; with a shift of "
+        f"{shift:.1g} the Gram matrix is factored all the same, and {passes} corrections brought "
+        "random vectors and the right side down to rounding"
+    )
+    facts = Facts(constraint, system.rows.dtype, options.rank, data)
+    solver = _solver(constraint, system, factor, "cholesky", reason, facts)
+    if options.variant != "cholesky" or not _independent(L, m, n, shift):
+        return replace(solver, decided=False)
+    facts.known_ranks = (m,) * (constraint.batch or 1)
+    return replace(
+        solver,
+        reason=f"cholesky: asked for by name; {passes} corrections brought random vectors and the "
+        "right side down to rounding",
+    )
+
+
+def _independent(L: Tensor, m: int, n: int, shift: float) -> bool:
+    """Whether no row is redundant: the smallest eigenvalue is more than the shift makes of zero.
+
+    It is at least 1 / ||L^-1||_F^2, the shift included; one that exceeds the shift on its own is
+    the square of a singular value far above any cutoff.
+    """
+    eye = torch.eye(m, dtype=L.dtype, device=L.device)
+    inverse = torch.linalg.solve_triangular(L, eye.expand_as(L), upper=False)
+    smallest = 1 / torch.linalg.vector_norm(inverse, dim=(-2, -1)).square()
+    cutoff = tolerance.rank_cutoff(m, n, tolerance.unit_roundoff(L.dtype))
+    return bool((smallest > 2 * shift).all()) and shift > (tolerance.PROVEN * cutoff) ** 2 * 2 * m
+
+
+def _passes(E: Tensor, L: Tensor, f: Tensor) -> int | None:
+    """How many corrections bring random vectors, and the right side, down to rounding.
+
+    None where `tolerance.CORRECTIONS` do not, or where the rest of E x - f is more than rounding.
+    """
+    u = tolerance.unit_roundoff(E.dtype)
+    n = E.shape[-1]
+    generator = torch.Generator().manual_seed(0)
+    probes = torch.randn(n, PROBES, generator=generator, dtype=E.dtype).to(E.device)
+    probes = probes.expand(*E.shape[:-2], n, PROBES)
+    # the last column starts from zero and ends on the point of the set that is nearest to it
+    X = torch.cat([probes, probes.new_zeros(*probes.shape[:-1], 1)], -1)
+    F = torch.cat([E.new_zeros(*E.shape[:-1], PROBES), f.unsqueeze(-1)], -1)
+    sizes = E.abs() @ probes.abs()
+    norms = torch.linalg.vector_norm(E, dim=-1, keepdim=True)
+    limit = tolerance.ANSWERED * u
+    for done in range(tolerance.CORRECTIONS + 1):
+        R = E @ X - F
+        step = E.mT @ torch.cholesky_solve(R, L)
+        moved = torch.linalg.vector_norm(step, dim=-2)
+        X = X - step
+        length = torch.linalg.vector_norm(X, dim=-2)
+        scale = torch.cat([torch.linalg.vector_norm(probes, dim=-2), length[..., -1:]], -1)
+        if done and bool((moved <= limit * scale).all()):
+            R = E @ X - F
+            left = R[..., :-1].abs() <= limit * sizes
+            allowed = norms.squeeze(-1) * length[..., -1:] + f.abs()
+            consistent = R[..., -1].abs() <= limit * allowed
+            return done if bool(left.all() & consistent.all()) else None
+    return None
+
+
+def _solver(
+    constraint: AffineConstraint,
+    system: Equilibrated,
+    factor: Factor,
+    variant: str,
+    reason: str,
+    facts: Facts,
+) -> Solver:
+    dtype, device = system.rows.dtype, constraint.device
+    f = system.f if constraint.batch is None else system.f.unsqueeze(1)
+    return Solver(
+        shape=(constraint.m, constraint.n),
+        batch=constraint.batch,
+        dtype=dtype,
+        device=device,
+        variant=variant,
+        reason=reason,
+        facts=facts,
+        factor=factor,
+        kept=None,
+        units=power_of_two(system.exponent, dtype),
+        range_basis=None,
+        metric=None,
+        c=factor.right_side(f),
+    )

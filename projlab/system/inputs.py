@@ -1,0 +1,79 @@
+"""Tensors as callers give them: taken as floating point on one device, or refused by name."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from projlab.errors import InputError
+
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_FLOATS_TEXT = "it must be float64, float32, float16 or bfloat16"
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float16 and bfloat16 are worked in float32."""
+    return dtype if dtype in (torch.float32, torch.float64) else torch.float32
+
+
+def to_tensor(value: Any, name: str) -> Tensor:
+    """A new floating-point tensor from a dense tensor, an array, a number or nested lists."""
+    if isinstance(value, Tensor):
+        tensor = value.detach().clone()
+    else:
+        try:
+            array = np.asarray(value)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{name} is not a rectangular array of numbers: {error}") from None
+        if array.dtype.kind not in "biuf":
+            raise InputError(
+                f"{name} has dtype {array.dtype}; it must hold real numbers (float, int)"
+            )
+        if array.dtype.kind != "f" or array.dtype.itemsize > 8:
+            array = array.astype(np.float64)
+        tensor = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
+    if tensor.is_complex():
+        raise InputError(f"{name} has dtype {tensor.dtype}; projlab projects real vectors only")
+    if tensor.is_floating_point() and tensor.dtype not in FLOATS:
+        raise InputError(f"{name} has dtype {tensor.dtype}; {_FLOATS_TEXT}")
+    return tensor if tensor.is_floating_point() else tensor.to(torch.float64)
+
+
+def check_vector(
+    x: object, n: int, batch: int | None, device: torch.device, name: str = "x"
+) -> None:
+    """Raise `InputError` unless x is a floating-point tensor (..., n) on the device."""
+    if not isinstance(x, Tensor):
+        raise InputError(f"{name} is a {type(x).__name__}; it must be a torch tensor")
+    if not x.is_floating_point():
+        raise InputError(
+            f"{name} has dtype {x.dtype}; it must be a floating-point tensor: x.float()"
+        )
+    if x.dtype not in FLOATS:
+        raise InputError(f"{name} has dtype {x.dtype}; {_FLOATS_TEXT}")
+    if x.device != device:
+        raise InputError(f"{name} is on {x.device}, A and b on {device}; move one of them")
+    if batch is None:
+        if x.dim() == 0 or x.shape[-1] != n:
+            raise InputError(f"{name} has shape {tuple(x.shape)}; its last dimension must be {n}")
+    elif x.dim() < 2 or x.shape[0] != batch or x.shape[-1] != n:
+        raise InputError(
+            f"{name} has shape {tuple(x.shape)}; with {batch} systems it must be "
+            f"({batch}, {n}) or ({batch}, k, {n})"
+        )
+
+
+def require_finite(value: Tensor, name: str) -> None:
+    """Raise `InputError` that says where the first NaN or infinity of `value` stands."""
+    if math.isfinite(value.sum().item()):  # no sum of a NaN or an infinity is
+        return
+    finite = torch.isfinite(value)
+    if not bool(finite.all()):
+        where = (~finite).nonzero()
+        index = "".join(f"[{int(i)}]" for i in where[0])
+        raise InputError(
+            f"{name}{index} is {float(value[tuple(where[0])])}; "
+            f"{name} must be finite ({len(where)} entries are not)"
+        )

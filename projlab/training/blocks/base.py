@@ -1,0 +1,156 @@
+"""What blocks have in common: their interface, and how they read and write parameter entries."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from projlab import tolerance
+from projlab.training.expressions.maps import Sums
+from projlab.training.partition import Piece
+
+Shift = list[Tensor | float]
+"""For each parameter, the lambda of which weight decay adds lambda * x to its gradient."""
+
+
+class Block(ABC):
+    """Equations that share no parameter entry with those of other blocks.
+
+    Methods take parameters, or gradients, as a list in the order of the system. None but
+    `one_is_enough` synchronises with the host.
+    """
+
+    rows: Tensor
+    """Numbers of the equations, in the shape of the residual."""
+    work: torch.dtype
+    """The precision of residuals and corrections."""
+    variant: str
+    shape: tuple[int, int, int]
+    """(B, m, n): how many equal blocks, rows and entries of each."""
+    ts: Sequence[Tensor]
+    """The parameters, as bound last."""
+    homogeneous = False
+    """Whether b is known to be zero."""
+    b_at_least = 0.0
+    """Every |b_i| is known to be at least this."""
+
+    def bind(self, ts: Sequence[Tensor]) -> None:
+        """Work on these tensors, those of all parameters in the order of the system."""
+        self.ts = ts
+
+    def right_side(self, b: Tensor) -> Tensor:
+        """The block's own part of b, in the shape of the residual."""
+        return b[self.rows].to(self.work)
+
+    def fix(self, b: Tensor) -> None:
+        """From here on the right side is always this one."""
+        self.homogeneous = not bool(b.any())
+        self.b_at_least = float(b.abs().min())
+
+    @abstractmethod
+    def residual(self, b: Tensor) -> Tensor:
+        """A x - b."""
+
+    @abstractmethod
+    def magnitude(self, b: Tensor) -> Tensor:
+        """sum_i |A_i| |p_i| + |b|, on which the rounding of a residual is judged."""
+
+    def magnitude_at_least(self, b: Tensor) -> Tensor:
+        """A lower bound on `magnitude` from a few of the entries."""
+        raise NotImplementedError
+
+    def magnitude_at_most(self, b: Tensor) -> Tensor:
+        """An upper bound on `magnitude` from norms, without reading A."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def subtract(self, r: Tensor) -> None:
+        """x -= A^+ r in place: with the residual, the projection."""
+
+    def one_is_enough(self, b: Tensor, r: Tensor) -> bool:
+        """Whether subtracting the residual r once surely leaves no more than rounding.
+
+        False for a small block: subtracting twice is faster than finding out. Waits for the device.
+        """
+        if not self.large:
+            return False
+        needed = tolerance.ONE_CORRECTION * self._moved_by_rounding(r)
+        return bool((needed <= self.magnitude_at_least(b)).all())
+
+    def _moved_by_rounding(self, r: Tensor) -> Tensor:
+        """By how much rounding in `subtract` may move each row, in units of u."""
+        return r.abs()
+
+    @abstractmethod
+    def tangent(self, gs: Sequence[Tensor], shift: Shift | None) -> None:
+        """g -= Q (g + shift * x), Q the projection onto the row space; no shift is zero."""
+
+    def project_in_metric(self, b: Tensor, inverse: Sequence[Tensor], skip: Tensor | None) -> None:
+        """Project in a diagonal metric, given its inverse for each parameter; not where `skip`."""
+        raise NotImplementedError
+
+    @property
+    def disjoint(self) -> bool:
+        """Whether no two rows share an entry, so that `project_in_metric` can be had."""
+        return False
+
+    @property
+    def large(self) -> bool:
+        """Whether a pass over the entries takes longer than deciding whether it is needed."""
+        return False
+
+    def __str__(self) -> str:
+        count, m, n = self.shape
+        equal = f"{count} blocks of " if count > 1 else ""
+        rows = f"{m} row{'s' if m > 1 else ''}"
+        return f"{equal}{rows} in {n} entries: {self.variant}"
+
+
+class TouchedEntries:
+    """The entries of one parameter that a block touches, as (B, n)."""
+
+    def __init__(self, piece: Piece, parameter: Tensor) -> None:
+        self.parameter = piece.parameter
+        self.view = piece.where if isinstance(piece.where, Sums) else None
+        self._index: tuple[Tensor, ...] = ()
+        if self.view is not None:
+            self.width = self.view.shape[1]
+        else:
+            assert isinstance(piece.where, Tensor)
+            columns = piece.where.to(parameter.device)
+            self.width = columns.shape[1]
+            self._flat = parameter.is_contiguous()
+            # parameters of other strides have no flat view and take an index for each dimension
+            self._index = (
+                (columns,) if self._flat else torch.unravel_index(columns, parameter.shape)
+            )
+
+    def read(self, ts: Sequence[Tensor]) -> Tensor:
+        """The entries: a view where there is one, else a copy."""
+        t = ts[self.parameter]
+        if self.view is not None:
+            return self.view.view(t)
+        return (t.view(-1) if self._flat else t)[self._index]
+
+    def subtract(self, ts: Sequence[Tensor], delta: Tensor) -> None:
+        """Subtract (B, n) in the precision of the difference, with one rounding."""
+        t = ts[self.parameter]
+        if self.view is not None:
+            self.view.view(t).sub_(delta)
+        else:
+            where = t.view(-1) if self._flat else t
+            where.index_put_(self._index, (where[self._index] - delta).to(t.dtype))
+
+
+def widest_dtype(parameters: Sequence[Tensor]) -> torch.dtype:
+    """The widest dtype of the parameters, float32 at least."""
+    dtype = torch.float32
+    for p in parameters:
+        dtype = torch.promote_types(dtype, p.dtype)
+    return dtype
+
+
+def skipped(t: Tensor, skip: Tensor | None) -> Tensor:
+    """t with zeros where `skip` (broadcast to it) is true: rows that are to stay as they are."""
+    return t if skip is None else t.masked_fill(skip, 0)

@@ -1,0 +1,54 @@
+"""Rows that a variant's own factor projects: sparse ones, and variants without a basis."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from projlab.engine.solver import Solver
+from projlab.system.constraint import AffineConstraint
+from projlab.training.blocks.base import Block, Shift, TouchedEntries
+from projlab.training.partition import MatrixPlan
+
+
+class SolverBlock(Block):
+    """Any other variant: the touched entries are gathered, projected and put back."""
+
+    def __init__(
+        self, plan: MatrixPlan, parameters: Sequence[Tensor], solver: Solver, A: AffineConstraint
+    ) -> None:
+        self.solver, self.constraint = solver, A
+        self.work = solver.dtype
+        self.rows = plan.rows.to(solver.device)
+        self.variant = solver.variant
+        self.shape = (len(plan.rows), A.m, A.n)
+        self.entries = [TouchedEntries(piece, parameters[piece.parameter]) for piece in plan.pieces]
+
+    def residual(self, b: Tensor) -> Tensor:
+        return self.constraint.rows.to(self.work).matvec(self._read(self.ts)) - b
+
+    def magnitude(self, b: Tensor) -> Tensor:
+        absolute = self.constraint.rows.to(self.work).abs()
+        return absolute.matvec(self._read(self.ts).abs()) + b.abs()
+
+    def subtract(self, r: Tensor) -> None:
+        zero = r.new_zeros(len(r), self.shape[2])
+        delta, _ = self.solver.solve(zero, r, homogeneous=False, dual=False, want_multipliers=False)
+        self._subtract(self.ts, delta)
+
+    def tangent(self, gs: Sequence[Tensor], shift: Shift | None) -> None:
+        v = self._read(gs)
+        if shift is not None:
+            parts = [e.read(self.ts).to(self.work) * shift[e.parameter] for e in self.entries]
+            v = v + torch.cat(parts, -1)
+        kept, _ = self.solver.solve(v, None, homogeneous=True, dual=False, want_multipliers=False)
+        self._subtract(gs, v - kept)
+
+    def _read(self, ts: Sequence[Tensor]) -> Tensor:
+        return torch.cat([e.read(ts).to(self.work) for e in self.entries], -1)
+
+    def _subtract(self, ts: Sequence[Tensor], delta: Tensor) -> None:
+        start = 0
+        for e in self.entries:
+            e.subtract(ts, delta[:, start : start + e.width])
+            start += e.width

@@ -1,0 +1,149 @@
+"""What is known of torch's optimizers: which are refused, their weight decay, their metric."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from projlab.errors import InputError
+
+_DECOUPLED = ("AdamW", "Muon", "Adafactor")
+_COUPLED = (
+    "SGD",
+    "Adam",
+    "Adamax",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
+    "Adagrad",
+    "Adadelta",
+    "ASGD",
+    "Rprop",
+    "LBFGS",
+)
+_METRICS = ("SGD", "AdamW", "Adam", "NAdam", "Adamax", "RMSprop", "Adagrad")
+BIASED_BY_POST = (
+    "Adam, AdamW, Adamax, NAdam, RAdam, RMSprop, Adagrad, Adadelta, Adafactor, Rprop, LBFGS and "
+    "Muon, and SGD and ASGD with different learning rates for the parameters of one equation"
+)
+
+
+def kind(optimizer: Optimizer, names: tuple[str, ...]) -> str | None:
+    """The first of these torch optimizers that it is, by class, or None."""
+    for name in names:
+        cls = getattr(torch.optim, name, None)  # Muon is younger than the oldest torch
+        if cls is not None and isinstance(optimizer, cls):
+            return name
+    return None
+
+
+def require_optimizer(optimizer: object) -> Optimizer:
+    """The optimizer, or `InputError` with the reason why it cannot be constrained."""
+    if not isinstance(optimizer, Optimizer):
+        raise InputError(
+            f"optimizer is a {type(optimizer).__name__}; constrain takes a torch.optim.Optimizer "
+            "(of a wrapper, the optimizer inside)"
+        )
+    if isinstance(optimizer, torch.optim.SparseAdam):
+        raise InputError(
+            "SparseAdam is refused: it moves only the rows a batch touched, and keeps no state for "
+            "the gradient that a projection onto the null space has everywhere. Use Adam with "
+            "sparse=False embeddings"
+        )
+    for group in optimizer.param_groups:
+        if group.get("differentiable", False):
+            raise InputError(
+                "an optimizer with differentiable=True is refused: the constraint is applied in "
+                "place, outside the graph"
+            )
+    return optimizer
+
+
+def require_plain_parameter(parameter: Tensor, name: str) -> None:
+    """Raise `InputError` for parameters that hold a part of a tensor, or several tensors."""
+    # with use_orig_params=True, FSDP marks what it keeps as views of its flat parameter
+    if any(getattr(parameter, mark, False) for mark in ("_is_flat_param", "_fsdp_flattened")):
+        raise InputError(
+            f"{name} is a flat parameter of FSDP, or a view of one: a rank holds a shard, and "
+            "an equation would be applied to the shard. Use DistributedDataParallel, where every "
+            "rank holds the parameter"
+        )
+    if hasattr(parameter, "device_mesh") and hasattr(parameter, "placements"):
+        raise InputError(
+            f"{name} is a DTensor: an equation over its shards needs communication that projlab "
+            "does not do yet. Use DistributedDataParallel, where every rank holds the parameter"
+        )
+    if type(parameter) not in (Tensor, torch.nn.Parameter) and hasattr(
+        parameter, "__tensor_flatten__"
+    ):
+        raise InputError(
+            f"{name} is a {type(parameter).__name__}, a tensor made of others; constrain plain "
+            "parameters"
+        )
+
+
+def coupled_decay(
+    optimizer: Optimizer, group: dict[str, Any], coupled: bool | None
+) -> float | Tensor:
+    """The lambda of which the optimizer adds lambda * x to its gradient; 0 for decoupled decay.
+
+    `coupled` says it for optimizers that are not torch's own.
+    """
+    decay = group.get("weight_decay", 0.0)
+    if not isinstance(decay, Tensor) and not decay:
+        return 0.0
+    if coupled is not None:
+        return decay if coupled else 0.0
+    if group.get("decoupled_weight_decay", False) or kind(optimizer, _DECOUPLED):
+        return 0.0
+    if kind(optimizer, _COUPLED):
+        return decay
+    raise InputError(
+        f"{type(optimizer).__name__} has weight_decay={decay}, and it is not known whether it adds "
+        "weight_decay * x to the gradient (as Adam does) or shrinks x by itself (as AdamW does): "
+        "pass coupled_weight_decay=True or False"
+    )
+
+
+def require_metric(optimizer: Optimizer) -> None:
+    """Raise `InputError` unless the optimizer divides by a diagonal that its state shows."""
+    if kind(optimizer, _METRICS) is None:
+        raise InputError(
+            f'mode="metric" projects in the diagonal by which the optimizer divides, and '
+            f"{type(optimizer).__name__} has none that can be read after a step; it is there for "
+            f'{", ".join(_METRICS)}. Use mode="tangent"'
+        )
+    for group in optimizer.param_groups:
+        if group.get("centered", False):
+            raise InputError(
+                'mode="metric" with centered RMSprop is refused: its diagonal, a difference of '
+                'averages, may vanish. Use mode="tangent"'
+            )
+
+
+def inverse_metric(optimizer: Optimizer, group: dict[str, Any], parameter: Tensor) -> Tensor:
+    """The diagonal by which the last step multiplied the (averaged) gradient, up to one factor.
+
+    Common factors of all parameters do not change a projection; bias corrections do not matter
+    either but beside eps, where they are taken along.
+    """
+    state: dict[str, Any] = optimizer.state.get(parameter, {})
+    name = kind(optimizer, _METRICS)
+    divisor: Tensor
+    if name == "SGD":
+        divisor = torch.ones_like(parameter)
+    elif not state:
+        return torch.zeros_like(parameter)
+    elif name == "Adagrad":
+        divisor = state["sum"].sqrt() + group["eps"]
+    elif name == "RMSprop":
+        divisor = state["square_avg"].sqrt() + group["eps"]
+    elif name == "Adamax":
+        divisor = state["exp_inf"]  # holds eps already
+    else:
+        square: Tensor = state["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"]
+        step = torch.as_tensor(state["step"])  # left where it is: a CPU scalar needs no copy
+        divisor = square.sqrt() / (1 - group["betas"][1] ** step).sqrt() + group["eps"]
+    inverse: Tensor = group["lr"] / divisor
+    return inverse

@@ -1,0 +1,292 @@
+"""A x = b over the parameters that an optimizer trains, applied block by block."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from projlab import tolerance
+from projlab.errors import InputError
+from projlab.system.constraint import AffineConstraint
+from projlab.system.inputs import working_dtype
+from projlab.training.blocks.base import Block, Shift, TouchedEntries, skipped, widest_dtype
+from projlab.training.blocks.factoring import inconsistent, make_block
+from projlab.training.equations import StackedEquations
+from projlab.training.expressions.maps import LinearMap, Sums
+from projlab.training.partition import EquationRows, MatrixPlan, SumsPlan, split
+
+
+def reads_values(device: torch.device) -> bool:
+    """Whether a value is at hand without waiting for the device."""
+    return device.type == "cpu"
+
+
+class ParameterSystem:
+    """A x = b over the parameters that vary, b less what the constant parameters contribute.
+
+    Parameters
+    ----------
+    stacked
+        The equations.
+    actual
+        The tensor that stands for a parameter of the equations (itself, but for copies).
+    varies
+        Whether a parameter may be moved; the others are constants, read at each step.
+    variant
+        "auto" or a name, for every block.
+    strict
+        Whether rows that contradict each other, or hold nothing that varies, are refused; else
+        they are met as well as they can be.
+    apart
+        Keep single rows of many lengths apart: a diagonal metric needs them so.
+    """
+
+    def __init__(
+        self,
+        stacked: StackedEquations,
+        actual: Callable[[Tensor], Tensor],
+        varies: Callable[[Tensor], bool],
+        variant: str,
+        *,
+        strict: bool = True,
+        apart: bool = False,
+    ) -> None:
+        self.stacked, self.actual = stacked, actual
+        self.parameters: list[Tensor] = []
+        """Those that vary, each once."""
+        self._constants: list[tuple[int, int, LinearMap]] = []
+        """The first row and the last but one of a constant term, and its map."""
+        self._equations = self._varying(varies, strict)
+        device = self._device()
+        data = self._data()
+        self.dtype = widest_dtype([actual(p) for p in stacked.parameters])
+        self._b = stacked.right_side().to(
+            device=device, dtype=torch.float32 if device.type == "mps" else torch.float64
+        )
+        b = self.current_b().double().cpu()
+        plans, empty = split(
+            self._distinct(b) if strict else self._equations,
+            self.parameters,
+            sums=variant in ("auto", "single_row"),
+            join=not apart,
+        )
+        if strict:
+            self._refuse_empty(empty, b)
+        self.blocks: list[Block] = [
+            make_block(plan, self.parameters, b, variant, data, stacked.row_names, strict=strict)
+            for plan in plans
+        ]
+        self._right = [block.right_side(self._b) for block in self.blocks]
+        if not self._constants:
+            for block, b in zip(self.blocks, self._right, strict=True):
+                block.fix(b)
+        self._addresses: list[int] = []
+
+    def _varying(self, varies: Callable[[Tensor], bool], strict: bool) -> list[EquationRows]:
+        """The equations over parameters that vary; the other terms become constants."""
+        index: dict[int, int] = {}
+        equations = []
+        for start, e in self.stacked.numbered():
+            terms: list[tuple[int, LinearMap]] = []
+            for term in e.difference.terms:
+                p = self.actual(term.parameter)
+                if not varies(p):
+                    self._constants.append((start, start + e.rows, term))
+                    continue
+                if id(p) not in index:
+                    index[id(p)] = len(self.parameters)
+                    self.parameters.append(p)
+                terms.append((index[id(p)], term))
+            if strict and not terms:
+                raise InputError(
+                    f"{e.describe(self.stacked.parameter_names)} holds no parameter that this "
+                    "optimizer trains"
+                )
+            equations.append(EquationRows(start, e.shape, tuple(terms)))
+        return equations
+
+    def _device(self) -> torch.device:
+        """The one device of all parameters, or `InputError`."""
+        first: dict[torch.device, Tensor] = {}
+        for p in self.stacked.parameters:
+            first.setdefault(self.actual(p).device, p)
+        if len(first) > 1:
+            names = self.stacked.parameter_names
+            where = " and ".join(f"{names[p]} on {d}" for d, p in first.items())
+            raise InputError(f"the equations span devices: {where}; move the parameters to one")
+        return next(iter(first))
+
+    def _data(self) -> torch.dtype:
+        """The precision of coefficients and of right sides: constants bring their own."""
+        dtypes = [e.difference.data for e in self.stacked.equations]
+        dtypes += [self.actual(term.parameter).dtype for _, _, term in self._constants]
+        coarse = any(working_dtype(d) is torch.float32 for d in dtypes)
+        return torch.float32 if coarse else torch.float64
+
+    def _distinct(self, b: Tensor) -> list[EquationRows]:
+        """Without sums that are stated twice; `InconsistentError` where they differ in b only."""
+        kept: dict[object, EquationRows] = {}
+        for e in self._equations:
+            key: object = id(e)
+            if all(isinstance(t, Sums) for _, t in e.terms):
+                key = tuple((p, t.scale, t.out, t.inner, t.offset) for p, t in e.terms)  # type: ignore[union-attr]
+            first = kept.setdefault(key, e)
+            if first is e:
+                continue
+            one, two = (b[same.start : same.start + same.height] for same in (first, e))
+            bound = tolerance.consistency_factor(tolerance.rank_cutoff(2, 2, 2.0**-53))
+            off = ((one - two).abs() > bound * (one.abs() + two.abs())).nonzero()
+            if len(off):
+                i = int(off[0])
+                names = [self.stacked.row_name(same.start + i) for same in (first, e)]
+                raise inconsistent([" and ".join(names)])
+        return list(kept.values())
+
+    def _refuse_empty(self, empty: Tensor, b: Tensor) -> None:
+        """Raise `InconsistentError` for a row without entries whose b is not zero to rounding."""
+        u = tolerance.unit_roundoff(self.dtype)
+        scale = self.stacked.right_side().abs()
+        for row in empty.tolist():
+            if abs(float(b[row])) > tolerance.RESIDUAL_ROUNDINGS * u * float(scale[row]):
+                name = self.stacked.row_name(row)
+                raise inconsistent([f"{name} holds no parameter that varies"])
+
+    def current_b(self) -> Tensor:
+        """b less what the constants contribute now, (rows,)."""
+        if not self._constants:
+            return self._b
+        b = self._b.clone()
+        for start, stop, term in self._constants:
+            b[start:stop] -= term.evaluate(self.actual(term.parameter).detach(), self.dtype)
+        return b
+
+    def right_sides(self) -> list[Tensor]:
+        """b for each block."""
+        if not self._constants:
+            return self._right
+        b = self.current_b()
+        return [block.right_side(b) for block in self.blocks]
+
+    def values(self) -> list[Tensor]:
+        """The parameters that vary, without graph."""
+        return [p.detach() for p in self.parameters]
+
+    def _current(self) -> list[tuple[Block, Tensor]]:
+        """Each block, bound to the parameters' present memory, and its right side."""
+        self._bind()
+        return list(zip(self.blocks, self.right_sides(), strict=True))
+
+    def _bind(self) -> None:
+        addresses = [p.data_ptr() for p in self.parameters]
+        if addresses != self._addresses:
+            values = self.values()
+            for block in self.blocks:
+                block.bind(values)
+            self._addresses = addresses
+
+    def project_(self, skip: Tensor | None, *, last: bool = True) -> list[Tensor]:
+        """Onto the set, in place; the residuals before the last correction, or after it if `last`.
+
+        Nothing moves where `skip` is true.
+        """
+        left = []
+        for block, b in self._current():
+            r = block.residual(b)
+            once = skip is None and self._reads and block.one_is_enough(b, r)
+            # a second correction for what the first leaves by rounding
+            for another in (False,) if once else (True, False):
+                block.subtract(skipped(r, skip))
+                if another or last:
+                    r = block.residual(b)
+            left.append(r)
+        return left
+
+    def restore_(self, skip: Tensor | None, factor: float) -> None:
+        """Onto the set; blocks whose rows all hold up to `factor` roundings keep their bits."""
+        for block, b in self._current():
+            for _ in range(2):
+                r = block.residual(b)
+                holds = self._holds(block, b, r, factor)
+                if not block.disjoint:
+                    # rows that repeat each other add up what each of them leaves
+                    holds = holds.all(-1, keepdim=True)
+                r = skipped(r, holds if skip is None else holds | skip)
+                if self._reads and not bool(r.any()):
+                    break
+                once = self._reads and block.one_is_enough(b, r)
+                block.subtract(r)
+                if once:
+                    break
+
+    @property
+    def _reads(self) -> bool:
+        """Whether values are looked at, to save passes: only where that does not wait."""
+        return reads_values(self._b.device)
+
+    def project_in_metric_(self, inverse: list[Tensor], skip: Tensor | None) -> None:
+        """Onto the set in the diagonal metric whose inverse is given for each parameter."""
+        for block, b in self._current():
+            block.project_in_metric(b, inverse, skip)
+            block.project_in_metric(b, inverse, skip)
+
+    def tangent_(self, gs: list[Tensor], shift: Shift | None) -> None:
+        """Gradients onto the null space, in place: T(g + shift x) - shift x."""
+        if shift is not None:
+            self._bind()
+        for block in self.blocks:
+            block.tangent(gs, shift)
+
+    def residuals(self) -> list[Tensor]:
+        """A x - b, block by block."""
+        return [block.residual(b) for block, b in self._current()]
+
+    def _holds(self, block: Block, b: Tensor, r: Tensor, factor: float) -> Tensor:
+        """Which rows hold up to `factor` roundings of the coarsest parameter."""
+        off = r.abs()
+        limit = factor * max(tolerance.unit_roundoff(p.dtype) for p in self.parameters)
+        if block.large and self._reads:
+            holds = off <= limit * block.magnitude_at_least(b)
+            fails = off > limit * block.magnitude_at_most(b)
+            if bool((holds | fails).all()) or (not block.disjoint and bool(fails.any())):
+                return holds
+        return off <= limit * block.magnitude(b)
+
+    def feasible(self) -> tuple[bool, list[str]]:
+        """Whether every row holds to rounding, and the names of some that do not; waits for it."""
+        off: list[str] = []
+        for block, b in self._current():
+            r = block.residual(b)
+            holds = self._holds(block, b, r, tolerance.RESIDUAL_ROUNDINGS)
+            if not bool(holds.all()):
+                off += [self.stacked.row_name(int(i)) for i in block.rows[~holds][:3]]
+        return not off, off
+
+    def points(self) -> list[tuple[Tensor, AffineConstraint]]:
+        """The current parameters, block by block: points (k, n) and a constraint for each."""
+        ts, b = self.values(), self.current_b().double().cpu()
+        plans, _ = split(self._equations, self.parameters, sums=True, join=True)
+        points: list[tuple[Tensor, AffineConstraint]] = []
+        for plan in plans:
+            x, A = self._point(plan, ts)
+            right = b[plan.rows].reshape(len(x), -1).to(x.device)
+            if A.dim() == 3:
+                points.append((x, AffineConstraint(A, right)))
+                continue
+            distinct, which = torch.unique(right, dim=0, return_inverse=True)
+            points += [
+                (x[which == i], AffineConstraint(A, distinct[i])) for i in range(len(distinct))
+            ]
+        return points
+
+    def _point(self, plan: SumsPlan | MatrixPlan, ts: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """x (B, n) of the parameters that a plan touches, and its A (m, n) or (B, m, n)."""
+        if isinstance(plan, SumsPlan):
+            blocks = plan.rows.numel()
+            parts = [t.view(ts[p]).reshape(blocks, -1) for p, t in plan.terms]
+            a = [torch.full((t.count,), t.scale, dtype=torch.float64) for _, t in plan.terms]
+            A = torch.cat(a).unsqueeze(0)
+        else:
+            parts = [TouchedEntries(p, self.parameters[p.parameter]).read(ts) for p in plan.pieces]
+            A = plan.A
+        x = torch.cat(parts, 1)
+        return x, A.to(x.device)

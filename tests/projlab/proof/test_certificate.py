@@ -1,0 +1,200 @@
+"""`certify` against exact rational arithmetic: its bounds bound, and are worth something."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import projlab
+from projlab import certify, tolerance
+from tests.projlab import exact
+from tests.projlab.systems import (
+    CASES,
+    OVERLAPPING_VARIANTS,
+    RUNS,
+    Case,
+    case,
+    make_case,
+    refused_if,
+)
+
+F64 = torch.float64
+SLACK = 1 + 1e-9  # of the norms that this test itself rounds
+
+
+def true_error(x: Tensor, example: Case) -> float:
+    """||x - x*|| / ||x*||, relative to ||x0|| where x* = 0."""
+    size = exact.norm(example.solution) or exact.norm(exact.vector(example.x0)) or 1.0
+    return exact.distance(x, example.solution) / size
+
+
+def check(x: Tensor, example: Case, accuracy: float | None = None) -> projlab.Certificate:
+    """Certify, and hold the promise against the exact answer."""
+    found = certify(example.x0, x, example.A, example.b, accuracy)
+    error = true_error(x, example)
+    assert error <= found.forward_error_bound * SLACK
+    assert found.forward_error_at_least <= error * SLACK
+    if found.verdict == "certified":
+        assert error <= found.accuracy * SLACK
+        assert found.forward_error_bound <= 100 * error + 10 * tolerance.unit_roundoff(F64)
+    if found.verdict == "failed":
+        assert error * SLACK > found.accuracy
+    return found
+
+
+@pytest.mark.parametrize(("name", "dtype", "variant"), RUNS)
+def test_what_the_variants_compute_is_certified(name, dtype, variant):
+    example = case(name, dtype)
+    with refused_if(example.may_refuse(variant)):
+        x = projlab.project(example.x0, example.A, example.b, variant)
+        assert check(x, example).verdict == "certified"
+
+
+@pytest.mark.parametrize(("name", "dtype"), CASES)
+@pytest.mark.parametrize("size", [1e-14, 1e-9, 1e-3, 1.0])
+def test_perturbed_answers_are_bounded_from_both_sides(name, dtype, size):
+    example = case(name, dtype)
+    x = projlab.project(example.x0, example.A, example.b)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(x.shape, dtype=F64, generator=generator)
+    scale = float(example.x0.double().abs().max()) or 1.0
+    found = check((x.double() + size * scale * noise).to(x.dtype), example)
+    if size == 1.0:
+        assert found.verdict == "failed"
+
+
+@pytest.mark.parametrize("condition", [f"condition 1e{k}" for k in (2, 4, 6, 8)])
+def test_a_feasible_point_that_is_not_nearest_fails(condition):
+    example = case(condition)
+    P = projlab.projector(example.A, example.b)
+    direction = P.tangent(torch.ones(example.n, dtype=F64))
+    x = P(example.x0 + 1e-3 * direction)
+    found = check(x, example)
+    assert found.feasibility <= tolerance.feasibility_bound(u=example.u, m=example.m, n=example.n)
+    assert found.verdict == "failed"
+
+
+def test_the_nearest_point_of_another_set_fails():
+    example = case("random 5 x 12")
+    x = projlab.project(example.x0, example.A, example.b + 1e-6)
+    found = check(x, example)
+    assert found.stationarity <= 1e-14
+    assert found.verdict == "failed"
+
+
+def test_the_accuracy_asked_for_decides():
+    example = case("condition 1e8")
+    x = projlab.project(example.x0, example.A, example.b, "qr")
+    error = true_error(x, example)
+    assert check(x, example, 2 * error).verdict == "certified"
+    assert check(x, example, error / 2).verdict == "failed"
+
+
+def test_a_rank_too_close_to_call_is_not_certified():
+    A = torch.tensor([[1.0, 0.0], [1.0, 3e-16]], dtype=F64)
+    x0 = torch.tensor([1.0, 2.0], dtype=F64)
+    found = certify(x0, x0, A, [1.0, 1.0])
+    assert projlab.diagnose(A, [1.0, 1.0]).ambiguous
+    assert found.verdict != "certified"
+    assert "ambiguous" in found.reason
+
+
+def test_x_that_is_not_finite_fails():
+    example = case("random 5 x 12")
+    x = torch.full((12,), math.nan, dtype=F64)
+    found = certify(example.x0, x, example.A, example.b)
+    assert (found.verdict, found.forward_error_bound) == ("failed", math.inf)
+
+
+@pytest.mark.parametrize("variant", OVERLAPPING_VARIANTS)
+def test_many_points_and_batches_are_bounded_one_by_one(variant):
+    A = torch.stack([case("random 5 x 12").A, case("random 5 x 12").A.flip(0) * 3])
+    b = torch.stack([case("random 5 x 12").b, torch.ones(5, dtype=F64)])
+    x0 = torch.randn(2, 3, 12, dtype=F64, generator=torch.Generator().manual_seed(1))
+    P = projlab.projector(A, b, variant)
+    x = P(x0)
+    x[1, 2, 0] += 1e-5
+    found = P.certify(x0, x)
+    assert found.forward_error_bound.shape == (2, 3)
+    assert found.verdict == "failed"
+    for i in range(2):
+        for k in range(3):
+            one = make_case("one", A[i], b[i], x0[i, k])
+            error = true_error(x[i, k], one)
+            assert error <= found.forward_error_bound[i, k] * SLACK
+            assert found.forward_error_bound[i, k] <= 100 * error + 10 * one.u
+    assert P.certify(x0[:1].expand(2, 3, 12), P(x0[:1].expand(2, 3, 12))).verdict == "certified"
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_in_a_metric_the_error_is_the_metric_s(dense):
+    example = case("random 5 x 12")
+    generator = torch.Generator().manual_seed(2)
+    if dense:
+        M = torch.randn(12, 12, dtype=F64, generator=generator)
+        W = M @ M.mT + torch.eye(12, dtype=F64)
+        W = (W + W.mT) / 2
+    else:
+        W = torch.rand(12, dtype=F64, generator=generator) + 0.1
+    full = W if dense else torch.diag(W)
+    exact_W = exact.matrix(full)
+    answer = exact.projection(
+        exact.matrix(example.A), exact.vector(example.b), exact.vector(example.x0), exact_W
+    )
+
+    def norm(v):
+        return exact.root(sum(p * q for p, q in zip(v, exact.times(exact_W, v), strict=True)))
+
+    P = projlab.projector(example.A, example.b, metric=W)
+    x = P(example.x0)
+    for point in (x, x + 1e-9, projlab.project(example.x0, example.A, example.b)):
+        found = P.certify(example.x0, point)
+        error = norm(exact.subtract(exact.vector(point), answer)) / norm(answer)
+        assert error <= found.forward_error_bound * (1 + 1e-6)
+        assert found.forward_error_at_least <= error * (1 + 1e-6)
+        assert found.verdict == ("certified" if point is x else "failed")
+
+
+def test_sparse_rows_are_certified_as_dense_ones():
+    example = case("every kind of redundant row")
+    x = projlab.project(example.x0, example.A, example.b)
+    dense = certify(example.x0, x, example.A, example.b)
+    sparse = certify(example.x0, x, example.A.to_sparse_coo(), example.b)
+    assert sparse.verdict == dense.verdict == "certified"
+    assert sparse.forward_error_bound == pytest.approx(dense.forward_error_bound, rel=1e-9)
+
+
+def test_inconsistent_systems_are_refused_or_judged_in_least_squares():
+    A = torch.tensor([[1.0, 1.0], [1.0, 1.0], [1.0, -1.0]], dtype=F64)
+    b = torch.tensor([1.0, 3.0, 0.0], dtype=F64)
+    x0 = torch.tensor([5.0, -2.0], dtype=F64)
+    with pytest.raises(projlab.InconsistentError, match="row 1 = row 0"):
+        certify(x0, x0, A, b)
+    right = torch.tensor([1.0, 1.0], dtype=F64)
+    assert certify(x0, right, A, b, on_inconsistent="least_squares").verdict == "certified"
+    assert certify(x0, right + 1e-8, A, b, on_inconsistent="least_squares").verdict == "failed"
+
+
+def test_a_float32_answer_is_held_to_float32():
+    example = case("random 30 x 100")
+    x = projlab.project(example.x0.float(), example.A, example.b)
+    found = certify(example.x0.float(), x, example.A, example.b)
+    assert found.verdict == "certified"
+    assert 1e-9 < found.forward_error_bound < 1e-5
+
+
+def test_from_the_origin_to_a_set_through_it_nothing_but_zero_is_right():
+    x0, A, b = torch.zeros(3, dtype=F64), torch.tensor([[1.0, 1.0, 0.0]], dtype=F64), torch.zeros(1)
+    assert certify(x0, x0, A, b).verdict == "certified"
+    for wrong in ([1.0, -1.0, 0.0], [1e-300, 0.0, 0.0]):
+        found = certify(x0, torch.tensor(wrong, dtype=F64), A, b)
+        assert found.verdict == "failed"
+        assert found.accuracy == 0
+
+
+def test_a_verdict_is_not_a_truth_value():
+    example = case("random 1 x 7")
+    x = projlab.project(example.x0, example.A, example.b)
+    with pytest.raises(TypeError, match="verdict"):
+        bool(certify(example.x0, x, example.A, example.b))

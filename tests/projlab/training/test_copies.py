@@ -1,0 +1,50 @@
+"""Copies of a constrained optimizer."""
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+
+from projlab import constrain, expr
+from tests.projlab.training.helpers import backward, network, vector
+
+
+def test_a_deep_copy_keeps_the_constraint_on_its_own_parameters():
+    net = network()
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.1)
+    handle = constrain(optimizer, expr(net[2].weight).sum(1) == expr(net[2].bias), module=net)
+    twin_net, twin = copy.deepcopy((net, optimizer))
+    assert twin.param_groups[0]["params"][0] is twin_net[0].weight
+    for _ in range(3):
+        backward(twin_net)
+        twin.step()
+    torch.testing.assert_close(twin_net[2].weight.sum(1), twin_net[2].bias)
+    assert handle.steps == 0
+    backward(net)
+    optimizer.step()
+    assert handle.steps == 1
+    again = copy.deepcopy(twin)
+    assert again._optimizer_step_pre_hooks
+    alone = copy.deepcopy(optimizer)
+    for p in alone.param_groups[0]["params"]:
+        p.grad = torch.randn_like(p)
+    alone.step()
+    W, b = alone.param_groups[0]["params"][2:]
+    torch.testing.assert_close(W.sum(1), b)
+
+
+def test_pickling_says_that_the_constraint_stays_behind():
+    p = vector(1.0, 2.0)
+    optimizer = torch.optim.Adam([p], lr=0.1)
+    constrain(optimizer, expr(p).sum() == 3)
+    with pytest.warns(UserWarning, match="does not take its constraint along"):
+        data = pickle.dumps(optimizer)
+    assert not pickle.loads(data)._optimizer_step_pre_hooks  # noqa: S301  our own bytes
+    with pytest.warns(UserWarning, match="does not take its constraint along"):
+        torch.save(optimizer, io.BytesIO())
+    with pytest.warns(UserWarning, match="does not take its constraint along"):
+        copy.copy(optimizer)
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert optimizer._optimizer_step_pre_hooks

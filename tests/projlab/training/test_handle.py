@@ -1,0 +1,177 @@
+"""`constrain`, and the handle that it returns."""
+
+import pickle
+import warnings
+
+import pytest
+import torch
+
+import projlab
+from projlab import constrain, expr
+from tests.projlab.training.helpers import F64, backward, network, vector
+
+
+def test_handle_shows_what_it_does():
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    A = torch.randn(2, 16)
+    handle = constrain(
+        optimizer, expr(net[2].weight).sum(1) == 1, A @ expr(net[0].bias) == 0, module=net
+    )
+    text = repr(handle)
+    assert 'mode="tangent"' in text
+    assert "2.weight[0].sum() == 1, ... (5 rows)" in text
+    assert "(A @ 0.bias)[0] == 0, ... (2 rows)" in text
+    assert "[5 blocks of 1 row in 16 entries: single_row]" in text
+    assert "[2 rows in 16 entries: qr]" in text
+    assert handle.residual().shape == (7,)
+    assert handle.residual().dtype == F64
+    assert handle.steps == 0
+    assert handle.residuals.shape == (0,)
+    for _ in range(3):
+        backward(net)
+        optimizer.step()
+    assert handle.steps == 3
+    assert handle.residuals.shape == (3,)
+    assert 0 <= handle.largest_residual < 1e-5
+    assert handle.certify().verdict == "certified"
+    handle.remove()
+    assert repr(handle) == "Handle(removed)"
+    with pytest.raises(projlab.ProjlabError, match="was removed"):
+        handle.apply()
+
+
+def test_residual_of_a_broken_constraint_is_seen():
+    p = vector(1.0, 2.0)
+    optimizer = torch.optim.SGD([p], lr=0.1)
+    handle = constrain(optimizer, expr(p).sum() == 3)
+    with torch.no_grad():
+        p.add_(1.0)
+    assert handle.residual().tolist() == [2.0]
+    assert handle.certify().verdict == "failed"
+    handle.apply()
+    assert handle.residual().tolist() == [0.0]
+    assert handle.certify().verdict == "certified"
+
+
+def test_several_calls_are_one_system_applied_once():
+    p = vector(1.0, 2.0, 4.0)
+    optimizer = torch.optim.SGD([p], lr=0.1)
+    first = constrain(optimizer, expr(p).sum() == 6)
+    second = constrain(optimizer, expr(p)[0] == 2 * expr(p)[1])
+    assert len(optimizer._optimizer_step_pre_hooks) == 1
+    assert len(optimizer._optimizer_step_post_hooks) == 1
+    assert len(first.blocks) == 1
+    assert first.residual().shape == (1,)
+    p.grad = torch.randn(3, dtype=F64)
+    optimizer.step()
+    A = torch.tensor([[1.0, 1.0, 1.0], [1.0, -2.0, 0.0]], dtype=F64)
+    torch.testing.assert_close(A @ p.detach(), torch.tensor([6.0, 0.0], dtype=F64))
+    torch.testing.assert_close(A @ p.grad, torch.zeros(2, dtype=F64))
+    assert first.steps == 1
+    first.remove()
+    assert second.blocks == ("1 row in 2 entries: single_row",)
+    second.remove()
+    assert not optimizer._optimizer_step_pre_hooks
+    assert "_projlab_hooks" not in vars(optimizer)
+    pickle.dumps(optimizer)
+
+
+def test_one_system_has_one_setting():
+    p = vector(1.0, 2.0)
+    optimizer = torch.optim.SGD([p], lr=0.1)
+    constrain(optimizer, expr(p).sum() == 3)
+    with pytest.raises(projlab.InputError, match='a constraint with mode="tangent"'):
+        constrain(optimizer, expr(p)[0] == 1, variant="qr")
+    assert p.tolist() == [1.0, 2.0]
+
+
+def test_context_manager_removes_it():
+    p = vector(1.0, 2.0)
+    optimizer = torch.optim.SGD([p], lr=0.1)
+    with constrain(optimizer, expr(p).sum() == 3):
+        p.grad = torch.ones(2, dtype=F64)
+        optimizer.step()
+        assert p.tolist() == [1.0, 2.0]
+    p.grad = torch.ones(2, dtype=F64)
+    optimizer.step()
+    assert p.tolist() == [0.9, 1.9]
+
+
+def test_infeasible_start_is_projected_or_refused():
+    p = vector(1.0, 2.0)
+    optimizer = torch.optim.SGD([p], lr=0.1)
+    with pytest.raises(projlab.InputError, match=r"do not satisfy p0\.sum\(\) == 5"):
+        constrain(optimizer, expr(p).sum() == 5, start="raise")
+    assert p.tolist() == [1.0, 2.0]
+    assert not optimizer._optimizer_step_pre_hooks
+    constrain(optimizer, expr(p).sum() == 5)
+    assert p.tolist() == [2.0, 3.0]
+    q = vector(0.1, 0.2)
+    bits = q.detach().clone()
+    constrain(torch.optim.SGD([q], lr=0.1), expr(q).sum() == 0.3, start="raise")
+    assert torch.equal(q, bits)  # holds up to rounding: not touched
+
+
+def test_post_warns_and_names_the_optimizers():
+    p = vector(1.0, 2.0)
+    with pytest.warns(UserWarning, match=r"under Adam:.*Adam, AdamW.*LBFGS"):
+        constrain(torch.optim.Adam([p]), expr(p).sum() == 1, mode="post")
+    q = vector(1.0, 2.0)
+    groups = [{"params": [p], "lr": 0.1}, {"params": [q], "lr": 0.2}]
+    with pytest.warns(UserWarning, match="different learning rates"):
+        constrain(torch.optim.SGD(groups), expr(p).sum() == expr(q).sum(), mode="post")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        constrain(torch.optim.SGD([p], lr=0.1), expr(p).sum() == 1, mode="post")
+
+
+REFUSED = {
+    "no equation": (lambda p: [True], {}, "equation 0 is a bool"),
+    "nothing trained": (lambda p: [expr(vector(1.0)) == 1], {}, "no parameter that this"),
+    "mode": (lambda p: [expr(p) == 1], {"mode": "dual"}, "mode='dual'"),
+    "start": (lambda p: [expr(p) == 1], {"start": "no"}, "start='no'"),
+    "log": (lambda p: [expr(p) == 1], {"log": -1}, "log=-1"),
+    "module": (lambda p: [expr(p) == 1], {"module": 3}, "module is a int"),
+    "variant": (lambda p: [expr(p) == 1], {"variant": "lu"}, "lu"),
+    "rows that overlap, in a metric": (
+        lambda p: [torch.ones(2, 2, dtype=F64) @ expr(p) == 3],
+        {"mode": "metric"},
+        "share no parameter entry",
+    ),
+    "nothing": (lambda p: [], {}, "no equation"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_kept_is_refused_before_anything_changes(name):
+    equations, keywords, message = REFUSED[name]
+    p = vector(1.0, 2.0)
+    optimizer = torch.optim.SGD([p], lr=0.1)
+    with pytest.raises(projlab.InputError, match=message):
+        constrain(optimizer, *equations(p), **keywords)
+    assert p.tolist() == [1.0, 2.0]
+    assert not optimizer._optimizer_step_pre_hooks
+
+
+def test_a_parameter_that_holds_nan_is_refused():
+    nan = vector(torch.nan)
+    with pytest.raises(projlab.InputError, match="NaN"):
+        constrain(torch.optim.SGD([nan], lr=0.1), expr(nan) == 1)
+
+
+def test_certificates_of_several_blocks_are_one_the_worst():
+    W, p = torch.nn.Parameter(torch.ones(3, 4, dtype=F64)), vector(1.0, 2.0)
+    optimizer = torch.optim.SGD([W, p], lr=0.1)
+    handle = constrain(optimizer, expr(W).sum(1) == 4, expr(p).sum() == 3)
+    assert len(handle.blocks) == 2
+    assert handle.certify().verdict == "certified"
+    with torch.no_grad():
+        W[1] += 1.0
+    broken = handle.certify()
+    assert broken.verdict == "failed"
+    assert isinstance(broken.forward_error_bound, float)
+    # row 1 is (2, 2, 2, 2), its projection (1, 1, 1, 1); nothing else is off
+    assert broken.forward_error_bound == pytest.approx(1.0)
+    assert broken.forward_error_at_least == 0.0
+    assert broken.feasibility == pytest.approx(4 / (2 * (4 + 4) + 4))
