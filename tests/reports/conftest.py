@@ -9,9 +9,8 @@ from projlab_reports import asv, speed
 from projlab_reports.summary import Summary
 from projlab_validation.judge import judge
 from projlab_validation.record import table
-
-from .asv_results import FORWARD, MACHINE, result, suite
-from .runs import BASE, DRIFT, RECORDS, TRAINING, summary_of
+from tests.reports.asv_results import FORWARD, MACHINE, result, suite
+from tests.reports.runs import BASE, DRIFT, RECORDS, TRAINING, summary_of
 
 
 @pytest.fixture

@@ -6,43 +6,17 @@ import pandas as pd
 
 from projlab_reports.summary import Summary
 from projlab_validation.judge import judge
-from projlab_validation.record import OracleFigures, Record, table
+from projlab_validation.record import OracleFigures, table
 from projlab_validation.store import TRAINING_VERDICTS, Store
+from tests.validation.records import ANSWERED
 
-BASE = Record(
+BASE = replace(
+    ANSWERED,
     problem="netlib_good",
     group="real",
     content_hash="good",
-    seed=1,
-    m=3,
-    n=10,
-    nnz=30,
-    density=1.0,
-    rows_overlap=True,
-    dtype="float64",
-    device="cpu",
-    variant="qr",
-    check="projection",
-    environment="here",
-    status="ok",
-    computed_by="qr",
     setup_s_median=2e-3,
     project_s_median=3e-5,
-    rank=3,
-    condition=1e3,
-    reference_kind="exact",
-    reference_radius=1e-32,
-    reference_rank=3,
-    reference_condition=1e3,
-    reference_ambiguous=False,
-    reference_consistent=True,
-    x0_norm=1.0,
-    xstar_norm=1.0,
-    correction_norm=0.5,
-    perturbation_scale=1.5,
-    x_norm=1.0,
-    forward_error=1e-14,
-    feasibility=1e-16,
     oracles={
         "lstsq_gelsd": OracleFigures("ok", 2e-14, 1e-4, 2e-14),
         "clarabel_default_distance": OracleFigures("optimal", 2e-4, 1e-2, 2e-4),

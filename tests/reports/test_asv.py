@@ -6,8 +6,7 @@ import pytest
 
 from projlab.errors import InputError
 from projlab_reports import asv
-
-from .asv_results import COLUMNS, result, row
+from tests.reports.asv_results import COLUMNS, result, row
 
 TIME = "projection.Projection.time_call"
 

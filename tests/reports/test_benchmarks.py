@@ -8,11 +8,20 @@ import pytest
 from projlab.cli import main
 from projlab_reports import asv, benchmarks, regressions, speed
 from projlab_reports.speed import Speed
-
-from .asv_results import FORWARD, MACHINE, PEERS, SIZES, TIMES, result, row, suite, times
-from .browser import needs_browser, use
-from .parsed import Page, whole, words
-from .runs import BASE, contents, write_run
+from tests.reports.asv_results import (
+    FORWARD,
+    MACHINE,
+    PEERS,
+    SIZES,
+    TIMES,
+    result,
+    row,
+    suite,
+    times,
+)
+from tests.reports.browser import needs_browser, use
+from tests.reports.parsed import Page, whole, words
+from tests.reports.runs import BASE, contents, write_run
 
 
 def test_the_page_is_whole_and_carries_every_failure(results, capsys):

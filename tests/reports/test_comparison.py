@@ -9,9 +9,8 @@ import pytest
 from rich.console import Console
 
 from projlab_reports import comparison
-
-from .parsed import Page, whole
-from .payloads import (
+from tests.reports.parsed import Page, whole
+from tests.reports.payloads import (
     ADVICE,
     CONFLICT,
     EVERYTHING,

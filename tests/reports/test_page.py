@@ -7,10 +7,9 @@ from dataclasses import replace
 import pytest
 
 from projlab_reports import page
-
-from .parsed import Page, whole, words
-from .payloads import SCRIPT
-from .runs import BASE, summary_of
+from tests.reports.parsed import Page, whole, words
+from tests.reports.payloads import SCRIPT
+from tests.reports.runs import BASE, summary_of
 
 ORDER = [
     "What it ran on",

@@ -9,9 +9,8 @@ import pytest
 
 from projlab.cli import main
 from projlab_validation.store import Store
-
-from .payloads import EVERYTHING
-from .runs import BASE, DRIFT, HEADER, RECORDS, TRAINING, contents, write_run
+from tests.reports.payloads import EVERYTHING
+from tests.reports.runs import BASE, DRIFT, HEADER, RECORDS, TRAINING, contents, write_run
 
 
 @pytest.fixture

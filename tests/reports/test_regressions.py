@@ -5,8 +5,7 @@ import json
 import pytest
 
 from projlab_reports import asv, regressions
-
-from .asv_results import MACHINE, result, row
+from tests.reports.asv_results import MACHINE, result, row
 
 TIME = "projection.Projection.time_call"
 ERROR = "projection.Quality.track_forward_error"

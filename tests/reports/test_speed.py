@@ -8,8 +8,7 @@ import pytest
 from benchmarks import ratios, yardstick
 from projlab_reports import asv, speed
 from projlab_reports.speed import Speed
-
-from .asv_results import MACHINE, result, suite
+from tests.reports.asv_results import MACHINE, result, suite
 
 
 def test_the_names_of_the_suite_are_its_names():
