@@ -6,7 +6,7 @@ import pandas as pd
 
 from projlab_reports.summary import Summary
 from projlab_validation.judge import judge
-from projlab_validation.record import OracleFigures, table
+from projlab_validation.record import OracleFigures, Record, table
 from projlab_validation.store import TRAINING_VERDICTS, Store
 from tests.validation.records import ANSWERED
 
