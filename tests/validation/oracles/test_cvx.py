@@ -4,12 +4,7 @@ import cvxpy as cp
 import pytest
 
 from projlab_validation.oracles import cvx, lstsq, reference
-
-from .cases import (
-    backward_stable,
-    make,
-    named,
-)
+from tests.validation.oracles.cases import backward_stable, make, named
 
 CVX_NAMES = [
     f"{solver}_{tolerance}_{formulation}"
