@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
+ALL := $(VENV)/.all-done
 QUICK := runs/quick
 STANDARD := runs/standard
 REFERENCE := reports/reference
 
 .DEFAULT_GOAL := help
-.PHONY: help setup validate reference test lint wheel-test bench
+.PHONY: help setup validate reference test test-all lint wheel-test bench
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## *' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -34,6 +35,14 @@ reference: setup  ## run the standard profile afresh (20 minutes) and write its 
 
 test: setup  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto
+
+$(ALL): $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[test-all]'
+	@touch $@
+
+test-all: $(ALL)  ## run the tests that `make test` skips: jax, botorch, lightning, piqp, a browser (and CUDA)
+	bash scripts/need-chromium
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto -m 'needs or gpu' --nothing-missing
 
 bench: setup  ## measure the quick benchmarks (minutes) into .asv; gates nothing
 	$(BIN)/projlab bench --quick

@@ -1,5 +1,10 @@
 """The errors projlab raises. Each message names what is wrong, where, and what to do."""
 
+from collections.abc import Sequence
+
+SHOWN = 5
+"""Rows that a message or a report lists before it counts the rest."""
+
 
 class ProjlabError(Exception):
     """Base class of every error that projlab raises on purpose."""
@@ -23,3 +28,14 @@ class AccuracyError(ProjlabError):
 
 class MemoryLimitError(ProjlabError):
     """A dense matrix that the computation needs does not fit into memory."""
+
+
+def few(lines: Sequence[str], rest: str = "") -> list[str]:
+    """The first few lines, and how many more there are: "and 3 more", and what `rest` says."""
+    more = [f"and {len(lines) - SHOWN} more{rest}"] if len(lines) > SHOWN else []
+    return [*lines[:SHOWN], *more]
+
+
+def first_few(rows: Sequence[str]) -> str:
+    """What is said of each row, for a message."""
+    return "; ".join(few(rows, " rows"))

@@ -23,10 +23,18 @@ ROUNDING_RANK = 2.0
 """Relative to sigma_max, in units of u: a smaller singular value of E cannot be told from the
 rounding of the entries of A themselves, so it says nothing about ambiguity."""
 
+LONGER = 1000.0
+"""A long double is worth its time where its eps is this many times smaller than that of float64:
+the noise, some u sigma_1, must fall well below a tenth of the cutoff. That of x86 has 2048."""
+
 COMBINATION_NOISE = 1e-9
 """Coefficients of a redundant row below this, relative to the largest, are rounding: they are
 computed in float64 by solving with a well-conditioned block (entries of its inverse are O(1)), so
 their error is a modest multiple of condition * u64, and the block's condition is modest."""
+
+TIE = 1e-12
+"""Relative: combinations whose contradictions differ by less are equally clear. Each is evaluated
+in float64, from inner products that err by some tens of u."""
 
 LARGEST_COEFFICIENT = 2.0
 """Of a dropped row on the kept ones, rows scaled to norm one. While one is larger, exchanging the
@@ -65,6 +73,43 @@ HELD_ROUNDINGS = 4 * RESIDUAL_ROUNDINGS
 """A parameter without a gradient is moved only where a row is off by more: what rounding of the
 other parameters can do to a row is `RESIDUAL_ROUNDINGS`, and rows that repeat each other up to
 rounding add their own."""
+
+
+REFINEMENT_GAIN = 0.5
+"""A step of iterative refinement that leaves more than this of the residual has reached what the
+precision of the residual allows: before that, a step with a float64 QR leaves about kappa u."""
+
+REFINEMENT_STEPS = 40
+"""At most. Only where kappa u is near one half do steps barely halve the residual, and then forty
+leave 1e-12 of it; the bound is computed from whatever is left, so that it holds anyway."""
+
+DIGITS_OF_A_PART = 1e-3
+"""A part of an error is known well enough, for a bound on it, to three digits."""
+
+NEGLIGIBLE_SHIFT = 1e-2
+"""In units of u ||x||: the part of an error that A x - b tells need not be known closer, since
+rounding x alone errs by a hundred times as much."""
+
+NORM_ROUNDING = 1e-12
+"""Relative: a 2-norm evaluated in float64, and the few operations that join two of them. torch adds
+squares up in blocks, with a relative error of some tens of u (ASNA section 4.2); plain summation
+of 2e4 squares would reach this."""
+
+PROOF_ROUNDING = 1e-10
+"""Relative: a lower bound on sigma_min evaluated in float64, from norms as in `NORM_ROUNDING`, of
+which squares, quotients and a difference are taken."""
+
+PRODUCT_ROUNDING = 1e-2
+"""Relative: a bound sum_j |a_ij| |x_j| evaluated in float64, at most (n + 2) u off (ASNA section
+3.1), for any n that fits into memory."""
+
+LARGEST_SLACK = 1e-3
+"""Relative uncertainty of norms in a metric from which nothing is proven of it."""
+
+SECOND_ORDER = 1.1
+"""What a first-order perturbation bound of a projection is multiplied by: what it leaves out is
+smaller by ||Delta|| / sigma_min. Where the rank is unambiguous sigma_{r+1} is `AMBIGUITY`^2 below
+sigma_r, and a tenth allows for ||Delta|| ten times sigma_{r+1}."""
 
 
 @cache
@@ -190,6 +235,21 @@ def gram_unsafe(m: int, condition: float, u: float) -> bool:
     sigma_max^2 is at least half of the largest diagonal entry.
     """
     return condition**2 * 2 * gram_pivot_threshold(m, u) >= 1
+
+
+def diagonal_whitening_error(u: float) -> float:
+    """Relative, of norms in a diagonal metric: a root and a quotient, at twice their rounding."""
+    return 4 * u
+
+
+def whitening_error(n: int, condition: float, u: float) -> float:
+    """Relative, of norms in a metric W = L L' of n variables, `condition` that of L.
+
+    The Cholesky factor is that of W perturbed by at most (n + 1) u ||W|| (ASNA theorem 10.3), which
+    moves a norm by half of that times cond(W) = cond(L)^2; a triangular solve with it is exact for
+    L perturbed by n u |L| (theorem 8.5), which adds n u cond(L). 8 covers their sum five times.
+    """
+    return 8 * n * u * condition**2
 
 
 def symmetry_bound(n: int, dtype: torch.dtype) -> float:

@@ -1,8 +1,12 @@
-"""What every test starts from."""
+"""What every test starts from, and the marker of tests that need more than `make setup` brings."""
 
+import importlib.util
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Generator
+from typing import Any
 
 import pytest
 import torch
@@ -49,3 +53,40 @@ def projlab_command(projlab_program):
         )
 
     return run
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let `make test-all` insist on what it has installed."""
+    parser.addoption(
+        "--nothing-missing",
+        action="store_true",
+        help="fail a test marked `needs` that would be skipped, instead of skipping it",
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests that need what is not here."""
+    for item in items:
+        missing = [name for marker in item.iter_markers("needs") for name in _missing(marker)]
+        if missing:
+            reason = f"{', '.join(missing)} not installed; `make test-all` installs it"
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, Any]:
+    """Where nothing may be missing, a test marked `needs` that is skipped has failed."""
+    report = yield
+    insists = item.config.getoption("nothing_missing") and item.get_closest_marker("needs")
+    if insists and report.skipped and not hasattr(report, "wasxfail"):
+        assert isinstance(report.longrepr, tuple)  # file, line and reason
+        report.outcome = "failed"
+        report.longrepr = f"skipped, where nothing may be missing: {report.longrepr[-1]}"
+    return report
+
+
+def _missing(marker: pytest.Mark) -> list[str]:
+    """Of `needs("package", ..., programs=("name", "other name of it"))`, what is not here."""
+    missing = [name for name in marker.args if importlib.util.find_spec(name) is None]
+    programs: tuple[str, ...] = marker.kwargs.get("programs", ())
+    return missing if not programs or any(map(shutil.which, programs)) else [*missing, programs[0]]

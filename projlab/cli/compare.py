@@ -21,7 +21,7 @@ from projlab.cli.common import (
 from projlab.errors import InputError
 
 if TYPE_CHECKING:
-    from projlab_validation.compare import Comparison, Options
+    from projlab_validation.compare import Comparison, ComparisonOptions
 
 EPILOG = """
 examples:
@@ -103,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
     require_suite("compare")
     from projlab_reports import comparison
     from projlab_validation import compare, environment, formats
-    from projlab_validation.runner import progress_bar
+    from projlab_validation.progress import progress_bar
 
     files = formats.find(options.files)
     if len(files) > 1 and (options.b or options.x0):
@@ -136,11 +136,11 @@ def run(options: argparse.Namespace) -> int:
     return code
 
 
-def _asked(options: argparse.Namespace) -> "Options":
+def _asked(options: argparse.Namespace) -> "ComparisonOptions":
     """Return what every system is to be compared by."""
     from projlab_validation import compare, subjects
 
-    return compare.Options(
+    return compare.ComparisonOptions(
         variants=chosen_variants(options.variants),
         peers=tuple(p.spec for p in subjects.installed_peers()) if options.peers else (),
         device=usable_device(options.device),

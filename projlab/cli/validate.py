@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from projlab_validation.profiles import Profile
     from projlab_validation.record import Record
     from projlab_validation.store import Store
-    from projlab_validation.subjects import Peer
+    from projlab_validation.subjects import PeerSubject
 
 TRAINING = "training"
 """The group of the training section: optimizers in the place of variants."""
@@ -174,7 +174,7 @@ class _Request:
 
     profile: "Profile"
     variants: tuple[str, ...]
-    peers: "tuple[Peer, ...]"
+    peers: "tuple[PeerSubject, ...]"
     device: str
     problems: "list[Problem]"
     training: list[str]

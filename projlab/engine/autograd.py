@@ -9,12 +9,13 @@ K^-1 dK z, so that incoming gradients (g, h) of (x*, y) lead to (l, k) = K^-1 (g
 Reference: Amos and Kolter, "OptNet", ICML 2017, section 3.1 (the equality-constrained case).
 """
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from projlab.engine.solver import Solver
+from projlab.engine.blocks import AnySolver
 from projlab.errors import ProjlabError, RankDeficientError
 from projlab.numerics.precision import stated_precision
 
@@ -22,14 +23,14 @@ from projlab.numerics.precision import stated_precision
 class Source(Protocol):
     """Where a solver comes from: one that exists, or one to be built from A and b."""
 
-    def bind(self, x: Tensor, A: Tensor | None, b: Tensor | None) -> Solver:
+    def bind(self, x: Tensor, A: Tensor | None, b: Tensor | None) -> AnySolver:
         """The solver for plain tensors, built if need be."""
 
     @property
     def batched(self) -> bool:
         """Whether a constant constraint is a batch of systems."""
 
-    def solvers(self) -> list[Solver]:
+    def solvers(self) -> Sequence[AnySolver]:
         """Those that exist: one, or under `vmap` over A the one with a system a lane."""
 
     def stacked(self) -> "Source":

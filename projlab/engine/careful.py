@@ -18,14 +18,14 @@ from projlab.numerics import memory
 from projlab.numerics.precision import stated_precision
 from projlab.numerics.scaling import power_of_two, widened
 from projlab.numerics.triangular import Reflectors
-from projlab.system.constraint import AffineConstraint
-from projlab.system.diagnosis import (
+from projlab.system.analysis import (
     Analysis,
     analyse,
     combinations,
     raise_inconsistent,
     range_projection,
 )
+from projlab.system.constraint import AffineConstraint
 from projlab.system.equilibration import equilibrate_rows, equilibrated_side
 from projlab.system.metric import Metric, factor_metric
 from projlab.system.options import Options

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from projlab.engine.autograd import spread
-from projlab.engine.solver import Solver
+from projlab.engine.blocks import AnySolver
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _numbers = itertools.count()
-_solvers: "weakref.WeakValueDictionary[int, Solver]" = weakref.WeakValueDictionary()
+_solvers: "weakref.WeakValueDictionary[int, AnySolver]" = weakref.WeakValueDictionary()
 
 
-def register(solver: Solver) -> int:
+def register(solver: AnySolver) -> int:
     """A number by which the operator finds the solver for as long as somebody holds it."""
     number = next(_numbers)
     _solvers[number] = solver

@@ -3,10 +3,11 @@
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from projlab.numerics.precision import set_up, stated_precision
+from projlab.system.analysis import Analysis, analyse
 from projlab.system.constraint import AffineConstraint
-from projlab.system.diagnosis import Analysis, analyse
 from projlab.system.rank import RankRule
 
 
@@ -38,6 +39,10 @@ class Facts:
             decisions = self._analysis(measured=True).decisions
             self.known_conditions = tuple(d.condition for d in decisions)
         return self.known_conditions
+
+    def singular_values(self) -> list[Tensor]:
+        """Those above the cutoff of each system's equilibrated rows; computed now."""
+        return [d.sigma for d in self._analysis(measured=True).decisions]
 
     def _analysis(self, *, measured: bool) -> Analysis:
         with set_up(), stated_precision(self.constraint.device):

@@ -1,6 +1,7 @@
 """project: the one-off form, differentiable in x, A and b."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, Unpack, get_args
 
 import torch
@@ -10,18 +11,17 @@ from torch.autograd.forward_ad import unpack_dual
 
 from projlab import tolerance
 from projlab.engine.autograd import require_full_rank, solve
+from projlab.engine.blocks import AnySolver
 from projlab.engine.compiled import eager
 from projlab.engine.gram import GramSolve, factored, solved
 from projlab.engine.kernels.native import PLAIN
 from projlab.engine.select import asked
 from projlab.engine.setup import build
-from projlab.engine.solver import Solver
 from projlab.errors import InputError, ProjlabError
 from projlab.numerics import memory
 from projlab.numerics.precision import lowered, stated_precision
-from projlab.system.constraint import AffineConstraint
-from projlab.system.diagnosis import as_constraint, working_dtype
-from projlab.system.inputs import FLOATS, check_vector, require_finite, to_tensor
+from projlab.system.constraint import AffineConstraint, as_constraint
+from projlab.system.inputs import FLOATS, check_vector, require_finite, to_tensor, working_dtype
 from projlab.system.options import DEFAULTS, OnInconsistent, Options, ProjectorKeywords, listed
 from projlab.system.rows import is_scipy_sparse
 
@@ -44,7 +44,7 @@ class OneOff:
         self.dtype = dtype
         self.data = data
         self.constraint = constraint
-        self.solver: Solver | None = None
+        self.solver: AnySolver | None = None
         self.lanes: OneOff | None = None
 
     @property
@@ -52,7 +52,7 @@ class OneOff:
         """Whether a constant constraint is a batch of systems."""
         return self.constraint is not None and self.constraint.batch is not None
 
-    def bind(self, x: Tensor, A: Tensor | None, b: Tensor | None) -> Solver:
+    def bind(self, x: Tensor, A: Tensor | None, b: Tensor | None) -> AnySolver:
         """The solver, built from the first A and b."""
         if self.solver is None:
             require_finite(x.detach(), "x")
@@ -70,7 +70,7 @@ class OneOff:
                 self.solver = build(self.constraint, self.dtype, self.options, self.data)
         return self.solver
 
-    def solvers(self) -> list[Solver]:
+    def solvers(self) -> Sequence[AnySolver]:
         """The one built, or that of the lanes."""
         if self.solver is not None:
             return [self.solver]
@@ -177,7 +177,7 @@ def _by_gram(x: Any, A: Any, b: Any, keywords: ProjectorKeywords) -> Tensor | No
     A = A.unsqueeze(0) if A.dim() == 1 else A
     m, n = A.shape[-2:]
     dtype = working_dtype(torch.promote_types(x.dtype, A.dtype))
-    wide = A.to(dtype)
+    wide = A if A.dtype is dtype else A.to(dtype)
     device = A.device
     with torch.no_grad():
         u = tolerance.unit_roundoff(working_dtype(A.dtype))
@@ -188,9 +188,10 @@ def _by_gram(x: Any, A: Any, b: Any, keywords: ProjectorKeywords) -> Tensor | No
             gram, sound = factored(wide.detach(), u)
     if gram is None:
         return None if sound is None else _apart(x, A, b, sound, keywords)
-    work, right = x.to(dtype), b.to(dtype)
+    work = x if x.dtype is dtype else x.to(dtype)
+    right = b if b.dtype is dtype else b.to(dtype)
     if A.dim() == 3:
-        work = work.reshape(len(A), -1, n)
+        work = work.unsqueeze(1) if work.dim() == 2 else work.reshape(len(A), -1, n)
         right = right.expand(len(A), m).unsqueeze(1) if right.dim() < 2 else right.unsqueeze(1)
     else:
         work = work if work.dim() <= 2 else work.reshape(-1, n)
@@ -202,8 +203,12 @@ def _by_gram(x: Any, A: Any, b: Any, keywords: ProjectorKeywords) -> Tensor | No
         projected, _ = solved(gram, work, right, want_multipliers=False)
     if not math.isfinite(projected.detach().sum().item()):
         return None  # x or b is not finite, which is said by name, or the sum is too large
-    result: Tensor = projected.reshape(x.shape).to(x.dtype)
-    return result
+    result: Tensor = projected.reshape(x.shape)
+    return result if result.dtype is x.dtype else result.to(x.dtype)
+
+
+_SMALL = 2**20
+"""Entries of A whose Gram matrix fits wherever A does."""
 
 
 def _fits(x: Tensor, A: Tensor, b: Tensor) -> bool:
@@ -211,17 +216,17 @@ def _fits(x: Tensor, A: Tensor, b: Tensor) -> bool:
     dims = A.dim()
     if not (0 < dims <= 3 and x.dim() > 0 and x.dtype in FLOATS and A.dtype in FLOATS):
         return False
-    n, m = A.shape[-1], A.shape[-2] if dims > 1 else 1
-    shapes = {(), (m,)} if dims < 3 else {(), (m,), (A.shape[0], m)}
+    if not (b.dtype in FLOATS and x.device == A.device == b.device):
+        return False
+    *lead, n = A.shape
+    m = lead[-1] if lead else 1
     return (
-        0 < m <= n
-        and x.shape[-1] == n
+        0 < m <= n == x.shape[-1]
         and x.numel() > 0
-        and (dims < 3 or (x.dim() > 1 and x.shape[0] == A.shape[0]))
-        and b.dtype in FLOATS
-        and b.shape in shapes
-        and x.device == A.device == b.device
-        and 4 * A.numel() // n * m * 8 <= memory.limit(A.device)
+        and (dims < 3 or (x.dim() > 1 and x.shape[0] == lead[0]))
+        and (b.dim() == 0 or (b.shape[-1] == m and (b.dim() == 1 or list(b.shape) == lead)))
+        # the Gram matrix, its factor, the inverse of that and one temporary
+        and (A.numel() <= _SMALL or 4 * A.numel() // n * m * 8 <= memory.limit(A.device))
     )
 
 

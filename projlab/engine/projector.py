@@ -7,20 +7,23 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.compiler import is_compiling, is_dynamo_compiling
 
 from projlab.engine import compiled
 from projlab.engine.autograd import solve
+from projlab.engine.blocks import AnySolver
 from projlab.engine.careful import decided, null_space
+from projlab.engine.kernels.native import PLAIN
+from projlab.engine.project import project
 from projlab.engine.select import MANY, asked
 from projlab.engine.setup import build
-from projlab.engine.solver import Solver, needs_function
+from projlab.engine.solver import needs_function
 from projlab.errors import InputError, ProjlabError, RankDeficientError
 from projlab.numerics.precision import set_up, stated_precision
 from projlab.proof.certificate import Certificate, certify
-from projlab.system.constraint import AffineConstraint
-from projlab.system.diagnosis import as_constraint, working_dtype
-from projlab.system.inputs import check_vector, to_tensor
+from projlab.system.constraint import AffineConstraint, as_constraint
+from projlab.system.inputs import check_vector, to_tensor, working_dtype
 from projlab.system.options import ProjectorKeywords, listed
 
 
@@ -79,11 +82,17 @@ def projector(
 class Projector(nn.Module):
     """Projection onto {x : A x = b}, factored; built by `projector`, with the same arguments.
 
-    `A` and `b` are persistent buffers in the precision they were given in; the factors are rebuilt
-    when a state dict is loaded. `.to(device)` moves the factors; a change of dtype factors again
-    from the A and b that were given. Work is done in the wider of x's and A's dtype, float16 and
-    bfloat16 in float32, and the result has x's dtype. No method but the constructor, a change of
-    dtype and loading synchronises with the host; NaN goes through.
+    `A` and `b` are persistent buffers in the precision they were given in (the memory of an
+    AffineConstraint, where one was given), and they are what is used: the first call after a
+    change, in place or by assignment, sets up again, and raises what the constructor would. Another
+    b alone keeps the factors where no row is redundant. Where a transform or autograd watches them,
+    as under `torch.func.functional_call`, another b goes with the same factors, unchecked, and
+    another A through `project`, with its derivatives.
+
+    The factors are rebuilt when a state dict is loaded. `.to(device)` moves them; a change of dtype
+    factors again from the A and b that were given. Work is done in the wider of x's and A's dtype,
+    float16 and bfloat16 in float32, and the result has x's dtype. No method but the constructor, a
+    change of buffers or dtype, and loading synchronises with the host; NaN goes through.
 
     Batched A (B, m, n) projects x (B, n) or (B, ..., n).
     """
@@ -109,24 +118,36 @@ class Projector(nn.Module):
         self.register_buffer("b", constraint.b)
         self._adopt(constraint, constraint.dtype, solver)
 
-    def _adopt(self, constraint: AffineConstraint, dtype: torch.dtype, solver: Solver) -> None:
-        """Take over a constraint and its factors, all at once."""
+    def _adopt(
+        self,
+        constraint: AffineConstraint,
+        dtype: torch.dtype,
+        solver: AnySolver,
+        buffers: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """Take over a constraint and its factors all at once, for the buffers A and b if given."""
         # a compiled graph may still be waiting for its backward pass with the factors before
         self._retired = getattr(self, "_solvers", {}) if "torch._dynamo" in sys.modules else {}
         self._constraint = constraint
         self._dtype = dtype
         self._solver = solver
-        self._solvers: dict[tuple[torch.dtype, bool], Solver] = {}
+        self._solvers: dict[tuple[torch.dtype, bool], AnySolver] = {}
         self._numbers: dict[tuple[torch.dtype, bool], int] = {}
         self._keep(solver)
-        self.A, self.b = constraint.A, constraint.b
+        self.A, self.b = (constraint.A, constraint.b) if buffers is None else buffers
         self._derive()
 
     def _derive(self) -> None:
         """What the hot path looks up: not part of the state, and never copied."""
         self._direct = self._solver.direct()
+        self._watch()
 
-    def _keep(self, solver: Solver) -> None:
+    def _watch(self) -> None:
+        """Remember the buffers as they are: the factors are theirs."""
+        A, b = self.A, self.b
+        self._known = (A, A._version, b, b._version)
+
+    def _keep(self, solver: AnySolver) -> None:
         """Under its precision, and whether its rows are independent ones."""
         number = compiled.register(solver)
         for key in {(solver.dtype, False), (solver.dtype, solver.decided)}:
@@ -135,22 +156,26 @@ class Projector(nn.Module):
 
     @property
     def constraint(self) -> AffineConstraint:
-        """The equations, as given."""
+        """The equations, as given or as the buffers have them since."""
+        self._follow()
         return self._constraint
 
     @property
     def variant(self) -> str:
         """Name of the variant in use."""
+        self._follow()
         return self._solver.variant
 
     @property
     def reason(self) -> str:
         """Why this variant, in a sentence."""
+        self._follow()
         return self._solver.reason
 
     @property
     def rank(self) -> Any:
         """Numerical rank: int, or (B,) tensor for batched A."""
+        self._follow()
         ranks = self._solver.facts.ranks
         return ranks[0] if self._solver.batch is None else torch.tensor(ranks, device="cpu")
 
@@ -160,6 +185,7 @@ class Projector(nn.Module):
 
         Computed when it is first asked for, where setting up could do without singular values.
         """
+        self._follow()
         conditions = self._solver.facts.conditions
         if self._solver.batch is None:
             return conditions[0]
@@ -188,36 +214,56 @@ class Projector(nn.Module):
         Differentiable in x and, at full row rank, in b.
         """
         if b is None and not is_compiling():
-            projected = self._direct.fresh(x)
-            if projected is not None:
-                return projected
-        solver = self._solver_for(x, decided=b is not None)
-        work, right = x.to(solver.dtype), self._right_side(b, x, solver)
+            A, a, c, v = self._known
+            own = self._buffers
+            if own["A"] is A and own["b"] is c and A._version == a and c._version == v:
+                projected = self._direct.fresh(x)
+                if projected is not None:
+                    return projected
+        other, right = self._replaced()
+        given = right if b is None else b
+        if other is not None:
+            return self._one_off(x, other, given)
+        solver = self._solver_for(x, decided=given is not None)
+        work, right = x.to(solver.dtype), self._right_side(given, x, solver)
         if right is not None:
             work = work.expand(*right.shape[:-1], work.shape[-1])
         return self._solve(solver, work, right, homogeneous=False)[0].to(x.dtype)
 
     def project_(self, x: Tensor) -> Tensor:
         """Project x in place, without a graph, and return it: the hot path."""
-        if not is_dynamo_compiling() and self._direct.in_place(x):
-            return x
-        solver = self._solver_for(x)
-        if x.dtype == solver.dtype and not is_compiling():
-            solver.project_(x)
-        else:
-            with torch.no_grad():
-                x.copy_(self.forward(x))
+        if not is_dynamo_compiling():
+            A, a, c, v = self._known
+            own = self._buffers
+            if own["A"] is A and own["b"] is c and A._version == a and c._version == v:
+                if self._direct.in_place(x):
+                    return x
+                solver = self._solver_for(x)
+                if x.dtype == solver.dtype and not is_compiling():
+                    solver.project_(x)
+                    return x
+        with torch.no_grad():
+            x.copy_(self.forward(x))
         return x
 
     def tangent(self, v: Tensor) -> Tensor:
         """Projection of v onto the null space of A, T(v) = v - A^+ A v; in the metric, T_W."""
+        A, _ = self._replaced()
+        if A is not None:
+            return self._one_off(v, A, A.new_zeros(()))
         solver = self._solver_for(v, "v")
         return self._solve(solver, v.to(solver.dtype), None, homogeneous=True)[0].to(v.dtype)
 
     def multipliers(self, x: Tensor, b: Tensor | None = None) -> Tensor:
         """Lagrange multipliers y (..., m) with P(x) = x - W^-1 A'y, zero on dropped rows."""
+        A, right = self._replaced()
+        if A is not None:
+            raise InputError(
+                "A was replaced by a tensor that a transform or autograd watches, or that keeps no "
+                "count of its changes: multipliers need factors of A; build a projector of it"
+            )
         solver = self._solver_for(x, decided=True)
-        work, right = x.to(solver.dtype), self._right_side(b, x, solver)
+        work, right = x.to(solver.dtype), self._right_side(right if b is None else b, x, solver)
         if right is not None:
             work = work.expand(*right.shape[:-1], work.shape[-1])
         y = self._solve(solver, work, right, homogeneous=False, want_multipliers=True)[1]
@@ -233,7 +279,7 @@ class Projector(nn.Module):
         return certify(
             x0,
             x,
-            self._constraint,
+            self.constraint,
             accuracy=accuracy,
             rank=options.rank,
             metric=options.metric,
@@ -250,6 +296,7 @@ class Projector(nn.Module):
         MemoryLimitError
             An n x n matrix does not fit.
         """
+        self._follow()
         solver = self._solver
         if len(set(solver.facts.ranks)) > 1:
             raise InputError(
@@ -260,9 +307,74 @@ class Projector(nn.Module):
             self._constraint, solver.dtype, self._options.rank, self._data(self._dtype)
         )
 
+    def _replaced(self) -> tuple[Tensor | None, Tensor | None]:
+        """The buffers A and b where they are not those of the factors, otherwise None.
+
+        Plain constants never are: what is set up follows them.
+        """
+        if is_compiling():
+            return None, None
+        A, b = self._buffers["A"], self._buffers["b"]
+        known_A, a, known_b, v = self._known
+        assert A is not None
+        assert b is not None
+        same_A = A is known_A and A._version == a
+        same_b = b is known_b and b._version == v
+        if same_A and same_b:
+            return None, None
+        if not torch._C._are_functorch_transforms_active() and _constant(A) and _constant(b):
+            with set_up():
+                self._set_up_again(A, b, same_A=same_A, same_b=same_b)
+            return None, None
+        return (None, b) if same_A else (A, b)
+
+    def _follow(self) -> None:
+        """Set up again where the buffers changed."""
+        self._replaced()
+
+    @compiled.eager
+    def _set_up_again(self, A: Tensor, b: Tensor, *, same_A: bool, same_b: bool) -> None:
+        """Follow the buffers, with the same factors where only b changed and can have any value."""
+        constraint = self._constraint
+        same_A = same_A or _equal(A, constraint.A)
+        if not same_A:
+            constraint = AffineConstraint(A, b, constraint.names)
+        elif not (same_b or _equal(b, constraint.b)):
+            constraint = AffineConstraint(constraint.rows, b, constraint.names)
+        else:
+            self.A, self.b = A, b
+            self._watch()
+            return
+        solvers = {}
+        if same_A:
+            solvers = {key: s.for_right_side(constraint.b) for key, s in self._solvers.items()}
+        solver = solvers.get((self._solver.dtype, False))
+        if solver is None:
+            data = self._data(self._dtype)
+            solver = build(constraint, self._solver.dtype, self._options, data)
+        self._adopt(constraint, self._dtype, solver, (A, b))
+        for other in solvers.values():
+            if other is not None and other.dtype is not solver.dtype:
+                self._keep(other)
+
+    def _one_off(self, x: Tensor, A: Tensor, b: Tensor | None) -> Tensor:
+        """The projection where A is not what was factored."""
+        options = self._options
+        return project(
+            x,
+            A,
+            b,
+            options.variant,
+            accuracy=options.accuracy,
+            rank=options.rank,
+            metric=options.metric,
+            on_redundant=options.on_redundant,
+            on_inconsistent=options.on_inconsistent,
+        )
+
     def _solve(
         self,
-        solver: Solver,
+        solver: AnySolver,
         x: Tensor,
         b: Tensor | None,
         *,
@@ -288,7 +400,7 @@ class Projector(nn.Module):
             x, b, homogeneous=homogeneous, dual=False, want_multipliers=want_multipliers
         )
 
-    def _solver_for(self, x: Tensor, name: str = "x", *, decided: bool = False) -> Solver:
+    def _solver_for(self, x: Tensor, name: str = "x", *, decided: bool = False) -> AnySolver:
         """The factors for x's dtype, of independent rows if `decided`; `InputError` for a bad x."""
         solver = self._solver
         check_vector(x, solver.shape[1], solver.batch, solver.device, name)
@@ -324,7 +436,7 @@ class Projector(nn.Module):
         given = working_dtype(self._constraint.dtype)
         return torch.float32 if torch.float32 in (given, working_dtype(dtype)) else given
 
-    def _right_side(self, b: Any, x: Tensor, solver: Solver) -> Tensor | None:
+    def _right_side(self, b: Any, x: Tensor, solver: AnySolver) -> Tensor | None:
         if b is None:
             return None
         m, lead = solver.shape[0], x.shape[:-1]
@@ -358,6 +470,7 @@ class Projector(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Projector":
         """Move or convert: A and b as given stay exact, the factors follow."""
+        self._follow()
         with self._own_buffers_aside():
             super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch leaves it bare
         probe = fn(torch.empty(0, dtype=self._dtype, device=self.device))
@@ -426,6 +539,7 @@ class Projector(nn.Module):
             self._buffers = {**own, **self._buffers}
 
     def __getstate__(self) -> dict[str, Any]:
+        self._follow()
         return {k: v for k, v in vars(self).items() if k not in _DERIVED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -438,6 +552,7 @@ class Projector(nn.Module):
 
     def extra_repr(self) -> str:
         """Shape and variant, and what is known of rank and condition without deciding it now."""
+        self._follow()
         solver, facts = self._solver, self._solver.facts
         batch = "" if solver.batch is None else f"batch={solver.batch}, "
         rank = "" if facts.known_ranks is None else f"rank={min(facts.known_ranks)}, "
@@ -452,7 +567,33 @@ class Projector(nn.Module):
         )
 
 
-_DERIVED = frozenset({"_direct"})
+_DERIVED = frozenset({"_direct", "_known"})
+
+
+def _constant(t: Tensor) -> bool:
+    """Whether t is a plain tensor that nobody differentiates in, with a count of its changes."""
+    return (
+        type(t) in PLAIN
+        and not t.requires_grad
+        and not t.is_inference()
+        and (forward_ad._current_level < 0 or forward_ad.unpack_dual(t).tangent is None)
+    )
+
+
+def _equal(changed: Tensor, kept: Tensor) -> bool:
+    """Whether a buffer that was written to holds what it held: no, where no copy can tell."""
+    if changed is kept or changed.shape != kept.shape or changed.dtype != kept.dtype:
+        return False
+    if changed.device != kept.device or changed.layout != kept.layout:
+        return False
+    if changed.layout is torch.strided:
+        return torch.equal(changed, kept)
+    one, other = changed.coalesce(), kept.coalesce()
+    same = one.indices().shape == other.indices().shape
+    return same and all(
+        torch.equal(p, q)
+        for p, q in ((one.indices(), other.indices()), (one.values(), other.values()))
+    )
 
 
 def moved(constraint: AffineConstraint, device: torch.device) -> AffineConstraint:

@@ -116,6 +116,15 @@ class Solver:
         first, second = (self.beside(t) for t in self.units)
         return self.factor.right_side((b * first * second).to(self.dtype))
 
+    def for_right_side(self, b: Tensor) -> "Solver | None":
+        """The same factors for another b; None where entries on redundant rows must be checked."""
+        ranks = self.facts.known_ranks
+        if ranks is None or min(ranks) < self.shape[0] or not self.decided:
+            return None
+        b = b.to(torch.promote_types(b.dtype, self.dtype))
+        with stated_precision(self.device):
+            return replace(self, c=self.right_side(self.beside(b)))
+
     def beside(self, t: Tensor) -> Tensor:
         """Per-element rows (B, r) beside vectors (B, k, r)."""
         return t if self.batch is None else t.unsqueeze(1)

@@ -1,6 +1,7 @@
 """Exact scaling by powers of two, and widening to float64."""
 
 import math
+from functools import cache
 
 import numpy as np
 import torch
@@ -21,10 +22,17 @@ def power_of_two(exponent: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     )
 
 
+@cache
+def _normal_range(dtype: torch.dtype) -> tuple[float, float]:
+    """Exponents of two that are normal numbers: from the first on, below the second."""
+    info = torch.finfo(dtype)
+    return math.log2(info.tiny), math.log2(info.max)
+
+
 def scale(values: Tensor, exponent: Tensor) -> Tensor:
     """values * 2**exponent, exact short of overflow and underflow."""
-    e, info = exponent.cpu().numpy(), torch.finfo(values.dtype)
-    if e.size and math.log2(info.tiny) <= e.min() and e.max() < math.log2(info.max):
+    e, (lowest, highest) = exponent.cpu().numpy(), _normal_range(values.dtype)
+    if e.size and lowest <= e.min() and e.max() < highest:
         factor = torch.from_numpy(np.ldexp(1.0, e))
         return values * factor.to(device=exponent.device, dtype=values.dtype)
     first, second = power_of_two(exponent, values.dtype)

@@ -86,6 +86,13 @@ EXCHANGED = 500_000_000
 an exchange of a 1113 x 939 block takes 6 ms. Up to 790 rows nothing is given up."""
 
 
+FEW_SHAPES = 16
+"""Shapes of independent blocks that are worth a batched solve each."""
+
+SPLIT_GAIN = 8
+"""How many times fewer operations blocks must need than the whole for their launches to pay."""
+
+
 def rows_per_block(W: Tensor) -> int:
     """How many rows of W (..., r, n) are projected onto at a time: all of them where it is best."""
     r, n = W.shape[-2:]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from projlab import tolerance
 from projlab.numerics.double_double import Pair
 from projlab.system.rows import Rows
 
@@ -35,4 +36,4 @@ class Product:
         absolute, sizes = self.rows.abs(), x.high.abs()
         size = absolute.rmatvec(sizes) if self.transposed else absolute.matvec(sizes)
         bound: Tensor = torch.linalg.vector_norm(4 * u * u * (size + y.high.abs()), dim=-1)
-        return bound * 1.01
+        return bound * (1 + tolerance.PRODUCT_ROUNDING)

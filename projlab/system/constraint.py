@@ -40,6 +40,8 @@ class AffineConstraint:
     names: tuple[str, ...]
     rows: Rows
     """A as the engine uses it."""
+    decided: dict[Any, Any]
+    """Ranks and conflicts, once somebody asked (see `projlab.system.analysis`)."""
 
     def __init__(self, A: Any, b: Any = None, names: Sequence[str] | None = None) -> None:
         for name, value in (("A", A), ("b", b)):
@@ -56,7 +58,7 @@ class AffineConstraint:
                 rows=rows,
                 b=_right_side(b, rows),
                 names=_names(names, rows.shape[0]),
-                _cache={},
+                decided={},
             )
 
     def _set(self, **attributes: object) -> None:
@@ -115,6 +117,15 @@ class AffineConstraint:
             f"AffineConstraint({batch}{self.m} equations in {self.n} variables, "
             f"{kind}{str(self.dtype).removeprefix('torch.')}, {self.device})"
         )
+
+
+def as_constraint(A: Any, b: Any) -> AffineConstraint:
+    """A itself where it is an AffineConstraint (then no b), else one built from A and b."""
+    if not isinstance(A, AffineConstraint):
+        return AffineConstraint(A, b)
+    if b is not None:
+        raise InputError("A is an AffineConstraint and holds its own b; give no other")
+    return A
 
 
 def _right_side(b: Any, rows: Rows) -> Tensor:

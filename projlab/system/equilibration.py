@@ -6,6 +6,7 @@ Reference: van der Sluis, "Condition numbers and equilibration of matrices", Num
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,9 +40,10 @@ def equilibrate_rows(rows: Rows) -> tuple[Rows, Tensor]:
         return rows, torch.zeros(norms.shape, dtype=torch.int32, device=rows.device)
     smallest, largest = torch.aminmax(norms)
     info = torch.finfo(norms.dtype)
-    if math.sqrt(info.tiny) / info.eps < float(smallest) and float(largest) < math.sqrt(info.max):
-        exponent = _exponent(norms)
-        return rows.scale_rows(-exponent), -exponent
+    least, most = smallest.item(), largest.item()
+    if math.sqrt(info.tiny) / info.eps < least and most < math.sqrt(info.max):
+        exponent = -_exponent(norms)
+        return rows.scale_rows(exponent), exponent
     # by the largest entry first: the squares in a norm could over- or underflow
     coarse = torch.frexp(rows.row_max()).exponent
     rows = rows.scale_rows(-coarse)
@@ -51,15 +53,16 @@ def equilibrate_rows(rows: Rows) -> tuple[Rows, Tensor]:
 
 def _exponent(norms: Tensor) -> Tensor:
     """Of the nearest power of two; zero for a norm of zero."""
-    mantissa, exponent = torch.frexp(norms)
-    exponent = exponent - (mantissa < math.sqrt(0.5)).to(exponent.dtype)
-    return torch.where(mantissa == 0, 0, exponent)
+    # numpy's, as in `numerics.scaling`: a handful of numbers, for which each torch operator is dear
+    mantissa, exponent = np.frexp(norms.cpu().numpy())
+    exponent = np.where(mantissa == 0, 0, exponent - (mantissa < math.sqrt(0.5)))
+    return torch.from_numpy(exponent).to(norms.device)
 
 
 def equilibrated_side(b: Tensor, exponent: Tensor) -> Tensor:
-    """f = D b in float64, before any rounding to a narrower dtype; on the CPU where b has none.
+    """f = D b in float64, before any rounding to a narrower dtype; b and the exponents (..., m).
 
-    b and the exponents are (..., m), of the same rows.
+    On the CPU where b's device has no float64.
     """
     wide = widened(b)
     return scale(wide, exponent.to(wide.device))
@@ -73,7 +76,7 @@ def equilibrate(constraint: AffineConstraint, dtype: torch.dtype) -> Equilibrate
     wide = torch.promote_types(torch.promote_types(constraint.dtype, constraint.b.dtype), dtype)
     rows, exponent = equilibrate_rows(constraint.rows.to(wide))
     f = equilibrated_side(constraint.b, exponent).to(device=constraint.device, dtype=dtype)
-    if not bool(torch.isfinite(f).all()):
+    if not math.isfinite(f.sum().item()) and not bool(torch.isfinite(f).all()):
         row = int((~torch.isfinite(f)).nonzero()[0, -1])
         raise InputError(
             f"b of {constraint.names[row]} divided by the norm of its row of A overflows in "

@@ -1,5 +1,6 @@
 """Tensors as callers give them: taken as floating point on one device, or refused by name."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,11 @@ from projlab.errors import InputError
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _FLOATS_TEXT = "it must be float64, float32, float16 or bfloat16"
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float16 and bfloat16 are worked in float32."""
+    return dtype if dtype in (torch.float32, torch.float64) else torch.float32
 
 
 def to_tensor(value: Any, name: str) -> Tensor:
@@ -61,10 +67,8 @@ def check_vector(
 
 def require_finite(value: Tensor, name: str) -> None:
     """Raise `InputError` that says where the first NaN or infinity of `value` stands."""
-    if value.numel():
-        smallest, largest = torch.aminmax(value)  # NaN where there is one
-        if bool(torch.isfinite(smallest) & torch.isfinite(largest)):
-            return
+    if math.isfinite(value.sum().item()):  # no sum of a NaN or an infinity is
+        return
     finite = torch.isfinite(value)
     if not bool(finite.all()):
         where = (~finite).nonzero()

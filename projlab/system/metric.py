@@ -5,6 +5,7 @@ dual space, becomes L^-1 g.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,6 +26,12 @@ class Metric:
     @property
     def diagonal(self) -> bool:
         return self.L.dim() == 1
+
+    @cached_property
+    def extremes(self) -> tuple[float, float]:
+        """Smallest and largest singular value of L."""
+        sigma = self.L if self.diagonal else torch.linalg.svdvals(self.L)
+        return float(sigma.min()), float(sigma.max())
 
     def to(self, device: torch.device) -> "Metric":
         return Metric(self.L.to(device))

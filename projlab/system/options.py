@@ -9,6 +9,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from numbers import Real
 from typing import Any, Literal, TypedDict, TypeVar, get_args, get_type_hints
 
@@ -101,9 +102,11 @@ def refuse_unknown(keywords: Mapping[str, object], known: type) -> None:
             raise TypeError(f"unexpected keyword argument {name!r}; there are {', '.join(names)}")
 
 
-def _names(keywords: type) -> list[str]:
+@cache
+def _names(keywords: type) -> tuple[str, ...]:
     """The names of a list of keywords, in the order of `Options`."""
-    return [field.name for field in fields(Options) if field.name in get_type_hints(keywords)]
+    hints = get_type_hints(keywords)
+    return tuple(field.name for field in fields(Options) if field.name in hints)
 
 
 def check_accuracy(value: object) -> float | None:

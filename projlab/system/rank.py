@@ -5,11 +5,11 @@ largest. Everything here is computed in float64, whatever the working precision:
 u enters the cutoff only.
 """
 
+import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -18,6 +18,7 @@ from projlab.numerics import memory, tuning
 from projlab.numerics.exact_rank import independent_rows
 from projlab.numerics.scaling import scale, widened
 from projlab.numerics.triangular import Reflectors, householder, upper
+from projlab.system.row_choice import choose_rows, rows_given
 from projlab.system.rows import Rows
 
 RankRule = float | Literal["numerical", "exact"]
@@ -89,53 +90,112 @@ def decide(rows: Rows, u: float, rule: RankRule) -> Rank:
         rows.device,
     )
     E = widened((rows.select(nonzero) if len(nonzero) < m else rows).to_dense())
+    return _factored(E, zero, u, rule)
+
+
+def _factored(E: Tensor, zero: Tensor, u: float, rule: RankRule) -> Rank:
+    """`decide` by a QR, and by singular values where that is not enough.
+
+    E holds the rows that are not `zero` (m,).
+    """
+    m, n = len(zero), E.shape[1]
+    nonzero = (~zero).nonzero().flatten()
     cutoff = cutoff_of(rule, m, n, u)
     R, reflectors = _triangle(E)
-    deficient = False
+    vectors = False
     if tuning.BOUNDED <= len(nonzero) == m <= n and rule != "exact":
         enough = 1 / (tolerance.PROVEN * cutoff)
         bound = _condition_bound(R, enough)
         if bound <= enough:
             return _proven(nonzero, bound, reflectors)
-        deficient = not bound <= m / cutoff  # a bound is off by a factor m at worst
+        # the bound is off by a factor m at worst: where even that cannot mend it (or it is NaN),
+        # rows are dependent, and which ones will be asked of the singular vectors
+        vectors = not bound <= m / cutoff
     wide = R.mT if E.shape[0] <= E.shape[1] else E  # E = R' Q'
-    sigma, Vh = _singular(wide) if deficient else (torch.linalg.svdvals(R), None)
-    tail = _extended_precision_tail(E, sigma, cutoff) if u < tolerance.FLOAT32_ROUNDOFF else None
-    relative = ((sigma if tail is None else tail) / sigma[0]).tolist()
-    rank = sum(s > cutoff for s in relative)
-    smaller = cutoff / tolerance.AMBIGUITY
-    if tail is None:
-        smaller = max(smaller, tolerance.ROUNDING_RANK * tolerance.unit_roundoff("float64"))
-    larger = cutoff * tolerance.AMBIGUITY
-    ambiguous = sum(s > smaller for s in relative) != sum(s > larger for s in relative)
+    sigma, Vh = _singular(wide) if vectors else (torch.linalg.svdvals(R), None)
+    counted = _counted(E, sigma, u, cutoff)
     kept = None
     if rule == "exact":
         kept = torch.tensor(independent_rows(E.cpu().numpy()), device=E.device)
-        rank, ambiguous = len(kept), False
-    gap = (relative[rank - 1], relative[rank] if rank < len(relative) else 0.0)
-    condition = 1 / gap[0] if gap[0] > 0 else float("inf")
-    if rank == len(nonzero):
-        decision = _all_kept(nonzero, zero, condition, sigma, gap, ambiguous)
-        return replace(decision, reflectors=reflectors if rank == m <= n else None)
-    singular, Vh = (sigma, Vh) if Vh is not None else _singular(wide)
-    basis, singular = _range(wide, singular, Vh, rank)
+        counted = counted.at(len(kept))
+    if counted.rank == len(nonzero):
+        decision = _all_kept(
+            nonzero, zero, counted.condition, sigma, counted.gap, counted.ambiguous
+        )
+        return replace(decision, reflectors=reflectors if counted.rank == m <= n else None)
+    if Vh is None:
+        sigma, Vh = _singular(wide)
+    basis, sigma = _range(wide, sigma, Vh, counted.rank)
+    return _deficient(E, basis, sigma, counted, kept, zero)
+
+
+class _Counted(NamedTuple):
+    """What singular values relative to the largest, falling, say of a rank."""
+
+    relative: list[float]
+    rank: int
+    ambiguous: bool
+
+    def at(self, rank: int) -> "_Counted":
+        """Of a rank that is known otherwise."""
+        return self._replace(rank=rank, ambiguous=False)
+
+    @property
+    def gap(self) -> tuple[float, float]:
+        after = self.relative[self.rank] if self.rank < len(self.relative) else 0.0
+        return self.relative[self.rank - 1], after
+
+    @property
+    def condition(self) -> float:
+        return 1 / self.gap[0] if self.gap[0] > 0 else math.inf
+
+
+def _counted(E: Tensor, sigma: Tensor, u: float, cutoff: float) -> _Counted:
+    """How many of the singular values of E are above the cutoff, and whether that is clear."""
+    tail = _extended_precision_tail(E, sigma, cutoff) if u < tolerance.FLOAT32_ROUNDOFF else None
+    relative = ((sigma if tail is None else tail) / sigma[0]).tolist()
+    smaller, larger = cutoff / tolerance.AMBIGUITY, cutoff * tolerance.AMBIGUITY
+    if tail is None:
+        smaller = max(smaller, tolerance.ROUNDING_RANK * tolerance.unit_roundoff("float64"))
+    least, rank, most = (sum(s > c for s in relative) for c in (larger, cutoff, smaller))
+    return _Counted(relative, rank, ambiguous=least != most)
+
+
+def _deficient(
+    E: Tensor, basis: Tensor, sigma: Tensor, counted: _Counted, kept: Tensor | None, zero: Tensor
+) -> Rank:
+    """Which of the rows E, those that are not zero, carry the rank, and how the others follow.
+
+    `basis` is that of their range; `kept` are rows that are known to carry it.
+    """
     if kept is None:
-        kept, gone, C = _choose_rows(basis, torch.linalg.vector_norm(E, dim=1))
+        chosen = choose_rows(basis, torch.linalg.vector_norm(E, dim=1))
     else:
-        gone = _complement(kept, len(E))
-        C = torch.linalg.solve(basis[kept], basis[gone], left=False)
-    dropped = torch.cat([nonzero[gone], zero.nonzero().flatten()])
+        chosen = rows_given(basis, kept)
+    nonzero = (~zero).nonzero().flatten()
+    dropped = torch.cat([nonzero[chosen.dropped], zero.nonzero().flatten()])
     order = torch.argsort(dropped)
-    C = torch.cat([C, C.new_zeros(int(zero.sum()), rank)])[order]
-    whole = basis.new_zeros(m, rank)
+    C = chosen.coefficients
+    C = torch.cat([C, C.new_zeros(int(zero.sum()), counted.rank)])[order]
+    whole = basis.new_zeros(len(zero), counted.rank)
     whole[nonzero] = basis
-    return Rank(rank, condition, ambiguous, gap, nonzero[kept], dropped[order], C, whole, singular)
+    return Rank(
+        rank=counted.rank,
+        condition=counted.condition,
+        ambiguous=counted.ambiguous,
+        gap=counted.gap,
+        kept=nonzero[chosen.kept],
+        dropped=dropped[order],
+        coefficients=C,
+        basis=whole,
+        sigma=sigma,
+    )
 
 
 def decide_each(rows: Rows, u: float, rule: RankRule) -> tuple[Rank, ...]:
     """`decide` for every system of `rows` (B, m, n), all at once where a bound decides them."""
     (B, m, n) = rows.to_dense().shape
-    proven: list[Rank | None] = [None] * B
+    proven: dict[int, Rank] = {}
     if 1 < m <= n and rule != "exact":
         memory.require(
             memory.factorisation_bytes(m, n, torch.float64, B),
@@ -149,10 +209,7 @@ def decide_each(rows: Rows, u: float, rule: RankRule) -> tuple[Rank, ...]:
         for i, bound in enumerate(bounds):
             if bound <= limit:
                 proven[i] = _proven(every, bound, Reflectors(a[i], tau[i]))
-    return tuple(
-        decide(rows.element(i), u, rule) if found is None else found
-        for i, found in enumerate(proven)
-    )
+    return tuple(proven[i] if i in proven else decide(rows.element(i), u, rule) for i in range(B))
 
 
 def _proven(every: Tensor, bound: float, reflectors: Reflectors) -> Rank:
@@ -229,14 +286,14 @@ def _extended_precision_tail(E: Tensor, sigma: Tensor, cutoff: float) -> Tensor 
     doubtful = (sigma <= near * sigma[0]).nonzero().flatten()
     E = E if E.shape[0] <= E.shape[1] else E.mT
     noise = tolerance.ROUNDING_RANK * tolerance.unit_roundoff("float64") * np.sqrt(len(E))
-    precise = np.finfo(np.longdouble).eps < np.finfo(np.float64).eps / 1000
+    precise = np.finfo(np.longdouble).eps * tolerance.LONGER < np.finfo(np.float64).eps
     if len(doubtful) == 0 or cutoff / tolerance.AMBIGUITY > noise or not precise:
         return None
     first = int(doubtful[0])
     U, S, Vh = (t.cpu().numpy() for t in torch.linalg.svd(E, full_matrices=False))
     extended = E.cpu().numpy().astype(np.longdouble)
     Z = U[:, first:].astype(np.longdouble)
-    for _ in range(2):
+    for _ in range(2):  # each time the error shrinks by that of a float64 SVD
         image = (extended.T @ Z).astype(np.float64)
         Z = Z - U[:, :first] @ ((Vh[:first] @ image) / S[:first, None])
     image = (extended.T @ Z).astype(np.float64)
@@ -260,90 +317,13 @@ def _range(wide: Tensor, S: Tensor, Vh: Tensor, rank: int) -> tuple[Tensor, Tens
     return basis, S[:rank]
 
 
-def _complement(kept: Tensor, m: int) -> Tensor:
-    rest = torch.ones(m, dtype=torch.bool, device=kept.device)
-    rest[kept] = False
-    return rest.nonzero().flatten()
-
-
 def chosen_for_least_squares(decision: Rank, range_basis: Tensor, exponent: Tensor) -> Rank:
     """The decision with rows kept by the range of the unscaled A instead of the equilibrated one.
 
     A right-hand side projected onto that range has an error relative to the whole of it, in every
     entry: rows that are small in the caller's units, which it drowns, must not carry the rank.
     """
-    ones = torch.ones_like(range_basis[:, 0])
-    kept, gone, C = _choose_rows(range_basis, ones)
+    kept, dropped, C = choose_rows(range_basis, torch.ones_like(range_basis[:, 0]))
     e = exponent.to(C.device)
-    C = scale(C, e[gone].unsqueeze(1) - e[kept])
-    return replace(decision, kept=kept, dropped=gone, coefficients=C)
-
-
-def _choose_rows(basis: Tensor, norms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Well-conditioned independent rows, earlier ones where that costs little.
-
-    Pivoted LU of the range basis (Golub, Klema and Stewart 1976), improved by exchanges until no
-    coefficient is too large; then exchanges that keep it so move the kept rows to the front, so
-    that of two duplicates the later one is called redundant. That is a courtesy, and given up where
-    it would take longer than the decision itself.
-    """
-    m, rank = basis.shape
-    unit = basis / norms[:, None]  # rows that differ by a factor become duplicates
-    _, pivots = torch.linalg.lu_factor(unit)
-    order = np.arange(m)
-    for i, j in enumerate(pivots.tolist()):
-        order[[i, j - 1]] = order[[j - 1, i]]
-    kept, gone = np.sort(order[:rank]), np.sort(order[rank:])
-    U = unit.cpu().numpy()
-    C = np.linalg.solve(U[kept].T, U[gone].T).T
-    for _ in range(4 * m):
-        d, k = _largest(np.abs(C))
-        if abs(C[d, k]) <= tolerance.LARGEST_COEFFICIENT:
-            break
-        C = _exchange(C, kept, gone, d, k)
-    refused: set[tuple[int, int]] = set()
-    for _ in range(min(4 * m, tuning.EXCHANGED // max(C.size, 1))):
-        lead = np.where(np.abs(C) >= tolerance.EARLIER_ROW, kept[None, :] - gone[:, None], 0)
-        for place in refused:
-            lead[place] = 0
-        d, k = _largest(lead)
-        if lead[d, k] <= 0:
-            break
-        candidate = _exchange(C, kept, gone, d, k)
-        if np.abs(candidate).max() <= tolerance.LARGEST_COEFFICIENT:
-            C = candidate
-            refused.clear()
-        else:
-            kept[k], gone[d] = gone[d], kept[k]
-            refused.add((d, k))
-    kept.sort()
-    gone.sort()
-    C = np.linalg.solve(U[kept].T, U[gone].T).T
-    scaled = torch.from_numpy(C).to(basis.device)
-    keep = torch.from_numpy(kept).to(basis.device)
-    drop = torch.from_numpy(gone).to(basis.device)
-    return keep, drop, scaled * norms[drop][:, None] / norms[keep]
-
-
-def _largest(values: npt.NDArray[Any]) -> tuple[int, int]:
-    """Where the largest entry of a matrix stands."""
-    d, k = np.unravel_index(np.argmax(values), values.shape)
-    return int(d), int(k)
-
-
-def _exchange(
-    C: npt.NDArray[np.float64],
-    kept: npt.NDArray[np.int64],
-    gone: npt.NDArray[np.int64],
-    d: int,
-    k: int,
-) -> npt.NDArray[np.float64]:
-    """Swap gone[d] and kept[k] in place, and return the coefficients of gone on kept after it."""
-    pivot = C[d, k]
-    row, column = C[d] / pivot, C[:, k]
-    after = C - np.outer(column, row)
-    after[:, k] = column / pivot
-    after[d] = -row
-    after[d, k] = 1 / pivot
-    kept[k], gone[d] = gone[d], kept[k]
-    return after
+    C = scale(C, e[dropped].unsqueeze(1) - e[kept])
+    return replace(decision, kept=kept, dropped=dropped, coefficients=C)

@@ -419,3 +419,9 @@ def from_scipy(A: Any) -> tuple[Tensor, Tensor, Any, tuple[int, int]]:
         coo.data,
         (int(A.shape[0]), int(A.shape[1])),
     )
+
+
+def diagonal(d: Tensor) -> SparseRows:
+    """The diagonal matrix of d (n,), which may hold zeros."""
+    i = torch.arange(len(d), device=d.device)
+    return SparseRows(i, i, d, (len(d), len(d)))

@@ -8,7 +8,7 @@ from torch import Tensor
 from projlab import tolerance
 from projlab.errors import InputError
 from projlab.system.constraint import AffineConstraint
-from projlab.system.diagnosis import working_dtype
+from projlab.system.inputs import working_dtype
 from projlab.training.blocks.base import Block, Shift, TouchedEntries, skipped, widest_dtype
 from projlab.training.blocks.factoring import inconsistent, make_block
 from projlab.training.equations import StackedEquations

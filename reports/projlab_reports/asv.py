@@ -109,11 +109,11 @@ def read(path: Path) -> Result:
     """
     if not path.is_dir():
         return _read(path)
-    found = list(_files(path))
-    if len(found) != 1:
-        listed = "; ".join(map(str, found)) or "none"
+    files = list(_files(path))
+    if len(files) != 1:
+        listed = "; ".join(map(str, files)) or "none"
         raise InputError(f"{path} must hold one result of asv's, or name the file; found: {listed}")
-    return _read(found[0])
+    return _read(files[0])
 
 
 def read_all(path: Path) -> tuple[Result, ...]:
@@ -124,13 +124,13 @@ def read_all(path: Path) -> tuple[Result, ...]:
     InputError
         There is none, one of them is no result of asv's, or they are of several machines.
     """
-    found = list(_files(path)) if path.is_dir() else [path]
-    if not found:
+    files = list(_files(path)) if path.is_dir() else [path]
+    if not files:
         raise InputError(f"{path} holds no result of asv's, a file beside {MACHINE}")
-    if len(folders := {file.parent for file in found}) > 1:
+    if len(folders := {file.parent for file in files}) > 1:
         listed = "; ".join(map(str, sorted(folders)))
         raise InputError(f"{path} holds results of several machines, name one of them: {listed}")
-    return tuple(sorted(map(_read, found), key=lambda result: (result.date, result.path.name)))
+    return tuple(sorted(map(_read, files), key=lambda result: (result.date, result.path.name)))
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from projlab_reports import markdown, page, speed_charts
 from projlab_reports.inline import Chart
-from projlab_reports.regressions import MARGIN, ROUNDING_MARGIN, Change, Comparison, plain
+from projlab_reports.regressions import MARGIN, ROUNDING_MARGIN, BenchmarkComparison, Change, plain
 from projlab_reports.speed import PROJECTION, SHORT_COMMIT, Speed, written
 
 NAME, DIFFERENCE = "benchmarks.html", "benchmarks-difference.html"
@@ -81,41 +81,41 @@ def _content(speed: Speed) -> dict[str, Any]:
     }
 
 
-def headline(found: Comparison) -> str:
+def headline(comparison: BenchmarkComparison) -> str:
     """Say in a sentence what two results say about each other."""
-    counted = f"{found.compared} figures compared"
-    if not found.compared and not found.regressions:
+    counted = f"{comparison.compared} figures compared"
+    if not comparison.compared and not comparison.regressions:
         return "Nothing to compare: the two results share no figure that means the same in both."
-    if found.regressions:
-        begin = f"{len(found.regressions)} regressed, of {counted}"
+    if comparison.regressions:
+        begin = f"{len(comparison.regressions)} regressed, of {counted}"
     else:
         begin = f"No regression, {counted}"
-    better = f"{len(found.improvements)} improved"
-    gone = f"{len(found.gone)} not measured any more, {len(found.new)} new"
-    sentence = f"{begin}: {better}, {gone}, {len(found.rewritten)} rewritten."
-    if found.not_comparable:
-        return f"{sentence} Times and peak memory are not compared: {found.not_comparable}."
-    if found.drift != 1.0:
-        return f"{sentence} The machine itself took {found.drift:.2f} times as long after."
+    better = f"{len(comparison.improvements)} improved"
+    gone = f"{len(comparison.gone)} not measured any more, {len(comparison.new)} new"
+    sentence = f"{begin}: {better}, {gone}, {len(comparison.rewritten)} rewritten."
+    if comparison.not_comparable:
+        return f"{sentence} Times and peak memory are not compared: {comparison.not_comparable}."
+    if comparison.drift != 1.0:
+        return f"{sentence} The machine itself took {comparison.drift:.2f} times as long after."
     return sentence
 
 
-def changes(found: Comparison) -> dict[str, pd.DataFrame]:
+def changes(comparison: BenchmarkComparison) -> dict[str, pd.DataFrame]:
     """What changed, by kind; kinds of which there are none are left out."""
-    units = {b.name: b.unit for r in (found.before, found.after) for b in r.benchmarks}
+    units = {b.name: b.unit for r in (comparison.before, comparison.after) for b in r.benchmarks}
     tables = {
-        "Regressed": _changes(found.regressions, units),
-        "Improved": _changes(found.improvements, units),
-        "Measured before, not any more": _counted(found.gone),
-        "The benchmark itself was rewritten": _counted(found.rewritten),
-        "New": _counted(found.new),
+        "Regressed": _changes(comparison.regressions, units),
+        "Improved": _changes(comparison.improvements, units),
+        "Measured before, not any more": _counted(comparison.gone),
+        "The benchmark itself was rewritten": _counted(comparison.rewritten),
+        "New": _counted(comparison.new),
     }
     return {kind: table for kind, table in tables.items() if len(table)}
 
 
-def _changes(found: Sequence[Change], units: dict[str, str]) -> pd.DataFrame:
+def _changes(changed: Sequence[Change], units: dict[str, str]) -> pd.DataFrame:
     table = []
-    for change in found:
+    for change in changed:
         benchmark, _, choice = change.name.partition("(")
         unit = units.get(benchmark, "")
         ratio = f"{change.after / change.before:.2f}" if change.after and change.before else "–"
@@ -138,9 +138,9 @@ def _counted(names: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame({"benchmark": counts.index, "figures": counts.to_numpy()})
 
 
-def _sides(found: Comparison) -> pd.DataFrame:
+def _sides(comparison: BenchmarkComparison) -> pd.DataFrame:
     """The two results, and where their machines and versions differ."""
-    sides = [found.before, found.after]
+    sides = [comparison.before, comparison.after]
     facts = [
         {
             "commit": side.commit,
@@ -161,7 +161,7 @@ def _sides(found: Comparison) -> pd.DataFrame:
     )
 
 
-def _compared(found: Sequence[Comparison]) -> list[dict[str, Any]]:
+def _compared(comparisons: Sequence[BenchmarkComparison]) -> list[dict[str, Any]]:
     return [
         {
             "before": comparison.before.commit[:SHORT_COMMIT],
@@ -171,25 +171,25 @@ def _compared(found: Sequence[Comparison]) -> list[dict[str, Any]]:
             "changes": changes(comparison),
             "ran_on": _sides(comparison),
         }
-        for comparison in found
+        for comparison in comparisons
     ]
 
 
-def render_difference(found: Sequence[Comparison]) -> str:
+def render_difference(comparisons: Sequence[BenchmarkComparison]) -> str:
     """Return the page of what changed since the first result."""
     template = page.environment().get_template("benchmarks-difference.html.j2")
-    return template.render(differences=_compared(found), rule=RULE)
+    return template.render(differences=_compared(comparisons), rule=RULE)
 
 
-def render_difference_markdown(found: Sequence[Comparison]) -> str:
+def render_difference_markdown(comparisons: Sequence[BenchmarkComparison]) -> str:
     """Return the same as Markdown."""
     template = markdown.environment().get_template("benchmarks-difference.md.j2")
-    return template.render(differences=_compared(found), rule=RULE)
+    return template.render(differences=_compared(comparisons), rule=RULE)
 
 
-def outcome(found: Sequence[Comparison]) -> dict[str, Any]:
+def outcome(comparisons: Sequence[BenchmarkComparison]) -> dict[str, Any]:
     """Return what a program reads of it."""
-    return {"rule": RULE, "differences": [plain(comparison) for comparison in found]}
+    return {"rule": RULE, "differences": [plain(comparison) for comparison in comparisons]}
 
 
 def save(speed: Speed, folder: Path) -> list[str]:

@@ -9,16 +9,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from projlab_reports import figures, profiles
-from projlab_reports.figures import MARKERS, PALETTE, UNIT_ROUNDOFF
+from projlab_reports.figures import MARKERS, PALETTE
 from projlab_reports.inline import Chart
 from projlab_reports.pareto import methods
 from projlab_reports.summary import ERROR, Summary, rows
 from projlab_reports.tables import peer_name
-from projlab_reports.units import MISSING, error
+from projlab_reports.units import MISSING, UNIT_ROUNDOFF, error
 
 WIDEST_RATIO = 1e3
 
-DTYPES = ("float64", "float32")
 MODES = ("tangent", "post", "metric")
 
 FARTHEST = 1e2
@@ -28,7 +27,7 @@ FARTHEST = 1e2
 def forward_errors(summary: Summary) -> list[Chart]:
     """Forward error against κ: variants, and oracles and peers where there are any."""
     charts = []
-    for dtype in DTYPES:
+    for dtype in UNIT_ROUNDOFF:
         frame = figures.points(summary, dtype)
         if frame.empty:
             continue
@@ -64,9 +63,9 @@ def forward_error_numbers(summary: Summary, dtype: str) -> pd.DataFrame:
     oracles = summary.oracles if dtype == "float64" else ()
     names = list(dict.fromkeys(frame["variant"]))
     table = []
-    for (problem, _), found in frame.groupby(["problem", "check"], sort=False):
-        by_name = {row["variant"]: row["forward_error"] for row in rows(found)}
-        first = rows(found)[0]
+    for (problem, _), group in frame.groupby(["problem", "check"], sort=False):
+        by_name = {row["variant"]: row["forward_error"] for row in rows(group)}
+        first = rows(group)[0]
         table.append(
             {
                 "problem": problem,
@@ -116,14 +115,14 @@ def drift(summary: Summary) -> list[Chart]:
     frame = summary.verdicts
     frame = frame[(frame["check"] == "drift") & frame["forward_error"].notna()]
     charts = []
-    for dtype in DTYPES:
-        found = frame[frame["dtype"] == dtype]
-        if found.empty:
+    for dtype in UNIT_ROUNDOFF:
+        drifted = frame[frame["dtype"] == dtype]
+        if drifted.empty:
             continue
 
-        def draw(axes: Axes, found: pd.DataFrame = found, dtype: str = dtype) -> None:
+        def draw(axes: Axes, drifted: pd.DataFrame = drifted, dtype: str = dtype) -> None:
             u = UNIT_ROUNDOFF[dtype]
-            runs = found.groupby(["variant", "problem"], sort=False)
+            runs = drifted.groupby(["variant", "problem"], sort=False)
             places = {v: i for i, v in enumerate(summary.variants)}
             for (variant, _), run in runs:
                 i = places[str(variant)]
@@ -138,7 +137,7 @@ def drift(summary: Summary) -> list[Chart]:
                     alpha=0.8,
                     label=variant,
                 )
-            steps = np.array([found["steps"].min(), found["steps"].max()], dtype=float)
+            steps = np.array([drifted["steps"].min(), drifted["steps"].max()], dtype=float)
             for label, values, style in (
                 ("√k·u", np.sqrt(steps) * u, "--"),
                 ("k·u", steps * u, ":"),
@@ -163,14 +162,14 @@ def drift(summary: Summary) -> list[Chart]:
 def pareto(summary: Summary) -> list[Chart]:
     """Forward error against time, a point a method: left and down is better."""
     charts = []
-    for dtype in DTYPES:
-        found = methods(summary, dtype)
-        found = found[found["over"] > 0] if len(found) else found
-        if len(found) < 2:
+    for dtype in UNIT_ROUNDOFF:
+        compared = methods(summary, dtype)
+        compared = compared[compared["over"] > 0] if len(compared) else compared
+        if len(compared) < 2:
             continue
 
-        def draw(axes: Axes, found: pd.DataFrame = found, dtype: str = dtype) -> None:
-            for i, row in enumerate(rows(found)):
+        def draw(axes: Axes, compared: pd.DataFrame = compared, dtype: str = dtype) -> None:
+            for i, row in enumerate(rows(compared)):
                 colour = PALETTE[i % (len(PALETTE) - 1)]  # the last is black: a dark page hides it
                 kept = row["once"] > row["seconds"]
                 if kept:
@@ -189,7 +188,7 @@ def pareto(summary: Summary) -> list[Chart]:
             where: Any = ("axes fraction", "data")
             axes.annotate("κu", (0.995, 1), color="0.35", xycoords=where, ha="right", va="bottom")
             axes.margins(0.1, 0.15)
-            axes.set_title(f"{int(found['over'].max())} problems, {dtype}")
+            axes.set_title(f"{int(compared['over'].max())} problems, {dtype}")
             axes.set_xlabel("time of one projection, seconds")
             axes.set_ylabel("forward error, units of κu")
             figures.legend(axes, columns=3)
@@ -203,8 +202,8 @@ def training(summary: Summary) -> list[Chart]:
     charts: list[Chart] = []
     if summary.training.empty:
         return charts
-    found = summary.training[summary.training["distance"].notna()]
-    for dtype, frame in found.groupby("dtype", sort=False):
+    measured = summary.training[summary.training["distance"].notna()]
+    for dtype, frame in measured.groupby("dtype", sort=False):
 
         def draw(axes: Axes, frame: pd.DataFrame = frame, dtype: str = str(dtype)) -> None:
             least = UNIT_ROUNDOFF[dtype] / 100

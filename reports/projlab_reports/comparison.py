@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from projlab_reports import page, scatter, units
+from projlab_reports import files, page, scatter, units
+from projlab_reports.terminal import STYLES
 from projlab_reports.units import MISSING
 
 Payload = Mapping[str, Any]
-System = Mapping[str, Any]
+ComparedSystem = Mapping[str, Any]
 Line = Mapping[str, Any]
 
 PAGE, DATA = "compare.html", "compare.json"
@@ -34,18 +34,16 @@ PIPE_WIDTH = 120
 SHORT_ROW = 72
 """Characters of a combination of rows that is written among the facts."""
 
-STYLES = {"pass": "green", "expected": "yellow", "skip": "dim", "fail": "bold red"}
-
 SHORT = {"certificate": "cert.", "high precision": "high p.", "nothing": MISSING}
 
 
-def show(found: Payload, console: Console | None = None) -> None:
+def show(payload: Payload, console: Console | None = None) -> None:
     """Print every system: what it is, one line a variant, and the recommendation."""
     if console is None:
         console = Console()
         if not console.is_terminal and "COLUMNS" not in os.environ:
             console = Console(width=PIPE_WIDTH)
-    for i, system in enumerate(found["systems"]):
+    for i, system in enumerate(payload["systems"]):
         if i:
             console.print()
         console.print(Text(title(system), style="bold"))
@@ -62,11 +60,11 @@ def show(found: Payload, console: Console | None = None) -> None:
         console.print(Text(f"    {advice['code']}", style="cyan"), soft_wrap=True)
         for change in advice["changes"]:
             console.print(Text(f"  - {change}"))
-    if any(map(answered, found["systems"])):
+    if any(map(answered, payload["systems"])):
         console.print(Text(LEGEND, style="dim"))
 
 
-def lines_table(system: System) -> Table:
+def lines_table(system: ComparedSystem) -> Table:
     """Return one row a variant or peer that answered."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("", no_wrap=True)
@@ -126,17 +124,17 @@ def nearness(line: Line) -> str:
     return units.figure(_number(line["forward_error"]))
 
 
-def title(system: System) -> str:
+def title(system: ComparedSystem) -> str:
     """Name a system by its file."""
     return f"{Path(system['file']).name}, {system['dtype']}"
 
 
-def answered(system: System) -> list[Line]:
+def answered(system: ComparedSystem) -> list[Line]:
     """The lines that carry an answer."""
     return [line for line in system["lines"] if line["status"] == "ok"]
 
 
-def remarks(system: System) -> list[tuple[str, str]]:
+def remarks(system: ComparedSystem) -> list[tuple[str, str]]:
     """Verdict and text of what did not answer, or not as it should; one reason stands once."""
     names: dict[tuple[str, str], list[str]] = {}
     for line in system["lines"]:
@@ -145,22 +143,22 @@ def remarks(system: System) -> list[tuple[str, str]]:
     return [(verdict, f"{', '.join(who)}: {why}") for (verdict, why), who in names.items()]
 
 
-def facts(system: System) -> list[tuple[str, str]]:
+def facts(system: ComparedSystem) -> list[tuple[str, str]]:
     """What the system is, as pairs of words."""
     s = system["system"]
     what = (
         f"{s['m']:,} equations in {s['n']:,} variables, {s['nnz']:,} nonzeros "
         f"({100 * s['density']:.3g} %)"
     )
-    found = [("system", what), ("structure", "; ".join(s["structure"]))]
+    pairs = [("system", what), ("structure", "; ".join(s["structure"]))]
     if system["note"]:
-        found.append(("left out", system["note"]))
+        pairs.append(("left out", system["note"]))
     least, most = s["row_norms"]
-    found.append(("row norms", f"from {least:.3g} to {most:.3g}"))
+    pairs.append(("row norms", f"from {least:.3g} to {most:.3g}"))
     if s["rank"] is None:
-        return [*found, ("not known", s["unknown"]), ("point", system["x0"])]
+        return [*pairs, ("not known", s["unknown"]), ("point", system["x0"])]
     doubt = ", ambiguous: a cutoff ten times away changes it" if s["ambiguous"] else ""
-    found += [
+    pairs += [
         ("numerical rank", f"{s['rank']:,} of {s['m']:,} rows{doubt}; {_gap(s)}"),
         ("condition number", _condition(s)),
         ("redundant rows", _redundant(s)),
@@ -168,10 +166,10 @@ def facts(system: System) -> list[tuple[str, str]]:
         ("rank decision", f"{units.duration(_number(s['analysis_s']))}, once for all variants"),
         ("point", system["x0"]),
     ]
-    return found
+    return pairs
 
 
-def _gap(s: System) -> str:
+def _gap(s: ComparedSystem) -> str:
     last, following = (_number(value) for value in s["gap"])
     gap = f"the last singular value that counts is {last:.2g} of the largest"
     if following:
@@ -179,7 +177,7 @@ def _gap(s: System) -> str:
     return f"{gap}; cutoff {s['cutoff']:.2g}"
 
 
-def _condition(s: System) -> str:
+def _condition(s: ComparedSystem) -> str:
     after = f"{units.figure(_number(s['condition']))} of equilibrated rows"
     before = _number(s["condition_as_given"])
     if math.isnan(before):
@@ -188,7 +186,7 @@ def _condition(s: System) -> str:
     return f"{after}; {units.figure(before)}{more} of the rows as given"
 
 
-def _redundant(s: System) -> str:
+def _redundant(s: ComparedSystem) -> str:
     count = s["redundant_count"]
     if not count:
         return "none"
@@ -198,7 +196,7 @@ def _redundant(s: System) -> str:
     return f"{count}: {'; '.join(shown)}{more}"
 
 
-def _consistency(s: System) -> str:
+def _consistency(s: ComparedSystem) -> str:
     count = s["conflicting_count"]
     if not count:
         return "some x satisfies every equation"
@@ -206,9 +204,9 @@ def _consistency(s: System) -> str:
     return f"no x does: {count} {rows} the others, by up to {s['off']:.3g} in b"
 
 
-def verdict(found: Payload) -> str:
+def verdict(payload: Payload) -> str:
     """The comparison in a sentence."""
-    systems = found["systems"]
+    systems = payload["systems"]
     broken = [
         f"{line['name']} on {title(s)}"
         for s in systems
@@ -218,12 +216,12 @@ def verdict(found: Payload) -> str:
     count = f"{len(systems)} systems" if len(systems) > 1 else "One system"
     if broken:
         return f"{count}: outside what theory promises: {', '.join(broken)}."
-    if found["exit_code"] == 3:
+    if payload["exit_code"] == 3:
         return f"{count}: no variant was checked."
     return f"{count}: every answer of a variant is within what theory promises of it."
 
 
-def render(found: Payload) -> str:
+def render(payload: Payload) -> str:
     """Return the page."""
     environment = page.environment()
     helpers: dict[str, Callable[..., Any]] = {
@@ -237,15 +235,15 @@ def render(found: Payload) -> str:
     environment.globals.update(helpers)
     environment.filters["duration"] = lambda value: units.duration(_number(value))
     environment.filters["figure"] = lambda value: units.figure(_number(value))
-    systems: Sequence[System] = found["systems"]
-    charts = [_chart(i, system, found) for i, system in enumerate(systems)]
+    systems: Sequence[ComparedSystem] = payload["systems"]
+    charts = [_chart(i, system, payload) for i, system in enumerate(systems)]
     template = environment.get_template("compare.html.j2")
     return template.render(
-        found=found, systems=systems, charts=charts, headings=HEADINGS, verdict=verdict(found)
+        payload=payload, systems=systems, charts=charts, headings=HEADINGS, verdict=verdict(payload)
     )
 
 
-def _chart(i: int, system: System, found: Payload) -> Markup:
+def _chart(i: int, system: ComparedSystem, payload: Payload) -> Markup:
     """Draw forward error against time; "" where fewer than two points would stand."""
     points = [
         scatter.Point(
@@ -260,22 +258,17 @@ def _chart(i: int, system: System, found: Payload) -> Markup:
     ]
     if len(points) < 2:
         return Markup("")
-    drawn = scatter.svg(points, system["dtype"], found["asked"]["accuracy"], prefix=f"s{i}-")
+    drawn = scatter.svg(points, system["dtype"], payload["asked"]["accuracy"], prefix=f"s{i}-")
     return Markup(drawn)  # noqa: S704  matplotlib's own, its texts escaped by matplotlib
 
 
-def write(found: Payload, folder: Path) -> Path:
+def write(payload: Payload, folder: Path) -> Path:
     """Write the page and its data into a folder, both whole or none; return the page's path."""
     contents = {
-        DATA: json.dumps(found, indent=2, ensure_ascii=False) + "\n",
-        PAGE: render(found),
+        DATA: json.dumps(payload, indent=2, ensure_ascii=False) + "\n",
+        PAGE: render(payload),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".projlab-", dir=folder) as temporary:
-        for name, text in contents.items():
-            (Path(temporary) / name).write_text(text, encoding="utf-8")
-        for name in contents:
-            (Path(temporary) / name).replace(folder / name)
+    files.write(folder, contents)
     return folder / PAGE
 
 

@@ -12,8 +12,7 @@ import pandas as pd
 
 from projlab_reports import markdown, page
 from projlab_reports.summary import CHECKED, Summary
-from projlab_reports.tables import ROUNDOFF
-from projlab_reports.units import MISSING, duration, figure
+from projlab_reports.units import MISSING, UNIT_ROUNDOFF, duration, figure
 
 NAME = "difference.html"
 
@@ -71,10 +70,10 @@ class Difference:
     @cached_property
     def changes(self) -> pd.DataFrame:
         """One row a record that changed, the worst kind of change first."""
-        found = [(kind, row) for row in self.paired.to_dict("records") if (kind := kind_of(row))]
-        found.sort(key=lambda pair: KINDS.index(pair[0]))
+        changed = [(kind, row) for row in self.paired.to_dict("records") if (kind := kind_of(row))]
+        changed.sort(key=lambda pair: KINDS.index(pair[0]))
         columns = ["change", *KEY, "before", "after", "error before", "error after", "why"]
-        return pd.DataFrame([_change(kind, row) for kind, row in found], columns=columns)
+        return pd.DataFrame([_change(kind, row) for kind, row in changed], columns=columns)
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -84,14 +83,14 @@ class Difference:
 
     def shown(self, kind: str) -> pd.DataFrame:
         """The changes of one kind, without the columns that would say the same in every row."""
-        found = self.changes[self.changes["change"] == kind].drop(columns="change")
-        same = [c for c, usual in USUAL.items() if (found[c] == usual).all()]
-        return found.drop(columns=same)
+        table = self.changes[self.changes["change"] == kind].drop(columns="change")
+        same = [c for c, usual in USUAL.items() if (table[c] == usual).all()]
+        return table.drop(columns=same)
 
     def by_problem(self, kind: str) -> pd.DataFrame:
         """One row a problem and dtype: the number of records that changed in this way."""
-        found = self.changes[self.changes["change"] == kind]
-        return found.groupby(["problem", "dtype"], sort=False).size().reset_index(name="records")
+        changed = self.changes[self.changes["change"] == kind]
+        return changed.groupby(["problem", "dtype"], sort=False).size().reset_index(name="records")
 
     @property
     def regressions(self) -> int:
@@ -159,7 +158,7 @@ def records(summary: Summary) -> pd.DataFrame:
     frame = summary.verdicts
     # Without an oracle the certificate's bound stands for the forward error.
     distance = frame["forward_error"].fillna(frame["proven_at_most"])
-    found = frame.assign(distance=distance)[[*KEY, *FIGURES]]
+    table = frame.assign(distance=distance)[[*KEY, *FIGURES]]
     if len(summary.training):
         trained = summary.training
         run = trained["optimizer"] + ", " + trained["mode"] + ", decay "
@@ -170,9 +169,9 @@ def records(summary: Summary) -> pd.DataFrame:
             steps=math.nan,
             content_hash="",
         )
-        parts = [part for part in (found, trained[[*KEY, *FIGURES]]) if len(part)]
-        found = pd.concat(parts, ignore_index=True)
-    return found.astype({"steps": float})
+        parts = [part for part in (table, trained[[*KEY, *FIGURES]]) if len(part)]
+        table = pd.concat(parts, ignore_index=True)
+    return table.astype({"steps": float})
 
 
 def kind_of(row: Mapping[Any, Any]) -> str:
@@ -189,7 +188,7 @@ def kind_of(row: Mapping[Any, Any]) -> str:
     if row["content_hash"] != row["content_hash_after"]:
         return ""  # another problem under the same name: its forward error is another one too
     old, new = row["distance"], row["distance_after"]
-    floor = FLOOR * ROUNDOFF[row["dtype"]]
+    floor = FLOOR * UNIT_ROUNDOFF[row["dtype"]]
     if new > NOISE * old and new > floor:
         return "worse"
     return "better" if old > NOISE * new and old > floor else ""
@@ -216,8 +215,8 @@ def exit_code(differences: Sequence[Difference]) -> int:
 
 def worst_code(codes: Iterable[int]) -> int:
     """Return the exit code of several differences: 3 where none had anything to compare."""
-    found = set(codes)
-    return 1 if 1 in found else min(found)
+    distinct = set(codes)
+    return 1 if 1 in distinct else min(distinct)
 
 
 def render(differences: Sequence[Difference]) -> str:

@@ -32,7 +32,7 @@ LONG_TEXT = 40
 COUNTS = re.compile(r"\d+ / (\d+) / (\d+)")
 
 
-class Cell(NamedTuple):
+class TableCell(NamedTuple):
     """A cell's text and how it is shown."""
 
     text: str
@@ -49,7 +49,9 @@ def render(summary: Summary) -> str:
             brief=BRIEF,
             groups=tables.groups(summary.verdicts),
             errors=charts.forward_errors(summary),
-            error_numbers={d: charts.forward_error_numbers(summary, d) for d in charts.DTYPES},
+            error_numbers={
+                d: charts.forward_error_numbers(summary, d) for d in units.UNIT_ROUNDOFF
+            },
             performance=charts.performance(summary),
             performance_numbers={
                 what: profiles.shown(times)
@@ -71,7 +73,7 @@ def environment() -> jinja2.Environment:
     return rendering.environment(html=True, cells=cells)
 
 
-def cells(frame: pd.DataFrame) -> list[list[Cell]]:
+def cells(frame: pd.DataFrame) -> list[list[TableCell]]:
     """Return a frame's cells row by row."""
     names = [str(column) for column in frame.columns]
     return [
@@ -80,15 +82,15 @@ def cells(frame: pd.DataFrame) -> list[list[Cell]]:
     ]
 
 
-def _cell(column: str, value: object) -> Cell:
+def _cell(column: str, value: object) -> TableCell:
     text = units.figure(value) if isinstance(value, float) else str(value)
     if column in VERDICTS:
-        return Cell(text, column if text != "0" else "none")
+        return TableCell(text, column if text != "0" else "none")
     if column == "verdict" and text in VERDICTS:
-        return Cell(text, text)
+        return TableCell(text, text)
     if counts := COUNTS.fullmatch(text):
         expected, failed = (int(count) for count in counts.groups())
-        return Cell(text, "fail" if failed else "expected" if expected else "pass")
+        return TableCell(text, "fail" if failed else "expected" if expected else "pass")
     if isinstance(value, str) and len(text) > LONG_TEXT:
-        return Cell(text, "text")
-    return Cell(text, "")
+        return TableCell(text, "text")
+    return TableCell(text, "")

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from projlab_reports.summary import ERROR, Summary
-from projlab_reports.tables import ROUNDOFF, peer_name
-from projlab_reports.units import MISSING, duration
+from projlab_reports.tables import peer_name
+from projlab_reports.units import MISSING, UNIT_ROUNDOFF, duration
 
 SECONDS = "oracle_s_"
 KINDS = ("variant", "peer", "oracle")
@@ -25,15 +25,15 @@ def methods(summary: Summary, dtype: str) -> pd.DataFrame:
     of one projection with its factors kept, and `once` adds the set-up. Peers and oracles set up
     anew in every call. Methods that answer too few of the problems have no means.
     """
-    found = _answers(summary, dtype)
-    if found.empty:
+    answers = _answers(summary, dtype)
+    if answers.empty:
         return pd.DataFrame()
-    answered = {str(name): set(g["problem"]) for name, g in found.groupby("method", sort=False)}
-    asked = found["problem"].nunique()
+    answered = {str(name): set(g["problem"]) for name, g in answers.groupby("method", sort=False)}
+    asked = answers["problem"].nunique()
     compared = [name for name, problems in answered.items() if len(problems) >= ENOUGH * asked]
     common = set.intersection(*(answered[name] for name in compared)) if compared else set()
     table = []
-    for method, group in found.groupby("method", sort=False):
+    for method, group in answers.groupby("method", sort=False):
         among = group[group["problem"].isin(common)] if method in compared else group.iloc[:0]
         table.append(
             {
@@ -50,21 +50,21 @@ def methods(summary: Summary, dtype: str) -> pd.DataFrame:
 
 def numbers(summary: Summary) -> dict[str, pd.DataFrame]:
     """What stands behind the pictures, by dtype; a dtype without answers is left out."""
-    found = {dtype: methods(summary, dtype) for dtype in ROUNDOFF}
-    return {dtype: shown(frame) for dtype, frame in found.items() if len(frame)}
+    by_dtype = {dtype: methods(summary, dtype) for dtype in UNIT_ROUNDOFF}
+    return {dtype: shown(frame) for dtype, frame in by_dtype.items() if len(frame)}
 
 
-def shown(found: pd.DataFrame) -> pd.DataFrame:
+def shown(means: pd.DataFrame) -> pd.DataFrame:
     """`methods` with its figures written out."""
     return pd.DataFrame(
         {
-            "method": found["method"],
-            "kind": found["kind"],
-            "answered": [f"{n} of {asked}" for n, asked in found[["answered", "asked"]].to_numpy()],
-            "over": found["over"],
-            "forward error, κu": [MISSING if np.isnan(e) else f"{e:.2g}" for e in found["error"]],
-            "one projection": found["seconds"].map(duration),
-            "set-up and one projection": found["once"].map(duration),
+            "method": means["method"],
+            "kind": means["kind"],
+            "answered": [f"{n} of {asked}" for n, asked in means[["answered", "asked"]].to_numpy()],
+            "over": means["over"],
+            "forward error, κu": [MISSING if np.isnan(e) else f"{e:.2g}" for e in means["error"]],
+            "one projection": means["seconds"].map(duration),
+            "set-up and one projection": means["once"].map(duration),
         }
     )
 
@@ -103,16 +103,16 @@ def _answers(summary: Summary, dtype: str) -> pd.DataFrame:
     parts = [_in_units(part, dtype)[columns] for part in parts if len(part)]
     if not parts:
         return pd.DataFrame(columns=columns)
-    found: pd.DataFrame = pd.concat(parts, ignore_index=True)
-    figures = found[["error", "seconds", "once"]].to_numpy(dtype=float)
+    joined: pd.DataFrame = pd.concat(parts, ignore_index=True)
+    figures = joined[["error", "seconds", "once"]].to_numpy(dtype=float)
     right = (np.isfinite(figures) & (figures > 0)).all(axis=1)
-    answers: pd.DataFrame = found.drop(index=found.index[~right])
+    answers: pd.DataFrame = joined.drop(index=joined.index[~right])
     return answers.drop_duplicates(["method", "problem"])
 
 
 def _in_units(frame: pd.DataFrame, dtype: str) -> pd.DataFrame:
     """Take an answer that is x* to the last bit for u/100 off: a geometric mean has no zeros."""
-    u = ROUNDOFF[dtype]
+    u = UNIT_ROUNDOFF[dtype]
     unit = frame["reference_condition"] * u * frame["amplification"]
     return frame.assign(error=frame["error"].clip(lower=u / 100) / unit)
 

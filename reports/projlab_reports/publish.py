@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from projlab.errors import InputError
-from projlab_reports import asv, benchmarks, comparison, difference, markdown, page, runs
+from projlab_reports import asv, benchmarks, comparison, difference, files, markdown, page, runs
 from projlab_reports.regressions import compare, plain
 from projlab_reports.runs import Benchmarks, Run
 from projlab_reports.speed import Speed
@@ -47,20 +46,20 @@ def publish(paths: Sequence[Path], out: Path | None = None) -> Published:
         Something given cannot be read, or several are given that are not alike, or `out` is neither
         a folder nor the name of a page. Nothing was written then.
     """
-    given = [runs.read(path) for path in paths]
+    contents = [runs.read(path) for path in paths]
     where = paths[-1] if paths[-1].is_dir() else paths[-1].parent
-    if all(isinstance(found, Benchmarks) for found in given):
-        if len(given) == 1:
+    if all(isinstance(content, Benchmarks) for content in contents):
+        if len(contents) == 1:
             return _publish_benchmarks(paths[0], *_target(out, where, benchmarks.NAME))
         return _publish_changes(paths, *_target(out, where, benchmarks.DIFFERENCE))
-    if len(given) == 1:
-        (found,) = given
-        if isinstance(found, Run):
-            return _publish_run(found, *_target(out, where, page.NAME))
-        assert isinstance(found, Mapping)
-        return _publish_comparison(found, _target(out, where, comparison.PAGE), paths[0])
-    compared = [found for found in given if isinstance(found, Run)]
-    if len(compared) < len(given):
+    if len(contents) == 1:
+        (content,) = contents
+        if isinstance(content, Run):
+            return _publish_run(content, *_target(out, where, page.NAME))
+        assert isinstance(content, Mapping)
+        return _publish_comparison(content, _target(out, where, comparison.PAGE), paths[0])
+    compared = [content for content in contents if isinstance(content, Run)]
+    if len(compared) < len(contents):
         raise InputError(
             "a difference is between runs of `projlab validate`, or between results of asv's"
         )
@@ -78,35 +77,40 @@ def _publish_run(run: Run, folder: Path, name: str) -> Published:
     text = page.render(summary)
     folder.mkdir(parents=True, exist_ok=True)
     twin = markdown.write(summary, folder, _twin(name))
-    written = _write(folder, {name: text})
+    written = files.write(folder, {name: text})
     code = 1 if summary.totals["fail"] else 0 if summary.checked else 3
     failures = summary.failures.to_dict("records")
-    found = {**summary.header, "totals": summary.totals, "failures": failures}
-    return _published(summary.headline, code, (*written, twin), found)
+    outcome = {**summary.header, "totals": summary.totals, "failures": failures}
+    return _published(summary.headline, code, (*written, twin), outcome)
 
 
 def _publish_comparison(
-    found: Mapping[str, Any], target: tuple[Path, str], path: Path
+    payload: Mapping[str, Any], target: tuple[Path, str], path: Path
 ) -> Published:
     folder, name = target
     try:
-        text, headline = comparison.render(found), comparison.verdict(found)
-        code = int(found["exit_code"])
+        text, headline = comparison.render(payload), comparison.verdict(payload)
+        code = int(payload["exit_code"])
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         # Its parts are not checked one by one: what the page cannot show is no comparison.
         raise InputError(f"{path} is not what `projlab compare` writes: {error!r}") from error
-    return _published(headline, code, _write(folder, {name: text}), {})
+    return _published(headline, code, files.write(folder, {name: text}), {})
 
 
 def _publish_difference(compared: Sequence[Run], folder: Path, name: str) -> Published:
     sides = [difference.Side(str(run.folder), run.summary) for run in compared]
-    found = [difference.Difference(sides[0], after) for after in sides[1:]]
-    contents = {name: difference.render(found), _twin(name): difference.render_markdown(found)}
+    differences = [difference.Difference(sides[0], after) for after in sides[1:]]
+    contents = {
+        name: difference.render(differences),
+        _twin(name): difference.render_markdown(differences),
+    }
     headline = " ".join(
-        f"{d.after.name}: {d.headline}" if len(found) > 1 else d.headline for d in found
+        f"{d.after.name}: {d.headline}" if len(differences) > 1 else d.headline for d in differences
     )
-    written = _write(folder, contents)
-    return _published(headline, difference.exit_code(found), written, difference.outcome(found))
+    written = files.write(folder, contents)
+    return _published(
+        headline, difference.exit_code(differences), written, difference.outcome(differences)
+    )
 
 
 def _publish_benchmarks(path: Path, folder: Path, name: str) -> Published:
@@ -114,7 +118,7 @@ def _publish_benchmarks(path: Path, folder: Path, name: str) -> Published:
     text = benchmarks.render(speed)
     folder.mkdir(parents=True, exist_ok=True)
     twin = benchmarks.render_markdown(speed, benchmarks.save(speed, folder))
-    found = {
+    outcome = {
         "commit": speed.latest.commit,
         "result": str(speed.latest.path),
         "counts": speed.counts,
@@ -122,28 +126,30 @@ def _publish_benchmarks(path: Path, folder: Path, name: str) -> Published:
         "history": speed.history.to_dict("records"),
         "since": plain(speed.since) if speed.since else None,
     }
-    written = _write(folder, {name: text, _twin(name): twin})
-    return _published(speed.headline, speed.exit_code, written, found)
+    written = files.write(folder, {name: text, _twin(name): twin})
+    return _published(speed.headline, speed.exit_code, written, outcome)
 
 
 def _publish_changes(paths: Sequence[Path], folder: Path, name: str) -> Published:
     before, *after = map(asv.read, paths)
-    found = [compare(before, each) for each in after]
+    comparisons = [compare(before, each) for each in after]
     contents = {
-        name: benchmarks.render_difference(found),
-        _twin(name): benchmarks.render_difference_markdown(found),
+        name: benchmarks.render_difference(comparisons),
+        _twin(name): benchmarks.render_difference_markdown(comparisons),
     }
-    headline = " ".join(benchmarks.headline(each) for each in found)
-    code = difference.worst_code(each.exit_code for each in found)
-    return _published(headline, code, _write(folder, contents), benchmarks.outcome(found))
+    headline = " ".join(benchmarks.headline(each) for each in comparisons)
+    code = difference.worst_code(each.exit_code for each in comparisons)
+    return _published(
+        headline, code, files.write(folder, contents), benchmarks.outcome(comparisons)
+    )
 
 
 def _published(
-    headline: str, code: int, pages: tuple[Path, ...], found: Mapping[str, Any]
+    headline: str, code: int, pages: tuple[Path, ...], outcome: Mapping[str, Any]
 ) -> Published:
     names = {"pages": [str(path) for path in pages]}
     return Published(
-        headline, code, pages, {"headline": headline, "exit_code": code, **found, **names}
+        headline, code, pages, {"headline": headline, "exit_code": code, **outcome, **names}
     )
 
 
@@ -162,12 +168,3 @@ def _target(out: Path | None, folder: Path, name: str) -> tuple[Path, str]:
 
 def _twin(name: str) -> str:
     return str(Path(name).with_suffix(".md"))
-
-
-def _write(folder: Path, contents: Mapping[str, str]) -> tuple[Path, ...]:
-    """Write files whole, all or none of them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".projlab-", dir=folder) as temporary:
-        for name, text in contents.items():
-            (Path(temporary) / name).write_text(text, encoding="utf-8")
-        return tuple((Path(temporary) / name).replace(folder / name) for name in contents)

@@ -51,7 +51,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class BenchmarkComparison:
     """What two results say about each other; names are `module.Class.method(parameters)`."""
 
     before: Result
@@ -74,7 +74,7 @@ class Comparison:
         return 1 if self.regressions else 0 if self.compared else 3
 
 
-def compare(before: Result, after: Result, margin: float = MARGIN) -> Comparison:
+def compare(before: Result, after: Result, margin: float = MARGIN) -> BenchmarkComparison:
     """Compare every figure that both results hold and that means the same in both."""
     reason = incomparable(before, after)
     drift = 1.0 if reason else machine_drift(before, after)
@@ -103,7 +103,7 @@ def compare(before: Result, after: Result, margin: float = MARGIN) -> Comparison
             regressions.append(Change(name, old.value, new.value, allowed))
         elif new.high * factor < old.low * faster:
             improvements.append(Change(name, old.value, new.value, allowed))
-    return Comparison(
+    return BenchmarkComparison(
         before,
         after,
         compared,
@@ -150,32 +150,34 @@ def machine_drift(before: Result, after: Result) -> float:
     return math.sqrt(ratios[(len(ratios) - 1) // 2] * ratios[len(ratios) // 2]) if ratios else 1.0
 
 
-def text(found: Comparison) -> str:
+def text(comparison: BenchmarkComparison) -> str:
     """The comparison for people: regressions first, each with what was allowed."""
     lines = [
-        f"before  {found.before.commit[:12]}  {found.before.path}",
-        f"after   {found.after.commit[:12]}  {found.after.path}",
+        f"before  {comparison.before.commit[:12]}  {comparison.before.path}",
+        f"after   {comparison.after.commit[:12]}  {comparison.after.path}",
         "",
     ]
-    if found.not_comparable:
-        lines.append(f"Times and peak memory are not compared: {found.not_comparable}.")
-    elif found.drift != 1.0:
-        lines.append(f"The machine itself took {found.drift:.2f} times as long after as before.")
-    counted = f"{found.compared} figures compared"
-    if not found.compared and not found.regressions:
+    if comparison.not_comparable:
+        lines.append(f"Times and peak memory are not compared: {comparison.not_comparable}.")
+    elif comparison.drift != 1.0:
+        lines.append(
+            f"The machine itself took {comparison.drift:.2f} times as long after as before."
+        )
+    counted = f"{comparison.compared} figures compared"
+    if not comparison.compared and not comparison.regressions:
         lines.append("Nothing could be compared.")
-    elif found.regressions:
-        lines.append(f"{len(found.regressions)} REGRESSED, of {counted}:")
+    elif comparison.regressions:
+        lines.append(f"{len(comparison.regressions)} REGRESSED, of {counted}:")
     else:
         lines.append(f"No regression; {counted}.")
-    lines += [f"  {_line(change)}" for change in found.regressions]
-    if found.improvements:
-        lines += ["", f"Improved ({len(found.improvements)}):"]
-        lines += [f"  {_line(change)}" for change in found.improvements]
+    lines += [f"  {_line(change)}" for change in comparison.regressions]
+    if comparison.improvements:
+        lines += ["", f"Improved ({len(comparison.improvements)}):"]
+        lines += [f"  {_line(change)}" for change in comparison.improvements]
     for title, names in (
-        ("Measured before, not any more", found.gone),
-        ("The benchmark itself was rewritten", found.rewritten),
-        ("New", found.new),
+        ("Measured before, not any more", comparison.gone),
+        ("The benchmark itself was rewritten", comparison.rewritten),
+        ("New", comparison.new),
     ):
         if names:
             lines += ["", f"{title} ({len(names)}):", *(f"  {n}" for n in _by_benchmark(names))]
@@ -200,18 +202,18 @@ def _line(change: Change) -> str:
     )
 
 
-def plain(found: Comparison) -> dict[str, Any]:
+def plain(comparison: BenchmarkComparison) -> dict[str, Any]:
     """The comparison for programs."""
     return {
-        "exit_code": found.exit_code,
-        "before": {"commit": found.before.commit, "file": str(found.before.path)},
-        "after": {"commit": found.after.commit, "file": str(found.after.path)},
-        "compared": found.compared,
-        "drift": found.drift,
-        "times_not_compared_because": found.not_comparable,
-        "regressions": [vars(change) for change in found.regressions],
-        "improvements": [vars(change) for change in found.improvements],
-        "gone": list(found.gone),
-        "rewritten": list(found.rewritten),
-        "new": list(found.new),
+        "exit_code": comparison.exit_code,
+        "before": {"commit": comparison.before.commit, "file": str(comparison.before.path)},
+        "after": {"commit": comparison.after.commit, "file": str(comparison.after.path)},
+        "compared": comparison.compared,
+        "drift": comparison.drift,
+        "times_not_compared_because": comparison.not_comparable,
+        "regressions": [vars(change) for change in comparison.regressions],
+        "improvements": [vars(change) for change in comparison.improvements],
+        "gone": list(comparison.gone),
+        "rewritten": list(comparison.rewritten),
+        "new": list(comparison.new),
     }

@@ -87,10 +87,10 @@ def _environment(folder: Path, frame: pd.DataFrame) -> Mapping[str, str]:
     """Return what the records were measured on."""
     known = _json(folder / ENVIRONMENTS)
     identity = frame["environment"].iloc[0] if len(frame) else next(iter(known), "")
-    found = known.get(identity, {"environment": f"{identity}, which is not described"})
-    if not isinstance(found, dict):
+    described = known.get(identity, {"environment": f"{identity}, which is not described"})
+    if not isinstance(described, dict):
         raise InputError(f"{folder / ENVIRONMENTS} does not describe environments")
-    return found
+    return described
 
 
 def _frame(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
@@ -107,18 +107,18 @@ def _frame(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
 
 
 def _comparison(path: Path) -> Mapping[str, Any]:
-    found = _json(path)
-    if found.get("kind") != "comparison" or found.get("format") != 1:
+    payload = _json(path)
+    if payload.get("kind") != "comparison" or payload.get("format") != 1:
         raise InputError(
             f"{path} is neither a run, nor what `projlab compare --out` writes, nor asv's result"
         )
-    if missing := [name for name in COMPARED if name not in found]:
+    if missing := [name for name in COMPARED if name not in payload]:
         raise InputError(f"{path} lacks {', '.join(missing)}")
-    return found
+    return payload
 
 
 def _json(path: Path) -> dict[str, Any]:
-    found = asv.load(path)
-    if not isinstance(found, dict):
+    content = asv.load(path)
+    if not isinstance(content, dict):
         raise InputError(f"{path} holds no JSON object")
-    return found
+    return content

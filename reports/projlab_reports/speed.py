@@ -18,7 +18,7 @@ import pandas as pd
 
 from projlab_reports import units
 from projlab_reports.asv import SIZE, YARDSTICK, Result
-from projlab_reports.regressions import Comparison, compare, incomparable, machine_drift
+from projlab_reports.regressions import BenchmarkComparison, compare, incomparable, machine_drift
 from projlab_reports.summary import rows
 
 PROJECTION = "projection.Projection.time_in_place"
@@ -78,8 +78,8 @@ class Speed:
         """The measured figures of one benchmark that a logarithmic axis can show."""
         frame = self.frame
         shown = (frame["benchmark"] == benchmark) & np.isfinite(frame["value"])
-        found: pd.DataFrame = frame[shown & (frame["value"] > 0)]
-        return found
+        positive: pd.DataFrame = frame[shown & (frame["value"] > 0)]
+        return positive
 
     @cached_property
     def against_size(self) -> tuple[str, ...]:
@@ -198,18 +198,18 @@ class Speed:
         for (device, dtype, series), group in self.of(benchmark).groupby(
             ["device", "dtype", "series"], sort=False
         ):
-            found = group.sort_values("entries", kind="stable")
-            first, last = found.iloc[0], found.iloc[-1]
+            ordered = group.sort_values("entries", kind="stable")
+            first, last = ordered.iloc[0], ordered.iloc[-1]
             table.append(
                 {
                     "series": str(series) or "all",
                     "dtype": dtype,
                     "device": device,
-                    "sizes": len(found),
+                    "sizes": len(ordered),
                     "smallest": f"{first['size']}: {written(first['value'], first['unit'])}",
                     "largest": f"{last['size']}: {written(last['value'], last['unit'])}",
-                    "exponent of m·n": _slope(exponent(found)),
-                    "between the two largest": _slope(exponent(_largest_two(found))),
+                    "exponent of m·n": _slope(exponent(ordered)),
+                    "between the two largest": _slope(exponent(_largest_two(ordered))),
                 }
             )
         return pd.DataFrame(table)
@@ -279,13 +279,13 @@ class Speed:
         """One row a benchmark: figures by what became of them, and where there is nothing."""
         table = []
         for benchmark in self.latest.benchmarks:
-            found = self.frame[self.frame["benchmark"] == benchmark.name]
-            counts = found["state"].value_counts()
+            figures = self.frame[self.frame["benchmark"] == benchmark.name]
+            counts = figures["state"].value_counts()
             nothing = [
                 f"{parameter} {value}"
                 for i, parameter in enumerate(benchmark.parameters)
                 for value in dict.fromkeys(benchmark.values[i])
-                if (found["state"][_at(benchmark.values, i, value)] == "n/a").all()
+                if (figures["state"][_at(benchmark.values, i, value)] == "n/a").all()
             ]
             table.append(
                 {
@@ -301,7 +301,7 @@ class Speed:
         """Every figure that failed, with the command that shows why."""
         failed = self.frame[self.frame["state"] == "failed"]
         return pd.DataFrame(
-            {"figure": failed["figure"], "reproduce": [_command(name) for name in failed["figure"]]}
+            {"figure": failed["figure"], "reproduce": [command(name) for name in failed["figure"]]}
         )
 
     @cached_property
@@ -365,7 +365,7 @@ class Speed:
         return pd.DataFrame(table)
 
     @cached_property
-    def since(self) -> Comparison | None:
+    def since(self) -> BenchmarkComparison | None:
         """The last result against the one before it, where there is one."""
         return compare(self.comparable[-2], self.latest) if len(self.comparable) > 1 else None
 
@@ -424,7 +424,7 @@ def _ratios(names: Iterable[str], before: Result, after: Result) -> list[float]:
     ]
 
 
-def _command(figure: str) -> str:
+def command(figure: str) -> str:
     """Return the command that measures one figure again and shows its error."""
     pattern = figure.replace("(", ".").replace(")", ".").replace("'", ".")
     return f"projlab bench --full --verbose --filter '{pattern}'"

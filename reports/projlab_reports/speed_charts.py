@@ -37,15 +37,19 @@ def against_size(speed: Speed, benchmark: str) -> list[Chart]:
         ) -> None:
             unit = str(frame["unit"].iloc[0])
             for i, (series, group) in enumerate(frame.groupby("series", sort=False)):
-                found = group.sort_values("entries")
-                slope = exponent(found)
+                ordered = group.sort_values("entries")
+                slope = exponent(ordered)
                 grows = "" if math.isnan(slope) or unit == "u" else f", (m·n)^{slope:.2f}"
                 style = _style(i)
                 # An interval that reaches below zero has no lower end on this axis.
-                low = found["low"].where(found["low"] > 0, found["value"])
-                axes.vlines(found["entries"], low, found["high"], color=style["color"], linewidth=1)
+                low = ordered["low"].where(ordered["low"] > 0, ordered["value"])
+                axes.vlines(
+                    ordered["entries"], low, ordered["high"], color=style["color"], linewidth=1
+                )
                 label = (str(series) or _short(benchmark)) + grows
-                axes.loglog(found["entries"], found["value"], linewidth=0.8, label=label, **style)
+                axes.loglog(
+                    ordered["entries"], ordered["value"], linewidth=0.8, label=label, **style
+                )
             if not math.isnan(read):
                 entries = np.array([frame["entries"].min(), frame["entries"].max()], dtype=float)
                 axes.plot(

@@ -75,8 +75,8 @@ class Summary:
     @cached_property
     def totals(self) -> dict[str, int]:
         """Number of records by verdict."""
-        parts = [f["verdict"].value_counts() for f in (self.verdicts, self.training) if len(f)]
-        return {v: sum(int(counts.get(v, 0)) for counts in parts) for v in VERDICTS}
+        counts = [_by_verdict(frame) for frame in (self.verdicts, self.training) if len(frame)]
+        return {verdict: sum(count[verdict] for count in counts) for verdict in VERDICTS}
 
     @property
     def checked(self) -> int:
@@ -120,13 +120,12 @@ class Summary:
         """One row a variant: verdicts counted apart, worst error that passed, median seconds."""
         table = []
         for variant, group in self.verdicts.groupby("variant", sort=False):
-            counts = group["verdict"].value_counts()
             answers = group[group["check"].isin(ANSWERS)]
             passed = answers[answers["verdict"] == "pass"]
             table.append(
                 {
                     "variant": variant,
-                    **{verdict: int(counts.get(verdict, 0)) for verdict in VERDICTS},
+                    **_by_verdict(group),
                     "worst units of κu": passed["units_of_kappa_u"].max(),
                     "worst of bound": passed["ratio"].max(),
                     "median set-up, s": answers["setup_s_median"].median(),
@@ -141,13 +140,12 @@ class Summary:
         """One row a check: verdicts counted apart, and what came nearest to its bound."""
         table = []
         for check, group in self.verdicts.groupby("check", sort=False):
-            counts = group["verdict"].value_counts()
             judged = group["verdict"].isin(("pass", "fail"))
             proven = group["proven_at_most"] / group["proven_accuracy"]
             table.append(
                 {
                     "check": check,
-                    **{verdict: int(counts.get(verdict, 0)) for verdict in VERDICTS},
+                    **_by_verdict(group),
                     "worst of bound": group["ratio"].fillna(proven)[judged].max(),
                 }
             )
@@ -272,7 +270,7 @@ class Summary:
     @cached_property
     def oracle_verdicts(self) -> list[str]:
         """A sentence for each family at its best: where it is an oracle, and where not."""
-        return [_oracle_sentence(oracle, self.problems) for oracle in self.main_oracles]
+        return [oracle_sentence(oracle, self.problems) for oracle in self.main_oracles]
 
     def real_systems(self, dtype: str) -> pd.DataFrame:
         """One row a real system: forward errors of variants and main oracles, reference."""
@@ -343,7 +341,7 @@ class Summary:
         """The training runs that failed, in the columns of `failures`."""
         columns = ["variant", "problem", "dtype", "check", "why", "reproduce"]
         profile = self.header["profile"]
-        found = [
+        failures = [
             (
                 f"{row['optimizer']} ({row['mode']}, decay {row['weight_decay']:g})",
                 row["problem"],
@@ -356,7 +354,7 @@ class Summary:
             for row in rows(self.training)
             if row["verdict"] == "fail"
         ]
-        return pd.DataFrame(found, columns=columns)
+        return pd.DataFrame(failures, columns=columns)
 
     def command(self, row: Mapping[str, object]) -> str:
         """Return the command that measures and judges one record again, by itself."""
@@ -400,7 +398,7 @@ def family(oracle: str) -> str:
     return oracle.partition("_")[0]
 
 
-def _oracle_sentence(oracle: str, frame: pd.DataFrame) -> str:
+def oracle_sentence(oracle: str, frame: pd.DataFrame) -> str:
     """Say on how many problems an oracle is one, and by how much it is none on the worst."""
     asked = frame[frame[STATUS + oracle].notna()]
     beyond = asked[~(asked[ERROR + oracle] <= asked["stable_bound"])]
@@ -444,6 +442,11 @@ def _list(values: Iterable[str], most: int = 6) -> str:
     distinct = list(dict.fromkeys(values))
     shown = ", ".join(distinct[:most])
     return shown + (f" and {len(distinct) - most} more" if len(distinct) > most else "")
+
+
+def _by_verdict(frame: pd.DataFrame) -> dict[str, int]:
+    counts = frame["verdict"].value_counts()
+    return {verdict: int(counts.get(verdict, 0)) for verdict in VERDICTS}
 
 
 def _count(number: int, what: str) -> str:

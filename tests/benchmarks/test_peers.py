@@ -17,10 +17,20 @@ def test_a_wrong_peer_is_not_timed(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:JAXopt is no longer maintained:DeprecationWarning")
-@pytest.mark.parametrize("name", sorted(PEERS))
-@pytest.mark.parametrize("shape", [{}, {"points": 4}, {"batch": 4}], ids=str)
-def test_peers_are_right_where_they_apply(name, shape):
-    try:
-        PEERS[name].prepare(exact(3, 10, **shape))
-    except NotApplicable as reason:
-        pytest.skip(str(reason))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.needs(*peer.packages) if peer.packages else ())
+        for name, peer in sorted(PEERS.items())
+    ],
+)
+@pytest.mark.parametrize(
+    ("kind", "shape"), [("one", {}), ("shared", {"points": 4}), ("distinct", {"batch": 4})]
+)
+def test_peers_are_right_where_they_apply_and_say_where_not(name, kind, shape):
+    peer, case = PEERS[name], exact(3, 10, **shape)
+    if kind in peer.batches:
+        assert callable(peer.prepare(case))
+    else:
+        with pytest.raises(NotApplicable, match=f"{name} does not do {kind} systems"):
+            peer.prepare(case)

@@ -365,14 +365,3 @@ def refused_if(foretold: bool) -> AbstractContextManager[object]:
     if foretold:
         return pytest.raises(projlab.RankDeficientError, match='variant="qr"')
     return nullcontext()
-
-
-def build(given: Case, variant: str, **keywords: Any) -> projlab.Projector | None:
-    """The projector, or None where the variant refuses as its own theory foretells."""
-    try:
-        return projlab.projector(given.A, given.b, variant, **keywords)
-    except projlab.RankDeficientError as error:
-        refusal = str(error)
-    assert given.may_refuse(variant), f"refused without need: {refusal}"
-    assert 'variant="qr"' in refusal, "a refusal names the remedy"
-    return None

@@ -1,4 +1,7 @@
-"""P(x0) is the projection: against exact rational arithmetic, with the bounds of `tolerance.py`."""
+"""P(x0) is the projection, for every variant on every system of the table.
+
+Against exact rational arithmetic, with the bounds of `tolerance.py`.
+"""
 
 import numpy as np
 import pytest

@@ -13,7 +13,7 @@ import projlab
 from projlab import tolerance
 from projlab.engine.select import MANY, asked
 from projlab.engine.setup import build
-from projlab.system.diagnosis import working_dtype
+from projlab.system.inputs import working_dtype
 from tests.projlab.watching import Operators
 
 NUMBA = importlib.util.find_spec("numba") is not None

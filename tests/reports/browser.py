@@ -7,8 +7,9 @@ import subprocess
 
 import pytest
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+NAMES = ("chromium", "chromium-browser")
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
+needs_browser = pytest.mark.needs(programs=NAMES)
 
 TOOLS = """
 const box = document.querySelector(".sortable");

@@ -8,10 +8,9 @@ import pytest
 from projlab_reports import difference
 from projlab_reports.difference import Difference, Side
 from projlab_reports.summary import Summary
-
-from .browser import needs_browser, use
-from .conftest import BASE, TRAINED, summary_of
-from .parsed import whole, words
+from tests.reports.browser import needs_browser, use
+from tests.reports.parsed import whole, words
+from tests.reports.runs import BASE, TRAINED, summary_of
 
 U = 2.0**-53
 OTHER = replace(BASE, problem="other", content_hash="other")
@@ -22,15 +21,15 @@ def between(before, after):
     return Difference(*map(Side, ("before", "after"), sides))
 
 
-def kinds(found):
-    return dict(zip(found.changes["problem"], found.changes["change"], strict=True))
+def kinds(compared):
+    return dict(zip(compared.changes["problem"], compared.changes["change"], strict=True))
 
 
 def test_the_same_run_twice_is_no_change():
-    found = between([BASE, OTHER], [BASE, OTHER])
-    assert found.changes.empty
-    assert (found.compared, found.exit_code) == (2, 0)
-    assert found.headline.startswith("No regression in 2 records compared")
+    compared = between([BASE, OTHER], [BASE, OTHER])
+    assert compared.changes.empty
+    assert (compared.compared, compared.exit_code) == (2, 0)
+    assert compared.headline.startswith("No regression in 2 records compared")
 
 
 @pytest.mark.parametrize(
@@ -46,11 +45,11 @@ def test_the_same_run_twice_is_no_change():
     ],
 )
 def test_a_forward_error_that_changed_is_told_from_noise(before, after, kind, code):
-    found = between(
+    compared = between(
         [OTHER, replace(BASE, forward_error=before)], [OTHER, replace(BASE, forward_error=after)]
     )
-    assert kinds(found) == ({BASE.problem: kind} if kind else {})
-    assert found.exit_code == code
+    assert kinds(compared) == ({BASE.problem: kind} if kind else {})
+    assert compared.exit_code == code
 
 
 def test_a_worse_verdict_is_a_regression_and_a_better_one_is_not():
@@ -62,26 +61,26 @@ def test_a_worse_verdict_is_a_regression_and_a_better_one_is_not():
 
 
 def test_missing_and_new_records_are_shown_and_count_for_nothing():
-    found = between([BASE, OTHER], [BASE, replace(OTHER, problem="third")])
-    assert kinds(found) == {"other": "missing", "third": "new"}
-    assert found.exit_code == 0
+    compared = between([BASE, OTHER], [BASE, replace(OTHER, problem="third")])
+    assert kinds(compared) == {"other": "missing", "third": "new"}
+    assert compared.exit_code == 0
 
 
 def test_a_new_record_that_fails_is_newly_failing():
-    found = between([BASE], [BASE, replace(OTHER, forward_error=1e-3)])
-    assert kinds(found) == {"other": "newly failing"}
-    assert found.exit_code == 1
+    compared = between([BASE], [BASE, replace(OTHER, forward_error=1e-3)])
+    assert kinds(compared) == {"other": "newly failing"}
+    assert compared.exit_code == 1
 
 
 def test_another_problem_under_the_same_name_has_another_forward_error():
-    found = between([BASE], [replace(BASE, content_hash="changed", forward_error=111 * U)])
-    assert found.changes.empty
+    compared = between([BASE], [replace(BASE, content_hash="changed", forward_error=111 * U)])
+    assert compared.changes.empty
 
 
 def test_times_are_shown_and_count_for_nothing():
-    found = between([BASE], [replace(BASE, project_s_median=3.0)])
-    assert found.exit_code == 0
-    assert found.times["projection, ratio"].tolist() == ["100000.00"]
+    compared = between([BASE], [replace(BASE, project_s_median=3.0)])
+    assert compared.exit_code == 0
+    assert compared.times["projection, ratio"].tolist() == ["100000.00"]
 
 
 def test_training_runs_are_records_too():
@@ -93,15 +92,15 @@ def test_training_runs_are_records_too():
             ("after", after, summary_of(BASE)),
         )
     ]
-    found = Difference(*sides)
-    assert kinds(found) == {"simplex": "newly failing"}
-    assert found.compared == 2
+    compared = Difference(*sides)
+    assert kinds(compared) == {"simplex": "newly failing"}
+    assert compared.compared == 2
 
 
 def test_nothing_in_common_is_nothing_to_compare():
-    found = between([BASE], [OTHER])
-    assert found.exit_code == 3
-    assert found.headline.startswith("Nothing to compare")
+    compared = between([BASE], [OTHER])
+    assert compared.exit_code == 3
+    assert compared.headline.startswith("Nothing to compare")
 
 
 def test_a_regression_among_several_differences_is_one():
@@ -115,16 +114,16 @@ def test_a_regression_among_several_differences_is_one():
 
 def test_the_page_is_whole_states_its_rule_and_reads_without_scripts():
     bad = replace(BASE, problem="<script>alert(1)</script>")
-    found = between([bad, OTHER], [replace(bad, forward_error=1e-3)])
-    text = difference.render([found])
+    compared = between([bad, OTHER], [replace(bad, forward_error=1e-3)])
+    text = difference.render([compared])
     parsed = whole(text)
     assert text.count("<script>") == 1  # the page's own, which sorts and filters
     assert "alert(1)" not in text[text.index("<script>") :]
     shown = words(parsed)
     assert difference.RULE in shown
-    for word in ("Newly failing (1)", "Missing (1)", "alert(1)", "0.001", found.headline):
+    for word in ("Newly failing (1)", "Missing (1)", "alert(1)", "0.001", compared.headline):
         assert word in shown
-    twin = difference.render_markdown([found])
+    twin = difference.render_markdown([compared])
     assert difference.RULE in twin
     assert "### Newly failing" in twin
     assert "### Better" not in twin

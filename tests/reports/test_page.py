@@ -4,16 +4,12 @@ import copy
 import re
 from dataclasses import replace
 
-import numpy as np
-import pandas as pd
 import pytest
 
-from projlab_reports import page, profiles
-
-from .conftest import BASE, summary_of
-from .parsed import Page, whole, words
-
-SCRIPT = "<script>alert(1)</script>"
+from projlab_reports import page
+from tests.reports.parsed import Page, whole, words
+from tests.reports.payloads import SCRIPT
+from tests.reports.runs import BASE, summary_of
 
 ORDER = [
     "What it ran on",
@@ -42,19 +38,19 @@ def test_the_page_of_everything_is_whole_and_in_order(everything):
     parsed = whole(text)
     assert headings(text) == ORDER
     assert "script" not in parsed.tags
-    found = words(parsed)
-    assert found.index(everything.headline) < found.index("What it ran on")
-    assert "GPU not measured".replace(" ", "") in found.replace(" ", "")
+    shown = words(parsed)
+    assert shown.index(everything.headline) < shown.index("What it ran on")
+    assert "GPU not measured".replace(" ", "") in shown.replace(" ", "")
     assert len(text) < 400_000
 
 
 def test_every_failure_is_carried_with_its_command(everything):
-    found = words(Page(page.render(everything)))
+    shown = words(Page(page.render(everything)))
     assert len(everything.failures) >= 2
     assert "training" in set(everything.failures["check"])
     for failure in everything.failures.to_dict("records"):
-        assert failure["why"] in found
-        assert failure["reproduce"] in found
+        assert failure["why"] in shown
+        assert failure["reproduce"] in shown
 
 
 def test_pictures_take_the_colour_of_the_page_and_say_what_they_are(everything):
@@ -70,10 +66,10 @@ def test_pictures_take_the_colour_of_the_page_and_say_what_they_are(everything):
 
 
 def test_numbers_stand_behind_the_pictures(everything):
-    found = words(Page(page.render(everything)))
-    assert "The numbers, float64" in found
+    shown = words(Page(page.render(everything)))
+    assert "The numbers, float64" in shown
     for number in ("1e-14", "3e-14", "2e-04", "1e+03"):
-        assert number in found
+        assert number in shown
 
 
 def test_a_run_without_drift_training_and_peers_has_no_such_headings(held):
@@ -110,42 +106,3 @@ def test_what_looks_like_a_script_is_shown_and_not_run(where):
     parsed = Page(page.render(copy.copy(summary)))
     assert "script" not in parsed.tags
     assert "alert(1)" in "".join(parsed.text)
-
-
-def answers(**seconds):
-    """One row a variant and problem: its seconds, negative where the answer is wrong."""
-    return pd.DataFrame(
-        [
-            {
-                "content_hash": str(i),
-                "dtype": "float64",
-                "check": "projection",
-                "variant": variant,
-                "setup_s_median": 0.0,
-                "project_s_median": abs(taken),
-                "forward_error": 1e-15 if taken > 0 else 1.0,
-                "stable_bound": 1e-14,
-            }
-            for variant, all_taken in seconds.items()
-            for i, taken in enumerate(all_taken)
-        ]
-    )
-
-
-def test_a_profile_counts_right_answers_only():
-    # Nobody is right on the last problem; b's quick answer to the third is wrong.
-    frame = answers(a=(1.0, 1.0, 1.0, -1.0), b=(4.0, 0.5, -0.1, -1.0))
-    times = profiles.seconds(frame, profiles.PROJECT)
-    assert len(times) == 3
-    found = profiles.profile(times, [1.0, 2.0, 4.0])
-    np.testing.assert_allclose(found["a"], [2 / 3, 1, 1])
-    np.testing.assert_allclose(found["b"], [1 / 3, 1 / 3, 2 / 3])
-    assert list(profiles.shown(times)["right at all"]) == ["100 %", "67 %"]
-
-
-def test_means_are_taken_where_all_that_are_compared_are_right():
-    frame = answers(a=(1.0, 1.0, 100.0), b=(4.0, 1.0, -1.0), rare=(1e-6, -1.0, -1.0))
-    found = profiles.means(frame).set_index("variant")
-    assert list(found["right on"]) == ["3 of 3", "2 of 3", "1 of 3"]
-    assert list(found["over"]) == [2, 2, 0]
-    assert list(found[profiles.PROJECT]) == ["1 s", "2 s", "–"]

@@ -8,9 +8,8 @@ import pytest
 
 from projlab_reports import charts, markdown, page, pareto
 from projlab_validation.record import OracleFigures
-
-from .conftest import BASE, summary_of
-from .parsed import Page, whole, words
+from tests.reports.parsed import Page, whole, words
+from tests.reports.runs import BASE, summary_of
 
 U = 2.0**-53
 KAPPA_U = BASE.reference_condition * U * BASE.perturbation_scale
@@ -21,7 +20,7 @@ def problem(i, **changed):
     return replace(BASE, problem=f"p{i}", content_hash=str(i), oracles=ORACLE, **changed)
 
 
-def found(*records):
+def means_of(*records):
     return pareto.methods(summary_of(*records), "float64").set_index("method")
 
 
@@ -37,7 +36,7 @@ def test_means_are_geometric_in_units_of_kappa_u_and_on_the_same_problems():
         # A method that answers fewer than half of the problems is not compared.
         problem(0, variant="single_row", forward_error=KAPPA_U),
     ]
-    means = found(*records)
+    means = means_of(*records)
     assert means.loc["qr", "error"] == pytest.approx(10)
     assert means.loc["qr", "seconds"] == pytest.approx(1e-5)
     assert means.loc["qr", "once"] > means.loc["qr", "seconds"]
@@ -50,12 +49,12 @@ def test_means_are_geometric_in_units_of_kappa_u_and_on_the_same_problems():
 
 
 def test_an_answer_that_is_exact_has_a_place():
-    means = found(problem(0, forward_error=0.0))
+    means = means_of(problem(0, forward_error=0.0))
     assert means.loc["qr", "error"] == pytest.approx(U / 100 / KAPPA_U)
 
 
 def test_an_answer_of_unknown_condition_is_left_out():
-    means = found(problem(0), problem(1, reference_condition=math.inf))
+    means = means_of(problem(0), problem(1, reference_condition=math.inf))
     assert means.loc["qr", "answered"] == 1
 
 

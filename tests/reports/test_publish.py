@@ -9,18 +9,13 @@ import pytest
 
 from projlab.cli import main
 from projlab_validation.store import Store
-
-from .conftest import BASE, DRIFT, HEADER, RECORDS, TRAINING, write_run
-from .test_comparison import EVERYTHING
+from tests.reports.payloads import EVERYTHING
+from tests.reports.runs import BASE, DRIFT, HEADER, RECORDS, TRAINING, contents, write_run
 
 
 @pytest.fixture
 def run(tmp_path):
     return write_run(tmp_path / "run", BASE)
-
-
-def contents(folder):
-    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_the_page_of_a_run_and_its_twin_stand_in_its_folder(run, capsys):
@@ -86,9 +81,9 @@ def test_two_runs_give_a_difference_and_its_exit_code(run, tmp_path, capsys):
     assert main(["report", str(run), str(other)]) == 3
     capsys.readouterr()
     assert main(["report", str(run), str(worse), "--json"]) == 1
-    (found,) = json.loads(capsys.readouterr().out)["differences"]
-    assert found["counts"]["newly failing"] == 1
-    assert found["changes"][0]["problem"] == BASE.problem
+    (difference,) = json.loads(capsys.readouterr().out)["differences"]
+    assert difference["counts"]["newly failing"] == 1
+    assert difference["changes"][0]["problem"] == BASE.problem
     assert (worse / "difference.html").is_file()
     assert (worse / "difference.md").is_file()
     # The first is what the others are held against.

@@ -1,6 +1,6 @@
 from dataclasses import replace
 
-from projlab_reports.summary import rows
+from projlab_reports.summary import oracle_sentence, rows
 
 
 def by(frame, column):
@@ -82,9 +82,7 @@ def test_where_a_solver_is_no_oracle_a_sentence_says_so(summary):
 
 
 def test_a_claim_that_is_wrong_is_given_with_its_figure(summary):
-    from projlab_reports.summary import _oracle_sentence
-
-    sentence = _oracle_sentence("clarabel_default_distance", summary.problems)
+    sentence = oracle_sentence("clarabel_default_distance", summary.problems)
     assert "on 2 of these its status is success" in sentence
     assert "netlib_good (κ = 1.0e+03): forward error 2.0e-04" in sentence
 

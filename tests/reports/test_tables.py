@@ -9,8 +9,7 @@ import pytest
 from projlab_reports import markdown, page, tables
 from projlab_reports.summary import rows
 from projlab_reports.units import MISSING
-
-from .conftest import BASE, TRAINED, summary_of
+from tests.reports.runs import BASE, TRAINED, summary_of
 
 U = 2.0**-53
 CERTIFICATE = replace(
@@ -37,10 +36,10 @@ def verdicts(*records):
 def test_each_check_is_counted_by_variant():
     wrong = replace(BASE, variant="pinv", computed_by="pinv", check="batched", forward_error=1e-3)
     frame = verdicts(BASE, replace(BASE, check="batched"), wrong)
-    found = {row["check"]: row for row in rows(tables.checks(frame))}
-    assert found["projection"]["qr"] == "1 / 0 / 0"
-    assert found["projection"]["pinv"] == "–"
-    assert found["batched"]["pinv"] == "0 / 0 / 1"
+    by_check = {row["check"]: row for row in rows(tables.checks(frame))}
+    assert by_check["projection"]["qr"] == "1 / 0 / 0"
+    assert by_check["projection"]["pinv"] == "–"
+    assert by_check["batched"]["pinv"] == "0 / 0 / 1"
 
 
 def test_a_certificate_is_counted_and_its_bound_compared_with_the_truth():
@@ -63,8 +62,8 @@ def test_answers_are_counted_by_what_judged_them():
     unknown = replace(BASE, content_hash="u", reference_kind="unavailable", problem="unknown")
     proven = replace(unknown, proof="certified", proven_at_most=1e-14, proven_accuracy=1e-12)
     frame = verdicts(BASE, BASE, proven, unknown)
-    found = {row["judged by"]: row["answers"] for row in rows(tables.judged_by(frame))}
-    assert found == {"exact": 2, "certificate": 1, "feasibility alone": 1}
+    counts = {row["judged by"]: row["answers"] for row in rows(tables.judged_by(frame))}
+    assert counts == {"exact": 2, "certificate": 1, "feasibility alone": 1}
 
 
 def test_drift_is_shown_beside_the_single_shot():
@@ -103,12 +102,12 @@ def test_peers_stand_beside_the_variants_on_the_same_problems():
         peer("wild", float("nan"), content_hash="other", **failed),
         peer("precise", 1e-15, content_hash="alone"),
     )
-    found = {row["method"]: row for row in rows(tables.peers(theirs, ours))}
-    assert list(found) == ["precise", "wild", "qr"]
-    assert found["precise"]["within c·κ·u"] == "2 of 2"
-    assert (found["wild"]["beyond"], found["wild"]["no answer"]) == (1, 1)
-    assert found["qr"]["within c·κ·u"] == "1 of 2"  # the other was not given to it
-    assert found["wild"]["fewest digits, float64"] == "3.0"
+    by_method = {row["method"]: row for row in rows(tables.peers(theirs, ours))}
+    assert list(by_method) == ["precise", "wild", "qr"]
+    assert by_method["precise"]["within c·κ·u"] == "2 of 2"
+    assert (by_method["wild"]["beyond"], by_method["wild"]["no answer"]) == (1, 1)
+    assert by_method["qr"]["within c·κ·u"] == "1 of 2"  # the other was not given to it
+    assert by_method["wild"]["fewest digits, float64"] == "3.0"
 
 
 NETWORK = TRAINED | {

@@ -111,20 +111,20 @@ def written(folder, name, content):
     return path
 
 
-def dense(given):
-    return given.A.toarray() if sp.issparse(given.A) else given.A
+def dense(stored):
+    return stored.A.toarray() if sp.issparse(stored.A) else stored.A
 
 
 @pytest.mark.parametrize("name", GOOD)
 def test_a_whole_system_is_read_to_the_last_bit(name, tmp_path):
-    given = formats.read(written(tmp_path, name, GOOD[name]))
-    np.testing.assert_array_equal(dense(given), A)
-    np.testing.assert_array_equal(given.b, B)
-    if given.x0 is not None:
-        np.testing.assert_array_equal(given.x0, X0)
-    assert (given.x0 is None) == (name in ("named.csv", "sparse.pt"))
-    assert given.names == (NAMES if "npz" in name or "csv" in name else None)
-    assert given.dtype == "float64"
+    stored = formats.read(written(tmp_path, name, GOOD[name]))
+    np.testing.assert_array_equal(dense(stored), A)
+    np.testing.assert_array_equal(stored.b, B)
+    if stored.x0 is not None:
+        np.testing.assert_array_equal(stored.x0, X0)
+    assert (stored.x0 is None) == (name in ("named.csv", "sparse.pt"))
+    assert stored.names == (NAMES if "npz" in name or "csv" in name else None)
+    assert stored.dtype == "float64"
 
 
 @pytest.mark.parametrize("name", WITHOUT_B)
@@ -138,21 +138,21 @@ def test_a_lone_matrix_takes_its_right_hand_side_from_another_file(name, right, 
         "b.pt": pt(torch.from_numpy(B)),
         "b.safetensors": st(b=B),
     }[right]
-    given = formats.read(
+    stored = formats.read(
         written(tmp_path, name, WITHOUT_B[name]), b=written(tmp_path, right, content)
     )
-    np.testing.assert_array_equal(dense(given), A)
-    np.testing.assert_array_equal(given.b, B)
+    np.testing.assert_array_equal(dense(stored), A)
+    np.testing.assert_array_equal(stored.b, B)
 
 
 @pytest.mark.parametrize("name", ["system.mps", "system.mps.gz"])
 def test_the_equations_of_an_mps_are_read_by_their_names(name, tmp_path, capfd):
     content = gzip.compress(MPS.encode()) if name.endswith("gz") else MPS.encode()
-    given = formats.read(written(tmp_path, name, content))
-    np.testing.assert_array_equal(dense(given), [[1, 0, 2], [0, 3, 0.5]])
-    np.testing.assert_array_equal(given.b, [4, 0.1])
-    assert given.names == NAMES
-    assert given.note == "1 of 3 rows are inequalities and left out"
+    stored = formats.read(written(tmp_path, name, content))
+    np.testing.assert_array_equal(dense(stored), [[1, 0, 2], [0, 3, 0.5]])
+    np.testing.assert_array_equal(stored.b, [4, 0.1])
+    assert stored.names == NAMES
+    assert stored.note == "1 of 3 rows are inequalities and left out"
     assert capfd.readouterr().out == ""
 
 
@@ -160,10 +160,10 @@ def test_files_beside_the_matrix_are_its_right_hand_side_and_its_point(tmp_path)
     written(tmp_path, "well.mtx", mtx(CSR))
     written(tmp_path, "well_b.mtx", mtx(B[:, None]))
     written(tmp_path, "well_x0.npy", npy(X0))
-    (found,) = formats.find([tmp_path])
-    given = formats.read(found)
-    np.testing.assert_array_equal(given.b, B)
-    np.testing.assert_array_equal(given.x0, X0)
+    (file,) = formats.find([tmp_path])
+    stored = formats.read(file)
+    np.testing.assert_array_equal(stored.b, B)
+    np.testing.assert_array_equal(stored.x0, X0)
 
 
 def test_without_a_point_it_is_standard_normal_from_a_seed_that_is_stated(tmp_path):
@@ -173,8 +173,8 @@ def test_without_a_point_it_is_standard_normal_from_a_seed_that_is_stated(tmp_pa
 
 @pytest.mark.parametrize("kind", ["float32", "float16"])
 def test_a_narrow_matrix_is_compared_in_float32(kind, tmp_path):
-    given = formats.read(written(tmp_path, "s.npz", npz(A=A.astype(kind), b=B)))
-    problem = given.problem()
+    stored = formats.read(written(tmp_path, "s.npz", npz(A=A.astype(kind), b=B)))
+    problem = stored.problem()
     assert problem.dtype == "float32"
     np.testing.assert_array_equal(problem.b, B.astype(np.float32))
 
@@ -185,9 +185,9 @@ def test_a_bfloat16_tensor_is_compared_in_float32(tmp_path):
 
 
 def test_entries_that_float32_cannot_hold_are_refused(tmp_path):
-    given = formats.read(written(tmp_path, "s.npz", npz(A=1e300 * A, b=B)))
+    stored = formats.read(written(tmp_path, "s.npz", npz(A=1e300 * A, b=B)))
     with pytest.raises(InputError, match="overflow in float32"):
-        given.problem("float32")
+        stored.problem("float32")
 
 
 NAN, INF = A.copy(), A.copy()

@@ -1,3 +1,5 @@
+"""What each profile takes, and what it skips with a reason."""
+
 import itertools
 
 import pytest

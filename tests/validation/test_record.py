@@ -1,3 +1,5 @@
+"""A record as one flat, typed row."""
+
 import math
 from dataclasses import fields, replace
 
@@ -8,25 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from projlab_validation.record import COLUMNS, OracleFigures, Record, schema, table
+from tests.validation.records import ANSWERED
 
-MEASURED = Record(
-    problem="article_1",
-    group="article",
-    content_hash="0123456789abcdef",
-    seed=1,
-    m=1,
-    n=2,
-    nnz=2,
-    density=1.0,
-    rows_overlap=False,
-    dtype="float64",
-    device="cpu",
-    variant="qr",
-    check="projection",
-    environment="abc",
-    status="ok",
-    rank=1,
-    condition=1.0,
+MEASURED = replace(
+    ANSWERED,
     forward_error=1e-16,
     oracles={"lstsq_gelsd": OracleFigures("ok", 2e-16, 1e-4, 3e-16)},
 )

@@ -1,28 +1,23 @@
+"""A run in worker processes: any number of them, any of them lost, resumed or not."""
+
 import contextlib
 import os
 import signal
-import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
 import projlab
-from projlab_validation import measure, oracles, runner, store
-from projlab_validation.measure import measure as measure_one
-from projlab_validation.measure import rows_overlap, timed
+from projlab_validation import oracles, runner, store
 from projlab_validation.problems import catalogue
 from projlab_validation.profiles import PROFILES
-from projlab_validation.record import table
 from projlab_validation.runner import GivenUp, Task, measured, run
 from projlab_validation.store import Store
-
-sys.path.insert(0, str(Path(__file__).parent))  # where `faults` and `forked` are
-
-from forked import Forked
+from tests.validation.asked import PROBLEMS
+from tests.validation.forked import Forked
 
 QUICK = PROFILES["quick"]
 BRIEF = replace(QUICK, check_flops=0)  # the answers for x0, and what certifies them, alone
@@ -30,157 +25,8 @@ VARIANTS = projlab.variants()
 NAMES = ("article_1", "article_3", "spectra_1e3_3x10")
 
 
-def problem(name, dtype="float64"):
-    return next(iter(catalogue(names=[name], dtypes=[dtype])))
-
-
 def problems():
     return list(catalogue(names=NAMES, dtypes=["float64"]))
-
-
-def frame_of(records) -> pd.DataFrame:
-    return table(records).to_pandas().set_index(["variant", "check"])
-
-
-class TestMeasure:
-    def test_a_record_holds_what_was_asked_and_what_is_known(self):
-        frame = frame_of(measure_one(problem("article_3"), VARIANTS, QUICK, environment="here"))
-        row = frame.loc[("qr", "projection")]
-        assert (row["m"], row["n"], row["rank"], row["reference_rank"]) == (2, 3, 2, 2)
-        assert row["computed_by"] == "qr"
-        assert row["reference_kind"] == "exact"
-        assert row["environment"] == "here"
-        assert row["repeats"] >= 1
-        assert 0 < row["project_s_min"] <= row["project_s_median"]
-        assert 0 < row["setup_s_min"] <= row["setup_s_median"]
-
-    def test_forward_error_is_the_distance_from_the_exact_projection(self):
-        # Onto x1 + x2 = 1: x* = x0 − (x1 + x2 − 1)/2 · (1, 1), to be had in the head.
-        article_1 = problem("article_1")
-        x0 = torch.tensor(article_1.x0)
-        by_hand = x0 - (x0.sum() - 1) / 2
-        x = projlab.projector(article_1.A, article_1.b, variant="qr")(x0)
-        row = frame_of(measure_one(article_1, ("qr",), QUICK)).loc[("qr", "projection")]
-        reached = float((x - by_hand).norm() / by_hand.norm())
-        assert row["forward_error"] == pytest.approx(reached, abs=2 * 2.0**-53)
-        assert row["xstar_norm"] == pytest.approx(float(by_hand.norm()))
-        assert row["correction_norm"] == pytest.approx(float((x0 - by_hand).norm()))
-
-    @pytest.mark.parametrize(
-        ("fault", "seen_by"),
-        [
-            (lambda P, x: P(x) + 1e-3 * P.tangent(torch.ones_like(x)), "stationarity"),
-            (lambda P, x: x - 0.999 * (x - P(x)), "feasibility"),
-        ],
-    )
-    def test_each_residual_sees_its_own_half_of_a_fault(self, fault, seen_by, monkeypatch):
-        honest = projlab.projector
-
-        class Faulty:
-            variant, rank, condition = "qr", 10, 1.0
-
-            def __init__(self, *arguments, **keywords):
-                self.P = honest(*arguments, **keywords)
-
-            def to(self, device):
-                return self
-
-            def __call__(self, x):
-                return fault(self.P, x)
-
-        monkeypatch.setattr(projlab, "projector", Faulty)
-        row = frame_of(measure_one(problem("spectra_1e3_10x20"), ("qr",), QUICK)).iloc[0]
-        unseen = {"stationarity", "feasibility"} - {seen_by}
-        assert row[seen_by] > 1e-6
-        assert row[unseen.pop()] < 1e-13
-        assert row["forward_error"] > 1e-6
-
-    def test_every_oracle_is_measured_and_compared(self):
-        row = frame_of(measure_one(problem("article_3"), ("qr",), QUICK)).iloc[0]
-        for oracle in ("lstsq_gelsd", "clarabel_tight_expanded"):
-            assert row[f"oracle_error_{oracle}"] < 1e-9
-            assert row[f"difference_{oracle}"] <= (
-                row[f"oracle_error_{oracle}"] + row["forward_error"] + 1e-15
-            )
-            assert row[f"oracle_s_{oracle}"] > 0
-
-    def test_an_inconsistent_system_is_asked_twice(self):
-        frame = frame_of(measure_one(problem("pg_btheta_57_ieee"), ("qr",), QUICK))
-        refusal, answer = frame.loc[("qr", "refusal")], frame.loc[("qr", "least_squares")]
-        assert (refusal["status"], refusal["exception"]) == ("refused", "InconsistentError")
-        assert answer["status"] == "ok"
-        assert answer["forward_error"] < 1e-9
-        # There the residual that no x removes adds to what rounding is amplified by.
-        assert answer["perturbation_scale"] > answer["x0_norm"] + answer["correction_norm"]
-
-    def test_overlapping_rows_are_refused_by_single_row_without_computing_x_star(self, monkeypatch):
-        monkeypatch.setattr(oracles, "reference", None)
-        row = frame_of(measure_one(problem("article_3"), ("single_row",), QUICK)).iloc[0]
-        assert (row["status"], row["exception"]) == ("refused", "InputError")
-        assert row["rows_overlap"]
-        assert pd.isna(row["reference_kind"])
-
-    def test_what_exceeds_the_budget_is_skipped_with_its_reason(self):
-        tight = replace(QUICK, flops=10.0)
-        frame = frame_of(measure_one(problem("article_3"), VARIANTS, tight))
-        assert set(frame["status"]) == {"skip"}
-        assert frame["reason"].str.contains("projlab validate --profile").all()
-
-    def test_a_failing_oracle_is_an_error_that_says_so(self, monkeypatch):
-        def broken(*_, **__):
-            raise ZeroDivisionError("planted")
-
-        monkeypatch.setattr(oracles, "reference", broken)
-        records = measure_one(problem("article_1"), VARIANTS, QUICK)
-        assert {(r.variant, r.status) for r in records} == {(v, "error") for v in VARIANTS}
-        assert "ZeroDivisionError: planted (test_runner.py:" in records[0].reason
-
-    def test_a_failing_variant_is_an_error_of_its_own(self, monkeypatch):
-        honest = projlab.projector
-
-        def broken(constraint, variant, **keywords):
-            if variant == "qr":
-                raise KeyError("planted")
-            return honest(constraint, variant=variant, **keywords)
-
-        monkeypatch.setattr(projlab, "projector", broken)
-        statuses = {r.variant: r.status for r in measure_one(problem("article_1"), VARIANTS, QUICK)}
-        assert statuses == dict.fromkeys(VARIANTS, "ok") | {"qr": "error"}
-
-    def test_float32_problems_are_projected_in_float32(self):
-        row = frame_of(measure_one(problem("spectra_1_30x60", "float32"), ("qr",), QUICK)).iloc[0]
-        assert 1e-9 < row["forward_error"] < 1e-5
-
-    def test_stationarity_that_is_too_dear_is_missing_with_its_reason(self, monkeypatch):
-        monkeypatch.setattr(measure, "BASIS_FLOPS", 1.0)
-        row = frame_of(measure_one(problem("article_3"), ("qr",), QUICK)).iloc[0]
-        assert pd.isna(row["stationarity"])
-        assert "GFlop" in row["stationarity_reason"]
-
-
-def test_rows_overlap_where_a_column_has_two_nonzeros():
-    assert rows_overlap(problem("article_3"))
-    assert not rows_overlap(problem("article_1"))
-
-
-def test_timing_warms_up_untimed_and_then_repeats_until_the_time_is_up(monkeypatch):
-    clock = [0.0]
-    monkeypatch.setattr(measure.time, "perf_counter", lambda: clock[0])
-    calls, synchronised = [], []
-
-    def work():
-        calls.append(clock[0])
-        clock[0] += 1.0
-        return len(calls)
-
-    profile = replace(QUICK, repeats=5, repeat_seconds=10.0)
-    result, seconds = timed(work, lambda: synchronised.append(1), profile)
-    assert (result, seconds, len(synchronised)) == (6, [1.0] * 5, 6)
-    assert len(timed(work, lambda: None, replace(profile, repeat_seconds=2.5))[1]) == 3
-    brief = replace(profile, repeat_seconds=0.0)
-    assert len(timed(work, lambda: None, brief)[1]) == 1
-    calls.clear()
-    assert timed(work, lambda: None, brief, lasting=True) == (1, [1.0])
 
 
 class Bomb:
@@ -216,9 +62,9 @@ def untimed(folder):
 def outcomes(rows):
     """What each record but a certificate came to, by problem, variant and check, each once."""
     records = [record for row in rows for record in row if record.check != "certificate"]
-    found = {(r.problem, r.variant, r.check): r.exception or r.status for r in records}
-    assert len(found) == len(records)
-    return found
+    ended = {(r.problem, r.variant, r.check): r.exception or r.status for r in records}
+    assert len(ended) == len(records)
+    return ended
 
 
 class TestRun:
@@ -389,9 +235,9 @@ class TestLoss:
     def test_a_subject_is_asked_about_the_other_problems_of_the_shape(self):
         names = ("shapes_plain", "starts_answer_zero", "scaling_all_tiny")
         subject = "faults:loops_on_feasible_points"
-        found = outcomes(measured([task_of(*names, variants=(subject,))], 1, 2.0))
+        ended = outcomes(measured([task_of(*names, variants=(subject,))], 1, 2.0))
         for name in names:
-            checks = {check: end for (of, _, check), end in found.items() if of == name}
+            checks = {check: end for (of, _, check), end in ended.items() if of == name}
             assert checks.pop("projection") == "ok"
             assert set(checks.values()) == {"TimeoutError"} | ({"ok"} if len(checks) > 1 else set())
 
@@ -409,12 +255,12 @@ class TestLoss:
     def test_a_task_that_cannot_be_begun_loses_every_variant_of_its_problem(self):
         deadly = task_of("article_1", variants=("qr", "pinv"), profile=Bomb())
         tasks = [task_of("article_3"), deadly, task_of("spectra_1e3_3x10")]
-        found = outcomes(measured(tasks, 2, None))
-        assert [end for (name, *_), end in found.items() if name == "article_1"] == [
+        ended = outcomes(measured(tasks, 2, None))
+        assert [end for (name, *_), end in ended.items() if name == "article_1"] == [
             "WorkerDied",
             "WorkerDied",
         ]
-        assert sorted(found.values()) == ["WorkerDied", "WorkerDied", "ok", "ok"]
+        assert sorted(ended.values()) == ["WorkerDied", "WorkerDied", "ok", "ok"]
 
     def test_the_reason_says_how_it_ended(self):
         deadly = task_of("article_1", profile=Bomb())
@@ -428,3 +274,15 @@ class TestLoss:
         assert [next(rows)[0].problem, next(rows)[0].problem] == list(NAMES[:2])
         with pytest.raises(GivenUp, match="after 2 time-outs and crashes"):
             next(rows)
+
+
+def test_problems_of_one_shape_run_together_and_variants_apart():
+    def tasks(variant):
+        return [Task((p,), (variant,), QUICK, "cpu", "here") for p in PROBLEMS]
+
+    together = runner.by_shape(tasks("faults:exits"))
+    shapes = [{(p.m, p.n) for p in task.problems} for task in together]
+    assert all(len(shape) == 1 for shape in shapes)
+    assert len(together) == len(set.union(*shapes)) < len(PROBLEMS)
+    assert sum(len(task.problems) for task in together) == len(PROBLEMS)
+    assert runner.by_shape(tasks("qr")) == tasks("qr")

@@ -1,7 +1,8 @@
+"""A store: what is written whole, what is resumed, and what is refused."""
+
 import subprocess
 import sys
 import textwrap
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -9,33 +10,11 @@ import pytest
 
 from projlab import InputError
 from projlab_validation import store
-from projlab_validation.record import OracleFigures, Record
+from projlab_validation.record import OracleFigures
 from projlab_validation.store import Key, Store
+from tests.validation.records import record
 
 HEADER = {"profile": "quick", "device": "cpu"}
-
-
-def record(problem="p1", variant="qr", **changes) -> Record:
-    return replace(
-        Record(
-            problem=problem,
-            group="article",
-            content_hash=f"hash-of-{problem}",
-            seed=1,
-            m=1,
-            n=2,
-            nnz=2,
-            density=1.0,
-            rows_overlap=False,
-            dtype="float64",
-            device="cpu",
-            variant=variant,
-            check="projection",
-            environment="here",
-            status="ok",
-        ),
-        **changes,
-    )
 
 
 def test_what_is_written_is_read_back_and_known_as_done(tmp_path):
@@ -106,9 +85,9 @@ import os, sys
 from pathlib import Path
 from projlab_validation import store
 sys.path.insert(0, {here!r})
-from test_store import HEADER, record
+from records import record
 
-opened = store.Store.create(Path({folder!r}), HEADER)
+opened = store.Store.create(Path({folder!r}), {header!r})
 opened.write([record("p1")])
 os.fsync = lambda _: os._exit(9)  # the power goes while the second part is on its way
 opened.write([record("p2")])
@@ -117,7 +96,9 @@ opened.write([record("p2")])
 
 def test_a_kill_loses_the_part_at_hand_and_nothing_else(tmp_path):
     folder = tmp_path / "run"
-    script = textwrap.dedent(KILLED).format(here=str(Path(__file__).parent), folder=str(folder))
+    script = textwrap.dedent(KILLED).format(
+        here=str(Path(__file__).parent), folder=str(folder), header=HEADER
+    )
     assert subprocess.run([sys.executable, "-c", script]).returncode == 9
     assert list((folder / store.RECORDS).glob(f"{store.TEMPORARY}*"))
     assert store.read(folder)["problem"].tolist() == ["p1"]

@@ -4,7 +4,7 @@ A system is measured in a process of its own, which reports after every step and
 time limit: what it reported until then is the comparison. In this order:
 
 1. what the system is (`describe`): structure, then the rank decision;
-2. every variant, as the validation suite asks it (`measure.ask`);
+2. every variant, as the validation suite asks it (`outcome.ask`);
 3. the certificate of each answer (`proof.prove`), the largest systems' only judge;
 4. x* by the oracles (`oracles.reference`), as exact as the time left allows;
 5. peers, each in a further process with a time limit of its own.
@@ -14,16 +14,11 @@ The judge of the suite then holds every answer against its own theory.
 
 from __future__ import annotations
 
-import contextlib
 import math
-import multiprocessing
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from multiprocessing.connection import Connection
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -32,39 +27,30 @@ from projlab.engine.variants import get
 from projlab.system.options import OnInconsistent
 from projlab_validation import subjects
 from projlab_validation.describe import (
-    System,
+    SystemDescription,
     analysed,
     predicted_seconds,
     structure,
     with_clear_cutoff,
     with_condition_as_given,
 )
-from projlab_validation.formats import SEED, Given
+from projlab_validation.formats import SEED, StoredSystem
 from projlab_validation.lines import Extra, Line, lines, peer_name
-from projlab_validation.measure import (
-    Outcome,
-    Truth,
-    ask,
-    blank_record,
-    timed,
-)
-from projlab_validation.measure import _describe as described
 from projlab_validation.oracles import FLOPS_PER_SECOND, Reference, reference
+from projlab_validation.outcome import Outcome, Rule, ask, described, timed
 from projlab_validation.problems import Problem
-from projlab_validation.problems.problem import Dtype
-from projlab_validation.profiles import DTYPES, Profile
+from projlab_validation.problems.problem import DTYPES, Dtype
+from projlab_validation.process import STOPPED, reports
+from projlab_validation.profiles import Profile
 from projlab_validation.proof import prove
 from projlab_validation.recommend import Question, Recommendation, recommend
-from projlab_validation.record import Check, Record
-from projlab_validation.runner import THREAD_VARIABLES
+from projlab_validation.record import Check, Record, blank_record
+from projlab_validation.truth import Truth
 
 FORMAT = 1
 """Of the payload that `--json` prints and the page is drawn from; raised when a reader breaks."""
 
 TIME_LIMIT = 120.0
-GRACE = 10.0
-"""Seconds after its limit at which a process ends itself, whoever started it being gone."""
-
 STACK = 64
 STACK_ENTRIES = 2**22
 """Points stacked for the batched timing: this many, or fewer with these entries in all."""
@@ -72,13 +58,11 @@ STACK_ENTRIES = 2**22
 ANSWER_SHARE = 0.5
 """Of the time left a variant may be predicted to take: certificate and oracle come after it."""
 
-STOPPED = "stopped at the time limit"
-
 PROFILE = Profile("compare", DTYPES, math.inf, None, None, (), None, repeats=50, repeat_seconds=0.2)
 
 
 @dataclass(frozen=True)
-class Options:
+class ComparisonOptions:
     """What was asked for on the command line."""
 
     variants: tuple[str, ...]
@@ -93,12 +77,25 @@ class Options:
 class Snapshot:
     """What is known so far of one system."""
 
-    system: System
+    system: SystemDescription
     check: Check = "projection"
     records: tuple[Record, ...] = ()
     extras: Mapping[tuple[str, str], Extra] = field(default_factory=dict)
     reference: Reference | None = None
     done: bool = False
+
+    def stopped(self, problem: Problem, options: ComparisonOptions, why: str) -> Snapshot:
+        """Return the same with a record for every variant that has none yet, which says why."""
+        asked = {record.variant for record in self.records}
+        blank = blank_record(problem, options.device, "")
+        missing = [
+            replace(blank, variant=v, status="skip", reason=why)
+            for v in options.variants
+            if v not in asked
+        ]
+        unknown = "" if self.system.rank is not None else f"the rank decision did not end, {why}"
+        system = replace(self.system, unknown=unknown)
+        return replace(self, system=system, records=(*self.records, *missing))
 
 
 @dataclass(frozen=True)
@@ -109,7 +106,7 @@ class Comparison:
     dtype: Dtype
     note: str
     x0: str
-    system: System
+    system: SystemDescription
     check: str
     lines: tuple[Line, ...]
     recommendation: Recommendation
@@ -126,27 +123,28 @@ class Comparison:
         return any(line.kind == "variant" and line.verdict != "skip" for line in self.lines)
 
 
-def compare(given: Given, dtype: Dtype, options: Options) -> Comparison:
+def compare(stored: StoredSystem, dtype: Dtype, options: ComparisonOptions) -> Comparison:
     """Compare the variants, and peers, on one system in one dtype."""
     start = time.perf_counter()
-    problem = given.problem(dtype)
+    problem = stored.problem(dtype)
     snapshot = _measured(problem, options)
     records, extras = list(snapshot.records), dict(snapshot.extras)
     for spec in options.peers:
         record, extra = _peer(spec, problem, snapshot, options)
         records.append(record)
         extras[spec, record.check] = extra
-    found = lines(records, extras)
-    # A refusal that is no fault says what is said of the system already.
-    shown = [line for line in found if line.check != "refusal" or line.verdict == "fail"]
+    # A refusal that is right only repeats that the system is inconsistent.
+    shown = [
+        line for line in lines(records, extras) if line.check != "refusal" or line.verdict == "fail"
+    ]
     question = Question(
         snapshot.system, dtype, options.device, options.accuracy, options.time_limit
     )
     return Comparison(
-        file=str(given.path),
+        file=str(stored.path),
         dtype=dtype,
-        note=given.note,
-        x0=_where_from(given),
+        note=stored.note,
+        x0=_where_from(stored),
         system=snapshot.system,
         check=snapshot.check,
         lines=tuple(shown),
@@ -155,15 +153,15 @@ def compare(given: Given, dtype: Dtype, options: Options) -> Comparison:
     )
 
 
-def _where_from(given: Given) -> str:
-    if given.x0 is not None:
+def _where_from(stored: StoredSystem) -> str:
+    if stored.x0 is not None:
         return "x0 as given"
     return f"x0 standard normal, numpy.random.default_rng({SEED})"
 
 
 def payload(
     comparisons: Sequence[Comparison],
-    options: Options,
+    options: ComparisonOptions,
     environment: Mapping[str, str],
     exit_code: int,
 ) -> dict[str, Any]:
@@ -192,7 +190,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _measured(problem: Problem, options: Options) -> Snapshot:
+def _measured(problem: Problem, options: ComparisonOptions) -> Snapshot:
     """Measure in a process of its own; return its last snapshot, with why it is not the end."""
     known = Snapshot(structure(problem))
     if (needed := predicted_seconds(problem)) > options.time_limit:
@@ -202,108 +200,20 @@ def _measured(problem: Problem, options: Options) -> Snapshot:
         )
         return _skipped(problem, options, replace(known.system, unknown=unknown))
     ended = ""
-    for report, why in _reports(_measure, (problem, options), options, known):
+    for report, why in _reports(_measure, (problem, options), known, options):
         known, ended = report, why
-    return known if known.done else _stopped(problem, known, options, ended)
-
-
-def _stopped(problem: Problem, known: Snapshot, options: Options, why: str) -> Snapshot:
-    """Say of every variant that has no record yet why it has none."""
-    asked = {record.variant for record in known.records}
-    blank = blank_record(problem, options.device, "")
-    missing = [
-        replace(blank, variant=v, status="skip", reason=why)
-        for v in options.variants
-        if v not in asked
-    ]
-    unknown = "" if known.system.rank is not None else f"the rank decision did not end, {why}"
-    system = replace(known.system, unknown=unknown)
-    return replace(known, system=system, records=(*known.records, *missing))
+    return known if known.done else known.stopped(problem, options, ended)
 
 
 def _reports(
-    work: Callable[..., None], arguments: tuple[Any, ...], options: Options, first: Any
+    work: Callable[..., None], arguments: tuple[Any, ...], first: Any, options: ComparisonOptions
 ) -> Iterator[tuple[Any, str]]:
-    """Yield what a process reports, each with "", and last the latest again with why it ended."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(
-        target=_worker, args=(theirs, work, arguments, options.threads, options.time_limit)
-    )
-    latest = first
-    why = ""
-    with _threads(options.threads):
-        process.start()
-    theirs.close()
-    try:
-        # Importing torch is not part of what the time limit is for.
-        deadline = time.monotonic() + options.time_limit + GRACE
-        while not why:
-            if not ours.poll(max(0.0, deadline - time.monotonic())):
-                why = f"{STOPPED} of {options.time_limit:g} s"
-                break
-            report = ours.recv()
-            if report == "begun":
-                deadline = time.monotonic() + options.time_limit
-                continue
-            if isinstance(report, str):
-                why = report
-                break
-            latest = report
-            yield latest, ""
-    except EOFError:
-        process.join()
-        code = process.exitcode
-        why = "" if code == 0 else f"its process ended with exit code {code}: out of memory?"
-    finally:
-        process.kill()
-        process.join()
-        ours.close()
-    yield latest, why
+    return reports(work, arguments, first, time_limit=options.time_limit, threads=options.threads)
 
 
-@contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Let a process that is started inside begin with this many threads in every library."""
-    if count is None:
-        yield
-        return
-    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(count)))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def _worker(
-    connection: Connection,
-    work: Callable[..., None],
-    arguments: tuple[Any, ...],
-    threads: int | None,
-    time_limit: float,
+def _measure(
+    report: Callable[[Snapshot], None], problem: Problem, options: ComparisonOptions
 ) -> None:
-    """Run the work, reporting through the connection; a string is how it ended."""
-    import torch
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started this process ends it
-    if hasattr(signal, "setitimer"):
-        signal.setitimer(signal.ITIMER_REAL, time_limit + GRACE)
-    if threads is not None:
-        torch.set_num_threads(threads)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what solvers print
-    connection.send("begun")
-    try:
-        work(connection.send, *arguments)
-    except Exception as fault:  # whatever goes wrong, the page says so
-        connection.send(f"it could not be measured: {described(fault)}")
-
-
-def _measure(report: Callable[[Snapshot], None], problem: Problem, options: Options) -> None:
     """Measure one system step by step."""
     deadline = time.monotonic() + options.time_limit
     system = structure(problem)
@@ -314,7 +224,7 @@ def _measure(report: Callable[[Snapshot], None], problem: Problem, options: Opti
         report(_skipped(problem, options, replace(system, unknown=str(refusal))))
         return
     report(Snapshot(system))
-    # As dear as half the rank decision.
+    # It takes half as long as the rank decision.
     if system.analysis_s < ANSWER_SHARE * (deadline - time.monotonic()):
         system = with_condition_as_given(system, problem)
     if system.ambiguous:
@@ -322,8 +232,8 @@ def _measure(report: Callable[[Snapshot], None], problem: Problem, options: Opti
     _Measurement(report, problem, options, deadline, system, constraint).run()
 
 
-def _skipped(problem: Problem, options: Options, system: System) -> Snapshot:
-    """Nothing is asked of a system whose rank cannot be known."""
+def _skipped(problem: Problem, options: ComparisonOptions, system: SystemDescription) -> Snapshot:
+    """Return the end of a system whose rank cannot be known: no variant is asked."""
     blank = blank_record(problem, options.device, "")
     skipped = [
         replace(blank, variant=v, status="skip", reason=system.unknown) for v in options.variants
@@ -350,9 +260,9 @@ class _Measurement:
 
     report: Callable[[Snapshot], None]
     problem: Problem
-    options: Options
+    options: ComparisonOptions
     deadline: float
-    system: System
+    system: SystemDescription
     constraint: AffineConstraint
     records: dict[tuple[str, str], Record] = field(default_factory=dict)
     extras: dict[tuple[str, str], Extra] = field(default_factory=dict)
@@ -425,7 +335,7 @@ class _Measurement:
             reason,
         )
 
-    def _ask(self, variant: str, rule: Literal["raise", "least_squares"]) -> Outcome:
+    def _ask(self, variant: str, rule: Rule) -> Outcome:
         """Ask one variant, unless it is predicted to take what the judges need."""
         left = self.deadline - time.monotonic()
         predicted = self._predicted(variant)
@@ -483,9 +393,10 @@ class _Measurement:
         for (variant, check), record in list(self.records.items()):
             refused = check == "refusal"
             outcome = _refusal(record) if refused else self.outcomes[variant]
-            truth = Truth(self.problem, "refusal" if refused else self.check, x_star, ())
-            if x_star.consistent != self.system.consistent:
-                truth.check = "projection" if x_star.consistent else "refusal"
+            asked: Check = "refusal" if refused else self.check
+            if x_star.consistent != self.system.consistent:  # then x* says what was right to ask
+                asked = "projection" if x_star.consistent else "refusal"
+            truth = Truth(self.problem, asked, x_star, ())
             kept = {name: getattr(record, name) for name in proven}
             self.records[variant, check] = replace(truth.record(blank, variant, outcome), **kept)
 
@@ -494,13 +405,15 @@ def _refusal(record: Record) -> Outcome:
     return Outcome(record.status, reason=record.reason, exception=record.exception)
 
 
-def _peer(spec: str, problem: Problem, known: Snapshot, options: Options) -> tuple[Record, Extra]:
+def _peer(
+    spec: str, problem: Problem, known: Snapshot, options: ComparisonOptions
+) -> tuple[Record, Extra]:
     """Ask one peer, in a process of its own that is ended at the time limit."""
     blank = replace(blank_record(problem, options.device, ""), variant=spec)
     if reason := _why_not(known, options):
         return replace(blank, reason=reason), Extra()
     outcome = Outcome("error", reason="it ended without an answer")
-    for report, why in _reports(_ask_peer, (spec, problem), options, None):
+    for report, why in _reports(_ask_peer, (spec, problem), None, options):
         if isinstance(report, Outcome):
             outcome = report
         elif why:
@@ -510,7 +423,7 @@ def _peer(spec: str, problem: Problem, known: Snapshot, options: Options) -> tup
     return truth.record(blank, spec, outcome), Extra.of(outcome, STACK)
 
 
-def _why_not(known: Snapshot, options: Options) -> str:
+def _why_not(known: Snapshot, options: ComparisonOptions) -> str:
     """Why a peer is not asked; "" where it is."""
     if known.reference is None:
         return "a peer is asked where the rank is known only"

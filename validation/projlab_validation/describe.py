@@ -11,7 +11,6 @@ import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
 from projlab import AffineConstraint, diagnose, tolerance
-from projlab_validation.measure import rows_overlap
 from projlab_validation.oracles import FLOPS, FLOPS_PER_SECOND
 from projlab_validation.problems import Problem
 from projlab_validation.record import NAN
@@ -27,7 +26,7 @@ DENSE = 0.5
 
 
 @dataclass(frozen=True)
-class System:
+class SystemDescription:
     """What is known of a system; rank and what follows from it are None or NaN until analysed.
 
     Attributes
@@ -90,21 +89,21 @@ class System:
 
 def predicted_seconds(problem: Problem) -> float:
     """What a dense analysis takes on a slow core; 0 where rows share no column and need none."""
-    if not rows_overlap(problem):
+    if not problem.rows_overlap:
         return 0.0
     short, long = sorted((problem.m, problem.n))
     return FLOPS * short * short * long / FLOPS_PER_SECOND
 
 
-def structure(problem: Problem) -> System:
+def structure(problem: Problem) -> SystemDescription:
     """Describe what needs no factorisation."""
     A = problem.csr()
     m, n = A.shape
     norms = np.sqrt(np.asarray(A.multiply(A).sum(axis=1)).ravel())
     nonzero = norms[norms > 0]
-    overlap = rows_overlap(problem)
+    overlap = problem.rows_overlap
     density = A.nnz / (m * n)
-    return System(
+    return SystemDescription(
         m=m,
         n=n,
         nnz=A.nnz,
@@ -150,44 +149,46 @@ def _blocks(A: sp.csr_array) -> tuple[int, tuple[int, int]]:
     return int(np.sum(rows > 0)), (int(rows[largest]), int(columns[largest]))
 
 
-def analysed(system: System, constraint: AffineConstraint) -> System:
+def analysed(system: SystemDescription, constraint: AffineConstraint) -> SystemDescription:
     """Add what the engine's diagnosis finds; it is kept with the constraint, for the variants."""
     start = time.perf_counter()
-    found = diagnose(constraint)
+    diagnosis = diagnose(constraint)
     seconds = time.perf_counter() - start
-    off = [abs(c.left - c.right) for c in found.conflicting]
+    off = [abs(c.left - c.right) for c in diagnosis.conflicting]
     return replace(
         system,
-        rank=found.rank,
-        ambiguous=found.ambiguous,
-        gap=found.gap,
-        cutoff=found.cutoff,
-        condition=found.condition,
-        redundant=tuple(map(str, found.redundant[:SHOWN])),
-        redundant_count=len(found.redundant),
-        conflicting=tuple(c.contradiction() for c in found.conflicting[:SHOWN]),
-        conflicting_count=len(found.conflicting),
+        rank=diagnosis.rank,
+        ambiguous=diagnosis.ambiguous,
+        gap=diagnosis.gap,
+        cutoff=diagnosis.cutoff,
+        condition=diagnosis.condition,
+        redundant=tuple(map(str, diagnosis.redundant[:SHOWN])),
+        redundant_count=len(diagnosis.redundant),
+        conflicting=tuple(c.contradiction() for c in diagnosis.conflicting[:SHOWN]),
+        conflicting_count=len(diagnosis.conflicting),
         off=max(off, default=NAN),
         analysis_s=seconds,
     )
 
 
-def with_clear_cutoff(system: System, constraint: AffineConstraint, deadline: float) -> System:
+def with_clear_cutoff(
+    system: SystemDescription, constraint: AffineConstraint, deadline: float
+) -> SystemDescription:
     """Look for a cutoff that decides an ambiguous rank, as a caller who knows the data would."""
     cutoff = system.cutoff
     while cutoff < tolerance.RANK_CUTOFF_CAP:
         cutoff *= tolerance.AMBIGUITY
-        # As much again for every variant that is to be asked.
+        # Every variant that is asked later takes about as long.
         if system.analysis_s > TRY_SHARE * (deadline - time.monotonic()):
             break
         rounded = float(f"{cutoff:.0e}")
-        found = diagnose(constraint, rank=rounded)
-        if found.consistent and not found.ambiguous:
+        diagnosis = diagnose(constraint, rank=rounded)
+        if diagnosis.consistent and not diagnosis.ambiguous:
             return replace(system, clear_cutoff=rounded)
     return system
 
 
-def with_condition_as_given(system: System, problem: Problem) -> System:
+def with_condition_as_given(system: SystemDescription, problem: Problem) -> SystemDescription:
     """Add σ₁/σ_r of the rows as they stand, scaled as a whole against overflow."""
     rank = system.rank
     if not rank:

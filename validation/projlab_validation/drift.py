@@ -4,9 +4,9 @@ x_k = P(x_{k−1} + d_k), from x_0 = P(x₀). P is affine, so that the exact tra
 exact projection of x₀ + d_1 + … + d_k: no step but the last needs an oracle. x₀ and the
 perturbations are multiples of 2⁻³⁰, so that these sums are exact.
 
-Feasibility does not grow, whatever is wrong in the null space, and a projection that is fed back
-corrects its own faults: the forward error of a single projection stands in the problem's
-"projection" record.
+A fault along the null space does not show in the feasibility residual, and one in the row space is
+corrected by the next projection. The forward error of a single projection is therefore judged
+apart, in the problem's "projection" record.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import torch
 
 from projlab import projector
 from projlab_validation.problems.drift import GRID
+from projlab_validation.record import NAN, Record
+from projlab_validation.truth import Truth
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +37,30 @@ LONG = 6
 
 CHUNK = 1000
 """Perturbations drawn at once."""
+
+
+def drift_records(truth: Truth, base: Record, profile: Profile) -> Iterator[Record]:
+    """Yield a record a power of ten of perturbed projections, `base` being that of x₀."""
+    from projlab_validation.oracles import reference
+
+    problem = truth.problem
+    for steps, moved, there, x in trajectory(problem, base.variant, profile, base.device):
+        here = Truth(there, "projection", reference(there), ())
+        answer = x.cpu().numpy()
+        yield replace(
+            base,
+            check="drift",
+            steps=steps,
+            oracles={},
+            x0_norm=here.x0_norm,
+            xstar_norm=here.xstar_norm,
+            reference_radius=here.reference.radius,
+            perturbation_scale=truth.perturbation_scale + here.xstar_norm + moved,
+            x_norm=float(np.linalg.norm(answer)),
+            forward_error=here.forward_error(answer),
+            feasibility=here.feasibility(answer),
+            stationarity=NAN,
+        )
 
 
 def trajectory(

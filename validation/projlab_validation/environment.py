@@ -16,7 +16,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from projlab_validation.subjects import Peer
+from projlab_validation.subjects import PeerSubject
 from projlab_validation.subjects import source_digest as source_digest_of
 
 PACKAGES = (
@@ -31,6 +31,15 @@ PACKAGES = (
     "python-flint",
 )
 THREADS_PER_WORKER = 1
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+"""Each makes one library or another start with so many threads."""
+
 READER_ONLY = frozenset({"commit"})
 """A commit that changes no measuring code, say a text, is no reason to measure again."""
 
@@ -40,7 +49,7 @@ reason to measure again."""
 
 
 def describe(
-    device: str = "cpu", subject: str | None = None, peers: Sequence[Peer] = ()
+    device: str = "cpu", subject: str | None = None, peers: Sequence[PeerSubject] = ()
 ) -> dict[str, str]:
     """Describe the environment that workers of this interpreter measure in, on this device.
 
@@ -96,8 +105,8 @@ def blas() -> str:
     """Return name and version of the BLAS that numpy was built with."""
     import numpy as np
 
-    found = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    return f"{found.get('name', 'unknown')} {found.get('version', '')}".strip()
+    library = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    return f"{library.get('name', 'unknown')} {library.get('version', '')}".strip()
 
 
 def float32_precision() -> dict[str, str]:
@@ -135,10 +144,10 @@ def _measuring_files() -> Iterator[Path]:
 
 
 def _package_folder(package: str) -> Path:
-    found = importlib.util.find_spec(package)
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"{package} has no source files here", name=package)
-    return Path(found.origin).parent
+    return Path(spec.origin).parent
 
 
 def commit() -> str:

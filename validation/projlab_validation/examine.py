@@ -1,8 +1,8 @@
-"""Examines subjects and variants: what a projection keeps to beyond the answer for x₀.
+"""Checks of subjects and variants beyond the answer for x₀.
 
 Each check asks once more, in the same process, with inputs of its own; only the columns are
-permuted in the memory of A itself, which finds out who remembers where A lay. What follows from x*
-needs no further reference:
+permuted in the memory of A itself, so that whoever recognises A by its address is caught. Three
+kinds of question are answered by x* and need no further reference:
 
 - x* fed back, and a feasible x (x* rounded), give x*;
 - rows scaled by powers of two, rows permuted and columns permuted (with x₀) give x* (permuted);
@@ -17,18 +17,19 @@ only what concerns x₀ is examined: each check costs as much as x₀ itself.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from projlab import ProjlabError
 from projlab_validation import subjects
-from projlab_validation.measure import Outcome, Truth, _describe
 from projlab_validation.norms import norm
-from projlab_validation.profiles import Profile, over_budget
+from projlab_validation.outcome import Outcome
+from projlab_validation.profiles import Profile
 from projlab_validation.record import Check, Record
+from projlab_validation.truth import Truth
 from projlab_validation.watch import Answered, Asked, Tell
 
 if TYPE_CHECKING:
@@ -44,39 +45,20 @@ POINTS = 2
 
 
 class Wrong(Exception):  # noqa: N818  what was asked of a subject went wrong, not this module
-    """A subject's answer is no projection in form; the message says what it is instead."""
+    """A subject's answer has another shape or kind than x; the message says which."""
 
 
-def examine(
-    problem: Problem, specs: Sequence[str], profile: Profile, blank: Record, tell: Tell
+def examine_subject(
+    spec: str,
+    subject: subjects.Subject,
+    truth: Truth,
+    blank: Record,
+    tell: Tell,
+    *,
+    all_checks: bool,
 ) -> list[Record]:
-    """Examine subjects on one problem; x* is computed once."""
-    from projlab_validation.oracles import cvx, lstsq, rank_at_float64, reference
-
-    def skipped(reason: str) -> list[Record]:
-        return [replace(blank, variant=s, status="skip", reason=reason) for s in specs]
-
-    if reason := over_budget(profile, specs[0], problem.m, problem.n, overlap=True):
-        return skipped(reason)
-    x_star = reference(problem, time_limit=profile.reference_seconds)
-    if not x_star.consistent:
-        return skipped("inconsistent: a subject gets consistent systems only")
-    if x_star.ambiguous:
-        return skipped("the rank is ambiguous: a subject gets systems of unambiguous rank only")
-    if x_star.kind == "unavailable":
-        return skipped(f"x* is not known ({x_star.reason})")
-    if problem.dtype == "float32" and rank_at_float64(problem) != x_star.rank:
-        return skipped("rows are redundant in float32 only, and a subject may work in float64")
-    answers = lstsq.answers(problem)
-    if problem.dtype in profile.cvxpy_dtypes:
-        answers += cvx.answers(problem, time_limit=profile.cvxpy_seconds)
-    truth = Truth(problem, "projection", x_star, answers)
-    all_checks = problem.m**2 * problem.n <= profile.subject_flops
-    records: list[Record] = []
-    for spec in specs:
-        subject = subjects.load(spec)
-        records += _Examination(spec, subject, truth, blank, tell).records(all_checks=all_checks)
-    return records
+    """Examine a subject: its answer for x₀, whether it repeats itself, or every check there is."""
+    return _Examination(spec, subject, truth, blank, tell).records(all_checks=all_checks)
 
 
 def examine_variant(
@@ -129,12 +111,12 @@ class _Examination:
         outcome = Outcome("ok", x=_array(x), computed_by=self.spec)
         self.base = self.truth.record(self.blank, self.spec, outcome)
         self.tell(Answered((self.base,)))
-        found = list(self.further(x)) if all_checks else []
-        found.append(self.same_bits(x, inputs))
-        return [self.base, *found, self.other("inputs_kept", changed=self.changed_inputs)]
+        further = list(self.further(x)) if all_checks else []
+        further.append(self.same_bits(x, inputs))
+        return [self.base, *further, self.other("inputs_kept", changed=self.changed_inputs)]
 
     def further(self, x: Tensor) -> Iterator[Record]:
-        """Yield what x, the answer for x₀, and answers to other questions are held against."""
+        """Yield the records of all checks but those for x₀, whose answer is x."""
         for check, work in self.relations(x):
             yield self.against_x_star(check, work)
         yield from self.points(x)
@@ -157,12 +139,12 @@ class _Examination:
         return torch.tensor(values, dtype=dtype, device=self.blank.device)
 
     def ask(self, x: Tensor, A: Tensor, b: Tensor) -> Tensor:
-        """Ask for a projection; count what of the inputs is changed, and put it back."""
+        """Ask for a projection; count the entries of its inputs that it changed, and mend them."""
         import torch
 
-        given = x.clone(), A.clone(), b.clone()
+        kept = x.clone(), A.clone(), b.clone()
         answer = torch.as_tensor(self.subject(x, A, b)).detach().clone()
-        for now, before in zip((x, A, b), given, strict=True):
+        for now, before in zip((x, A, b), kept, strict=True):
             if now.shape != before.shape or now.dtype != before.dtype:
                 self.changed_inputs += before.numel()
             else:
@@ -273,17 +255,16 @@ class _Examination:
         from projlab_validation.proof import prove, worst
 
         asked = torch.cat([points for points, _ in answered.values()])
-        answers = torch.cat([found.to(asked) for _, found in answered.values()])
-        proofs = prove(asked, answers, AffineConstraint(A, b))
+        answers = torch.cat([own.to(asked) for _, own in answered.values()])
+        proofs = iter(prove(asked, answers, AffineConstraint(A, b)))
         for check, (points, _) in answered.items():
-            found, proofs = proofs[: len(points)], proofs[len(points) :]
-            yield self.other(check, **worst(found).columns())
+            own_proofs = list(islice(proofs, len(points)))
+            yield self.other(check, **worst(own_proofs).columns())
 
     def non_expansive(self, x: Tensor, points: Tensor, answers: Tensor) -> Record:
         """Hold the distances of further points' answers from that for x₀ against the points'."""
         x0, answer = self.truth.problem.x0, _array(x)
-        moved, found = _array(points), _array(answers)
-        pairs = list(zip(moved, found, strict=True))
+        pairs = list(zip(_array(points), _array(answers), strict=True))
         excess = max(norm(y - answer) - norm(point - x0) for point, y in pairs)
         travelled = max(norm(point) + norm(point - y) for point, y in pairs)
         return self.other(
@@ -365,10 +346,9 @@ class _Examination:
 
 
 def _failed(fault: BaseException) -> Outcome:
-    if isinstance(fault, ProjlabError):
-        return Outcome("refused", reason=str(fault), exception=type(fault).__name__)
-    reason = str(fault) if isinstance(fault, Wrong) else _describe(fault)
-    return Outcome("error", reason=reason, exception=type(fault).__name__)
+    """Return the outcome of a question that ended in an exception."""
+    outcome = Outcome.of_fault(fault)
+    return replace(outcome, reason=str(fault)) if isinstance(fault, Wrong) else outcome
 
 
 def _array(x: Tensor) -> Any:

@@ -7,17 +7,15 @@ safetensors holds plain bytes. Whatever a file lacks or holds beyond what is wan
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import gzip
 import io
-import os
 import pickle
 import sys
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from numpy.typing import NDArray
 
 from projlab import InputError
 from projlab_validation.problems.problem import Dtype, Problem, rounded
+from projlab_validation.stdout import silent_stdout
 
 Vector = NDArray[np.float64]
 Contents = Mapping[str, Any]
@@ -45,7 +44,7 @@ MAX_BYTES = 2**36
 
 
 @dataclass(frozen=True, eq=False)
-class Given:
+class StoredSystem:
     """What a file says.
 
     Attributes
@@ -118,7 +117,7 @@ def find(paths: Sequence[Path]) -> list[Path]:
     InputError
         Something does not exist, or a folder holds no such file.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     for path in paths:
         if path.is_dir():
             inside = [p for p in sorted(path.iterdir()) if p.is_file() and _suffix(p)]
@@ -126,15 +125,15 @@ def find(paths: Sequence[Path]) -> list[Path]:
             systems = [p for p in inside if not _is_companion(p, stems)]
             if not systems:
                 raise _wrong(path, "is a folder without a system", f"a file {_ANY}")
-            found += systems
+            files += systems
         elif not path.exists():
             raise InputError(f"{path}: there is no such file or folder")
         else:
-            found.append(path)
-    return list(dict.fromkeys(found))
+            files.append(path)
+    return list(dict.fromkeys(files))
 
 
-def read(path: Path, b: Path | None = None, x0: Path | None = None) -> Given:
+def read(path: Path, b: Path | None = None, x0: Path | None = None) -> StoredSystem:
     """Read one system; `b` and `x0` name files that replace what it holds of these.
 
     Raises
@@ -142,17 +141,17 @@ def read(path: Path, b: Path | None = None, x0: Path | None = None) -> Given:
     InputError
         Any of the files cannot be read, or they do not fit together.
     """
-    given = _system(path, _contents(path))
-    if b is None and given.b is None:
+    stored = _system(path, _contents(path))
+    if b is None and stored.b is None:
         b = _companion(path, "b")
-    if x0 is None and given.x0 is None:
+    if x0 is None and stored.x0 is None:
         x0 = _companion(path, "x0")
-    m, n = given.A.shape
+    m, n = stored.A.shape
     if b is not None:
-        given = replace(given, b=_vector_file(b, "b", m, path))
+        stored = replace(stored, b=_vector_file(b, "b", m, path))
     if x0 is not None:
-        given = replace(given, x0=_vector_file(x0, "x0", n, path))
-    return given
+        stored = replace(stored, x0=_vector_file(x0, "x0", n, path))
+    return stored
 
 
 def _stem(path: Path) -> str:
@@ -234,8 +233,8 @@ def _npz(path: Path) -> Contents:
         file.seek(0)
         with np.load(file, allow_pickle=False) as arrays:
             wanted = {"A", "b", "x", "x0", "names", "data", "indices", "indptr", "shape"}
-            found = {key: arrays[key] for key in arrays.files if key in wanted}
-            return found or dict.fromkeys(arrays.files)
+            contents = {key: arrays[key] for key in arrays.files if key in wanted}
+            return contents or dict.fromkeys(arrays.files)
 
 
 def _npy(path: Path) -> Contents:
@@ -248,6 +247,7 @@ def _npy(path: Path) -> Contents:
 
 
 def _believe(path: Path, size: int) -> None:
+    """Refuse a file that claims to hold more than `MAX_BYTES`."""
     if size > MAX_BYTES:
         raise _wrong(path, f"claims to hold {size:,} bytes", f"{MAX_BYTES:,} at most")
 
@@ -310,7 +310,7 @@ def _opened(path: Path) -> Any:
 
 def _mps(path: Path) -> Contents:
     _require_whole_mps(path)
-    with _silent_stdout():
+    with silent_stdout():
         import highspy
 
         model: Any = highspy.Highs()  # type: ignore[no-untyped-call]
@@ -378,20 +378,6 @@ _MPS_NUMBERS = {"COLUMNS": 3, "RHS": 2, "RANGES": 2}
 """Sections whose lines end in a number, and the words that one has at least."""
 
 
-@contextlib.contextmanager
-def _silent_stdout() -> Iterator[None]:
-    """Keep what a library prints past Python away from the output, which may be JSON."""
-    sys.stdout.flush()
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
-
-
 def _pt(path: Path) -> Contents:
     import torch
 
@@ -442,7 +428,7 @@ _WANTED = {
 }
 
 
-def _system(path: Path, contents: Contents) -> Given:
+def _system(path: Path, contents: Contents) -> StoredSystem:
     """Check what a file holds and put it into the form that everything else takes."""
     held = ", ".join(map(str, contents)) or "nothing"
     csr = {"data", "indices", "indptr", "shape"}
@@ -463,7 +449,7 @@ def _system(path: Path, contents: Contents) -> Given:
     b = contents.get("b")
     if b is None and csr & set(contents):
         raise _wrong(path, f"holds {held}", f"the keys {CSR_KEYS}")
-    return Given(
+    return StoredSystem(
         path,
         A,
         None if b is None else _vector(path, "b", b, m),
@@ -539,11 +525,11 @@ def _numbers(
         array = array.astype(np.float64)
     if not np.isfinite(array).all():
         where = np.argwhere(~np.isfinite(array))[0].tolist()
-        found = array[tuple(where)]
+        entry = array[tuple(where)]
         if places is not None:
             where = [int(axis[where[0]]) for axis in places]
         place = f"[{', '.join(map(str, where))}]" if where else ""
-        raise _wrong(path, f"holds {name}{place} = {found}", "finite numbers")
+        raise _wrong(path, f"holds {name}{place} = {entry}", "finite numbers")
     return array
 
 

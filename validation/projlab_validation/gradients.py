@@ -51,12 +51,14 @@ def gradient_error(
     inputs = [x0, A, b] if x_star.rank == problem.m else [x0]
     for tensor in inputs:
         tensor.requires_grad_()
-    found = torch.autograd.grad(project(x0, A, b, variant), inputs, torch.tensor(g, dtype=dtype))
-    wide = [v.numpy().astype(np.longdouble) for v in found]
+    gradients = torch.autograd.grad(
+        project(x0, A, b, variant), inputs, torch.tensor(g, dtype=dtype)
+    )
+    wide = [v.numpy().astype(np.longdouble) for v in gradients]
     x, left = _wide(x_star), _wide(tangent)
     size = norm(g)
     errors = [_norm(wide[0] - left) / size]
-    if len(found) > 1:
+    if len(gradients) > 1:
         rows = problem.dense().astype(np.longdouble).T
         moved = problem.x0 - x
         some = slice(None, None, -(-(problem.n**2) // COMPARED))
@@ -67,8 +69,8 @@ def gradient_error(
     return float(max(errors))
 
 
-def _wide(found: Reference) -> Array:
-    return found.x_high.astype(np.longdouble) + found.x_low
+def _wide(x_star: Reference) -> Array:
+    return x_star.x_high.astype(np.longdouble) + x_star.x_low
 
 
 def _norm(values: Array) -> float:

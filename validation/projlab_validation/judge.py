@@ -148,13 +148,13 @@ def _answered(row: Row, theory: Theory) -> tuple[Verdict, str]:
     """Judge a row that carries an answer, by what was asked."""
     match row["check"]:
         case "same_bits":
-            found = f"{row['changed']:.0f} entries differ when the same call is repeated"
-            return ("fail" if row["changed"] else "pass"), found
+            counted = f"{row['changed']:.0f} entries differ when the same call is repeated"
+            return ("fail" if row["changed"] else "pass"), counted
         case "inputs_kept":
-            found = f"{row['changed']:.0f} entries of x, A and b were changed in place"
-            return ("fail" if row["changed"] else "pass"), found
+            counted = f"{row['changed']:.0f} entries of x, A and b were changed in place"
+            return ("fail" if row["changed"] else "pass"), counted
         case "certificate":
-            return _promise(row)
+            return _certificate(row)
         case "non_expansiveness":
             return _non_expansive(row, theory)
         case "drift":
@@ -162,9 +162,9 @@ def _answered(row: Row, theory: Theory) -> tuple[Verdict, str]:
         case check if check in PROVEN:
             return _proven(row)
         case check if check in RELATIONS or check in FURTHER:
-            return _again(row, theory)
+            return _by_forward_error(row, theory)
         case _ if is_subject(row["variant"]):
-            return _again(row, theory)
+            return _by_forward_error(row, theory)
         case _:
             return _answer(row, theory)
 
@@ -204,12 +204,12 @@ def _answer(row: Row, theory: Theory) -> tuple[Verdict, str]:
     error = row["forward_error"]
     how_far = f"forward error {error:.2g}, bound {theory.bound:.2g}"
     within = bool(doubt) or error - _radius(row, theory) <= theory.bound
-    found = f"{doubt or how_far}; {how_feasible}"
+    figures = f"{doubt or how_far}; {how_feasible}"
     if not within or not feasible:
         limitation = _limitation(row)
-        return ("expected", f"{limitation}: {found}") if limitation else ("fail", found)
+        return ("expected", f"{limitation}: {figures}") if limitation else ("fail", figures)
     if doubt:
-        return "expected", found
+        return "expected", figures
     wrong = _contradicting_oracle(row, theory)
     return ("fail", wrong) if wrong else ("pass", how_far)
 
@@ -218,17 +218,17 @@ def _by_certificate(row: Row, feasible: bool, how_feasible: str) -> tuple[Verdic
     """Judge an answer whose x* no oracle knows."""
     least, most = row["proven_at_least"], row["proven_at_most"]
     allowed = _allowed_by_certificate(row)
-    found = (
+    figures = (
         f"by certificate: forward error between {least:.2g} and {most:.2g}, bound {allowed:.2g}; "
         f"{how_feasible}"
     )
     if least > allowed or not feasible:
-        return _beyond(row, found)
-    return ("pass" if most <= allowed else "expected"), found
+        return _beyond(row, figures)
+    return ("pass" if most <= allowed else "expected"), figures
 
 
-def _again(row: Row, theory: Theory) -> tuple[Verdict, str]:
-    """Judge by the forward error alone, whatever way the answer went."""
+def _by_forward_error(row: Row, theory: Theory) -> tuple[Verdict, str]:
+    """Judge by the forward error alone: no feasibility, rank or oracle."""
     what = (RELATIONS | FURTHER).get(row["check"])
     what = f"{what}: " if what else ""
     if not math.isfinite(row["x_norm"]):
@@ -236,16 +236,16 @@ def _again(row: Row, theory: Theory) -> tuple[Verdict, str]:
     if doubt := _why_unjudgeable(row, theory):
         return "expected", f"{what}{doubt}"
     error = row["forward_error"]
-    found = f"{what}forward error {error:.2g}, bound {theory.bound:.2g}"
+    figures = f"{what}forward error {error:.2g}, bound {theory.bound:.2g}"
     if error - _radius(row, theory) <= theory.bound:
-        return "pass", found
-    return _beyond(row, found)
+        return "pass", figures
+    return _beyond(row, figures)
 
 
-def _beyond(row: Row, found: str) -> tuple[Verdict, str]:
+def _beyond(row: Row, figures: str) -> tuple[Verdict, str]:
     """Tell an expected limitation of a variant from a failure."""
     limitation = None if is_subject(row["variant"]) else _limitation(row)
-    return ("expected", f"{limitation}: {found}") if limitation else ("fail", found)
+    return ("expected", f"{limitation}: {figures}") if limitation else ("fail", figures)
 
 
 def _proven(row: Row) -> tuple[Verdict, str]:
@@ -278,8 +278,8 @@ def _allowed_by_certificate(row: Row) -> float:
     return allowed * law / stable
 
 
-def _promise(row: Row) -> tuple[Verdict, str]:
-    """Hold the certificate's bounds on the answer for x₀ against its true forward error."""
+def _certificate(row: Row) -> tuple[Verdict, str]:
+    """Judge the certificate: its bounds on the answer for x₀, against the true forward error."""
     error, radius = row["forward_error"], row["reference_radius"]
     least, most, verdict = row["proven_at_least"], row["proven_at_most"], row["proof"]
     if verdict == "uncertifiable":
@@ -305,24 +305,24 @@ def _non_expansive(row: Row, theory: Theory) -> tuple[Verdict, str]:
     """No two points may end up further apart than their projections' errors allow."""
     if doubt := _why_unjudgeable(row, theory):
         return "expected", f"non-expansiveness: {doubt}"
-    found = (
+    figures = (
         f"‖P(x) − P(y)‖ exceeds ‖x − y‖ by {row['excess']:.2g}, the bounds of the two allow "
         f"{theory.bound:.2g}"
     )
-    return ("pass", found) if row["excess"] <= theory.bound else _beyond(row, found)
+    return ("pass", figures) if row["excess"] <= theory.bound else _beyond(row, figures)
 
 
 def _drift(row: Row, theory: Theory) -> tuple[Verdict, str]:
     """Feasibility must not grow; the distance with the root of the steps, at worst with them."""
     steps, error = f"after {row['steps']:.0f} steps", row["forward_error"]
     feasible, how_feasible = _feasibility(row, theory)
-    found = f"{steps}: distance {error:.2g}, bound {theory.bound:.2g}; {how_feasible}"
+    figures = f"{steps}: distance {error:.2g}, bound {theory.bound:.2g}; {how_feasible}"
     if not feasible:
-        return _beyond(row, found)
+        return _beyond(row, figures)
     if doubt := _why_unjudgeable(row, theory):
         return "expected", f"{steps}: {doubt}; {how_feasible}"
     if error - _radius(row, theory) <= theory.bound:
-        return "pass", found
+        return "pass", figures
     worst = drift_bound(
         row["variant"],
         u=tolerance.unit_roundoff(row["dtype"]),
@@ -334,9 +334,9 @@ def _drift(row: Row, theory: Theory) -> tuple[Verdict, str]:
     )
     if error - _radius(row, theory) <= worst:
         return "expected", (
-            f"{found}; roundings that go the same way each time may add up to {worst:.2g}"
+            f"{figures}; roundings that go the same way each time may add up to {worst:.2g}"
         )
-    return _beyond(row, found)
+    return _beyond(row, figures)
 
 
 _AMBIGUOUS = "the rank is ambiguous (a cutoff ten times smaller or larger changes it)"
@@ -368,8 +368,8 @@ def _feasibility(row: Row, theory: Theory) -> tuple[bool, str]:
     """Tell whether A x = b holds to rounding; in least squares A x is determined to κ·u only."""
     if row["check"] == "least_squares":
         return True, "in least squares, rows need not hold"
-    found, bound = row["feasibility"], theory.feasibility_bound
-    return found <= bound, f"feasibility residual {found:.2g}, bound {bound:.2g}"
+    residual, bound = row["feasibility"], theory.feasibility_bound
+    return residual <= bound, f"feasibility residual {residual:.2g}, bound {bound:.2g}"
 
 
 def _contradicting_oracle(row: Row, theory: Theory) -> str | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 from projlab_validation.judge import judge
-from projlab_validation.measure import Outcome
+from projlab_validation.outcome import Outcome
 from projlab_validation.record import NAN, Record, table
 from projlab_validation.subjects import is_subject
 
@@ -95,8 +95,8 @@ def lines(records: Sequence[Record], extras: Mapping[tuple[str, str], Extra]) ->
         return []
     judged = judge(table(records).to_pandas())
     rows = cast("list[dict[str, Any]]", judged.to_dict("records"))
-    found = [_line(row, extras.get((row["variant"], row["check"]), Extra())) for row in rows]
-    return _with_break_even(found)
+    all_lines = [_line(row, extras.get((row["variant"], row["check"]), Extra())) for row in rows]
+    return _with_break_even(all_lines)
 
 
 def _line(row: Mapping[str, Any], extra: Extra) -> Line:
@@ -147,14 +147,14 @@ def peer_name(variant: str) -> str:
     return module.removeprefix(ours) if module.startswith(ours) else variant
 
 
-def _with_break_even(found: Sequence[Line]) -> list[Line]:
-    answered = [line for line in found if line.status == "ok"]
+def _with_break_even(judged: Sequence[Line]) -> list[Line]:
+    answered = [line for line in judged if line.status == "ok"]
     if not answered:
-        return list(found)
+        return list(judged)
     first = min(answered, key=lambda line: line.setup_s + line.project_s)
     return [
         replace(line, pays_from=_pays_from(line, first)) if line.status == "ok" else line
-        for line in found
+        for line in judged
     ]
 
 

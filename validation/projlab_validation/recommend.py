@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from projlab import tolerance
 from projlab.engine.select import MANY
 from projlab.engine.variants import REGISTRY, Variant
-from projlab_validation.describe import System
+from projlab_validation.describe import SystemDescription
 from projlab_validation.lines import Line
 from projlab_validation.problems.problem import Dtype, rank_is_clear
 
@@ -45,7 +45,7 @@ class Recommendation:
 class Question:
     """What was asked: the system, in which dtype, on which device, how near to x*."""
 
-    system: System
+    system: SystemDescription
     dtype: Dtype
     device: str
     accuracy: float | None
@@ -85,13 +85,13 @@ def recommend(question: Question, lines: Sequence[Line]) -> Recommendation:
         return _ambiguous(question, answered)
     if not system.consistent:
         return _inconsistent(question, answered)
-    found = _projection(question, answered)
-    return replace(found, changes=(*found.changes, *_faster_peer(found, lines)))
+    advice = _projection(question, answered)
+    return replace(advice, changes=(*advice.changes, *_faster_peer(advice, lines)))
 
 
-def _faster_peer(found: Recommendation, lines: Sequence[Line]) -> Iterator[str]:
+def _faster_peer(advice: Recommendation, lines: Sequence[Line]) -> Iterator[str]:
     """Yield a sentence on the fastest peer that comes as near as what is recommended, if faster."""
-    best = next(line for line in lines if line.name == found.variant)
+    best = next(line for line in lines if line.name == advice.variant)
     as_near = [
         line
         for line in lines

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from projlab_validation.problems import Problem
+
 Check = Literal[
     "projection",
     "refusal",
@@ -151,6 +153,27 @@ class Record:
 
 COLUMNS: Mapping[str, str] = {f.name: str(f.type) for f in fields(Record) if f.name != "oracles"}
 """The columns that every row has, each with its Python type as written above."""
+
+
+def blank_record(problem: Problem, device: str, environment: str) -> Record:
+    """Return what every record of this problem has in common."""
+    return Record(
+        problem=problem.name,
+        group=problem.group,
+        content_hash=problem.content_hash,
+        seed=problem.seed,
+        m=problem.m,
+        n=problem.n,
+        nnz=problem.nnz,
+        density=problem.nnz / max(problem.m * problem.n, 1),
+        rows_overlap=problem.rows_overlap,
+        dtype=problem.dtype,
+        device=device,
+        variant="",
+        check="projection",
+        environment=environment,
+        status="skip",
+    )
 
 
 def schema(oracles: Iterable[str]) -> pa.Schema:

@@ -28,42 +28,32 @@ import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
 import joblib
 
-from projlab_validation.environment import THREADS_PER_WORKER
-from projlab_validation.measure import blank_record, faulty, measure
+from projlab_validation.environment import THREAD_VARIABLES, THREADS_PER_WORKER
+from projlab_validation.measure import faulty, measure
 from projlab_validation.profiles import Profile
-from projlab_validation.record import Record
+from projlab_validation.progress import progress_bar
+from projlab_validation.record import Record, blank_record
 from projlab_validation.store import Key, Store
 from projlab_validation.subjects import is_subject
 from projlab_validation.watch import Answered, Asked, Tell
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from projlab_validation.problems import Problem
 
 PATIENCE = 20
-"""A run ends after so many lost workers: what hangs or crashes every time would take hours."""
+"""Workers that are lost before a run is given up: what hangs every time would take hours."""
 
 TICK = 0.2
 """Seconds between two looks at the clock."""
 
 FLOPS_PER_PROBLEM = 5e8
 """What a problem costs whatever its size, as m² n: its oracles take about as long."""
-
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-)
 
 
 class GivenUp(Exception):  # noqa: N818  the end of a run, which is no error of the runner
@@ -275,7 +265,7 @@ class Worker:
         """Say why the record in work will not come; None while it may."""
         if not self.task:
             return None
-        # What it left behind may hold its pipe open: an open pipe does not tell that it lives.
+        # What it started may hold its pipe open, so an open pipe does not show that it lives.
         if self.gone or (self.process.poll() is not None and not self.inbox.poll()):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(1.0)
@@ -370,30 +360,3 @@ def _how_it_ended(code: int | None) -> str:
         return f"ended with exit code {code}"
     hint = " (out of memory?)" if -code == signal.SIGKILL else ""
     return f"was ended by {signal.Signals(-code).name}{hint}"
-
-
-@contextmanager
-def progress_bar(total: float) -> Iterator[tuple[Progress, Any]]:
-    """Open a progress bar on stderr, which draws nothing where that is no terminal."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    with Progress(
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-        console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
-        speed_estimate_period=600.0,  # problems differ too much for the last few to tell
-    ) as bar:
-        yield bar, bar.add_task("starting", total=total)

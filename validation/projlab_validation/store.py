@@ -34,16 +34,15 @@ STOPPED = "stopped"
 
 INTERRUPTED = "interrupted before its end"
 
-
 UNFINISHED = ("TimeoutError", "WorkerDied")
-"""Exceptions of records that say no more than that there is no measurement."""
+"""Exceptions of records that were not measured: a resumed run asks for them again."""
 
 TIME_LIMIT = "time_limit"
-"""In a header, where one was given: of a record, in seconds. It may be another on resuming."""
+"""The key of `run.json` for the seconds that a record may take; a resumed run may change it."""
 
 
 class Key(NamedTuple):
-    """What makes a measurement the same measurement; its checks are always written together."""
+    """What tells one measurement from another; its checks are always written together."""
 
     content_hash: str
     dtype: str
@@ -153,8 +152,8 @@ class Store:
 
         for path in sorted((self.folder / RECORDS).glob(f"{prefix}*.parquet")):
             part = pq.read_table(path)
-            found = part.select(list(Key._fields)).to_pylist()
-            stays = [Key(**row) not in keys for row in found]
+            written = part.select(list(Key._fields)).to_pylist()
+            stays = [Key(**row) not in keys for row in written]
             if not any(stays):
                 path.unlink()
             elif not all(stays):
@@ -223,13 +222,13 @@ def _require_same(folder: Path, header: Mapping[str, str]) -> None:
     wanted = {"format": FORMAT, **header}
     wanted.pop(TIME_LIMIT, None)
     try:
-        found = read_header(folder)
+        stored = read_header(folder)
     except (OSError, ValueError) as error:
         raise InputError(f"{folder / HEADER} cannot be read: {error}") from error
     for name, value in wanted.items():
-        if found.get(name) != value:
+        if stored.get(name) != value:
             raise InputError(
-                f"{folder} holds a run with {name} {found.get(name)!r}, not {value!r}; "
+                f"{folder} holds a run with {name} {stored.get(name)!r}, not {value!r}; "
                 "a run is resumed as it was begun: give another --out, or --overwrite"
             )
 

@@ -36,7 +36,9 @@ class OrthonormalRows(Factor):
         object.__setattr__(self, "_one", self.W.shape[-2] == 1)
         object.__setattr__(self, "_native", native.rows(self.W))
         object.__setattr__(self, "_negated", (-self.W).mT if small else None)
-        object.__setattr__(self, "_blocks", self.W.split(tuning.rows_per_block(self.W), dim=-2))
+        rows = tuning.rows_per_block(self.W)
+        whole = rows >= self.W.shape[-2]
+        object.__setattr__(self, "_blocks", (self.W,) if whole else self.W.split(rows, dim=-2))
 
     def bound(self, c: Tensor) -> Bound:
         if self._native is not None and not self._systems:

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from projlab import tolerance
 from projlab.engine.select import asked
-from projlab.engine.setup import build
+from projlab.engine.setup import build_one
 from projlab.engine.solver import Solver
 from projlab.engine.variants.orthonormal import OrthonormalRows
-from projlab.errors import InconsistentError
+from projlab.errors import InconsistentError, first_few
+from projlab.system.analysis import analyse
 from projlab.system.constraint import AffineConstraint
-from projlab.system.diagnosis import analyse, first_few
 from projlab.system.options import Options, ProjectorKeywords
 from projlab.training.blocks.base import Block
 from projlab.training.blocks.margins import MarginsBlock
@@ -80,7 +80,7 @@ def make_block(
         plan.A.to(device), (right if batched else right[0]).to(device), names(plan.rows[0])
     )
     try:
-        solver = build(constraint, dtype, _options(constraint.n, variant, strict), data)
+        solver = build_one(constraint, dtype, _options(constraint.n, variant, strict), data)
     except InconsistentError:
         _refuse(plan, right, range(len(right)), names, data)
         raise

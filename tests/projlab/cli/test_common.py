@@ -46,5 +46,5 @@ def test_a_device_that_is_not_there_is_bad_input():
 
 
 def test_a_missing_figure_is_null_in_json():
-    found = {"error": math.nan, 1: (1.0, math.nan, {"bound": math.nan})}
-    assert common.without_nan(found) == {"error": None, "1": [1.0, None, {"bound": None}]}
+    outcome = {"error": math.nan, 1: (1.0, math.nan, {"bound": math.nan})}
+    assert common.without_nan(outcome) == {"error": None, "1": [1.0, None, {"bound": None}]}

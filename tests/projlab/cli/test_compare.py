@@ -28,9 +28,9 @@ def test_json_says_what_the_system_is_and_which_variant_to_use(system, capfd):
     assert main(["compare", str(system), "--json"]) == 0
     out, error = capfd.readouterr()
     assert error == ""
-    found = json.loads(out)
-    assert found["exit_code"] == 0
-    (one,) = found["systems"]
+    payload = json.loads(out)
+    assert payload["exit_code"] == 0
+    (one,) = payload["systems"]
     assert one["system"]["rank"] == 2
     assert one["system"]["redundant"] == ["total = in + out"]
     assert one["system"]["condition"] == pytest.approx(projlab.diagnose(A, B).condition, rel=1e-12)
@@ -93,13 +93,13 @@ def test_each_dtype_and_file_is_a_comparison_of_its_own(system, capsys):
     np.save("row_b.npy", B[:1])
     arguments = ["--dtype", "float32", "--variants", "qr", "--json"]
     assert main(["compare", ".", *arguments]) == 0
-    found = json.loads(capsys.readouterr().out)["systems"]
-    assert [(one["file"], one["dtype"]) for one in found] == [
+    systems = json.loads(capsys.readouterr().out)["systems"]
+    assert [(one["file"], one["dtype"]) for one in systems] == [
         ("row.npy", "float32"),
         ("system.npz", "float32"),
     ]
-    assert 0 < found[1]["lines"][0]["forward_error"] < 1e-6
-    assert "one row" in found[0]["system"]["structure"]
+    assert 0 < systems[1]["lines"][0]["forward_error"] < 1e-6
+    assert "one row" in systems[0]["system"]["structure"]
 
 
 @pytest.mark.parametrize(

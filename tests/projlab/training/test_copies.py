@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from projlab import constrain, expr
-
-from .helpers import backward, network, vector
+from tests.projlab.training.helpers import backward, network, vector
 
 
 def test_a_deep_copy_keeps_the_constraint_on_its_own_parameters():

@@ -4,8 +4,7 @@ import torch
 
 from projlab import expr
 from projlab.training.equations import StackedEquations
-
-from .helpers import parameter, vector
+from tests.projlab.training.helpers import parameter, vector
 
 
 def test_rows_are_numbered_on_from_one_equation_to_the_next():

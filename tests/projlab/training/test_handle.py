@@ -8,8 +8,7 @@ import torch
 
 import projlab
 from projlab import constrain, expr
-
-from .helpers import F64, backward, network, vector
+from tests.projlab.training.helpers import F64, backward, network, vector
 
 
 def test_handle_shows_what_it_does():

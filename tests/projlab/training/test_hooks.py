@@ -8,9 +8,8 @@ import torch
 import projlab
 from projlab import constrain, expr
 from projlab.training import parameter_system, residual_log
-from tests.projlab.test_hot_path import HotPath
-
-from .helpers import F64, U, article_2, backward, network, vector
+from tests.projlab.training.helpers import F64, U, article_2, backward, network, vector
+from tests.projlab.watching import HotPath
 
 
 def test_parameters_without_gradient_stay_unless_feasibility_needs_them():

@@ -7,7 +7,7 @@ import torch
 
 from projlab import constrain, expr
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.needs("lightning")]
 
 
 @pytest.mark.filterwarnings("ignore")  # Lightning's own
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 def test_automatic_optimization_keeps_the_equations(tmp_path, accumulate):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        lightning = pytest.importorskip("lightning")
+        import lightning
 
     class Model(lightning.LightningModule):
         def __init__(self):

@@ -7,8 +7,7 @@ import torch
 
 import projlab
 from projlab import cat, constrain, expr
-
-from .helpers import ALL_EXAMPLES, EXAMPLES, F64, SETTINGS, train, vector
+from tests.projlab.training.helpers import ALL_EXAMPLES, EXAMPLES, F64, SETTINGS, train, vector
 
 TANGENT = [(name, example) for name, s in SETTINGS.items() for example in s.examples]
 

@@ -7,8 +7,7 @@ import torch
 
 import projlab
 from projlab import constrain, expr
-
-from .helpers import F64, U, parameter
+from tests.projlab.training.helpers import F64, U, parameter
 
 
 def test_the_projection_of_a_system_is_the_nearest_point():

@@ -9,8 +9,7 @@ from projlab.training.blocks.matrix import MatrixBlock
 from projlab.training.blocks.solver import SolverBlock
 from projlab.training.blocks.sums import SumsBlock
 from projlab.training.partition import EquationRows, _kinds, split
-
-from .helpers import F64, blocks_of, parameter
+from tests.projlab.training.helpers import F64, blocks_of, parameter
 
 
 def test_row_sums_are_one_block_of_views():

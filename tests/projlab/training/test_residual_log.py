@@ -8,8 +8,7 @@ import torch
 from projlab import constrain, expr
 from projlab.training import residual_log
 from projlab.training.residual_log import ResidualLog
-
-from .helpers import F64, vector
+from tests.projlab.training.helpers import F64, vector
 
 
 def test_log_keeps_the_last_steps_in_order():

@@ -9,7 +9,7 @@ import numpy as np
 
 from projlab_validation.oracles import ball, exact
 from projlab_validation.oracles.answer import Answer, Reference
-from projlab_validation.oracles.system import System, equations, factor
+from projlab_validation.oracles.system import FactoredSystem, equations, factor
 from projlab_validation.problems import Problem
 
 __all__ = ["Answer", "Reference", "rank_at_float64", "reference"]
@@ -80,7 +80,7 @@ def _impossible_row(problem: Problem) -> bool:
     return bool(np.any(problem.b[np.diff(problem.csr().indptr) == 0]))
 
 
-def _ambiguous(system: System) -> bool:
+def _ambiguous(system: FactoredSystem) -> bool:
     """Whether the rank is ambiguous as far as float64's SVD can tell."""
     rest = system.singular_values[system.rank :]
     return system.ambiguous(float(np.max(rest, initial=0.0)))
@@ -94,7 +94,7 @@ def _unconstrained(problem: Problem, least_squares: bool) -> Reference:
     return Reference("exact", problem.x0, np.zeros(problem.n), 0.0, 0, 1.0, False, consistent)
 
 
-def _unavailable(problem: Problem, reason: str, system: System | None = None) -> Reference:
+def _unavailable(problem: Problem, reason: str, system: FactoredSystem | None = None) -> Reference:
     """No x*; the rest as float64 sees it, or the source where nothing was factored."""
     nothing = np.full(problem.n, np.nan)
     unknown = Reference(

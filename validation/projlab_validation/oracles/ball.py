@@ -11,8 +11,8 @@ of x₀ onto {x : F x = Gᵀf}. Rows that depend on others exactly have N = 0; r
 a rounding have N ≈ u; rows that contradict each other meet at their least-squares compromise, Gᵀf.
 All three are one computation:
 
-1. W ← W + (E_K E_Kᵀ)⁻¹ (I + W Wᵀ)⁻¹ F N: converges like κu and (σ_{r+1}/σ_r)² (`_separate`);
-2. t ← t + (F Fᵀ)⁻¹ ρ with x = x₀ − Fᵀt and ρ = F x − Gᵀf: converges like κu (`_project`).
+1. W ← W + (E_K E_Kᵀ)⁻¹ (I + W Wᵀ)⁻¹ F N: converges like κu and (σ_{r+1}/σ_r)² (`separate`);
+2. t ← t + (F Fᵀ)⁻¹ ρ with x = x₀ − Fᵀt and ρ = F x − Gᵀf: converges like κu (`project`).
 
 The inverses are applied in float64, by the triangular factor of E_Kᵀ and F ≈ (I + W Wᵀ) E_K;
 F N and ρ are evaluated in balls. W and t are points, and the bound holds whatever they are.
@@ -53,7 +53,7 @@ from projlab_validation.oracles.arrays import (
     norm,
     product,
 )
-from projlab_validation.oracles.system import System
+from projlab_validation.oracles.system import FactoredSystem
 
 PRECISION = 384
 """Bits: the bound divides ‖F N‖ by a³, which costs 120 of them at κ = 1e12."""
@@ -62,7 +62,7 @@ TARGET = 2.0**-100
 """Relative radius at which refinement may end, 8e-31: more would mostly be lost on two words."""
 
 
-def enclose(system: System, deadline: float) -> Reference:
+def enclose(system: FactoredSystem, deadline: float) -> Reference:
     """x* in two words; the radius is proven if σ_min(E_K) can be bounded, and estimated if not.
 
     Raises
@@ -76,8 +76,8 @@ def enclose(system: System, deadline: float) -> Reference:
     estimate = float(system.singular_values[system.rank - 1])
     with ctx.workprec(PRECISION):
         E, x0, f = SparseBalls(system.E), ball(system.x0), ball(system.f)
-        W, dependence = _separate(system, E, f, proven or estimate, deadline)
-        x, rho = _project(system, E, W, x0, f, proven or estimate, deadline)
+        W, dependence = separate(system, E, f, proven or estimate, deadline)
+        x, rho = project(system, E, W, x0, f, proven or estimate, deadline)
         size = norm(x)
 
         def distance_from(s: float) -> arb:
@@ -115,7 +115,7 @@ def enclose(system: System, deadline: float) -> Reference:
 
 
 @dataclass(frozen=True)
-class _Dependence:
+class Dependence:
     """How far rows are from depending on others by W: bounds on ‖N‖, ‖F N‖ and ‖Zᵀf‖."""
 
     N: arb
@@ -132,9 +132,9 @@ class _Dependence:
         return tau * (residual / (a - tau * self.N) + self.N * step / a)
 
 
-def _separate(
-    system: System, E: SparseBalls, f: Balls, s: float, deadline: float
-) -> tuple[Balls, _Dependence]:
+def separate(
+    system: FactoredSystem, E: SparseBalls, f: Balls, s: float, deadline: float
+) -> tuple[Balls, Dependence]:
     """W, refined until its error cannot be seen in x* or no longer shrinks.
 
     (I + W Wᵀ)⁻¹ F N is evaluated as E_K N + W (I + WᵀW)⁻¹ NᵀN, its second term in float64: left
@@ -146,14 +146,14 @@ def _separate(
     step_size = arb(float(np.linalg.norm(step)))
     size = arb(float(np.linalg.norm(system.x0 - step)))
     live = np.arange(k)
-    now = _Dependence(arb.pos_inf(), arb.pos_inf(), arb.pos_inf())
+    now = Dependence(arb.pos_inf(), arb.pos_inf(), arb.pos_inf())
     while True:
         N = E.adjoint(np.vstack([-W[:, live], identity[:, live]]))
         unsettled = nonzero(N).any(axis=0)
         live, N = live[unsettled], N[:, unsettled]
         EN = E @ N
         before = now
-        now = _Dependence(norm(N), norm(_blend(W, EN)), norm(f[r:] - W.T @ f[:r]))
+        now = Dependence(norm(N), norm(blend(W, EN)), norm(f[r:] - W.T @ f[:r]))
         if now.error(s, size, step_size) < TARGET * size or not now.FN < before.FN / 2:
             return W, now
         _check(deadline)
@@ -172,8 +172,8 @@ def _simple(W: NDArray[np.float64], tolerance: float) -> NDArray[np.float64]:
     return np.where(np.abs(W - short) < tolerance, short, W)
 
 
-def _project(
-    system: System, E: SparseBalls, W: Balls, x0: Balls, f: Balls, s: float, deadline: float
+def project(
+    system: FactoredSystem, E: SparseBalls, W: Balls, x0: Balls, f: Balls, s: float, deadline: float
 ) -> tuple[Balls, arb]:
     """x = x₀ − Fᵀt and ‖ρ‖, refined until ‖ρ‖/s < TARGET ‖x‖ or no longer shrinking."""
     W64 = nearest(W)
@@ -186,7 +186,7 @@ def _project(
     t, now = ball(np.zeros(system.rank)), arb.pos_inf()
     while True:
         x = x0 - E.adjoint(np.concatenate([t, W.T @ t]))
-        rho = _blend(W, E @ x - f)
+        rho = blend(W, E @ x - f)
         before, now = now, norm(rho)
         if now < TARGET * s * norm(x) or not now < before / 2:
             return x, now
@@ -194,7 +194,7 @@ def _project(
         t = middle(t + ball(blend_inverse(system.gram_inverse(blend_inverse(nearest(rho))))))
 
 
-def _blend(W: Balls, v: Balls) -> Balls:
+def blend(W: Balls, v: Balls) -> Balls:
     """Gᵀv = v_K + W v_D."""
     r = W.shape[0]
     return v[:r] + product(W, v[r:])

@@ -10,21 +10,21 @@ from numpy.typing import NDArray
 
 from projlab_validation.norms import norm
 from projlab_validation.oracles.answer import TWO_WORDS, Reference, two_words
-from projlab_validation.oracles.system import System
+from projlab_validation.oracles.system import FactoredSystem
 
 MAX_ROWS = 100
 """The solution has m times the bits of the Gram matrix, a few hundred: m⁴ operations and more."""
 
 
-def solve(system: System) -> Reference | None:
+def solve(system: FactoredSystem) -> Reference | None:
     """x* = x₀ − E_Kᵀ (E_K E_Kᵀ)⁻¹ (E_K x₀ − f_K) for r independent rows K, checked on every row.
 
     None where that is not the definition's answer: the exact rank exceeds the numerical one, or a
     dependent row is not met exactly.
     """
     (m, n), r = system.E.shape, system.rank
-    entries, e = _integers(system.E.toarray())
-    vectors, s = _integers(np.concatenate([system.x0, system.f]))
+    entries, e = integers(system.E.toarray())
+    vectors, s = integers(np.concatenate([system.x0, system.f]))
     A = fmpz_mat(m, n, entries)  # 2ᵉ E
     x0 = fmpz_mat(n, 1, vectors[:n])  # 2ˢ x₀
     b = fmpz_mat(m, 1, [v << e for v in vectors[n:]])  # 2ᵉ⁺ˢ f
@@ -50,7 +50,7 @@ def solve(system: System) -> Reference | None:
     )
 
 
-def _integers(values: NDArray[np.float64]) -> tuple[list[int], int]:
+def integers(values: NDArray[np.float64]) -> tuple[list[int], int]:
     """Integers p, row by row, and the smallest s ≥ 0 with values = p / 2ˢ."""
     ratios = [value.as_integer_ratio() for value in values.ravel().tolist()]
     s = max(q.bit_length() for _, q in ratios) - 1

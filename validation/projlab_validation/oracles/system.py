@@ -24,7 +24,7 @@ AMBIGUITY = 10.0
 
 
 @dataclass(frozen=True, eq=False)
-class System:
+class FactoredSystem:
     """E x = f with independent rows first, and the QR decomposition that found them.
 
     Attributes
@@ -127,7 +127,9 @@ def cutoff(singular_values: Array, shape: tuple[int, int], eps: float) -> float:
     return max(shape) * eps * float(singular_values[0])
 
 
-def factor(E: sp.csr_array, f: Array, x0: Array, eps: float, *, rank: int | None = None) -> System:
+def factor(
+    E: sp.csr_array, f: Array, x0: Array, eps: float, *, rank: int | None = None
+) -> FactoredSystem:
     """QR with column pivoting of a dense Eᵀ, 2 m² n flops; the rank is found unless given.
 
     The singular values are those of the triangular factor: as accurate, and cheaper where n > m.
@@ -141,4 +143,4 @@ def factor(E: sp.csr_array, f: Array, x0: Array, eps: float, *, rank: int | None
         rank = int(np.sum(singular_values > cutoff(singular_values, E.shape, eps)))
     R = triangle[:rank, :rank].copy()
     W = scipy.linalg.solve_triangular(R, triangle[:rank, rank:])
-    return System(E[order], f[order], x0, eps, singular_values, rank, R, W)
+    return FactoredSystem(E[order], f[order], x0, eps, singular_values, rank, R, W)

@@ -13,7 +13,7 @@ Rng = np.random.Generator
 
 
 @dataclass(frozen=True, eq=False)
-class System:
+class UnroundedSystem:
     """A (m, n), b (m,) and x₀ (n,), before they are rounded to a dtype."""
 
     A: Vector
@@ -22,7 +22,7 @@ class System:
     consistent: bool = True
 
 
-Builder = Callable[[Rng], System]
+Builder = Callable[[Rng], UnroundedSystem]
 
 
 def family(group: str, builders: Iterable[Builder], *, float64_only: Iterable[Builder]) -> Family:
@@ -52,26 +52,26 @@ def family(group: str, builders: Iterable[Builder], *, float64_only: Iterable[Bu
     return Family(group, names, build)
 
 
-def gaussian(rng: Rng, m: int, n: int) -> System:
+def gaussian(rng: Rng, m: int, n: int) -> UnroundedSystem:
     """Gaussian rows: κ is modest with probability near one (Edelman 1988)."""
     return solvable(rng, rng.standard_normal((m, n)))
 
 
-def solvable(rng: Rng, A: Vector) -> System:
+def solvable(rng: Rng, A: Vector) -> UnroundedSystem:
     """A with b = A x, x and x₀ standard normal: consistent at full row rank, however b is rounded.
 
     What is given in decimals, or scaled, must not be rank-deficient here.
     """
     x, x0 = rng.standard_normal((2, A.shape[1]))
-    return System(A, A @ x, x0)
+    return UnroundedSystem(A, A @ x, x0)
 
 
-def integers(rng: Rng, m: int, n: int) -> System:
+def integers(rng: Rng, m: int, n: int) -> UnroundedSystem:
     """Entries −4 … 4: A, x and b = A x are exact in either dtype."""
     return solvable_in_integers(rng, rng.integers(-4, 5, (m, n)).astype(np.float64))
 
 
-def solvable_in_integers(rng: Rng, A: Vector) -> System:
+def solvable_in_integers(rng: Rng, A: Vector) -> UnroundedSystem:
     """A of small integers with b = A x for an integer x: consistent exactly, at any rank."""
     n = A.shape[1:]
-    return System(A, A @ rng.integers(-9, 10, n), rng.standard_normal(n))
+    return UnroundedSystem(A, A @ rng.integers(-9, 10, n), rng.standard_normal(n))

@@ -13,6 +13,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 Dtype = Literal["float64", "float32"]
+DTYPES: tuple[Dtype, ...] = ("float64", "float32")
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64] | sp.csr_array
 
@@ -65,6 +66,12 @@ class Problem:
     def nnz(self) -> int:
         """Number of entries of A that are not zero."""
         return self.csr().nnz
+
+    @property
+    def rows_overlap(self) -> bool:
+        """Whether some column has nonzeros in two rows or more."""
+        counts = np.bincount(self.csr().indices, minlength=self.n)
+        return bool(np.max(counts, initial=0) > 1)
 
     def csr(self) -> sp.csr_array:
         """A as a sparse matrix, without stored zeros."""

@@ -33,12 +33,13 @@ _DATA = files("projlab_validation.data")
 
 
 @cache
-def _index() -> dict[str, dict[str, str]]:
+def index() -> dict[str, dict[str, str]]:
+    """What INDEX.csv says of each system, by name."""
     lines = _DATA.joinpath("INDEX.csv").read_text(encoding="utf-8").splitlines()
     return {row["name"]: row for row in csv.DictReader(lines)}
 
 
-def _load(name: str) -> tuple[sp.csr_array, Vector, Vector]:
+def load(name: str) -> tuple[sp.csr_array, Vector, Vector]:
     """A, b and x0 in float64; x0 standard normal where the source gives none."""
     with (
         _DATA.joinpath(f"{name}.npz").open("rb") as file,
@@ -53,30 +54,30 @@ def _load(name: str) -> tuple[sp.csr_array, Vector, Vector]:
         return A, arrays["b"], x0
 
 
-def _survives_float32(name: str) -> bool:
+def survives_float32(name: str) -> bool:
     """Whether every nonzero entry stays a normal number in float32."""
-    A, b, x0 = _load(name)
+    A, b, x0 = load(name)
     size = np.abs(np.concatenate([A.data, b, x0]))
     limits = np.finfo(np.float32)
     return bool(np.all((size == 0) | ((size >= limits.tiny) & (size <= limits.max))))
 
 
-@cache
-def _names(dtype: Dtype) -> tuple[str, ...]:
+def names(dtype: Dtype) -> tuple[str, ...]:
+    """The systems that are offered in a dtype."""
     if dtype == "float64":
-        return tuple(_index())
+        return tuple(index())
     return tuple(
         name
-        for name, row in _index().items()
+        for name, row in index().items()
         if row["cond_rowscaled"]
         and rank_is_clear(float(row["cond_rowscaled"]), int(row["m"]), int(row["n"]), dtype)
-        and _survives_float32(name)
+        and survives_float32(name)
     )
 
 
 def _build(name: str, dtype: Dtype) -> Problem:
-    A, b, x0 = _load(name)
-    row = _index()[name]
+    A, b, x0 = load(name)
+    row = index()[name]
     return Problem(
         name=name,
         group="real",
@@ -90,4 +91,4 @@ def _build(name: str, dtype: Dtype) -> Problem:
     )
 
 
-FAMILY = Family("real", _names, _build)
+FAMILY = Family("real", cache(names), _build)

@@ -59,7 +59,7 @@ def _names(dtype: Dtype) -> tuple[str, ...]:
     )
 
 
-def _haar(rng: np.random.Generator, rows: int, columns: int) -> NDArray[np.float64]:
+def haar(rng: np.random.Generator, rows: int, columns: int) -> NDArray[np.float64]:
     """Orthonormal columns, uniformly distributed: QR of a Gaussian, diag(R) > 0 (Stewart 1980)."""
     Q, R = np.linalg.qr(rng.standard_normal((rows, columns)))
     return Q * np.sign(np.diag(R))
@@ -70,7 +70,7 @@ def with_spectrum(
 ) -> NDArray[np.float64]:
     """A (m, n) with these m singular values and random singular vectors."""
     m = len(spectrum)
-    return (_haar(rng, m, m) * spectrum) @ _haar(rng, n, m).T
+    return (haar(rng, m, m) * spectrum) @ haar(rng, n, m).T
 
 
 def _build(name: str, dtype: Dtype) -> Problem:

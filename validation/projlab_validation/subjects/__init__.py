@@ -23,7 +23,7 @@ from projlab import InputError
 
 __all__ = [
     "PEERS",
-    "Peer",
+    "PeerSubject",
     "Subject",
     "installed_peers",
     "is_subject",
@@ -35,7 +35,7 @@ Subject = Callable[..., Any]
 
 
 @dataclass(frozen=True)
-class Peer:
+class PeerSubject:
     """An adapter of what people use today.
 
     Attributes
@@ -59,17 +59,25 @@ class Peer:
 
 
 PEERS = (
-    Peer("article", "torch", "The article's recipe: the pseudoinverse of the rows as given."),
-    Peer("unpivoted_qr", "torch", "The QR factorisation that everyone writes, without pivoting."),
-    Peer("scipy_projections", "scipy", "The null-space projection of scipy's trust-constr, by QR."),
-    Peer("cvxpy", "cvxpy", "A quadratic program, solved by Clarabel to tight tolerances."),
-    Peer("jaxopt", "jaxopt", "projection_affine_set: the KKT system by GMRES, compiled."),
-    Peer("botorch", "botorch", "project_to_equality_constraints: one solve with the Gram matrix."),
+    PeerSubject(
+        "article", "torch", "The article's recipe: the pseudoinverse of the rows as given."
+    ),
+    PeerSubject(
+        "unpivoted_qr", "torch", "The QR factorisation that everyone writes, without pivoting."
+    ),
+    PeerSubject(
+        "scipy_projections", "scipy", "The null-space projection of scipy's trust-constr, by QR."
+    ),
+    PeerSubject("cvxpy", "cvxpy", "A quadratic program, solved by Clarabel to tight tolerances."),
+    PeerSubject("jaxopt", "jaxopt", "projection_affine_set: the KKT system by GMRES, compiled."),
+    PeerSubject(
+        "botorch", "botorch", "project_to_equality_constraints: one solve with the Gram matrix."
+    ),
 )
 """Every adapter of this package."""
 
 
-def installed_peers() -> tuple[Peer, ...]:
+def installed_peers() -> tuple[PeerSubject, ...]:
     """The peers whose distribution is installed here; none is imported to find out."""
     here = {d.name.lower() for d in importlib.metadata.distributions() if d.name}
     return tuple(peer for peer in PEERS if peer.distribution in here)
@@ -105,7 +113,7 @@ def load(spec: str) -> Subject:
     try:
         with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            found: Any = importlib.import_module(module_name)
+            target: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise InputError(
             f"--subject {spec}: {error}; it is looked for in the current folder and among what is "
@@ -116,12 +124,12 @@ def load(spec: str) -> Subject:
             f"--subject {spec}: importing {module_name} failed: {type(error).__name__}: {error}"
         ) from error
     for name in path.split("."):
-        if not hasattr(found, name):
+        if not hasattr(target, name):
             raise InputError(f"--subject {spec}: {module_name} has no {path!r}")
-        found = getattr(found, name)
-    if not callable(found):
-        raise InputError(f"--subject {spec}: {path!r} is not callable, but {type(found).__name__}")
-    callable_: Subject = found
+        target = getattr(target, name)
+    if not callable(target):
+        raise InputError(f"--subject {spec}: {path!r} is not callable, but {type(target).__name__}")
+    callable_: Subject = target
     return callable_
 
 

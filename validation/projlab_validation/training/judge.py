@@ -86,31 +86,31 @@ def verdict_of(row: Row, bound: float) -> tuple[Verdict, str]:
     feasible = row["feasibility"] <= FEASIBLE * u
     if row["problem"] in NETWORKS:
         return _network(row, u, feasible=feasible)
-    found = (
+    figures = (
         f"distance {row['distance']:.1e}, {bound:.1e} allowed; "
         f"largest residual {row['feasibility'] / u:.1f} u"
     )
     if not feasible:
-        return "fail", found
+        return "fail", figures
     if row["distance"] <= bound:
-        return "pass", found
+        return "pass", figures
     if row["mode"] == "post" and BY_NAME[row["optimizer"]].moves != "gradient":
         return "expected", (
-            f"projecting after the step alone ends elsewhere under {row['optimizer']}: {found}"
+            f"projecting after the step alone ends elsewhere under {row['optimizer']}: {figures}"
         )
-    return "fail", found
+    return "fail", figures
 
 
 def _network(row: Row, u: float, *, feasible: bool) -> tuple[Verdict, str]:
     """Judge a network by its rows at every step, and by its loss where it has one."""
-    found = f"largest residual {row['feasibility'] / u:.2g} u"
+    figures = f"largest residual {row['feasibility'] / u:.2g} u"
     if row["problem"] == "network_noise":
-        return ("pass" if feasible else "fail"), f"after {row['steps']} steps: {found}"
-    found += (
+        return ("pass" if feasible else "fail"), f"after {row['steps']} steps: {figures}"
+    figures += (
         f"; loss {row['loss']:.3g}, unconstrained {row['free_loss']:.3g} with a noise of "
         f"{row['noise']:.2g}"
     )
     if row["mode"] in ("penalty", "unconstrained"):
-        return "expected", f"for comparison, nothing makes its rows hold: {found}"
+        return "expected", f"for comparison, nothing makes its rows hold: {figures}"
     within = row["loss"] <= row["free_loss"] + NOISES * row["noise"]
-    return ("pass" if feasible and within else "fail"), found
+    return ("pass" if feasible and within else "fail"), figures

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from projlab_validation.problems import catalogue
+from projlab_validation.problems.problem import DTYPES, Dtype
 from projlab_validation.training.problems import Vector
 from projlab_validation.training.train import NAN, TrainingRecord, Way, feasibility
 
 if TYPE_CHECKING:
-    from projlab_validation.problems.problem import Dtype
     from projlab_validation.profiles import Profile
 
 SEEDS = 5
@@ -186,21 +186,21 @@ def _balance_once(steps: int, dtype: torch.dtype, mode: Way, seed: int) -> tuple
 
 def _compared(record: Any, modes: Sequence[Way], once: Once) -> Iterator[TrainingRecord]:
     """Yield a record a mode: the mean loss over seeds, beside that of the unconstrained network."""
-    found: dict[Way, list[tuple[float, float]]] = {}
+    runs: dict[Way, list[tuple[float, float]]] = {}
     seconds: dict[Way, float] = {}
     for mode in modes:
         start = time.perf_counter()
-        found[mode] = [once(mode, seed) for seed in range(SEEDS)]
+        runs[mode] = [once(mode, seed) for seed in range(SEEDS)]
         seconds[mode] = time.perf_counter() - start
-    free = [loss for loss, _ in found["unconstrained"]]
+    free = [loss for loss, _ in runs["unconstrained"]]
     for mode in modes:
         yield record(
             mode=mode,
             status="ok",
-            loss=statistics.fmean(loss for loss, _ in found[mode]),
+            loss=statistics.fmean(loss for loss, _ in runs[mode]),
             free_loss=statistics.fmean(free),
             noise=statistics.stdev(free),
-            feasibility=float(np.max([residual for _, residual in found[mode]])),
+            feasibility=float(np.max([residual for _, residual in runs[mode]])),
             seconds=seconds[mode],
         )
 
@@ -273,7 +273,7 @@ Train = Callable[["Profile", "Dtype", str], list[TrainingRecord]]
 NETWORKS: dict[str, tuple[Train, tuple[Dtype, ...]]] = {
     "network_digits": (digits, ("float32",)),
     "network_balance": (balance, ("float32",)),
-    "network_noise": (noise, ("float64", "float32")),
+    "network_noise": (noise, DTYPES),
 }
 """By name: what trains it, and in which dtypes."""
 

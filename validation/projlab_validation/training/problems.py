@@ -74,8 +74,8 @@ class Quadratic(Loss):
         H = fmpq_mat(n, n, [_rational(v) for v in self.H.ravel()])
         target = H * fmpq_mat(n, 1, [_rational(v) for v in self.t])
         right = [target[i, 0] for i in range(n)] + [_rational(v) for v in b]
-        found = matrix.solve(fmpq_mat(n + m, 1, right))
-        return np.array([int(v.p) / int(v.q) for v in (found[i, 0] for i in range(n))])
+        solution = matrix.solve(fmpq_mat(n + m, 1, right))
+        return np.array([int(v.p) / int(v.q) for v in (solution[i, 0] for i in range(n))])
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ import joblib
 
 from projlab_validation.environment import THREADS_PER_WORKER
 from projlab_validation.profiles import Profile
-from projlab_validation.runner import progress_bar
+from projlab_validation.progress import progress_bar
 from projlab_validation.store import TRAINING, write_whole
 from projlab_validation.training.networks import NETWORKS, measure
 from projlab_validation.training.optimizers import OPTIMIZERS, Choice
@@ -34,7 +34,6 @@ NAMES = (*BUILDERS, *NETWORKS)
 
 SEARCHES = 40
 """Steps of an optimizer that searches: each evaluates the loss up to twenty times."""
-
 
 Work = Callable[[], list[TrainingRecord]]
 
@@ -57,11 +56,11 @@ def run(
         for part, work in _parts(name, profile, dtypes, environment)
     }
     todo = {path: work for path, work in asked.items() if not path.exists()}
-    found = joblib.Parallel(n_jobs=jobs or joblib.cpu_count(), return_as="generator_unordered")(
+    trained = joblib.Parallel(n_jobs=jobs or joblib.cpu_count(), return_as="generator_unordered")(
         joblib.delayed(_task)(path, work) for path, work in todo.items()
     )
     with progress_bar(len(todo)) as (bar, line):
-        for path, records in found:
+        for path, records in trained:
             write_whole(path, _frame(records).to_parquet(index=False))
             bar.update(line, advance=1, description=f"{records[0].problem} {records[0].optimizer}")
             yield records
@@ -93,8 +92,8 @@ def read(folder: Path, environment: str) -> pd.DataFrame:
     """Read every training record of a run that was measured in this environment."""
     import pandas as pd
 
-    found = [pd.read_parquet(path) for path in sorted((folder / TRAINING).glob("*.parquet"))]
-    frame = pd.concat(found, ignore_index=True) if found else _frame([])
+    parts = [pd.read_parquet(path) for path in sorted((folder / TRAINING).glob("*.parquet"))]
+    frame = pd.concat(parts, ignore_index=True) if parts else _frame([])
     return frame[frame["environment"] == environment].reset_index(drop=True)
 
 

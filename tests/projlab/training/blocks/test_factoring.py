@@ -84,7 +84,7 @@ def test_redundant_rows_of_equal_blocks_are_not_analysed_block_by_block(monkeypa
         calls.append(1)
         return function(*arguments, **keywords)
 
-    for name, calls in (("analyse", analysed), ("build", built)):
+    for name, calls in (("analyse", analysed), ("build_one", built)):
         function = getattr(factoring, name)
         monkeypatch.setattr(factoring, name, partial(counted, calls=calls, function=function))
     W = parameter(3, 500)
@@ -121,7 +121,7 @@ def test_what_counts_as_rounding_is_what_counts_everywhere(block):
 
 @pytest.mark.parametrize("scale", [1e-200, 1.0, 1e200])
 def test_single_rows_need_no_factor(scale, monkeypatch):
-    monkeypatch.setattr(factoring, "build", None)
+    monkeypatch.setattr(factoring, "build_one", None)
     p = parameter(4, 3)
     values = torch.randn(4, 3, dtype=F64) * scale
     optimizer = torch.optim.SGD([p], lr=0.1)

@@ -7,8 +7,7 @@ import torch
 import projlab
 from projlab import cat, expr
 from projlab.training.expressions.expression import Equation, Expression
-
-from .parameters import F64, MASK, A, W, p, q, s, value
+from tests.projlab.training.expressions.parameters import F64, MASK, A, W, p, q, s, value
 
 
 def with_values(f):

@@ -6,8 +6,7 @@ import torch
 
 from projlab import cat, expr
 from projlab.training.expressions.labels import ParameterNames
-
-from .parameters import MASK, SPARSE, A, W, p, q, s
+from tests.projlab.training.expressions.parameters import MASK, SPARSE, A, W, p, q, s
 
 
 def names_of(equation):

@@ -7,8 +7,7 @@ import torch
 
 from projlab import cat, expr
 from projlab.training.expressions.maps import DenseMap, SparseMap, Sums
-
-from .parameters import F64, SPARSE, A, W, p, q
+from tests.projlab.training.expressions.parameters import F64, SPARSE, A, W, p, q
 
 
 def test_sums_are_views_and_dense_matrices_stay_matrices():

@@ -6,8 +6,7 @@ import torch
 
 import projlab
 from projlab import cat, expr
-
-from .parameters import F64, SPARSE, A, W, p, q, value
+from tests.projlab.training.expressions.parameters import F64, SPARSE, A, W, p, q, value
 
 
 @pytest.mark.parametrize(

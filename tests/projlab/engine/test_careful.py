@@ -1,4 +1,4 @@
-"""Least squares: the projection onto the solutions of A'A x = A'b, the rows as they were given."""
+"""Setting up by decision, for least squares: {x : A'A x = A'b}, the rows as they were given."""
 
 import math
 from contextlib import nullcontext

@@ -1,0 +1,228 @@
+"""Bounds on the forward error of one system's answers; the derivation is in `certificate`."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from projlab import tolerance
+from projlab.numerics.double_double import Pair, add, exact, negative, two_sum
+from projlab.numerics.scaling import scale
+from projlab.proof.products import Product
+from projlab.proof.rounding import U, frobenius, norms
+from projlab.proof.row_space import RowSpace
+from projlab.system.analysis import Analysis, range_projection
+from projlab.system.constraint import AffineConstraint
+from projlab.system.equilibration import equilibrated_side
+from projlab.system.rank import Rank
+from projlab.system.rows import DenseRows, Rows
+
+NOT_FINITE = "x is not finite"
+
+
+class Figures(NamedTuple):
+    """Of k answers, each (k,); the norms are the metric's."""
+
+    feasibility: Tensor
+    stationarity: Tensor
+    upper: Tensor
+    lower: Tensor
+    accuracy: Tensor
+    """What the bounds are held against."""
+    why_not: str
+    """Why they may not decide."""
+
+
+class _Distance(NamedTuple):
+    """Bounds on ||x - x*||, each (k,), and where x* is."""
+
+    upper: Tensor
+    lower: Tensor
+    tangent: Tensor
+    """Upper bound on ||T(x - x0)||."""
+    shift: Tensor
+    """Upper bound on ||A^+(A x - b)||."""
+    near: Tensor
+    """(k, n) a point near x*."""
+    spread: Tensor
+    """How near."""
+
+
+class _Redundancy(NamedTuple):
+    """How the dropped rows follow from the kept ones: E_D = C E_K + delta, f_D = C f_K + phi."""
+
+    delta: Pair
+    """(k, n)."""
+    phi: Pair
+    """(1, k)."""
+
+
+@dataclass(frozen=True)
+class SystemBounds:
+    """One system, equilibrated: all rows for the residual, the independent ones for the bounds."""
+
+    all_rows: Rows
+    f: Pair
+    decision: Rank
+    row_space: RowSpace | None
+    """None at rank 0: the projection is the identity."""
+    redundancy: _Redundancy | None
+    """None where no row was dropped but rows of zeros."""
+    f_uncertainty: float
+    """2-norm of what is not known of f (least squares)."""
+
+    def figures(self, x0: Tensor, x: Tensor, u: float, accuracy: float | None) -> Figures:
+        """Of answers x (k, n) for the points x0, in float64; u is that of x as it was given."""
+        m, n = self.all_rows.shape
+        finite = torch.isfinite(x).all(-1)
+        x = torch.where(finite.unsqueeze(-1), x, x0)
+        residual = add(Product(self.all_rows, False)(exact(x)), negative(self.f))
+        moved = two_sum(x, -x0)
+        distance = self._distance(x0, x, moved, residual)
+        long, long0 = self.norm(x), self.norm(x0)
+        # ||x*|| lies within `upper` of ||x||, and within `spread` of the refined point's; where it
+        # cannot be told from 0 it is judged on the scale of x0
+        middle = self.norm(distance.near)
+        below = torch.maximum(middle - distance.spread, long - distance.upper)
+        above = torch.minimum(middle + distance.spread, long + distance.upper)
+        vanishing = ~(below > 0)
+        below, above = torch.where(vanishing, long0, below), torch.where(vanishing, long0, above)
+        upper, lower = _ratio(distance.upper, below), _ratio(distance.lower, above)
+        infinite = torch.full_like(upper, math.inf)
+        if accuracy is None:
+            total = long0 + self.norm(moved.value()) + distance.shift
+            # from x0 = 0 and f = 0 nothing is rounded: x* = 0, and no other answer is right
+            unmoved = (long0 == 0) & bool((self.f.value() == 0).all() and self.f_uncertainty == 0)
+            amplification = _ratio(torch.where(unmoved, 0.0, total), above)
+            growth = tolerance.dimension_factor(m, n) * u * self.decision.condition
+            held = growth * amplification
+        else:
+            held = torch.full_like(upper, accuracy)
+        if self.decision.ambiguous:
+            upper, lower = infinite, torch.zeros_like(lower)
+        return Figures(
+            torch.where(finite, self._feasibility(x0, x, residual), infinite),
+            torch.where(finite, _ratio(distance.tangent, long + long0), infinite),
+            torch.where(finite, upper, infinite),
+            torch.where(finite, lower, infinite),
+            held,
+            self._why_not(bool(finite.all())),
+        )
+
+    def norm(self, v: Tensor) -> Tensor:
+        """(k,) norms, in the metric where there is one."""
+        return norms(v) if self.row_space is None else self.row_space.norm(v)
+
+    def _feasibility(self, x0: Tensor, x: Tensor, residual: Pair) -> Tensor:
+        if self.all_rows.shape[0] == 0:
+            return torch.zeros_like(norms(x))
+        lengths = (norms(x) + norms(x0)).unsqueeze(-1)
+        size = self.all_rows.row_norms() * lengths + self.f.high.abs()
+        return (residual.value().abs() / torch.where(size == 0, 1.0, size)).amax(-1)
+
+    def _distance(self, x0: Tensor, x: Tensor, moved: Pair, residual: Pair) -> _Distance:
+        """`moved` is x - x0, `residual` is E x - f of all rows."""
+        rounding = tolerance.NORM_ROUNDING
+        if self.row_space is None:
+            size = norms(moved.value())
+            zero = torch.zeros_like(size)
+            return _Distance(
+                size * (1 + rounding), size * (1 - rounding), size, zero, x0, spread=zero
+            )
+        kept = self.decision.kept
+        q = Pair(residual.high[:, kept], residual.low[:, kept])
+        q_error = Product(self.all_rows, False).error(exact(x), residual, U) + self.f_uncertainty
+        along = self.row_space.tangent_part(moved)
+        negligible = tolerance.NEGLIGIBLE_SHIFT * U * self.norm(x)
+        across = self.row_space.minimum_norm_part(q, q_error, negligible)
+        gap = self._redundancy_gap(x0, self.norm(moved.value()) + across.upper)
+        rounded = 4 * U * (self.norm(x) + along.upper + across.upper)
+        return _Distance(
+            upper=torch.hypot(along.upper, across.upper) * (1 + rounding) + gap,
+            lower=(torch.hypot(along.lower, across.lower) * (1 - rounding) - gap).clamp_min(0),
+            tangent=along.upper,
+            shift=across.upper,
+            near=(x - along.vector) - across.vector,
+            spread=along.off + across.off + gap + rounded,
+        )
+
+    def _redundancy_gap(self, x0: Tensor, travelled: Tensor) -> Tensor:
+        """How far the projection at numerical rank may be from that on the kept rows."""
+        if self.redundancy is None or self.row_space is None:
+            return torch.zeros_like(travelled)
+        sigma = self.row_space.steering.sigma_min
+        if sigma == 0:
+            return torch.full_like(travelled, math.inf)
+        delta, phi = self.redundancy
+        size = frobenius(delta.high) * (1 + tolerance.NORM_ROUNDING)
+        misfit = norms((x0 @ delta.high.mT) - phi.high)
+        if self.row_space.metric is not None:
+            size = size / self.row_space.metric.extremes[0]
+        first_order = 4 * size * travelled + misfit * (1 + 2 * size / sigma)
+        return tolerance.SECOND_ORDER * first_order / sigma
+
+    def _why_not(self, finite: bool) -> str:
+        if not finite:
+            return NOT_FINITE
+        if self.decision.ambiguous:
+            return "the numerical rank is ambiguous: a cutoff ten times away would change it"
+        if self.row_space is not None and self.row_space.steering.sigma_min == 0:
+            return (
+                f"condition number {self.decision.condition:.2g}: too near 1/u for a positive "
+                "lower bound on the smallest singular value"
+            )
+        if self.redundancy is not None:
+            return "redundant rows follow from the others only up to rounding"
+        return "the bounds lie on both sides of the accuracy"
+
+
+def bounds_of(
+    constraint: AffineConstraint,
+    analysis: Analysis,
+    element: int,
+    weights: Tensor | None,
+    *,
+    least_squares: bool,
+) -> SystemBounds:
+    """Of one element of the batch, or of the system itself; f before any rounding to A's dtype."""
+    decision, system = analysis.decisions[element], analysis.system.element(element)
+    b = constraint.b if constraint.batch is None else constraint.b[element]
+    E, f = system.rows.to(torch.float64), equilibrated_side(b, system.exponent)
+    if decision.rank == 0:
+        return SystemBounds(E, exact(f), decision, None, None, 0.0)
+    row_space = RowSpace.of(E.select(decision.kept), weights)
+    if decision.coefficients is None:
+        return SystemBounds(E, exact(f), decision, row_space, None, 0.0)
+    uncertainty = 0.0
+    if least_squares:
+        f, uncertainty = _in_range(f, system.exponent, decision)
+    plain = row_space if weights is None else RowSpace.of(row_space.E, None)
+    redundancy = _redundancy(E, f, decision, plain)
+    return SystemBounds(E, exact(f), decision, row_space, redundancy, uncertainty)
+
+
+def _redundancy(E: Rows, f: Tensor, decision: Rank, row_space: RowSpace) -> _Redundancy:
+    """Without a metric: C = -y of the stationarity residual of the dropped rows, which is delta."""
+    dropped = E.select(decision.dropped).to_dense()
+    y, delta, _ = row_space.stationarity_residual(exact(dropped))
+    kept_f = exact(f[decision.kept][None])
+    combined = add(Product(DenseRows(y.high), False)(kept_f), exact(kept_f.high @ y.low.mT))
+    return _Redundancy(delta, add(exact(f[decision.dropped][None]), combined))
+
+
+def _in_range(f: Tensor, exponent: Tensor, decision: Rank) -> tuple[Tensor, float]:
+    """D times the part of b in the range of A, and the 2-norm of what is not known of it."""
+    basis = range_projection(exponent, decision)
+    if basis is None:
+        return f, 0.0
+    b = scale(f, -exponent)
+    inside = basis @ (basis.mT @ b)
+    largest = float(scale(torch.ones_like(f), exponent).max())
+    error = tolerance.dimension_factor(len(b), len(b)) * U * float(norms(b)) * largest
+    return scale(inside, exponent), error
+
+
+def _ratio(a: Tensor, b: Tensor) -> Tensor:
+    return torch.where(a == 0, 0.0, a / b)

@@ -1,0 +1,149 @@
+"""Rank and consistency of a constraint, decided once and kept with it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from projlab import tolerance
+from projlab.errors import InconsistentError, first_few
+from projlab.numerics.exact_rank import independent_rows
+from projlab.numerics.scaling import scale
+from projlab.numerics.triangular import Reflectors
+from projlab.system.combinations import Combination, combinations_of
+from projlab.system.constraint import AffineConstraint
+from projlab.system.equilibration import Equilibrated, equilibrate
+from projlab.system.rank import Rank, RankRule, cutoff_of, decide, decide_each
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The equilibrated system, and per element of the batch (one without) rank and conflicts."""
+
+    system: Equilibrated
+    decisions: tuple[Rank, ...]
+    conflicts: dict[int, tuple[Combination, ...]] = field(default_factory=dict)
+    """Per element: the rows that contradict the others; absent where it is consistent."""
+
+    @property
+    def reflectors(self) -> Reflectors | None:
+        """Householder QR of E' in float64, where the rank decision left one for every system."""
+        made = [d.reflectors for d in self.decisions if d.reflectors is not None]
+        if len(made) < len(self.decisions):
+            return None
+        if self.system.rows.batch is None:
+            return made[0]
+        return Reflectors(*(torch.stack(parts) for parts in zip(*made, strict=True)))
+
+
+def analyse(
+    constraint: AffineConstraint,
+    dtype: torch.dtype,
+    rule: RankRule,
+    data: torch.dtype,
+    *,
+    measured: bool = False,
+) -> Analysis:
+    """Equilibrate in `dtype`, decide the rank, judge consistency; kept with the constraint.
+
+    Rank and consistency are of the data: its precision decides them, however wide the work.
+    `measured` asks for singular values where the rank can do without.
+    """
+    system = equilibrate(constraint, dtype)
+    key = (dtype, rule, data)
+    if key in constraint.decided:
+        decisions, conflicts = constraint.decided[key]
+        if not measured or all(d.measured for d in decisions):
+            return Analysis(system, decisions, conflicts)
+    u = tolerance.unit_roundoff(data)
+    if constraint.batch is None:
+        decisions = (decide(system.rows, u, rule),)
+    else:
+        decisions = decide_each(system.rows, u, rule)
+    if measured:
+        decisions = tuple(decision.measure() for decision in decisions)
+    analysis = Analysis(system, decisions)
+    for i, decision in enumerate(decisions):
+        if len(decision.dropped):
+            bad = _conflicting(system.element(i), decision, u, rule)
+            if bad:
+                analysis.conflicts[i] = combinations(constraint, analysis, i, bad)
+    # rows and reflectors are as large as A: for the factorisation that follows, and not kept
+    kept = tuple(replace(decision, reflectors=None) for decision in decisions)
+    constraint.decided[key] = kept, analysis.conflicts
+    return analysis
+
+
+def _conflicting(system: Equilibrated, decision: Rank, u: float, rule: RankRule) -> list[int]:
+    """Positions in `decision.dropped` whose right-hand sides contradict the kept rows.
+
+    With x^ = E_r^+ f, row i is off where |E x^ - f|_i exceeds the consistency factor times
+    ||e_i|| ||x^|| + |f_i|. The residual is the part of f outside the range of E_r.
+    """
+    if rule == "exact":
+        return _conflicting_exactly(system, decision)
+    m, n = system.rows.shape
+    # the decision may have been taken on the CPU where the device has no float64
+    dropped, kept = decision.dropped, decision.kept
+    f = system.f.to(dropped.device).double()
+    norms = system.rows.row_norms().to(dropped.device).double()
+    factor = tolerance.consistency_factor(cutoff_of(rule, m, n, u))
+    zero = norms[dropped] == 0
+    off = zero & (f[dropped] != 0)
+    if decision.basis is not None:
+        assert decision.coefficients is not None
+        basis = decision.basis
+        inside = basis.mT @ f
+        residual = (f - basis @ inside).abs()
+        xhat = torch.linalg.vector_norm(inside / decision.sigma)
+        C = decision.coefficients
+        allowed = factor * (norms * xhat + f.abs())
+        mismatch = (f[dropped] - C @ f[kept]).abs()
+        weight = allowed[dropped] + C.abs() @ allowed[kept]
+        if bool((residual > allowed)[norms > 0].any()):
+            # the combinations that carry the contradiction, at least the clearest of them
+            ratio = torch.where(zero, 0.0, mismatch / weight.clamp_min(torch.finfo(f.dtype).tiny))
+            off = off | (ratio > min(1.0, float(ratio.max()) * (1 - tolerance.TIE)))
+    return [int(i) for i in off.nonzero().flatten()]
+
+
+def _conflicting_exactly(system: Equilibrated, decision: Rank) -> list[int]:
+    """`_conflicting` of entries taken literally: rows that are dependent in E, but not in [E f]."""
+    augmented = torch.cat([system.rows.to_dense(), system.f.unsqueeze(-1)], -1)
+    independent = set(independent_rows(augmented.double().cpu().numpy()))
+    return [i for i, row in enumerate(decision.dropped.tolist()) if row in independent]
+
+
+def combinations(
+    constraint: AffineConstraint, analysis: Analysis, element: int, positions: Iterable[int]
+) -> tuple[Combination, ...]:
+    """How the dropped rows at `positions` follow from the kept ones, in the caller's units."""
+    decision, exponent = analysis.decisions[element], analysis.system.exponent
+    exponent = exponent if constraint.batch is None else exponent[element]
+    return combinations_of(constraint, decision, exponent, element, positions)
+
+
+def raise_inconsistent(constraint: AffineConstraint, analysis: Analysis) -> None:
+    """Raise `InconsistentError` with the rows and the combination that prove it."""
+    element, conflicts = next(iter(analysis.conflicts.items()))
+    where = "A x = b" if constraint.batch is None else f"system {element} of the batch"
+    shown = first_few([c.contradiction() for c in conflicts])
+    raise InconsistentError(
+        f"{where} has no solution: {shown}. Mend b, or ask for the nearest point of the "
+        'least-squares set with on_inconsistent="least_squares".'
+    )
+
+
+def range_projection(exponent: Tensor, decision: Rank) -> Tensor | None:
+    """Orthonormal basis (m, rank) of the range of the unscaled A; None where b stays as it is.
+
+    Rows as given: least squares, unlike the affine set itself, depends on their scaling. A global
+    power of two keeps the unscaled basis in range.
+    """
+    if decision.basis is None:
+        return None
+    exponent = exponent.to(decision.basis.device)
+    unscaled = scale(decision.basis, (exponent.min() - exponent).unsqueeze(-1))
+    orthonormal: Tensor = torch.linalg.qr(unscaled).Q
+    return orthonormal

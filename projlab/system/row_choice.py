@@ -1,0 +1,140 @@
+"""Which rows carry a rank, and how the others follow from them.
+
+Pivoted LU of a basis of the range (Golub, Klema and Stewart 1976), improved by exchanges until no
+coefficient of a dropped row is too large (Gu and Eisenstat 1996, strong rank-revealing
+factorisation). Exchanges that keep it so then move the kept rows to the front, so that of two
+duplicates the later one is called redundant: a courtesy, given up where it would take longer than
+the decision itself.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from projlab import tolerance
+from projlab.numerics import tuning
+
+
+class RowChoice(NamedTuple):
+    """rows[dropped] = coefficients @ rows[kept]; both ascending."""
+
+    kept: Tensor
+    """(r,)."""
+    dropped: Tensor
+    """(m - r,)."""
+    coefficients: Tensor
+    """(m - r, r)."""
+
+
+def pivot_rows(E: Tensor, threshold: float) -> Tensor:
+    """(r,) rows of equilibrated E (m, n), ascending, that the others are near the span of.
+
+    Their distances from it are at most the root of `threshold`, relative to the longest row. By a
+    Cholesky factorisation of the Gram matrix with diagonal pivoting (LAPACK's dpstrf; Higham, ASNA,
+    section 10.3): the order of QR with column pivoting of E'.
+    """
+    from scipy.linalg.lapack import dpstrf  # a quarter of a second, and rarely needed
+
+    G = (E @ E.mT).cpu().numpy()
+    _, order, rank, _ = dpstrf(G, tol=threshold * float(G.diagonal().max(initial=0.0)), lower=1)
+    return torch.from_numpy(np.sort(order[:rank] - 1)).long().to(E.device)
+
+
+def choose_rows(basis: Tensor, norms: Tensor) -> RowChoice:
+    """Well-conditioned independent rows, earlier ones where that costs little.
+
+    `basis` (m, r) spans the range, `norms` are those of the rows: rows that differ by a factor
+    count as duplicates.
+    """
+    unit = basis / norms[:, None]
+    exchanged = _Exchange.of(unit)
+    exchanged.shrink()
+    exchanged.move_forward()
+    kept, dropped = np.sort(exchanged.kept), np.sort(exchanged.dropped)
+    U = exchanged.U
+    C = torch.from_numpy(np.linalg.solve(U[kept].T, U[dropped].T).T).to(basis.device)
+    keep, drop = (torch.from_numpy(numbers).to(basis.device) for numbers in (kept, dropped))
+    return RowChoice(keep, drop, C * norms[drop][:, None] / norms[keep])
+
+
+def rows_given(basis: Tensor, kept: Tensor) -> RowChoice:
+    """The rows named, which carry the rank, and how the others follow."""
+    rest = torch.ones(len(basis), dtype=torch.bool, device=kept.device)
+    rest[kept] = False
+    dropped = rest.nonzero().flatten()
+    return RowChoice(kept, dropped, torch.linalg.solve(basis[kept], basis[dropped], left=False))
+
+
+@dataclass
+class _Exchange:
+    """A choice that is changed by exchanging a dropped row for a kept one."""
+
+    U: npt.NDArray[np.float64]
+    """(m, r): all rows."""
+    kept: npt.NDArray[np.int64]
+    dropped: npt.NDArray[np.int64]
+    C: npt.NDArray[np.float64]
+    """U[dropped] = C @ U[kept]."""
+
+    @staticmethod
+    def of(unit: Tensor) -> "_Exchange":
+        """The pivot rows of LU with partial pivoting."""
+        m, rank = unit.shape
+        _, pivots = torch.linalg.lu_factor(unit)
+        order = np.arange(m)
+        for i, j in enumerate(pivots.tolist()):
+            order[[i, j - 1]] = order[[j - 1, i]]
+        kept, dropped = np.sort(order[:rank]), np.sort(order[rank:])
+        U = unit.cpu().numpy()
+        return _Exchange(U, kept, dropped, np.linalg.solve(U[kept].T, U[dropped].T).T)
+
+    def shrink(self) -> None:
+        """Exchange until no coefficient is larger than `tolerance.LARGEST_COEFFICIENT`."""
+        for _ in range(4 * len(self.U)):
+            d, k = _largest(np.abs(self.C))
+            if abs(self.C[d, k]) <= tolerance.LARGEST_COEFFICIENT:
+                break
+            self.C = self._coefficients_after(d, k)
+            self._swap(d, k)
+
+    def move_forward(self) -> None:
+        """Exchange kept rows for earlier ones, as long as `shrink` would have nothing to do."""
+        refused: set[tuple[int, int]] = set()
+        for _ in range(min(4 * len(self.U), tuning.EXCHANGED // max(self.C.size, 1))):
+            earlier = self.kept[None, :] - self.dropped[:, None]
+            lead = np.where(np.abs(self.C) >= tolerance.EARLIER_ROW, earlier, 0)
+            for place in refused:
+                lead[place] = 0
+            d, k = _largest(lead)
+            if lead[d, k] <= 0:
+                break
+            candidate = self._coefficients_after(d, k)
+            if np.abs(candidate).max() <= tolerance.LARGEST_COEFFICIENT:
+                self.C = candidate
+                self._swap(d, k)
+                refused.clear()
+            else:
+                refused.add((d, k))
+
+    def _swap(self, d: int, k: int) -> None:
+        self.kept[k], self.dropped[d] = self.dropped[d], self.kept[k]
+
+    def _coefficients_after(self, d: int, k: int) -> npt.NDArray[np.float64]:
+        """C once dropped[d] and kept[k] have changed places."""
+        pivot = self.C[d, k]
+        row, column = self.C[d] / pivot, self.C[:, k]
+        after: npt.NDArray[np.float64] = self.C - np.outer(column, row)
+        after[:, k] = column / pivot
+        after[d] = -row
+        after[d, k] = 1 / pivot
+        return after
+
+
+def _largest(values: npt.NDArray[Any]) -> tuple[int, int]:
+    """Where the largest entry of a matrix stands."""
+    d, k = np.unravel_index(np.argmax(values), values.shape)
+    return int(d), int(k)

@@ -1,0 +1,164 @@
+"""What docs/limits.md says is refused is refused, with the error it names."""
+
+import pickle
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+
+import projlab
+from projlab import constrain, diagnose, expr, project, projector
+
+from .pages import ROOT, table_rows
+
+A = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]])
+B = torch.tensor([1.0, 0.5])
+X = torch.zeros(3)
+
+
+class Operator:
+    """A as products alone."""
+
+    shape = (2, 3)
+
+    def matvec(self, x):
+        return A @ x
+
+    def rmatvec(self, y):
+        return A.T @ y
+
+
+def parameter(**marks: Any) -> torch.nn.Parameter:
+    made = torch.nn.Parameter(torch.ones(3))
+    for mark, value in marks.items():
+        setattr(made, mark, value)
+    return made
+
+
+def kept(
+    p: torch.Tensor, kind: Any = torch.optim.Adam, mode: Any = "tangent", **keywords: Any
+) -> None:
+    constrain(kind([p], lr=0.1, **keywords), expr(p).sum() == 1, expr(p)[0] == 0, mode=mode)
+
+
+def after_a_sparse_gradient() -> None:
+    embedding = torch.nn.Embedding(3, 1, sparse=True)
+    optimizer = torch.optim.SGD(embedding.parameters(), lr=0.1)
+    constrain(optimizer, expr(embedding.weight).sum() == 1)
+    embedding(torch.tensor([0])).sum().backward()
+    optimizer.step()
+
+
+def pickled() -> None:
+    p = parameter()
+    optimizer = torch.optim.Adam([p], lr=0.1)
+    constrain(optimizer, expr(p).sum() == 1)
+    pickle.dumps(optimizer)
+
+
+def parametrised() -> None:
+    linear = projlab.nn.affine(torch.nn.Linear(3, 2), "weight", torch.ones(3), 1.0, dim=1)
+    constrain(torch.optim.Adam(linear.parameters(), lr=0.1), expr(linear.weight).sum() == 1)
+
+
+def on_two_devices() -> None:
+    p, q = parameter(), torch.nn.Parameter(torch.ones(3, device="meta"))
+    constrain(torch.optim.Adam([p, q], lr=0.1), expr(p) == expr(q))
+
+
+def made_of_others() -> None:
+    class Two(torch.Tensor):
+        def __tensor_flatten__(self):
+            return [], None
+
+    kept(torch.ones(3).as_subclass(Two).requires_grad_())
+
+
+def too_large() -> None:
+    n = 1_000_000
+    projector(scipy.sparse.diags_array([np.ones(n)] * 2, offsets=[0, 1], format="csr"), 0.0)
+
+
+LIMITS: dict[str, tuple[type[Exception], Callable[[], object]]] = {
+    "inequalities, bounds: G x ≤ h, lb ≤ x ≤ ub": (TypeError, lambda: projector(A, B, lb=0.0)),
+    "nonlinear equations": (projlab.InputError, lambda: expr(parameter()) * expr(parameter())),
+    "… where that does not fit into half of the memory": (projlab.MemoryLimitError, too_large),
+    "iterative methods, A as an operator only": (
+        projlab.InputError,
+        lambda: projector(Operator(), B),
+    ),
+    "a batch of sparse systems": (
+        projlab.InputError,
+        lambda: projector(torch.stack([A, A]).to_sparse(), B),
+    ),
+    "complex numbers": (projlab.InputError, lambda: projector(A.to(torch.complex64), B)),
+    "integer x, float8": (projlab.InputError, lambda: project(X.long(), A, B)),
+    "gradients in A and b where rows are redundant": (
+        projlab.RankDeficientError,
+        lambda: project(X, torch.cat([A, A]).requires_grad_(), torch.cat([B, B])),
+    ),
+    "gradients in a sparse A": (
+        projlab.InputError,
+        lambda: project(X, A.to_sparse().requires_grad_(), B),
+    ),
+    "`diagnose` of a batch": (projlab.InputError, lambda: diagnose(torch.stack([A, A]), B)),
+    "more digits than κu leaves": (
+        projlab.AccuracyError,
+        lambda: projector(A, B, accuracy=1e-12),
+    ),
+    "inequalities, `expr(w) >= 0`": (TypeError, lambda: expr(parameter()) >= 0),
+    "SparseAdam": (projlab.InputError, lambda: kept(parameter(), torch.optim.SparseAdam)),
+    "sparse gradients": (projlab.InputError, after_a_sparse_gradient),
+    "FSDP's flat parameters": (
+        projlab.InputError,
+        lambda: kept(parameter(_is_flat_param=True)),
+    ),
+    "DTensor": (projlab.InputError, lambda: kept(parameter(device_mesh=0, placements=()))),
+    "tensor subclasses made of others, quantised ones say": (projlab.InputError, made_of_others),
+    "parametrised tensors (not leaves)": (projlab.InputError, parametrised),
+    "parameters of one equation on several devices": (projlab.InputError, on_two_devices),
+    "optimizers with `differentiable=True`": (
+        projlab.InputError,
+        lambda: kept(parameter(), differentiable=True),
+    ),
+    '`mode="metric"` where rows share entries': (
+        projlab.InputError,
+        lambda: kept(parameter(), mode="metric"),
+    ),
+    "… under other optimizers than seven": (
+        projlab.InputError,
+        lambda: kept(parameter(), torch.optim.Adadelta, mode="metric"),
+    ),
+    "… under centered RMSprop": (
+        projlab.InputError,
+        lambda: kept(parameter(), torch.optim.RMSprop, mode="metric", centered=True),
+    ),
+    "a pickled optimizer that keeps its constraint": (UserWarning, pickled),
+}
+
+
+def refused_by() -> dict[str, str]:
+    """Of each row that names an error, the first cell, and the error."""
+    rows = table_rows(ROOT / "docs" / "limits.md")
+    said = {cells[0]: re.search(r"`(\w+Error)`|a (warning)", cells[1]) for cells in rows}
+    return {what: found[1] or "UserWarning" for what, found in said.items() if found}
+
+
+def test_every_limit_is_tried():
+    assert refused_by() == {what: error.__name__ for what, (error, _) in LIMITS.items()}
+
+
+@pytest.mark.parametrize("what", LIMITS)
+def test_limit_is_refused_as_stated(what):
+    error, attempt = LIMITS[what]
+    with pytest.raises(error):
+        attempt()
+
+
+def test_another_right_side_is_not_checked():
+    P = projector(torch.cat([A, A]), torch.cat([B, B]))
+    assert bool(P(X, torch.tensor([1.0, 0.5, 7.0, 7.0])).isfinite().all())

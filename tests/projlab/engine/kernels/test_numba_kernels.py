@@ -1,0 +1,80 @@
+"""The compiled kernels, called by address, against plain products."""
+
+import pytest
+import torch
+
+from projlab import tolerance
+from tests.projlab.ways import NUMBA
+
+if not NUMBA:
+    pytest.skip("numba, the extra `native`, is not installed", allow_module_level=True)
+
+from projlab.engine.kernels import numba_kernels
+
+KERNELS = {torch.float32: numba_kernels.float32, torch.float64: numba_kernels.float64}
+
+
+def orthonormal(*lead, m, n, dtype):
+    W = torch.linalg.qr(torch.randn(*lead, n, m, dtype=torch.float64)).Q.mT
+    return W.to(dtype).contiguous()
+
+
+def project(x, W, c, *, step, system):
+    """In place, x (B, k, n), W (B, m, n); c begins at i * system + j * step for x[i, j]."""
+    B, k, n = x.shape
+    addresses = (t.data_ptr() for t in (x, W, c))
+    KERNELS[x.dtype](*addresses, B, k, W.shape[1], n, step, system)
+
+
+def check(found, x, W, c):
+    """Orthonormal rows: each way errs by dimension_factor u (||x|| + ||c||)."""
+    wide, rows = x.double(), W.double()
+    expected = wide - (wide @ rows.mT + c.double()) @ rows
+    m, n = W.shape[-2:]
+    size = wide.norm(dim=-1) + c.double().norm(dim=-1)
+    allowed = tolerance.dimension_factor(m, n) * tolerance.unit_roundoff(x.dtype) * size
+    assert ((found.double() - expected).norm(dim=-1) <= allowed).all()
+
+
+@pytest.mark.parametrize("dtype", KERNELS)
+@pytest.mark.parametrize("k", [1, 3, 4, 5, 9])
+@pytest.mark.parametrize("m", [*range(1, 17), 23])
+def test_every_group_of_rows_and_of_vectors(m, k, dtype):
+    """Rows go by eight, four, two and one, vectors by four: every remainder."""
+    W, x = orthonormal(1, m=m, n=29, dtype=dtype), torch.randn(1, k, 29, dtype=dtype)
+    c, found = torch.randn(m, dtype=dtype), x.clone()
+    project(found, W, c, step=0, system=0)
+    check(found, x, W, c)
+
+
+@pytest.mark.parametrize("dtype", KERNELS)
+def test_a_right_hand_side_for_each_vector(dtype):
+    W, x = orthonormal(1, m=6, n=13, dtype=dtype), torch.randn(1, 5, 13, dtype=dtype)
+    c, found = torch.randn(5, 6, dtype=dtype), x.clone()
+    project(found, W, c, step=6, system=0)
+    check(found, x, W, c)
+
+
+@pytest.mark.parametrize("dtype", KERNELS)
+@pytest.mark.parametrize("each", [False, True])
+def test_a_system_for_each_batch(each, dtype):
+    W, x = orthonormal(3, m=6, n=13, dtype=dtype), torch.randn(3, 5, 13, dtype=dtype)
+    c, found = torch.randn(3, 5 if each else 1, 6, dtype=dtype), x.clone()
+    project(found, W, c, step=6 if each else 0, system=c.shape[1] * 6)
+    check(found, x, W, c)
+
+
+def test_rows_too_long_for_the_cache_go_by_four():
+    n = numba_kernels.EIGHT_ROWS // (8 * 8) + 1
+    W, x = orthonormal(1, m=9, n=n, dtype=torch.float64), torch.randn(1, 1, n, dtype=torch.float64)
+    c, found = torch.randn(9, dtype=torch.float64), x.clone()
+    project(found, W, c, step=0, system=0)
+    check(found, x, W, c)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_nan_and_infinity_keep_their_meaning(value):
+    W, x = orthonormal(1, m=3, n=7, dtype=torch.float64), torch.zeros(1, 1, 7, dtype=torch.float64)
+    x[0, 0, 2] = value
+    project(x, W, torch.zeros(3, dtype=torch.float64), step=0, system=0)
+    assert not x.isfinite().any()

@@ -1,0 +1,42 @@
+"""What is refused for its size, before anything is allocated."""
+
+import os
+
+import pytest
+import torch
+
+from projlab import MemoryLimitError
+from projlab.numerics import memory
+
+CPU = torch.device("cpu")
+
+
+def test_half_of_the_memory_is_the_limit():
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert whole - 1 <= 2 * memory.limit(CPU) <= whole
+
+
+@pytest.mark.parametrize("error", [ValueError, OSError, AttributeError])
+def test_a_platform_that_does_not_tell_is_taken_to_have_16_GiB(error, monkeypatch):
+    def silent(name):
+        raise error(name)
+
+    monkeypatch.setattr(os, "sysconf", silent)
+    assert memory.limit(CPU) == 8 * 2**30
+
+
+def test_what_fits_is_let_through_and_a_byte_more_is_not(monkeypatch):
+    monkeypatch.setattr(memory, "limit", lambda device: 1000)
+    memory.require(1000, "a matrix", CPU)
+    with pytest.raises(MemoryLimitError, match=r"a matrix needs 1,001 bytes, more than the 1,000"):
+        memory.require(1001, "a matrix", CPU)
+
+
+def test_bytes_of_a_factorisation():
+    """At least E, an orthonormal factor of its size and a triangle, for every system."""
+    for m, n in ((3, 10), (10, 3), (1, 1)):
+        for dtype in (torch.float32, torch.float64):
+            least = dtype.itemsize * (2 * m * n + min(m, n) ** 2)
+            one = memory.factorisation_bytes(m, n, dtype)
+            assert least <= one <= 4 * dtype.itemsize * (m * n + min(m, n) ** 2)
+            assert memory.factorisation_bytes(m, n, dtype, batch=7) == 7 * one

@@ -1,0 +1,58 @@
+"""Switches that lower the precision of a product: seen, put aside, and as they stood afterwards."""
+
+import pytest
+import torch
+
+from projlab.numerics.precision import lowered, stated_precision
+from tests.projlab.switches import SWITCHES, every_switch, state
+
+CPU = torch.device("cpu")
+
+
+def test_nothing_is_lowered_where_no_switch_is_set():
+    assert not lowered(torch.float32, "cpu")
+    assert not lowered(torch.float64, "cpu")
+
+
+@every_switch
+def test_a_switch_lowers_float32_and_never_float64(switch):
+    with SWITCHES[switch]():
+        assert lowered(torch.float32, "cpu")
+        assert not lowered(torch.float64, "cpu")
+
+
+def in_force():
+    """Whether autocast is on, and what float32 products are made in: a switch that says nothing
+    ("none") leaves them as they are."""
+    autocast, _, _, legacy, *new = state()
+    specific = {value for value in new[2:] if value is not None}
+    return autocast, legacy == "highest" or (bool(specific) and specific <= {"ieee", "none"})
+
+
+@every_switch
+def test_inside_products_are_made_in_full(switch):
+    with SWITCHES[switch]():
+        before = state()
+        with stated_precision(CPU):
+            assert in_force() == (False, True)
+            with stated_precision(CPU):
+                assert in_force() == (False, True)
+            assert in_force() == (False, True)
+        assert state() == before
+
+
+@every_switch
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, GeneratorExit])
+def test_an_error_inside_leaves_the_switches_as_they_stood(error, switch):
+    with SWITCHES[switch]():
+        before = state()
+        with pytest.raises(error, match="inside"), stated_precision(CPU):
+            raise error("inside")
+        assert state() == before
+
+
+def test_without_a_switch_nothing_is_touched():
+    before = state()
+    with stated_precision(CPU):
+        assert in_force() == (False, True)
+    assert state() == before

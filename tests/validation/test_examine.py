@@ -1,0 +1,66 @@
+"""Each check beyond the answer for x₀ sees what it is for, of variants and of subjects."""
+
+import pytest
+import torch
+
+from projlab_validation.problems import catalogue
+from tests.validation.asked import PROBLEMS, judged
+from tests.validation.planted import sabotage, verdicts_of
+
+SEEN_BY = {
+    "idempotence": lambda P, x: P(x) + 1e-9 * P.tangent(x),
+    "feasible_point": lambda P, x: P(x) * (1 + 1e-9),
+    "row_scaling": lambda P, x: P(x) + 1e-9 * P.constraint.A[0] / P.constraint.A[0].norm() ** 2,
+    "further_points": lambda P, x: P(x) if x[0] < -1 else P(x) + 1e-9,
+    "stacked_points": lambda P, x: P(x) if x.dim() == 1 else P(x) * (1 + 1e-9),
+    "non_expansiveness": lambda P, x: P(x) + P.tangent(x),
+    "batched": lambda P, x: P(x) * (1 + 1e-9) if P.constraint.batch else P(x),
+    "same_bits": lambda P, x: P(x) + 1e-15 * torch.rand_like(x),
+    "inputs_kept": lambda P, x: P.project_(x),
+}
+
+
+@pytest.mark.parametrize("check", SEEN_BY)
+def test_each_check_of_a_variant_sees_what_it_is_for(check, monkeypatch):
+    sabotage(monkeypatch, SEEN_BY[check])
+    assert verdicts_of("spectra_1_10x20", check) == {"fail"}
+
+
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [
+        ("refuses_a_stack", "stacked_points"),
+        ("first_of_the_stack", "stacked_points"),
+        ("keeps_the_first_answer", "further_points"),
+        ("recognises_A_by_its_address", "column_permutation"),
+        ("changes_x_in_place", "inputs_kept"),
+        ("returns_nan_for_a_feasible_x", "feasible_point"),
+        ("pinv_of_unscaled_rows", "row_scaling"),
+    ],
+)
+def test_each_check_of_a_subject_sees_what_it_is_for(name, check):
+    frames = [judged(name, p) for p in PROBLEMS if p.name in ("shapes_plain", "article_1",
+              "starts_feasible", "starts_answer_zero", "scaling_parallel_rows",
+              "spectra_1e6_10x20", "spectra_1e3_10x20")]  # fmt: skip
+    assert any((f["check"].eq(check) & f["verdict"].eq("fail")).any() for f in frames)
+
+
+@pytest.mark.parametrize(
+    "name", ["scaling_rows_1e150", "scaling_all_1e150", "scaling_all_1e_minus_150",
+             "starts_huge_1e150", "starts_tiny_1e_minus_150"],
+)  # fmt: skip
+def test_an_error_is_seen_at_either_end_of_the_range(name):
+    (problem,) = catalogue(names=[name])
+    verdicts = judged("rounds_the_answer_to_float32_digits", problem).set_index("check")["verdict"]
+    for check in ("projection", "idempotence", "further_points", "stacked_points"):
+        assert verdicts[check] == "fail", check
+
+
+def test_rows_are_scaled_only_as_far_as_their_plain_norms_stay_numbers():
+    def checks(name, dtype="float64"):
+        (problem,) = catalogue(names=[name], dtypes=[dtype])
+        return set(judged("row_scaled_lstsq", problem)["check"])
+
+    assert "row_scaling" not in checks("scaling_rows_1e150")
+    assert "row_scaling" in checks("scaling_rows_1e8")
+    assert "row_scaling" in checks("scaling_rows_1e8", "float32")

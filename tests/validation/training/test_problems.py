@@ -1,0 +1,35 @@
+"""Optima that are optima."""
+
+import numpy as np
+import pytest
+import torch
+
+from projlab_validation.training.problems import BUILDERS
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("decay", [0.0, 0.05])
+def test_the_optimum_satisfies_the_optimality_conditions(name, decay):
+    problem = BUILDERS[name]()
+    p = problem.optimum(decay)
+    assert np.allclose(problem.A @ p, problem.b, rtol=0, atol=1e-12)
+    gradient = problem.loss.gradient(p) + decay * p
+    multipliers = np.linalg.lstsq(problem.A.T, gradient)[0]
+    assert np.linalg.norm(gradient - problem.A.T @ multipliers) <= 1e-11
+    low, high = problem.curvature(p, decay)
+    assert 0 < low <= high <= 1.5
+    assert sum(int(np.prod(shape)) for shape in problem.shapes) == problem.A.shape[1]
+
+
+@pytest.mark.parametrize("name", ["train_article_3", "train_logistic", "train_huber"])
+def test_the_gradient_is_that_of_the_value(name):
+    problem = BUILDERS[name]()
+    p = torch.tensor(problem.start, requires_grad=True)
+    value, gradient = problem.loss.of(p)
+    (expected,) = torch.autograd.grad(value, p)
+    torch.testing.assert_close(gradient.detach(), expected, rtol=0, atol=1e-14)
+
+
+def test_the_article_s_optima():
+    assert np.allclose(BUILDERS["train_article_2"]().optimum(0.0), [1.6, 0.8], atol=1e-15)
+    assert np.allclose(BUILDERS["train_article_3"]().optimum(0.0), [1.5, -0.5, 1.0], atol=1e-15)
