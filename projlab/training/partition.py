@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from projlab.system.rows import SparseRows, sparse_rows
+from projlab.system.structure import connected
 from projlab.training import grids
 from projlab.training.expressions.maps import DenseMap, LinearMap, Sums
 from projlab.training.ties import Graph, TiesPlan, ties
@@ -194,7 +195,7 @@ def _groups(
 ) -> tuple[list[list[int]], set[int]]:
     """Equations that touch a common entry, together; and those with terms that do so themselves."""
     overlaps = _overlaps(equations, parameters)
-    _, label = _connected(len(equations), *torch.tensor(overlaps, dtype=torch.long).view(-1, 2).T)
+    _, label = connected(len(equations), *torch.tensor(overlaps, dtype=torch.long).view(-1, 2).T)
     groups: dict[int, list[int]] = {}
     for i, group in enumerate(label.tolist()):
         groups.setdefault(group, []).append(i)
@@ -228,20 +229,6 @@ def _overlaps(
             else:
                 owner[footprint] = i + 1
     return pairs
-
-
-def _connected(vertices: int, first: Tensor, second: Tensor) -> tuple[int, Tensor]:
-    """How many connected components a graph with these edges has, and which each vertex is in."""
-    if len(first) == 0:
-        return vertices, torch.arange(vertices)
-    from scipy.sparse import coo_array  # half of projlab's import time, and not always needed
-    from scipy.sparse.csgraph import connected_components
-
-    edges = (torch.ones(len(first)).numpy(), (first.numpy(), second.numpy()))
-    count, label = connected_components(
-        coo_array(edges, shape=(vertices, vertices)), directed=False
-    )
-    return count, torch.from_numpy(label).long()
 
 
 def _merged(views: list[SumsPlan]) -> list[SumsPlan]:
@@ -398,7 +385,7 @@ def _assembled(equations: Sequence[EquationRows], parameters: Sequence[Tensor]) 
 def _components(stored: _Stored) -> _Components:
     """The connected components of the graph that joins a row to the entries it holds."""
     rows, columns = len(stored.numbers), len(stored.used)
-    count, label = _connected(rows + columns, stored.entries.rows, stored.column + rows)
+    count, label = connected(rows + columns, stored.entries.rows, stored.column + rows)
     of_row, of_column = label[:rows], label[rows:]
     parameter = torch.searchsorted(stored.first, stored.used, right=True) - 1
     sizes = torch.zeros(count, len(stored.first), dtype=torch.long)
