@@ -23,7 +23,7 @@ from projlab import tolerance
 from projlab.engine import blocks, careful
 from projlab.engine.blocks import AnySolver
 from projlab.engine.facts import Facts
-from projlab.engine.select import System, choose, undecided
+from projlab.engine.select import Traits, choose, undecided
 from projlab.engine.solver import Solver
 from projlab.engine.variants import Factor, get
 from projlab.engine.variants.cholesky import CholeskyFactor
@@ -104,7 +104,7 @@ def _of_full_rank(
     if not all(bound <= limit for bound in bounds):  # NaN too
         return None
     dtype = system.rows.dtype
-    known = System(
+    known = Traits(
         m=m,
         n=n,
         disjoint=False,
