@@ -194,7 +194,7 @@ AnySolver = Solver | BlockSolver
 
 
 @dataclass(frozen=True)
-class _System:
+class _Apart:
     """A constraint taken apart, and what its blocks are built with."""
 
     constraint: AffineConstraint
@@ -288,7 +288,7 @@ def built(
     fits = memory.factorisation_bytes(m, n, torch.float64) <= memory.limit(constraint.device)
     if len(blocks) < 2 or (fits and not (few and split * tuning.SPLIT_GAIN <= whole)):
         return None
-    system = _System(constraint, blocks, dtype, options, data, build)
+    system = _Apart(constraint, blocks, dtype, options, data, build)
     system.check_empty()
     groups = tuple(system.group(shape, members) for shape, members in shapes)
     names = " and ".join(dict.fromkeys(group.solver.variant for group in groups))

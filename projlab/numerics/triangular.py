@@ -25,6 +25,18 @@ def upper(a: Tensor) -> Tensor:
     return a[..., : a.shape[-1], :].triu()
 
 
+def condition_bound(R: Tensor) -> Tensor:
+    """An upper bound on kappa_2 of upper triangular R (..., m, m), off by a factor m at worst.
+
+    The product of the Frobenius norms of R and its inverse; infinite or NaN for singular R.
+    """
+    eye = torch.eye(R.shape[-1], dtype=R.dtype, device=R.device)
+    inverse = torch.linalg.solve_triangular(R, eye.expand_as(R), upper=True)
+    norm = torch.linalg.vector_norm
+    bound: Tensor = norm(R, dim=(-2, -1)) * norm(inverse, dim=(-2, -1))
+    return bound
+
+
 def triangular_solve(R: Tensor, v: Tensor, *, transpose: bool) -> Tensor:
     """R^-1 v or R^-T v over the last dimension of v, for upper triangular R."""
     if exporting():

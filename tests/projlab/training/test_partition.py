@@ -8,6 +8,7 @@ from projlab.training.blocks.margins import MarginsBlock
 from projlab.training.blocks.matrix import MatrixBlock
 from projlab.training.blocks.solver import SolverBlock
 from projlab.training.blocks.sums import SumsBlock
+from projlab.training.partition import EquationRows, _kinds, split
 from tests.projlab.training.helpers import F64, blocks_of, parameter
 
 
@@ -117,6 +118,60 @@ def test_dense_rows_over_several_parameters_are_split_by_parameter_and_not_copie
 def test_a_sparse_component_goes_to_the_engine_sparse():
     p = parameter(60)
     e = expr(p)
-    (block,) = blocks_of([p], e[1:] - e[:-1] == 0.25)
+    (block,) = blocks_of([p], e[1:] - 2 * e[:-1] == 0.25)
     assert block.shape == (1, 59, 60)
-    torch.testing.assert_close(p[1:] - p[:-1], torch.full((59,), 0.25, dtype=F64))
+    torch.testing.assert_close(p[1:] - 2 * p[:-1], torch.full((59,), 0.25, dtype=F64))
+
+
+def test_equal_sparse_components_are_factored_once_and_sparse():
+    W = parameter(60, 7)
+    e = expr(W)
+    (plan,), _ = split(
+        [EquationRows(0, torch.Size((59, 7)), tuple((0, t) for t in (e[1:] - 2 * e[:-1]).terms))],
+        [W],
+        sums=True,
+        structured=True,
+        join=True,
+    )
+    assert plan.A.layout == torch.sparse_coo
+    assert plan.rows.shape == (7, 59)
+    (block,) = blocks_of([W], e[1:] - 2 * e[:-1] == torch.arange(7.0))
+    assert block.shape == (7, 59, 60)
+    right = torch.arange(7, dtype=F64).expand(59, 7)
+    torch.testing.assert_close(W.detach()[1:] - 2 * W.detach()[:-1], right)
+
+
+def equal_blocks(values):
+    """Blocks of two rows in three entries each, with these coefficients (B, 2, 3)."""
+    p = parameter(len(values), 3)
+    rows = [(values[:, i] * expr(p)).sum(1) == i for i in range(2)]
+    return p, rows
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [[[1.0, 2, 3], [3, 4, 5]], [[1.0, 0, 3], [0, 4, 5]]],
+    ids=["dense", "some entries zero"],
+)
+def test_blocks_are_equal_where_pattern_and_values_are(rows):
+    values = torch.tensor(rows, dtype=F64).repeat(6, 1, 1)
+    p, equations = equal_blocks(values)
+    (block,) = blocks_of([p], *equations)
+    assert block.shape == (6, 2, 3)
+    assert block.parts[0].A.dim() == 2
+    other_value, other_place = values.clone(), values.clone()
+    other_value[3, 1, 2] += 1
+    other_place[3, 0] = torch.tensor([1.0, 3, 0])  # the values of [1, 0, 3], in other places
+    for changed in (other_value, other_place):
+        p, equations = equal_blocks(changed)
+        (block,) = blocks_of([p], *equations)
+        assert block.shape == (6, 2, 3)
+        assert block.parts[0].A.dim() == 3
+        left = (changed @ p.detach().unsqueeze(-1)).squeeze(-1)
+        torch.testing.assert_close(left, torch.tensor([0.0, 1], dtype=F64).expand(6, 2))
+
+
+def test_shapes_of_components_are_numbered():
+    shapes = torch.tensor([[2, 3, 0], [1, 3, 0], [2, 3, 0], [2, 0, 3]])
+    assert _kinds(shapes).tolist() == [2, 0, 2, 1]
+    assert _kinds(shapes[:0]).tolist() == []
