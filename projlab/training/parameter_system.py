@@ -271,6 +271,11 @@ class ParameterSystem:
         ts, b = self.values(), self.current_b().double().cpu()
         plans, _ = split(self._equations, self.parameters, sums=True, structured=False, join=True)
         points: list[tuple[Tensor, AffineConstraint]] = []
+        if not plans:
+            # no equation holds an entry: every point is its own projection
+            x = ts[0].reshape(-1)
+            none = AffineConstraint(x.new_zeros(0, len(x)), x.new_zeros(0))
+            return [(x, none)]
         for plan in plans:
             assert isinstance(plan, SumsPlan | MatrixPlan)
             x, A = self._point(plan, ts)
