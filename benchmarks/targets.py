@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 import projlab
-from benchmarks import common, kernels, one_off, yardstick
+from benchmarks import common, kernels, layer, one_off, yardstick
 from benchmarks.interleave import Times, interleaved
 from benchmarks.memory import held_bytes
 from benchmarks.parameters import DTYPES
@@ -235,6 +235,13 @@ def _one_off(
         yield Cell(f"{name} float64", measured(size, batch).ratio("projlab", "lines"))
 
 
+def _layer() -> Iterator[Cell]:
+    for size, dtype in _both(layer.SIZES):
+        for rows in layer.ROWS:
+            ratio = layer.times(size, dtype, rows).ratio("projlab", "lines")
+            yield Cell(f"{rows} rows, {size} {dtype}", ratio)
+
+
 def _memory() -> Iterator[Cell]:
     for size in ("100x1000", "10x10000", "500x2000"):
         case = common.system(size, "float64")
@@ -350,6 +357,8 @@ TARGETS: tuple[Target, ...] = (
            lambda: _one_off(one_off.backward, one_off.SINGLE + one_off.BATCHES)),
     Target("one-off-backward-large", "the same, 100 × 1000", "≤ 1.8", TIMES_LINES, MOST, 1.8,
            lambda: _one_off(one_off.backward, one_off.LARGE)),
+    Target("layer", "forward and backward of a layer, 32 to 256 rows", "≤ 1.5",
+           "`nn.AffineProjection` over x − (x Q − c) Qᵀ", MOST, 1.5, _layer),
     Target("memory", "memory held besides A and b", "≤ 1.2", "bytes over those of W", MOST, 1.2,
            _memory),
     Target("growth", "time per projection, m·n from 1e2 to 1e8", "linear",

@@ -6,13 +6,16 @@ from typing import Any, Unpack, get_args
 
 import torch
 from torch import Tensor
+from torch._C._dynamo.eval_frame import get_eval_frame_callback
 from torch.autograd import forward_ad
 from torch.autograd.forward_ad import unpack_dual
+from torch.compiler import is_compiling
 
 from projlab import tolerance
 from projlab.engine.autograd import require_full_rank, solve
 from projlab.engine.blocks import AnySolver
 from projlab.engine.compiled import eager
+from projlab.engine.compiled_project import as_operator
 from projlab.engine.gram import GramSolve, factored, solved
 from projlab.engine.kernels.native import PLAIN
 from projlab.engine.select import asked
@@ -100,7 +103,6 @@ def _constants(A: Tensor, b: Any) -> bool:
     return not any(t.requires_grad or unpack_dual(t).tangent is not None for t in given)
 
 
-@eager
 @listed
 def project(
     x: Tensor,
@@ -138,11 +140,25 @@ def project(
     Amos and Kolter, "OptNet", ICML 2017, section 3.1 (derivatives of the equality-constrained
     problem).
     """
+    if is_compiling():
+        if isinstance(A, Tensor) and A.layout is torch.strided:
+            return as_operator(x, A, b, variant, keywords)
+        return _uncompiled(x, A, b, variant, keywords)
+    if get_eval_frame_callback() is not None:  # the compiler would try every function from here on
+        return _uncompiled(x, A, b, variant, keywords)
+    return projected(x, A, b, variant, keywords)
+
+
+def projected(x: Tensor, A: Any, b: Any, variant: str, keywords: ProjectorKeywords) -> Tensor:
+    """`project` of whatever it is given, eagerly."""
     if isinstance(variant, str) and variant == "auto" and _ordinary(keywords):
-        projected = _by_gram(x, A, b, keywords)
-        if projected is not None:
-            return projected
+        found = _by_gram(x, A, b, keywords)
+        if found is not None:
+            return found
     return _carefully(x, A, b, variant, keywords)
+
+
+_uncompiled = eager(projected)
 
 
 _ORDINARY = {name: (default,) for name, default in DEFAULTS.items()} | {

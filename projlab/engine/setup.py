@@ -23,7 +23,7 @@ from projlab import tolerance
 from projlab.engine import blocks, careful
 from projlab.engine.blocks import AnySolver
 from projlab.engine.facts import Facts
-from projlab.engine.select import System, choose, undecided
+from projlab.engine.select import Traits, choose, undecided
 from projlab.engine.solver import Solver
 from projlab.engine.variants import Factor, get
 from projlab.engine.variants.cholesky import CholeskyFactor
@@ -104,7 +104,7 @@ def _of_full_rank(
     if not all(bound <= limit for bound in bounds):  # NaN too
         return None
     dtype = system.rows.dtype
-    known = System(
+    known = Traits(
         m=m,
         n=n,
         disjoint=False,
@@ -203,9 +203,11 @@ def _probes(E: Tensor) -> Tensor:
 def _at_rest(E: Tensor, f: Tensor, probes: Tensor, projected: Tensor, zero: Tensor) -> bool:
     """Whether E z of projected probes (k, n) and E x - f of zero (1, n) projected are rounding."""
     limit = tolerance.ANSWERED * tolerance.unit_roundoff(E.dtype)
-    left = (projected @ E.mT).abs() <= limit * (probes.abs() @ E.abs().mT)
-    norms = torch.linalg.vector_norm(E, dim=-1)
-    allowed = norms * torch.linalg.vector_norm(zero) + f.abs()
+    norm = torch.linalg.vector_norm
+    norms = norm(E, dim=-1)
+    # by norms: a projection by an orthonormal basis errs by u ||z|| in any entry
+    left = (projected @ E.mT).abs() <= limit * norms * norm(probes, dim=-1, keepdim=True)
+    allowed = norms * norm(zero) + f.abs()
     consistent = (zero[0] @ E.mT - f).abs() <= limit * allowed
     return bool(left.all() & consistent.all())
 
