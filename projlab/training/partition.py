@@ -18,6 +18,7 @@ from projlab.system.rows import SparseRows, sparse_rows
 from projlab.system.structure import connected
 from projlab.training import grids
 from projlab.training.expressions.maps import DenseMap, LinearMap, Sums
+from projlab.training.memory_order import is_dense
 from projlab.training.ties import Graph, TiesPlan, ties
 
 FEW = 16
@@ -84,7 +85,8 @@ def split(
     equations
         With the parameters by their index in `parameters`.
     parameters
-        Only shapes and strides are read.
+        Only shapes and strides are read. Columns of maps are numbered in the order of memory where
+        the parameter is dense in it, else row-major.
     sums
         Whether sums of views may stay views: where the variant of disjoint rows is welcome.
     structured
@@ -169,7 +171,7 @@ def _is_sums(equation: EquationRows, parameters: Sequence[Tensor]) -> bool:
         isinstance(t, Sums)
         and t.injective
         and all(stride > 0 or size == 1 for size, stride in t.out)
-        and parameters[p].is_contiguous()
+        and is_dense(parameters[p])
         for p, t in equation.terms
     )
 
@@ -334,7 +336,7 @@ def _stored(
     plans: list[TiesPlan | MatrixPlan] = []
     planned = torch.zeros(len(components.sizes), dtype=torch.bool)
     if structured:
-        planned, plan = _tied(stored, components)
+        planned, plan = _tied(stored, components, parameters)
         plans += [] if plan is None else [plan]
     if join:
         components, planned = _joined(components, planned)
@@ -344,7 +346,9 @@ def _stored(
     return plans, stored.numbers[~touched]
 
 
-def _tied(stored: _Stored, components: _Components) -> tuple[Tensor, TiesPlan | None]:
+def _tied(
+    stored: _Stored, components: _Components, parameters: Sequence[Tensor]
+) -> tuple[Tensor, TiesPlan | None]:
     """Which components are ties between entries, and their plan."""
     e = stored.entries
     graph = Graph(e.rows, stored.column, e.values, components.of_row, components.of_column)
@@ -354,8 +358,11 @@ def _tied(stored: _Stored, components: _Components) -> tuple[Tensor, TiesPlan | 
     ((_, members, _),) = plan.entries
     columns = stored.used[members]
     owner = torch.searchsorted(stored.first, columns, right=True) - 1
+    owners = owner.unique().tolist()
+    if not all(is_dense(parameters[p]) for p in owners):
+        return torch.zeros_like(planned), None
     entries = []
-    for p in owner.unique().tolist():
+    for p in owners:
         where = (owner == p).nonzero().flatten()
         entries.append((p, columns[where] - stored.first[p], where))
     return planned, replace(plan, rows=stored.numbers[plan.rows], entries=tuple(entries))
@@ -497,10 +504,10 @@ def _places(component: Tensor, count: int) -> Tensor:
 
 
 def _as_view(piece: Piece, parameters: Sequence[Tensor]) -> Piece:
-    """Columns at regular distances as a view of the parameter, where it is contiguous."""
+    """Columns at regular distances as a view of the parameter, where it is dense in memory."""
     where, parameter = piece.where, parameters[piece.parameter]
     if isinstance(where, Sums):
-        if parameter.is_contiguous():
+        if is_dense(parameter):
             flat = where.reshaped(lambda v: v.view(1, -1))
             if flat is not None:
                 return piece._replace(where=flat)
@@ -509,7 +516,7 @@ def _as_view(piece: Piece, parameters: Sequence[Tensor]) -> Piece:
     down = int(where[1, 0] - where[0, 0]) if blocks > 1 else width
     across = int(where[0, 1] - where[0, 0]) if width > 1 else 1
     regular = where[0, 0] + torch.arange(blocks).unsqueeze(-1) * down + torch.arange(width) * across
-    if down > 0 and parameter.is_contiguous() and torch.equal(where, regular):
+    if down > 0 and is_dense(parameter) and torch.equal(where, regular):
         axes = ((blocks, down), (width, across))
         return piece._replace(where=Sums(parameter, 1.0, axes, (), int(where[0, 0])))
     return piece

@@ -9,6 +9,7 @@ from torch import Tensor
 from projlab import tolerance
 from projlab.errors import InputError
 from projlab.training.expressions.maps import Sums
+from projlab.training.memory_order import flat, is_dense
 from projlab.training.partition import Piece
 
 Shift = list[Tensor | float]
@@ -128,8 +129,8 @@ class TouchedEntries:
             assert isinstance(piece.where, Tensor)
             columns = piece.where.to(parameter.device)
             self.width = columns.shape[1]
-            self._flat = parameter.is_contiguous()
-            # parameters of other strides have no flat view and take an index for each dimension
+            self._flat = is_dense(parameter)
+            # parameters with gaps have no flat view and take an index for each dimension
             self._index = (
                 (columns,) if self._flat else torch.unravel_index(columns, parameter.shape)
             )
@@ -139,7 +140,7 @@ class TouchedEntries:
         t = ts[self.parameter]
         if self.view is not None:
             return self.view.view(t)
-        return (t.view(-1) if self._flat else t)[self._index]
+        return (flat(t) if self._flat else t)[self._index]
 
     def subtract(self, ts: Sequence[Tensor], delta: Tensor) -> None:
         """Subtract (B, n) in the precision of the difference, with one rounding."""
@@ -147,13 +148,8 @@ class TouchedEntries:
         if self.view is not None:
             self.view.view(t).sub_(delta)
         else:
-            where = t.view(-1) if self._flat else t
+            where = flat(t) if self._flat else t
             where.index_put_(self._index, (where[self._index] - delta).to(t.dtype))
-
-
-def flat(t: Tensor) -> Tensor:
-    """The entries of a contiguous tensor as one dimension, a view."""
-    return t.view(-1)
 
 
 def widest_dtype(parameters: Sequence[Tensor]) -> torch.dtype:

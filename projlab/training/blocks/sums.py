@@ -91,7 +91,7 @@ class SumsBlock(Block):
         self._subtract(views, y)
 
     def project_in_metric(self, b: Tensor, inverse: Sequence[Tensor], skip: Tensor | None) -> None:
-        weights = self._views([w.contiguous() for w in inverse])
+        weights = self._views(inverse)
         norm2 = torch.zeros_like(b)
         for view, scale in zip(weights, self._scales, strict=True):
             norm2 = norm2 + self._sum(view) * scale**2

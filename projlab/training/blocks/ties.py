@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from projlab import tolerance
-from projlab.training.blocks.base import Block, Shift, flat, narrowed, widest_dtype
+from projlab.training.blocks.base import Block, Shift, narrowed, widest_dtype
+from projlab.training.memory_order import flat
 from projlab.training.ties import TiesPlan, jumps
 
 
