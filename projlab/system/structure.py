@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from projlab.errors import InputError
-from projlab.numerics import memory
+from projlab.numerics import memory, tuning
 from projlab.system.rows import Rows, SparseRows
 
 
@@ -106,6 +106,20 @@ class Blocks:
         mine = ((label >= 0) & (position[label] >= 0)).nonzero().flatten()
         numbers[position[label[mine]], place[mine]] = mine
         return numbers
+
+
+def worthwhile_blocks(rows: Rows) -> Blocks | None:
+    """Independent blocks, where dense factors of each cost much less than those of the whole.
+
+    None for dense rows: to look for their blocks costs as much as what it might save.
+    """
+    if not isinstance(rows, SparseRows):
+        return None
+    blocks = independent_blocks(rows)
+    sizes = torch.stack([blocks.heights, blocks.widths]).double()
+    split = float((sizes.amin(0) * sizes.prod(0)).sum())
+    m, n = rows.shape
+    return blocks if len(blocks) > 1 and split * tuning.SPLIT_GAIN <= min(m, n) * m * n else None
 
 
 def places(component: Tensor, count: int) -> Tensor:
