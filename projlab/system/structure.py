@@ -53,6 +53,12 @@ class Blocks:
         return len(self.heights)
 
     @property
+    def operations(self) -> float:
+        """What dense factors of each take, in units of min(m, n) m n for the whole."""
+        sizes = torch.stack([self.heights, self.widths]).double()
+        return float((sizes.amin(0) * sizes.prod(0)).sum())
+
+    @property
     def empty(self) -> Tensor:
         """Numbers of the rows without entries."""
         return (self.of_row < 0).nonzero().flatten()
@@ -115,11 +121,9 @@ def worthwhile_blocks(rows: Rows) -> Blocks | None:
     """
     if not isinstance(rows, SparseRows):
         return None
-    blocks = independent_blocks(rows)
-    sizes = torch.stack([blocks.heights, blocks.widths]).double()
-    split = float((sizes.amin(0) * sizes.prod(0)).sum())
-    m, n = rows.shape
-    return blocks if len(blocks) > 1 and split * tuning.SPLIT_GAIN <= min(m, n) * m * n else None
+    blocks, (m, n) = independent_blocks(rows), rows.shape
+    pays = blocks.operations * tuning.SPLIT_GAIN <= min(m, n) * m * n
+    return blocks if len(blocks) > 1 and pays else None
 
 
 def places(component: Tensor, count: int) -> Tensor:
