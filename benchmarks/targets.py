@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 import projlab
-from benchmarks import common, kernels, yardstick
+from benchmarks import common, kernels, layer, one_off, yardstick
 from benchmarks.interleave import Times, interleaved
 from benchmarks.memory import held_bytes
 from benchmarks.parameters import DTYPES
@@ -212,8 +212,8 @@ def _dense_rows() -> Iterator[Cell]:
     yield Cell(f"{ROWS} rows, {n} parameters", 100 * moved / copied)
 
 
-def _set_up() -> Iterator[Cell]:
-    for size in ("10x100", "100x1000", "10x10000", "500x2000"):
+def _set_up(*sizes: str) -> Iterator[Cell]:
+    for size in sizes:
         case = common.system(size, "float64")
         common.projector(case, "auto")
         columns = case.A.mT.contiguous()
@@ -225,6 +225,21 @@ def _set_up() -> Iterator[Cell]:
             budget=1.5,
         )
         yield Cell(f"{size} float64", times.ratio("projlab", "LAPACK"))
+
+
+def _one_off(
+    measured: Callable[[str, int | None], Times], sizes: tuple[tuple[str, int | None], ...]
+) -> Iterator[Cell]:
+    for size, batch in sizes:
+        name = size if batch is None else f"{batch} of {size}"
+        yield Cell(f"{name} float64", measured(size, batch).ratio("projlab", "lines"))
+
+
+def _layer() -> Iterator[Cell]:
+    for size, dtype in _both(layer.SIZES):
+        for rows in layer.ROWS:
+            ratio = layer.times(size, dtype, rows).ratio("projlab", "lines")
+            yield Cell(f"{rows} rows, {size} {dtype}", ratio)
 
 
 def _memory() -> Iterator[Cell]:
@@ -272,6 +287,7 @@ LEAST: Literal["at least"] = "at least"
 TIMES_ADDMV = "`project_` over one n × n `addmv(out=)`"
 TIMES_READ = "`project_` over reading W once"
 TIMES_FASTER = "peer's time over `project_`'s"
+TIMES_LINES = "`project` over four lines of Cholesky"
 
 # fmt: off
 TARGETS: tuple[Target, ...] = (
@@ -324,7 +340,25 @@ TARGETS: tuple[Target, ...] = (
            MOST, 2, lambda: _step_overhead("1e7")),
     Target("training-rows", "10 dense rows over 1e7 parameters, `handle.apply()`", "≥ 80 %",
            "% of copy bandwidth", LEAST, 80, _dense_rows),
-    Target("set-up", "set-up", "≤ 1.3", "`projector` over LAPACK's QR of Aᵀ", MOST, 1.3, _set_up),
+    Target("set-up-small", "set-up, 10 × 100", "≤ 15", "`projector` over LAPACK's QR of Aᵀ", MOST,
+           15, lambda: _set_up("10x100")),
+    Target("set-up-large", "the same, 500 × 2000", "≤ 1.2", "`projector` over LAPACK's QR of Aᵀ",
+           MOST, 1.2, lambda: _set_up("500x2000")),
+    Target("set-up-long", "the same, 10 × 1e4", "≤ 3", "`projector` over LAPACK's QR of Aᵀ",
+           MOST, 3, lambda: _set_up("10x10000")),
+    Target("one-off", "`project`, one small system", "≤ 4", TIMES_LINES, MOST, 4,
+           lambda: _one_off(one_off.forward, one_off.SINGLE)),
+    Target("one-off-large", "the same, 100 × 1000", "≤ 2.2", TIMES_LINES, MOST, 2.2,
+           lambda: _one_off(one_off.forward, one_off.LARGE)),
+    Target("one-off-batch", "the same, 64 to 1024 systems", "≤ 3", TIMES_LINES, MOST, 3,
+           lambda: _one_off(one_off.forward, one_off.BATCHES)),
+    Target("one-off-backward", "with gradients of x, A and b: small, and batches", "≤ 3",
+           TIMES_LINES, MOST, 3,
+           lambda: _one_off(one_off.backward, one_off.SINGLE + one_off.BATCHES)),
+    Target("one-off-backward-large", "the same, 100 × 1000", "≤ 1.8", TIMES_LINES, MOST, 1.8,
+           lambda: _one_off(one_off.backward, one_off.LARGE)),
+    Target("layer", "forward and backward of a layer, 32 to 256 rows", "≤ 1.5",
+           "`nn.AffineProjection` over x − (x Q − c) Qᵀ", MOST, 1.5, _layer),
     Target("memory", "memory held besides A and b", "≤ 1.2", "bytes over those of W", MOST, 1.2,
            _memory),
     Target("growth", "time per projection, m·n from 1e2 to 1e8", "linear",

@@ -47,10 +47,16 @@ class AffineProjection(torch_nn.Module):
 
     def forward(self, x: Tensor, b: Tensor | None = None) -> Tensor:
         """The projection of x (..., n)."""
-        if isinstance(x, Tensor) and torch.is_autocast_enabled(x.device.type):
-            x = x.to(torch.promote_types(x.dtype, torch.float32))
+        if torch._C._is_any_autocast_enabled() and isinstance(x, Tensor):
+            x = _widened(x)
         projected: Tensor = self.projector(x, b)
         return projected
+
+
+def _widened(x: Tensor) -> Tensor:
+    """x in float32 at least, where autocast is on for its device."""
+    narrow = x.dtype in (torch.float16, torch.bfloat16)
+    return x.float() if narrow and torch.is_autocast_enabled(x.device.type) else x
 
 
 class _Affine(torch_nn.Module):

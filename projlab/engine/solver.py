@@ -35,6 +35,10 @@ class Direct(NamedTuple):
     in_place: Callable[[Tensor], bool]
 
 
+ReverseMode = Callable[[Tensor, Callable[[Tensor], Tensor], "Solver"], Tensor | None]
+"""See `projlab.engine.reverse`."""
+
+
 def needs_function(x: Tensor, b: Tensor | None) -> bool:
     """Whether autograd or a functorch transform must see the projection as one function."""
     if torch._C._are_functorch_transforms_active():
@@ -186,7 +190,20 @@ class Solver:
         y = self.multipliers(x, c, dual=dual).reshape(*lead, m) if want else None
         return projected, y
 
-    def direct(self) -> Direct:
+    def tangent(self, v: Tensor, *, dual: bool) -> Tensor:
+        """v on the null space, or for `dual` a gradient: a new tensor, no graph."""
+        if (
+            self.factor is not None
+            and self.metric is None
+            and self.batch is None
+            and v.dim() <= 2
+            and not lowered(self.dtype, self.device.type)
+        ):
+            return self.factor.project(v, None)
+        found, _ = self.solve(v, None, homogeneous=True, dual=dual, want_multipliers=False)
+        return found.clone() if found._is_view() else found
+
+    def direct(self, reverse_mode: ReverseMode) -> Direct:
         """The hot path for the constraint's own b, made once."""
         factor, c = self.factor, self.c
         if factor is None or c is None or self.metric is not None:
@@ -203,10 +220,11 @@ class Solver:
                 and (x.is_cpu if on_cpu else x.device == device)
                 and 0 < x.ndim <= 2
                 and (x.shape[-1] == n if batch is None else x.shape == (batch, n))
-                and not needs_function(x, None)
                 and (exact or not lowered(dtype, kind))
             ):
                 return None
+            if needs_function(x, None):
+                return reverse_mode(x, project, self) if batch is None else None
             if native is not None:
                 y = x.clone()
                 return y if native(y) else project(x)

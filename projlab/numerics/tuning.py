@@ -36,6 +36,10 @@ COLUMNS = 64
 """Vectors from which x' as columns are multiplied from the left: 41 us against 54 for 256 at
 10 x 100 (float32: 21 against 34), 165 against 195 for 4096 at 3 x 10, but 15 against 6 for 4."""
 
+COORDINATES = 2**10
+"""Entries of W X from which that pays for few rows: up to it the calls cost more than the products,
+1.1 to 1.3 times more at 2 x 5, 3 x 10 and 8 x 16; at four times as many 8 to 20 % are gained."""
+
 EIGHT_ROWS = 2**19
 """Bytes of eight rows up to which the native kernel reads so many at a time: they stay in a
 second-level cache for their second use. 1.59 reads of W against 1.67 for four at 1000 x 5000, 2.0

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from projlab import tolerance
 from projlab.errors import InputError
-from projlab.numerics.triangular import columns, uncolumns
+from projlab.numerics.triangular import columns, exporting, inverted, uncolumns
 from projlab.system.inputs import require_finite, to_tensor
 
 
@@ -56,6 +56,9 @@ class Metric:
     def _solve(self, v: Tensor, *, transpose: bool) -> Tensor:
         if self.diagonal:
             return v / self.L
+        if exporting():
+            inverse = inverted(self.L, upper=False)
+            return v @ (inverse if transpose else inverse.mT)
         T = self.L.mT if transpose else self.L
         solved = torch.linalg.solve_triangular(T, columns(v), upper=transpose)
         return uncolumns(solved, v)

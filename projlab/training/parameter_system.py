@@ -68,6 +68,7 @@ class ParameterSystem:
             self._distinct(b) if strict else self._equations,
             self.parameters,
             sums=variant in ("auto", "single_row"),
+            structured=variant == "auto",
             join=not apart,
         )
         if strict:
@@ -206,10 +207,7 @@ class ParameterSystem:
         for block, b in self._current():
             for _ in range(2):
                 r = block.residual(b)
-                holds = self._holds(block, b, r, factor)
-                if not block.disjoint:
-                    # rows that repeat each other add up what each of them leaves
-                    holds = holds.all(-1, keepdim=True)
+                holds = block.together(self._holds(block, b, r, factor))
                 r = skipped(r, holds if skip is None else holds | skip)
                 if self._reads and not bool(r.any()):
                     break
@@ -264,9 +262,10 @@ class ParameterSystem:
     def points(self) -> list[tuple[Tensor, AffineConstraint]]:
         """The current parameters, block by block: points (k, n) and a constraint for each."""
         ts, b = self.values(), self.current_b().double().cpu()
-        plans, _ = split(self._equations, self.parameters, sums=True, join=True)
+        plans, _ = split(self._equations, self.parameters, sums=True, structured=False, join=True)
         points: list[tuple[Tensor, AffineConstraint]] = []
         for plan in plans:
+            assert isinstance(plan, SumsPlan | MatrixPlan)
             x, A = self._point(plan, ts)
             right = b[plan.rows].reshape(len(x), -1).to(x.device)
             if A.dim() == 3:

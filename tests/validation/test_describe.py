@@ -12,8 +12,7 @@ import projlab
 from projlab import AffineConstraint
 from projlab_validation import describe
 from projlab_validation.recommend import Question, recommend
-
-from .compared import A, B, line, run_code, stored
+from tests.validation.compared import A, B, line, run_code, stored
 
 
 @pytest.mark.parametrize(

@@ -40,9 +40,9 @@ from projlab_validation.lines import Extra, Line, lines, peer_name
 from projlab_validation.oracles import FLOPS_PER_SECOND, Reference, reference
 from projlab_validation.outcome import Outcome, Rule, ask, described, timed
 from projlab_validation.problems import Problem
-from projlab_validation.problems.problem import Dtype
+from projlab_validation.problems.problem import DTYPES, Dtype
 from projlab_validation.process import STOPPED, reports
-from projlab_validation.profiles import DTYPES, Profile
+from projlab_validation.profiles import Profile
 from projlab_validation.proof import prove
 from projlab_validation.recommend import Question, Recommendation, recommend
 from projlab_validation.record import Check, Record, blank_record
@@ -134,7 +134,7 @@ def compare(stored: StoredSystem, dtype: Dtype, options: ComparisonOptions) -> C
         record, extra = _peer(spec, problem, snapshot, options)
         records.append(record)
         extras[spec, record.check] = extra
-    # A refusal that is no fault says what is said of the system already.
+    # A refusal that is right only repeats that the system is inconsistent.
     shown = [
         line for line in lines(records, extras) if line.check != "refusal" or line.verdict == "fail"
     ]
@@ -225,7 +225,7 @@ def _measure(
         report(_skipped(problem, options, replace(system, unknown=str(refusal))))
         return
     report(Snapshot(system))
-    # As dear as half the rank decision.
+    # It takes half as long as the rank decision.
     if system.analysis_s < ANSWER_SHARE * (deadline - time.monotonic()):
         system = with_condition_as_given(system, problem)
     if system.ambiguous:
@@ -234,7 +234,7 @@ def _measure(
 
 
 def _skipped(problem: Problem, options: ComparisonOptions, system: SystemDescription) -> Snapshot:
-    """Nothing is asked of a system whose rank cannot be known."""
+    """Return the end of a system whose rank cannot be known: no variant is asked."""
     blank = blank_record(problem, options.device, "")
     skipped = [
         replace(blank, variant=v, status="skip", reason=system.unknown) for v in options.variants

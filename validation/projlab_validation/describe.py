@@ -199,7 +199,7 @@ def with_clear_cutoff(
     cutoff = system.cutoff
     while cutoff < tolerance.RANK_CUTOFF_CAP:
         cutoff *= tolerance.AMBIGUITY
-        # As much again for every variant that is to be asked.
+        # Every variant that is asked later takes about as long.
         if system.analysis_s > TRY_SHARE * (deadline - time.monotonic()):
             break
         rounded = float(f"{cutoff:.0e}")

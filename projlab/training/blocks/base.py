@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from projlab import tolerance
+from projlab.errors import InputError
 from projlab.training.expressions.maps import Sums
 from projlab.training.partition import Piece
 
@@ -90,6 +91,13 @@ class Block(ABC):
         """Project in a diagonal metric, given its inverse for each parameter; not where `skip`."""
         raise NotImplementedError
 
+    def together(self, holds: Tensor) -> Tensor:
+        """Which rows hold, and all those that they depend on with them.
+
+        Rows that repeat each other add up what each of them leaves.
+        """
+        return holds if self.disjoint else holds.all(-1, keepdim=True)
+
     @property
     def disjoint(self) -> bool:
         """Whether no two rows share an entry, so that `project_in_metric` can be had."""
@@ -143,6 +151,11 @@ class TouchedEntries:
             where.index_put_(self._index, (where[self._index] - delta).to(t.dtype))
 
 
+def flat(t: Tensor) -> Tensor:
+    """The entries of a contiguous tensor as one dimension, a view."""
+    return t.view(-1)
+
+
 def widest_dtype(parameters: Sequence[Tensor]) -> torch.dtype:
     """The widest dtype of the parameters, float32 at least."""
     dtype = torch.float32
@@ -154,3 +167,18 @@ def widest_dtype(parameters: Sequence[Tensor]) -> torch.dtype:
 def skipped(t: Tensor, skip: Tensor | None) -> Tensor:
     """t with zeros where `skip` (broadcast to it) is true: rows that are to stay as they are."""
     return t if skip is None else t.masked_fill(skip, 0)
+
+
+def narrowed(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rows t (..., m, n) in the working precision, or `InputError` where its range is too small."""
+    if t.dtype is dtype:
+        return t
+    narrow = t.to(dtype)
+    vanished = ((narrow == 0).all(-1) & (t != 0).any(-1)).any()
+    lost = vanished | (~torch.isfinite(narrow)).any()
+    if bool(lost):
+        raise InputError(
+            f"the coefficients of an equation over- or underflow in {dtype}, the precision of its "
+            "parameters; multiply the equation by a number that brings them near one"
+        )
+    return narrow

@@ -3,8 +3,7 @@
 import projlab
 from projlab_validation.training.problems import BUILDERS
 from projlab_validation.training.train import takes, train
-
-from .runs import BY_NAME, verdict
+from tests.validation.training.runs import BY_NAME, verdict
 
 
 def test_only_matrices_are_given_to_what_takes_nothing_else():
