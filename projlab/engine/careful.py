@@ -136,7 +136,7 @@ def _compromising(analysis: Analysis, constraint: AffineConstraint) -> Analysis:
     for e, decision in zip(exponents, analysis.decisions, strict=True):
         basis = range_projection(e, decision)
         decisions.append(
-            decision if basis is None else chosen_for_least_squares(decision, basis, e)
+            decision if basis is None else chosen_for_least_squares(decision, basis.to_dense(), e)
         )
     return replace(analysis, decisions=tuple(decisions))
 
@@ -149,10 +149,11 @@ def _range_basis(
     For the elements named only, the others taking b as it is; by default for all.
     """
     exponents = analysis.system.exponent.reshape(len(analysis.decisions), constraint.m)
-    bases = [
+    found = [
         None if elements is not None and i not in elements else range_projection(exponents[i], d)
         for i, d in enumerate(analysis.decisions)
     ]
+    bases = [None if basis is None else basis.to_dense() for basis in found]
     if constraint.batch is None or all(basis is None for basis in bases):
         return bases[0]
     m = constraint.m

@@ -1,5 +1,6 @@
 """Projector: one factorisation, many projections."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Unpack
@@ -18,7 +19,7 @@ from projlab.engine.project import project
 from projlab.engine.reverse import reverse_mode
 from projlab.engine.select import MANY, asked
 from projlab.engine.setup import build
-from projlab.engine.solver import needs_function
+from projlab.engine.solver import Direct, needs_function
 from projlab.errors import InputError, ProjlabError, RankDeficientError
 from projlab.numerics.precision import set_up, stated_precision
 from projlab.proof.certificate import Certificate, certify
@@ -89,6 +90,9 @@ class Projector(nn.Module):
     as under `torch.func.functional_call`, another b goes with the same factors, unchecked, and
     another A through `project`, with its derivatives.
 
+    Built on the device meta, it has no values: it is set up when a state dict is loaded (with
+    assign=True, or after `to_empty`) or both buffers are written; to project before is refused.
+
     The factors are rebuilt when a state dict is loaded. `.to(device)` moves them; a change of dtype
     factors again from the A and b that were given. Work is done in the wider of x's and A's dtype,
     float16 and bfloat16 in float32, and the result has x's dtype. No method but the constructor, a
@@ -111,7 +115,7 @@ class Projector(nn.Module):
         constraint = as_constraint(A, b)
         options = asked(constraint.n, variant, keywords, applications=MANY)
         dtype = working_dtype(constraint.dtype)
-        solver = build(constraint, dtype, options, dtype)
+        solver = None if _is_meta(constraint) else build(constraint, dtype, options, dtype)
         super().__init__()
         self._options = options
         self.register_buffer("A", constraint.A)
@@ -122,21 +126,26 @@ class Projector(nn.Module):
         self,
         constraint: AffineConstraint,
         dtype: torch.dtype,
-        solver: AnySolver,
+        solver: AnySolver | None,
         buffers: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        """Take over a constraint and its factors all at once, for the buffers A and b if given."""
+        """Take over a constraint and its factors all at once, for the buffers A and b if given.
+
+        No factors where the constraint is on meta: they are made when A and b have values.
+        """
         self._constraint = constraint
         self._dtype = dtype
-        self._solver = solver
+        self._factors = solver
         self._solvers: dict[tuple[torch.dtype, bool], AnySolver] = {}
-        self._keep(solver)
+        if solver is not None:
+            self._keep(solver)
         self.A, self.b = (constraint.A, constraint.b) if buffers is None else buffers
         self._derive()
 
     def _derive(self) -> None:
         """What the hot path looks up: not part of the state, and never copied."""
-        self._direct = self._solver.direct(reverse_mode)
+        nothing = Direct(lambda _: None, lambda _: False)
+        self._direct = nothing if self._factors is None else self._factors.direct(reverse_mode)
         self._watch()
 
     def _watch(self) -> None:
@@ -149,6 +158,16 @@ class Projector(nn.Module):
         """Under its precision, and whether its rows are independent ones."""
         for key in {(solver.dtype, False), (solver.dtype, solver.decided)}:
             self._solvers[key] = solver
+
+    @property
+    def _solver(self) -> AnySolver:
+        """The factors in the working precision."""
+        if self._factors is None:
+            raise InputError(
+                "the projector has no values yet: it was built on, or moved to, the device meta. "
+                "Load a state dict (with assign=True, or after to_empty), or write A and b"
+            )
+        return self._factors
 
     @property
     def constraint(self) -> AffineConstraint:
@@ -195,7 +214,7 @@ class Projector(nn.Module):
     @property
     def device(self) -> torch.device:
         """Of A, b and the factors."""
-        return self._solver.device
+        return self.b.device
 
     if TYPE_CHECKING:  # nn.Module leaves it untyped
 
@@ -219,6 +238,9 @@ class Projector(nn.Module):
         other, right = self._replaced()
         if other is not None:
             return self._one_off(x, other, right if b is None else b)
+        if self._factors is None and self.b.is_meta and isinstance(x, Tensor) and x.is_meta:
+            check_vector(x, self._constraint.n, self._constraint.batch, x.device)
+            return torch.empty_like(x)
         solver, work, right = self._prepared(x, right if b is None else b)
         return self._solve(solver, work, right, homogeneous=False)[0].to(x.dtype)
 
@@ -318,8 +340,10 @@ class Projector(nn.Module):
         if is_exporting():
             # strict export traces this, and cannot tell how often a tensor was changed
             strict = is_dynamo_compiling()
-            if known_A is _UNSEEN or not (
-                strict or (known_A._version == a and known_b._version == v)
+            if (
+                known_A is _UNSEEN
+                or known_b is _UNSEEN
+                or not (strict or (known_A._version == a and known_b._version == v))
             ):
                 raise InputError(
                     "A or b was changed since the projector was last used, and torch.export cannot "
@@ -336,8 +360,10 @@ class Projector(nn.Module):
             return None if A is known_A else A, b
         same_A = A is known_A and A._version == a
         same_b = b is known_b and b._version == v
-        if same_A and same_b:
+        if (same_A and same_b) or (self._factors is None and (same_A or same_b)):
             return None, None
+        if A.is_meta or b.is_meta:
+            raise InputError("A and b are on the device meta and have no values")
         if not torch._C._are_functorch_transforms_active() and _constant(A) and _constant(b):
             with set_up():
                 self._set_up_again(A, b, same_A=same_A, same_b=same_b)
@@ -364,10 +390,10 @@ class Projector(nn.Module):
         solvers = {}
         if same_A:
             solvers = {key: s.for_right_side(constraint.b) for key, s in self._solvers.items()}
-        solver = solvers.get((self._solver.dtype, False))
+        work = working_dtype(self._dtype)
+        solver = solvers.get((work, False))
         if solver is None:
-            data = self._data(self._dtype)
-            solver = build(constraint, self._solver.dtype, self._options, data)
+            solver = build(constraint, work, self._options, self._data(self._dtype))
         self._adopt(constraint, self._dtype, solver, (A, b))
         for other in solvers.values():
             if other is not None and other.dtype is not solver.dtype:
@@ -502,7 +528,8 @@ class Projector(nn.Module):
         """As of any module; a buffer that is assigned to is looked at before it is used."""
         super().__setattr__(name, value)
         if name in ("A", "b") and "_known" in self.__dict__:
-            self._known = (_UNSEEN, 0, _UNSEEN, 0)
+            A, b = self._known[:2], self._known[2:]
+            self._known = (_UNSEEN, 0, *b) if name == "A" else (*A, _UNSEEN, 0)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Projector":
         """Move or convert: A and b as given stay exact, the factors follow."""
@@ -511,6 +538,10 @@ class Projector(nn.Module):
             super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch leaves it bare
         probe = fn(torch.empty(0, dtype=self._dtype, device=self.device))
         constraint = self._constraint
+        if self._factors is None or probe.is_meta:
+            own = (fn(self.A), fn(self.b)) if self._factors is None else None
+            self._adopt(moved(constraint, torch.device("meta")), probe.dtype, None, own)
+            return self
         if probe.device != self.device:
             constraint = moved(constraint, probe.device)
         if probe.dtype != self._dtype:
@@ -549,6 +580,21 @@ class Projector(nn.Module):
             missing_keys.extend(missing if strict else [])
             return
         A, b = state_dict[keys["A"]], state_dict[keys["b"]]
+        if A.is_meta or b.is_meta:
+            error_msgs.append(
+                f"{keys['A']}, {keys['b']}: on the device meta, and so without values"
+            )
+            return
+        device = self.device
+        if device.type == "meta":
+            if not local_metadata.get("assign_to_params_buffers", False):
+                warnings.warn(
+                    f"{keys['A']}, {keys['b']}: loading values into a projector on the device meta "
+                    "does nothing; pass assign=True, or call to_empty before",
+                    stacklevel=2,
+                )
+                return
+            device = A.device
         if A.shape != self.A.shape or b.shape != self.b.shape:
             error_msgs.append(
                 f"size mismatch for {keys['A']}, {keys['b']}: the state dict holds "
@@ -557,10 +603,9 @@ class Projector(nn.Module):
             )
             return
         try:
-            constraint = AffineConstraint(
-                A.to(self.device), b.to(self.device), self._constraint.names
-            )
-            solver = build(constraint, self._solver.dtype, self._options, self._data(self._dtype))
+            constraint = AffineConstraint(A.to(device), b.to(device), self._constraint.names)
+            work = working_dtype(self._dtype)
+            solver = build(constraint, work, self._options, self._data(self._dtype))
         except ProjlabError as error:
             error_msgs.append(f"{keys['A']}, {keys['b']}: {error}")
             return
@@ -585,7 +630,9 @@ class Projector(nn.Module):
     def extra_repr(self) -> str:
         """Shape and variant, and what is known of rank and condition without deciding it now."""
         self._follow()
-        solver, facts = self._solver, self._solver.facts
+        if self._factors is None:
+            return f"m={self._constraint.m}, n={self._constraint.n}, no values yet"
+        solver, facts = self._factors, self._factors.facts
         batch = "" if solver.batch is None else f"batch={solver.batch}, "
         rank = "" if facts.known_ranks is None else f"rank={min(facts.known_ranks)}, "
         condition = ""
@@ -603,6 +650,10 @@ _UNSEEN = torch.empty(0, device="cpu")
 """In the place of buffers that were assigned to since the factors were made."""
 
 _DERIVED = frozenset({"_direct", "_known", "_mark"})
+
+
+def _is_meta(constraint: AffineConstraint) -> bool:
+    return constraint.device.type == "meta"
 
 
 def _constant(t: Tensor) -> bool:

@@ -197,7 +197,8 @@ def _of_some_rows(
 def _probes(E: Tensor) -> Tensor:
     """(n, PROBES) random vectors, the same every time."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(E.shape[-1], PROBES, generator=generator, dtype=E.dtype).to(E.device)
+    shape = E.shape[-1], PROBES
+    return torch.randn(shape, generator=generator, dtype=E.dtype, device="cpu").to(E.device)
 
 
 def _at_rest(E: Tensor, f: Tensor, probes: Tensor, projected: Tensor, zero: Tensor) -> bool:

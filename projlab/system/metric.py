@@ -74,6 +74,10 @@ def metric_weights(value: Any, n: int) -> Tensor:
             f"metric has shape {tuple(W.shape)}; it must be ({n},), the diagonal of W, "
             f"or ({n}, {n})"
         )
+    if W.is_meta:
+        raise InputError(
+            "metric is on the device meta; it is no part of the state, and must have values"
+        )
     require_finite(W, "metric")
     if W.dim() == 1 and not bool((W > 0).all()):
         i = int((W <= 0).nonzero()[0])

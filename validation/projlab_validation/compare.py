@@ -30,6 +30,7 @@ from projlab_validation.describe import (
     SystemDescription,
     analysed,
     predicted_seconds,
+    set_up_share,
     structure,
     with_clear_cutoff,
     with_condition_as_given,
@@ -353,6 +354,7 @@ class _Measurement:
             PROFILE,
             self.options.device,
             stack=self._stack,
+            decided=True,
         )
 
     def _predicted(self, variant: str) -> float:
@@ -365,7 +367,8 @@ class _Measurement:
             return 0.0
         n, rank = self.problem.n, self.system.rank or 0
         speed = predicted_seconds(self.problem) / self.system.analysis_s * FLOPS_PER_SECOND
-        return 2 * get(variant).flops(rank, n)[0] / max(speed, FLOPS_PER_SECOND)
+        flops = get(variant).flops(rank, n)[0] * set_up_share(self.problem)
+        return 2 * flops / max(speed, FLOPS_PER_SECOND)
 
     def _certify(self) -> None:
         """Add each answer's certificate to its record."""
