@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 import projlab
-from benchmarks import common, kernels, layer, one_off, yardstick
+from benchmarks import common, kernels, layer, one_off, structured, yardstick
 from benchmarks.interleave import Times, interleaved
 from benchmarks.memory import held_bytes
 from benchmarks.parameters import DTYPES
@@ -212,6 +212,35 @@ def _dense_rows() -> Iterator[Cell]:
     yield Cell(f"{ROWS} rows, {n} parameters", 100 * moved / copied)
 
 
+def _sums_step() -> Iterator[Cell]:
+    for n in (512, 4096):
+        times = structured.sums_step(n)
+        yield Cell(f"{n} x {n} float32", times.ratio("projlab", "passes"))
+
+
+def _structured_set_up(*sizes: tuple[int, structured.Equations]) -> Iterator[Cell]:
+    for n, equations in sizes:
+        yield Cell(f"{equations.__name__}, {n} x {n}", structured.set_up(n, equations))
+
+
+def _structured_memory() -> Iterator[Cell]:
+    for n in (512, 4096):
+        value = structured.held(n, structured.row_and_column_sums)
+        yield Cell(f"{n} x {n} float32", value)
+
+
+def _channels_last() -> Iterator[Cell]:
+    by_format = {
+        name: structured.convolutions(memory_format).ratio("with", "without")
+        for name, memory_format in (
+            ("channels_last", torch.channels_last),
+            ("contiguous", torch.contiguous_format),
+        )
+    }
+    label = ", ".join(f"{name} {value:.2f} steps without" for name, value in by_format.items())
+    yield Cell(label, by_format["channels_last"] / by_format["contiguous"])
+
+
 def _set_up(*sizes: str) -> Iterator[Cell]:
     for size in sizes:
         case = common.system(size, "float64")
@@ -340,6 +369,19 @@ TARGETS: tuple[Target, ...] = (
            MOST, 2, lambda: _step_overhead("1e7")),
     Target("training-rows", "10 dense rows over 1e7 parameters, `handle.apply()`", "≥ 80 %",
            "% of copy bandwidth", LEAST, 80, _dense_rows),
+    Target("sums", "row and column sums of one weight, a step", "≤ 1.3",
+           "step over one with the bare passes", MOST, 1.3, _sums_step),
+    Target("sums-set-up", "the same, `constrain`", "≤ 0.1 s", "seconds, best of three", MOST, 0.1,
+           lambda: _structured_set_up(*((n, structured.row_and_column_sums)
+                                        for n in (512, 4096)))),
+    Target("sums-memory", "the same, memory", "≤ 0.05", "bytes kept over those of the weight", MOST,
+           0.05, _structured_memory),
+    Target("ties", "skew-symmetric and circulant weights, `constrain`", "≤ 1 s",
+           "seconds, best of three", MOST, 1, lambda: _structured_set_up(
+               (200, structured.skew_symmetric), (512, structured.circulant))),
+    Target("channels-last", "50 convolutions, filters of mean zero", "≤ 1.3",
+           "what equations make of a step, over the same in contiguous weights", MOST, 1.3,
+           _channels_last),
     Target("set-up-small", "set-up, 10 × 100", "≤ 15", "`projector` over LAPACK's QR of Aᵀ", MOST,
            15, lambda: _set_up("10x100")),
     Target("set-up-large", "the same, 500 × 2000", "≤ 1.2", "`projector` over LAPACK's QR of Aᵀ",
