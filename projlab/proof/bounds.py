@@ -257,11 +257,11 @@ class _Layers:
     def rows(self, layered: Tensor, block: Tensor) -> Rows:
         """(dropped, p) what is said of each dropped row in the layers (layers, p).
 
-        Each of the p places belongs to a block.
+        Each of the p places belongs to a block; a column of none holds zeros.
         """
         if self.number is None:
             return DenseRows(layered)
-        number = torch.where(block >= 0, self.number[:, block], -1)
+        number = self.number[:, block]
         layer, place = (number >= 0).nonzero(as_tuple=True)
         shape = (self.dropped, layered.shape[1])
         return sparse_rows(number[layer, place], place, layered[layer, place], shape)
