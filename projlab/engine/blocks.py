@@ -134,7 +134,9 @@ class BlockSolver:
         return replace(self, groups=tuple(groups))
 
     def direct(self) -> Direct:
-        """No shorter road than the general one."""
+        """No shorter road than the general one, on which the blocks use their kernels."""
+        for group in self.groups:
+            group.solver.direct()
         return Direct(lambda _: None, lambda _: False)
 
     def solve(
