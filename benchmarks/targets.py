@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 import projlab
-from benchmarks import common, kernels, yardstick
+from benchmarks import common, kernels, layer, one_off, structured, yardstick
 from benchmarks.interleave import Times, interleaved
 from benchmarks.memory import held_bytes
 from benchmarks.parameters import DTYPES
@@ -245,8 +245,37 @@ def _dense_rows() -> Iterator[Cell]:
     yield Cell(f"{ROWS} rows, {n} parameters", 100 * moved / copied)
 
 
-def _set_up() -> Iterator[Cell]:
-    for size in ("10x100", "100x1000", "10x10000", "500x2000"):
+def _sums_step() -> Iterator[Cell]:
+    for n in (512, 4096):
+        times = structured.sums_step(n)
+        yield Cell(f"{n} x {n} float32", times.ratio("projlab", "passes"))
+
+
+def _structured_set_up(*sizes: tuple[int, structured.Equations]) -> Iterator[Cell]:
+    for n, equations in sizes:
+        yield Cell(f"{equations.__name__}, {n} x {n}", structured.set_up(n, equations))
+
+
+def _structured_memory() -> Iterator[Cell]:
+    for n in (512, 4096):
+        value = structured.held(n, structured.row_and_column_sums)
+        yield Cell(f"{n} x {n} float32", value)
+
+
+def _channels_last() -> Iterator[Cell]:
+    by_format = {
+        name: structured.convolutions(memory_format).ratio("with", "without")
+        for name, memory_format in (
+            ("channels_last", torch.channels_last),
+            ("contiguous", torch.contiguous_format),
+        )
+    }
+    label = ", ".join(f"{name} {value:.2f} steps without" for name, value in by_format.items())
+    yield Cell(label, by_format["channels_last"] / by_format["contiguous"])
+
+
+def _set_up(*sizes: str) -> Iterator[Cell]:
+    for size in sizes:
         case = common.system(size, "float64")
         common.projector(case, "auto")
         columns = case.A.mT.contiguous()
@@ -258,6 +287,21 @@ def _set_up() -> Iterator[Cell]:
             budget=1.5,
         )
         yield Cell(f"{size} float64", times.ratio("projlab", "LAPACK"))
+
+
+def _one_off(
+    measured: Callable[[str, int | None], Times], sizes: tuple[tuple[str, int | None], ...]
+) -> Iterator[Cell]:
+    for size, batch in sizes:
+        name = size if batch is None else f"{batch} of {size}"
+        yield Cell(f"{name} float64", measured(size, batch).ratio("projlab", "lines"))
+
+
+def _layer() -> Iterator[Cell]:
+    for size, dtype in _both(layer.SIZES):
+        for rows in layer.ROWS:
+            ratio = layer.times(size, dtype, rows).ratio("projlab", "lines")
+            yield Cell(f"{rows} rows, {size} {dtype}", ratio)
 
 
 def _memory() -> Iterator[Cell]:
@@ -305,6 +349,7 @@ LEAST: Literal["at least"] = "at least"
 TIMES_ADDMV = "`project_` over one n × n `addmv(out=)`"
 TIMES_READ = "`project_` over reading W once"
 TIMES_FASTER = "peer's time over `project_`'s"
+TIMES_LINES = "`project` over four lines of Cholesky"
 
 # fmt: off
 TARGETS: tuple[Target, ...] = (
@@ -359,7 +404,38 @@ TARGETS: tuple[Target, ...] = (
            MOST, 2, lambda: _step_overhead("1e7")),
     Target("training-rows", "10 dense rows over 1e7 parameters, `handle.apply()`", "≥ 80 %",
            "% of copy bandwidth", LEAST, 80, _dense_rows),
-    Target("set-up", "set-up", "≤ 1.3", "`projector` over LAPACK's QR of Aᵀ", MOST, 1.3, _set_up),
+    Target("sums", "row and column sums of one weight, a step", "≤ 1.3",
+           "step over one with the bare passes", MOST, 1.3, _sums_step),
+    Target("sums-set-up", "the same, `constrain`", "≤ 0.1 s", "seconds, best of three", MOST, 0.1,
+           lambda: _structured_set_up(*((n, structured.row_and_column_sums)
+                                        for n in (512, 4096)))),
+    Target("sums-memory", "the same, memory", "≤ 0.05", "bytes kept over those of the weight", MOST,
+           0.05, _structured_memory),
+    Target("ties", "skew-symmetric and circulant weights, `constrain`", "≤ 1 s",
+           "seconds, best of three", MOST, 1, lambda: _structured_set_up(
+               (200, structured.skew_symmetric), (512, structured.circulant))),
+    Target("channels-last", "50 convolutions, filters of mean zero", "≤ 1.3",
+           "what equations make of a step, over the same in contiguous weights", MOST, 1.3,
+           _channels_last),
+    Target("set-up-small", "set-up, 10 × 100", "≤ 15", "`projector` over LAPACK's QR of Aᵀ", MOST,
+           15, lambda: _set_up("10x100")),
+    Target("set-up-large", "the same, 500 × 2000", "≤ 1.2", "`projector` over LAPACK's QR of Aᵀ",
+           MOST, 1.2, lambda: _set_up("500x2000")),
+    Target("set-up-long", "the same, 10 × 1e4", "≤ 3", "`projector` over LAPACK's QR of Aᵀ",
+           MOST, 3, lambda: _set_up("10x10000")),
+    Target("one-off", "`project`, one small system", "≤ 4", TIMES_LINES, MOST, 4,
+           lambda: _one_off(one_off.forward, one_off.SINGLE)),
+    Target("one-off-large", "the same, 100 × 1000", "≤ 2.2", TIMES_LINES, MOST, 2.2,
+           lambda: _one_off(one_off.forward, one_off.LARGE)),
+    Target("one-off-batch", "the same, 64 to 1024 systems", "≤ 3", TIMES_LINES, MOST, 3,
+           lambda: _one_off(one_off.forward, one_off.BATCHES)),
+    Target("one-off-backward", "with gradients of x, A and b: small, and batches", "≤ 3",
+           TIMES_LINES, MOST, 3,
+           lambda: _one_off(one_off.backward, one_off.SINGLE + one_off.BATCHES)),
+    Target("one-off-backward-large", "the same, 100 × 1000", "≤ 1.8", TIMES_LINES, MOST, 1.8,
+           lambda: _one_off(one_off.backward, one_off.LARGE)),
+    Target("layer", "forward and backward of a layer, 32 to 256 rows", "≤ 1.5",
+           "`nn.AffineProjection` over x − (x Q − c) Qᵀ", MOST, 1.5, _layer),
     Target("memory", "memory held besides A and b", "≤ 1.2", "bytes over those of W", MOST, 1.2,
            _memory),
     Target("growth", "time per projection, m·n from 1e2 to 1e8", "linear",

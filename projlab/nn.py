@@ -1,5 +1,6 @@
 """Affine constraints inside modules: on an output (`AffineProjection`), on a weight (`affine`)."""
 
+import math
 from typing import Any, Unpack
 
 import torch
@@ -9,6 +10,7 @@ from torch.nn.utils import parametrize
 
 from projlab.engine.projector import Projector
 from projlab.errors import InputError
+from projlab.system.constraint import AffineConstraint
 from projlab.system.options import LayerKeywords, listed
 
 __all__ = ["AffineProjection", "affine"]
@@ -22,16 +24,27 @@ class AffineProjection(torch_nn.Module):
     4e-3 of its terms. b, (m,) or (..., m), replaces the layer's own; it is not checked for
     consistency.
 
+    Its buffers are what is used, and a state dict sets it up, as for `projlab.Projector`. It is
+    compiled in one graph, and exported, by `torch.export` and to ONNX, as plain operators with the
+    factors as constants; those run in the precision that their runtime is set to.
+
     Parameters
     ----------
     A, b
         As `projlab.projector` takes them; kept as buffers, and factored again when a state dict is
-        loaded.
+        loaded. Without b the layer has none of its own: `forward` must be given one.
+    dim
+        The dimension, or dimensions, of x that make up a vector: n is their size, or the product of
+        their sizes, flattened row-major in the order named. b is then (m,), or (..., m) with the
+        dimensions of x that are left, in their order.
     keywords
         variant, accuracy, rank, metric, on_redundant, on_inconsistent, as for `projlab.projector`.
 
     Raises
     ------
+    InputError
+        dim is no int or tuple of different ints; in `forward`: x has no such dimension, or b is
+        missing.
     ProjlabError
         As `projlab.projector`.
 
@@ -41,22 +54,80 @@ class AffineProjection(torch_nn.Module):
     """
 
     @listed
-    def __init__(self, A: Any, b: Any = None, **keywords: Unpack[LayerKeywords]) -> None:
+    def __init__(
+        self,
+        A: Any,
+        b: Any = None,
+        dim: int | tuple[int, ...] = -1,
+        **keywords: Unpack[LayerKeywords],
+    ) -> None:
         super().__init__()
-        self.projector = Projector(A, b, **keywords)
+        self.dims = _dims(dim)
+        self.needs_b = b is None and not isinstance(A, AffineConstraint)
+        self.projector = Projector(A, 0.0 if self.needs_b else b, **keywords)
 
     def forward(self, x: Tensor, b: Tensor | None = None) -> Tensor:
-        """The projection of x (..., n)."""
-        if isinstance(x, Tensor) and torch.is_autocast_enabled(x.device.type):
-            x = x.to(torch.promote_types(x.dtype, torch.float32))
-        projected: Tensor = self.projector(x, b)
-        return projected
+        """The projection of x."""
+        if b is None and self.needs_b:
+            raise InputError("the layer was built without b: give one, forward(x, b)")
+        if torch._C._is_any_autocast_enabled() and isinstance(x, Tensor):
+            x = _widened(x)
+        if self.dims == (-1,) or not isinstance(x, Tensor):
+            projected: Tensor = self.projector(x, b)
+            return projected
+        dims = _checked(self.dims, x, "x")
+        if self.projector.constraint.batch is not None and 0 in dims:
+            raise InputError(f"dim={self.dims}, but dimension 0 of x counts the systems of A")
+        return _spread(self.projector(_gathered(x, dims), b), x, dims)
+
+    def extra_repr(self) -> str:
+        """What differs from the default."""
+        dim = "" if self.dims == (-1,) else f"dim={self.dims if self.dims[1:] else self.dims[0]}"
+        return ", ".join([part for part in (dim, "b with each x" if self.needs_b else "") if part])
+
+
+def _widened(x: Tensor) -> Tensor:
+    """x in float32 at least, where autocast is on for its device."""
+    narrow = x.dtype in (torch.float16, torch.bfloat16)
+    return x.float() if narrow and torch.is_autocast_enabled(x.device.type) else x
+
+
+def _dims(dim: object) -> tuple[int, ...]:
+    """`dim` as a tuple, or `InputError`."""
+    dims = dim if isinstance(dim, tuple) else (dim,)
+    if not dims or not all(isinstance(d, int) and not isinstance(d, bool) for d in dims):
+        raise InputError(f"dim={dim!r}; it must be an int or a tuple of ints")
+    return dims
+
+
+def _checked(dims: tuple[int, ...], x: Tensor, name: str) -> tuple[int, ...]:
+    """dims counted from the first dimension of x, or `InputError`."""
+    within = [d % x.dim() for d in dims if -x.dim() <= d < x.dim()]
+    if len(set(within)) < len(dims):
+        shown = dims if len(dims) > 1 else dims[0]
+        raise InputError(f"dim={shown!r}; {name} has shape {tuple(x.shape)}")
+    return tuple(within)
+
+
+def _gathered(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """x with dims moved last and flattened, as vectors."""
+    return x.movedim(dims, _last(dims)).flatten(-len(dims))
+
+
+def _spread(vectors: Tensor, like: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Undo `_gathered`."""
+    apart: Tensor = vectors.unflatten(-1, [like.shape[d] for d in dims])
+    return apart.movedim(_last(dims), dims)
+
+
+def _last(dims: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(range(-len(dims), 0))
 
 
 class _Affine(torch_nn.Module):
-    """The parametrisation of one tensor: its projection, flattened or along one dimension."""
+    """The parametrisation of one tensor: its projection, flattened or along some dimensions."""
 
-    def __init__(self, projector: Projector, dim: int | None) -> None:
+    def __init__(self, projector: Projector, dim: int | tuple[int, ...] | None) -> None:
         super().__init__()
         self.projector = projector
         self.dim = dim
@@ -66,8 +137,8 @@ class _Affine(torch_nn.Module):
         if self.dim is None:
             projected: Tensor = self.projector(weight.reshape(-1))
             return projected.reshape(weight.shape)
-        along: Tensor = self.projector(weight.movedim(self.dim, -1))
-        return along.movedim(-1, self.dim)
+        dims = _checked(_dims(self.dim), weight, "the tensor")
+        return _spread(self.projector(_gathered(weight, dims)), weight, dims)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """A free tensor for a value that is assigned: its projection."""
@@ -75,7 +146,7 @@ class _Affine(torch_nn.Module):
             return self.forward(weight)
 
     def extra_repr(self) -> str:
-        """The dimension."""
+        """The dimensions."""
         return f"dim={self.dim}"
 
 
@@ -85,7 +156,7 @@ def affine(
     name: str,
     A: Any,
     b: Any = None,
-    dim: int | None = None,
+    dim: int | tuple[int, ...] | None = None,
     **keywords: Unpack[LayerKeywords],
 ) -> torch_nn.Module:
     """Parametrise a tensor of a module so that A x = b, whatever the optimizer does.
@@ -104,7 +175,8 @@ def affine(
         As `projlab.projector` takes them, not batched: n is the tensor's number of entries, or
         with `dim` its size there.
     dim
-        None: the tensor flattened row-major is x. Otherwise every slice along this dimension is.
+        None: the tensor flattened row-major is x. Otherwise every slice along this dimension is, or
+        along these, flattened row-major in the order named: (2, 3) for each filter of a Conv2d.
     keywords
         As for `projlab.projector`.
 
@@ -129,10 +201,9 @@ def affine(
         raise InputError(
             f"{type(module).__name__} has no floating-point tensor {name!r} to parametrise"
         )
-    if dim is not None and not (isinstance(dim, int) and -weight.dim() <= dim < weight.dim()):
-        raise InputError(f"dim={dim!r}; {name} has shape {tuple(weight.shape)}")
+    dims = None if dim is None else _checked(_dims(dim), weight, name)
     projector = Projector(A, b, **keywords)
-    n = weight.numel() if dim is None else weight.shape[dim]
+    n = weight.numel() if dims is None else math.prod(weight.shape[d] for d in dims)
     if projector.constraint.batch is not None:
         raise InputError("A is batched; a parametrisation takes one system")
     if projector.constraint.n != n:

@@ -136,15 +136,10 @@ class _Solve(torch.autograd.Function):
             assert projected is not None
             assert y is not None
             assert k is not None
-            length, point = (
-                (grad_x, _metric_inverse(projected, ctx.source))
-                if ctx.dual
-                else (_metric_inverse(grad_x, ctx.source), projected)
-            )
-            grad_A = -(_outer(y, length, A) + _outer(k, point, A))
+            grad_A = in_rows(grad_x, k, projected, y, A, ctx.source, dual=ctx.dual)
         if needs_b:
             assert k is not None
-            grad_b = _sum_to(k, ctx.b_shape)
+            grad_b = sum_to(k, ctx.b_shape)
         return grad_x if needs_x else None, grad_A, grad_b, None, None, None, None
 
     @staticmethod
@@ -258,11 +253,30 @@ def _beside(b: Tensor, x: Tensor, batched: bool) -> Tensor:
     return b
 
 
-def _sum_to(k: Tensor, shape: torch.Size) -> Tensor:
+def sum_to(k: Tensor, shape: torch.Size) -> Tensor:
     """Sum gradients (..., m) over the dimensions that b was spread over."""
     first = len(shape) - 1  # 0 for (m,), 1 for (B, m)
     extra = k.dim() - len(shape)
     return k.sum(dim=tuple(range(first, first + extra))) if extra else k
+
+
+def in_rows(
+    grad_x: Tensor,
+    k: Tensor,
+    projected: Tensor,
+    y: Tensor,
+    A: Tensor,
+    source: Source,
+    *,
+    dual: bool,
+) -> Tensor:
+    """The gradient in A, -(y l' + k x*'), of a solve that gave (x*, y), and (W l, k) backward."""
+    length, point = (
+        (grad_x, _metric_inverse(projected, source))
+        if dual
+        else (_metric_inverse(grad_x, source), projected)
+    )
+    return -(_outer(y, length, A) + _outer(k, point, A))
 
 
 def _outer(left: Tensor, right: Tensor, A: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from projlab import tolerance
 from projlab.engine.facts import Facts
-from projlab.engine.solver import Direct, Solver
+from projlab.engine.solver import Direct, ReverseMode, Solver
 from projlab.errors import InconsistentError, ProjlabError
 from projlab.numerics import memory, tuning
 from projlab.numerics.precision import lowered, stated_precision
@@ -133,10 +133,14 @@ class BlockSolver:
             groups.append(Group(rows, columns, changed))
         return replace(self, groups=tuple(groups))
 
-    def direct(self) -> Direct:
+    def tangent(self, v: Tensor, *, dual: bool) -> Tensor:
+        """As `Solver.tangent`."""
+        return self.solve(v, None, homogeneous=True, dual=dual, want_multipliers=False)[0]
+
+    def direct(self, reverse_mode: ReverseMode) -> Direct:
         """No shorter road than the general one, on which the blocks use their kernels."""
         for group in self.groups:
-            group.solver.direct()
+            group.solver.direct(reverse_mode)
         return Direct(lambda _: None, lambda _: False)
 
     def solve(
@@ -159,7 +163,9 @@ class BlockSolver:
     ) -> tuple[Tensor, Tensor | None]:
         lead, (m, n) = x.shape[:-1], self.shape
         flat = x.reshape(-1, n)
-        right = None if b is None else b.expand(*lead, m).reshape(-1, m)
+        right = b
+        if b is not None:  # one for all vectors stays one
+            right = b.reshape(1, m) if b.dim() == 1 else b.expand(*lead, m).reshape(-1, m)
         projected, y = flat, flat.new_zeros(len(flat), m) if want else None
         for rows, columns, solver in self.groups:
             part, multipliers = solver.solve(
@@ -190,7 +196,7 @@ AnySolver = Solver | BlockSolver
 
 
 @dataclass(frozen=True)
-class _System:
+class _Apart:
     """A constraint taken apart, and what its blocks are built with."""
 
     constraint: AffineConstraint
@@ -284,7 +290,7 @@ def built(
     fits = memory.factorisation_bytes(m, n, torch.float64) <= memory.limit(constraint.device)
     if len(blocks) < 2 or (fits and not (few and split * tuning.SPLIT_GAIN <= whole)):
         return None
-    system = _System(constraint, blocks, dtype, options, data, build)
+    system = _Apart(constraint, blocks, dtype, options, data, build)
     system.check_empty()
     groups = tuple(system.group(shape, members) for shape, members in shapes)
     names = " and ".join(dict.fromkeys(group.solver.variant for group in groups))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from projlab.engine.facts import Facts
-from projlab.engine.select import System, choose, undecided
+from projlab.engine.select import Traits, choose, undecided
 from projlab.engine.solver import Solver
 from projlab.engine.variants import Factor
 from projlab.errors import InputError, ProjlabError, RankDeficientError
@@ -39,16 +39,8 @@ def decided(
 ) -> Solver:
     """A solver for the rows that carry the rank; everything that can be refused is refused here."""
     device, (m, n) = constraint.device, (constraint.m, constraint.n)
-    analysis = analyse(constraint, dtype, options.rank, data)
+    analysis, basis = _analysed(constraint, dtype, options, data)
     decisions = analysis.decisions
-    least_squares = options.on_inconsistent == "least_squares"
-    if analysis.conflicts and not least_squares:
-        raise_inconsistent(constraint, analysis)
-    if options.on_redundant == "raise":
-        _refuse_redundant(constraint, analysis)
-    basis = _range_basis(analysis, constraint) if least_squares else None
-    if basis is not None:
-        analysis = _compromising(analysis, constraint)
     rows, kept, exponent = _kept(analysis, constraint.batch)
     reflectors = analysis.reflectors if options.metric is None else None
     metric, measured = None, all(d.measured for d in decisions)
@@ -57,7 +49,7 @@ def decided(
         metric = factor_metric(options.metric, dtype, device)
         rows, whitening, conditions = _whiten(rows, metric, constraint.batch)
         exponent, measured = exponent + whitening, True
-    system = System(
+    system = Traits(
         m=rows.shape[0],
         n=rows.shape[1],
         disjoint=rows.disjoint() if rows.shape[0] else True,
@@ -109,6 +101,20 @@ def decided(
     return replace(solver, c=factor.right_side(solver.beside(f)))
 
 
+def _analysed(
+    constraint: AffineConstraint, dtype: torch.dtype, options: Options, data: torch.dtype
+) -> tuple[Analysis, Tensor | None]:
+    """Rank and consistency, what is not wanted refused; and the range of A in least squares."""
+    analysis = analyse(constraint, dtype, options.rank, data)
+    least_squares = options.on_inconsistent == "least_squares"
+    if analysis.conflicts and not least_squares:
+        raise_inconsistent(constraint, analysis)
+    if options.on_redundant == "raise":
+        _refuse_redundant(constraint, analysis)
+    basis = _range_basis(analysis, constraint) if least_squares else None
+    return analysis if basis is None else _compromising(analysis, constraint), basis
+
+
 def null_space(
     constraint: AffineConstraint, dtype: torch.dtype, rule: RankRule, data: torch.dtype
 ) -> Tensor:
@@ -130,7 +136,7 @@ def _compromising(analysis: Analysis, constraint: AffineConstraint) -> Analysis:
     for e, decision in zip(exponents, analysis.decisions, strict=True):
         basis = range_projection(e, decision)
         decisions.append(
-            decision if basis is None else chosen_for_least_squares(decision, basis, e)
+            decision if basis is None else chosen_for_least_squares(decision, basis.to_dense(), e)
         )
     return replace(analysis, decisions=tuple(decisions))
 
@@ -143,10 +149,11 @@ def _range_basis(
     For the elements named only, the others taking b as it is; by default for all.
     """
     exponents = analysis.system.exponent.reshape(len(analysis.decisions), constraint.m)
-    bases = [
+    found = [
         None if elements is not None and i not in elements else range_projection(exponents[i], d)
         for i, d in enumerate(analysis.decisions)
     ]
+    bases = [None if basis is None else basis.to_dense() for basis in found]
     if constraint.batch is None or all(basis is None for basis in bases):
         return bases[0]
     m = constraint.m
@@ -219,7 +226,7 @@ def _whiten(
 def _factor(
     rows: Rows,
     reflectors: Reflectors | None,
-    system: System,
+    system: Traits,
     options: Options,
     names: tuple[str, ...],
 ) -> tuple[str, str, Factor | None]:

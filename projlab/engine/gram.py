@@ -64,6 +64,8 @@ class Gram(NamedTuple):
     def _multipliers(self, r: Tensor) -> Tensor:
         if r.dim() == 1:
             return self.S.mT.mv(self.S.mv(r))
+        if r.dim() == 3:  # what @ comes down to, without its deliberations
+            return torch.bmm(torch.bmm(r, self.S.mT), self.S)
         return (r @ self.S.mT) @ self.S
 
     def _corrected(self, x: Tensor, y: Tensor) -> Tensor:
@@ -85,17 +87,17 @@ def factored(A: Tensor, u: float) -> tuple[Gram | None, Tensor | None]:
     None where full row rank is not proven, or corrections might not come down to rounding; then,
     for B systems, with a mask (B,) of those of which both are proven. One wait for the device.
     """
-    m, n = A.shape[-2:]
+    (m, n), single = A.shape[-2:], A.dim() == 2
     work = tolerance.unit_roundoff(A.dtype)
-    G = A @ A.mT
+    G = A @ A.mT if single else torch.bmm(A, A.mT)
     L, _ = torch.linalg.cholesky_ex(G)
     eye = torch.eye(m, dtype=A.dtype, device=A.device)
-    S = torch.linalg.solve_triangular(L, eye if A.dim() == 2 else eye.expand_as(L), upper=False)
+    S = torch.linalg.solve_triangular(L, eye if single else eye.expand_as(L), upper=False)
     d = G.diagonal(dim1=-2, dim2=-1)
     condition2 = m * (S.square().sum(-2) * d).sum(-1)
     limit = tolerance.gram_condition2_limit(m, n, data=u, work=work)
     low, high = tolerance.square_range(A.dtype)
-    worst, least, most = _on_host(condition2.amax(), *torch.aminmax(d))
+    worst, least, most = _on_host(condition2 if single else condition2.amax(), *torch.aminmax(d))
     if not worst <= limit and low <= least and most <= high:
         # the Frobenius norm of the equilibrated Gram matrix bounds its largest eigenvalue sharper
         # than its trace does
@@ -104,7 +106,7 @@ def factored(A: Tensor, u: float) -> tuple[Gram | None, Tensor | None]:
         (worst,) = _on_host(condition2.amax())
     if worst <= limit and low <= least and most <= high:  # false for NaN
         return Gram(A, S, tolerance.gram_contraction(m, n, worst, work)), None
-    if A.dim() == 2:
+    if single:
         return None, None
     return None, (condition2 <= limit) & ((d >= low) & (d <= high)).all(-1)
 
@@ -112,7 +114,7 @@ def factored(A: Tensor, u: float) -> tuple[Gram | None, Tensor | None]:
 def _on_host(*values: Tensor) -> tuple[float, ...]:
     """Numbers, with one wait where a device has to be waited for."""
     if values[0].is_cpu:
-        return tuple(value.item() for value in values)
+        return tuple([value.item() for value in values])
     return tuple(torch.stack(values).tolist())
 
 

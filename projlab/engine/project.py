@@ -6,13 +6,16 @@ from typing import Any, Unpack, get_args
 
 import torch
 from torch import Tensor
+from torch._C._dynamo.eval_frame import get_eval_frame_callback
 from torch.autograd import forward_ad
 from torch.autograd.forward_ad import unpack_dual
+from torch.compiler import is_compiling
 
 from projlab import tolerance
 from projlab.engine.autograd import require_full_rank, solve
 from projlab.engine.blocks import AnySolver
 from projlab.engine.compiled import eager
+from projlab.engine.compiled_project import as_operator
 from projlab.engine.gram import GramSolve, factored, solved
 from projlab.engine.kernels.native import PLAIN
 from projlab.engine.select import asked
@@ -100,7 +103,6 @@ def _constants(A: Tensor, b: Any) -> bool:
     return not any(t.requires_grad or unpack_dual(t).tangent is not None for t in given)
 
 
-@eager
 @listed
 def project(
     x: Tensor,
@@ -138,11 +140,25 @@ def project(
     Amos and Kolter, "OptNet", ICML 2017, section 3.1 (derivatives of the equality-constrained
     problem).
     """
+    if is_compiling():
+        if isinstance(A, Tensor) and A.layout is torch.strided:
+            return as_operator(x, A, b, variant, keywords)
+        return _uncompiled(x, A, b, variant, keywords)
+    if get_eval_frame_callback() is not None:  # the compiler would try every function from here on
+        return _uncompiled(x, A, b, variant, keywords)
+    return projected(x, A, b, variant, keywords)
+
+
+def projected(x: Tensor, A: Any, b: Any, variant: str, keywords: ProjectorKeywords) -> Tensor:
+    """`project` of whatever it is given, eagerly."""
     if isinstance(variant, str) and variant == "auto" and _ordinary(keywords):
-        projected = _by_gram(x, A, b, keywords)
-        if projected is not None:
-            return projected
+        found = _by_gram(x, A, b, keywords)
+        if found is not None:
+            return found
     return _carefully(x, A, b, variant, keywords)
+
+
+_uncompiled = eager(projected)
 
 
 _ORDINARY = {name: (default,) for name, default in DEFAULTS.items()} | {
@@ -177,7 +193,7 @@ def _by_gram(x: Any, A: Any, b: Any, keywords: ProjectorKeywords) -> Tensor | No
     A = A.unsqueeze(0) if A.dim() == 1 else A
     m, n = A.shape[-2:]
     dtype = working_dtype(torch.promote_types(x.dtype, A.dtype))
-    wide = A.to(dtype)
+    wide = A if A.dtype is dtype else A.to(dtype)
     device = A.device
     with torch.no_grad():
         u = tolerance.unit_roundoff(working_dtype(A.dtype))
@@ -188,9 +204,10 @@ def _by_gram(x: Any, A: Any, b: Any, keywords: ProjectorKeywords) -> Tensor | No
             gram, sound = factored(wide.detach(), u)
     if gram is None:
         return None if sound is None else _apart(x, A, b, sound, keywords)
-    work, right = x.to(dtype), b.to(dtype)
+    work = x if x.dtype is dtype else x.to(dtype)
+    right = b if b.dtype is dtype else b.to(dtype)
     if A.dim() == 3:
-        work = work.reshape(len(A), -1, n)
+        work = work.unsqueeze(1) if work.dim() == 2 else work.reshape(len(A), -1, n)
         right = right.expand(len(A), m).unsqueeze(1) if right.dim() < 2 else right.unsqueeze(1)
     else:
         work = work if work.dim() <= 2 else work.reshape(-1, n)
@@ -202,8 +219,12 @@ def _by_gram(x: Any, A: Any, b: Any, keywords: ProjectorKeywords) -> Tensor | No
         projected, _ = solved(gram, work, right, want_multipliers=False)
     if not math.isfinite(projected.detach().sum().item()):
         return None  # x or b is not finite, which is said by name, or the sum is too large
-    result: Tensor = projected.reshape(x.shape).to(x.dtype)
-    return result
+    result: Tensor = projected.reshape(x.shape)
+    return result if result.dtype is x.dtype else result.to(x.dtype)
+
+
+_SMALL = 2**20
+"""Entries of A whose Gram matrix fits wherever A does."""
 
 
 def _fits(x: Tensor, A: Tensor, b: Tensor) -> bool:
@@ -211,17 +232,17 @@ def _fits(x: Tensor, A: Tensor, b: Tensor) -> bool:
     dims = A.dim()
     if not (0 < dims <= 3 and x.dim() > 0 and x.dtype in FLOATS and A.dtype in FLOATS):
         return False
-    n, m = A.shape[-1], A.shape[-2] if dims > 1 else 1
-    shapes = {(), (m,)} if dims < 3 else {(), (m,), (A.shape[0], m)}
+    if not (b.dtype in FLOATS and x.device == A.device == b.device):
+        return False
+    *lead, n = A.shape
+    m = lead[-1] if lead else 1
     return (
-        0 < m <= n
-        and x.shape[-1] == n
+        0 < m <= n == x.shape[-1]
         and x.numel() > 0
-        and (dims < 3 or (x.dim() > 1 and x.shape[0] == A.shape[0]))
-        and b.dtype in FLOATS
-        and b.shape in shapes
-        and x.device == A.device == b.device
-        and 4 * A.numel() // n * m * 8 <= memory.limit(A.device)
+        and (dims < 3 or (x.dim() > 1 and x.shape[0] == lead[0]))
+        and (b.dim() == 0 or (b.shape[-1] == m and (b.dim() == 1 or list(b.shape) == lead)))
+        # the Gram matrix, its factor, the inverse of that and one temporary
+        and (A.numel() <= _SMALL or 4 * A.numel() // n * m * 8 <= memory.limit(A.device))
     )
 
 

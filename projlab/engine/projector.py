@@ -1,6 +1,6 @@
 """Projector: one factorisation, many projections."""
 
-import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Unpack
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.compiler import is_compiling, is_dynamo_compiling
+from torch.compiler import is_compiling, is_dynamo_compiling, is_exporting
 
 from projlab.engine import compiled
 from projlab.engine.autograd import solve
@@ -16,9 +16,10 @@ from projlab.engine.blocks import AnySolver
 from projlab.engine.careful import decided, null_space
 from projlab.engine.kernels.native import PLAIN
 from projlab.engine.project import project
+from projlab.engine.reverse import reverse_mode
 from projlab.engine.select import MANY, asked
 from projlab.engine.setup import build
-from projlab.engine.solver import needs_function
+from projlab.engine.solver import Direct, needs_function
 from projlab.errors import InputError, ProjlabError, RankDeficientError
 from projlab.numerics.precision import set_up, stated_precision
 from projlab.proof.certificate import Certificate, certify
@@ -89,6 +90,9 @@ class Projector(nn.Module):
     as under `torch.func.functional_call`, another b goes with the same factors, unchecked, and
     another A through `project`, with its derivatives.
 
+    Built on the device meta, it has no values: it is set up when a state dict is loaded (with
+    assign=True, or after `to_empty`) or both buffers are written; to project before is refused.
+
     The factors are rebuilt when a state dict is loaded. `.to(device)` moves them; a change of dtype
     factors again from the A and b that were given. Work is done in the wider of x's and A's dtype,
     float16 and bfloat16 in float32, and the result has x's dtype. No method but the constructor, a
@@ -111,7 +115,7 @@ class Projector(nn.Module):
         constraint = as_constraint(A, b)
         options = asked(constraint.n, variant, keywords, applications=MANY)
         dtype = working_dtype(constraint.dtype)
-        solver = build(constraint, dtype, options, dtype)
+        solver = None if _is_meta(constraint) else build(constraint, dtype, options, dtype)
         super().__init__()
         self._options = options
         self.register_buffer("A", constraint.A)
@@ -122,37 +126,48 @@ class Projector(nn.Module):
         self,
         constraint: AffineConstraint,
         dtype: torch.dtype,
-        solver: AnySolver,
+        solver: AnySolver | None,
         buffers: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        """Take over a constraint and its factors all at once, for the buffers A and b if given."""
-        # a compiled graph may still be waiting for its backward pass with the factors before
-        self._retired = getattr(self, "_solvers", {}) if "torch._dynamo" in sys.modules else {}
+        """Take over a constraint and its factors all at once, for the buffers A and b if given.
+
+        No factors where the constraint is on meta: they are made when A and b have values.
+        """
         self._constraint = constraint
         self._dtype = dtype
-        self._solver = solver
+        self._factors = solver
         self._solvers: dict[tuple[torch.dtype, bool], AnySolver] = {}
-        self._numbers: dict[tuple[torch.dtype, bool], int] = {}
-        self._keep(solver)
+        if solver is not None:
+            self._keep(solver)
         self.A, self.b = (constraint.A, constraint.b) if buffers is None else buffers
         self._derive()
 
     def _derive(self) -> None:
         """What the hot path looks up: not part of the state, and never copied."""
-        self._direct = self._solver.direct()
+        nothing = Direct(lambda _: None, lambda _: False)
+        self._direct = nothing if self._factors is None else self._factors.direct(reverse_mode)
         self._watch()
 
     def _watch(self) -> None:
         """Remember the buffers as they are: the factors are theirs."""
         A, b = self.A, self.b
         self._known = (A, A._version, b, b._version)
+        self._mark = compiled.marked(A)
 
     def _keep(self, solver: AnySolver) -> None:
         """Under its precision, and whether its rows are independent ones."""
-        number = compiled.register(solver)
         for key in {(solver.dtype, False), (solver.dtype, solver.decided)}:
             self._solvers[key] = solver
-            self._numbers[key] = number
+
+    @property
+    def _solver(self) -> AnySolver:
+        """The factors in the working precision."""
+        if self._factors is None:
+            raise InputError(
+                "the projector has no values yet: it was built on, or moved to, the device meta. "
+                "Load a state dict (with assign=True, or after to_empty), or write A and b"
+            )
+        return self._factors
 
     @property
     def constraint(self) -> AffineConstraint:
@@ -199,7 +214,7 @@ class Projector(nn.Module):
     @property
     def device(self) -> torch.device:
         """Of A, b and the factors."""
-        return self._solver.device
+        return self.b.device
 
     if TYPE_CHECKING:  # nn.Module leaves it untyped
 
@@ -221,13 +236,12 @@ class Projector(nn.Module):
                 if projected is not None:
                     return projected
         other, right = self._replaced()
-        given = right if b is None else b
         if other is not None:
-            return self._one_off(x, other, given)
-        solver = self._solver_for(x, decided=given is not None)
-        work, right = x.to(solver.dtype), self._right_side(given, x, solver)
-        if right is not None:
-            work = work.expand(*right.shape[:-1], work.shape[-1])
+            return self._one_off(x, other, right if b is None else b)
+        if self._factors is None and self.b.is_meta and isinstance(x, Tensor) and x.is_meta:
+            check_vector(x, self._constraint.n, self._constraint.batch, x.device)
+            return torch.empty_like(x)
+        solver, work, right = self._prepared(x, right if b is None else b)
         return self._solve(solver, work, right, homogeneous=False)[0].to(x.dtype)
 
     def project_(self, x: Tensor) -> Tensor:
@@ -262,10 +276,7 @@ class Projector(nn.Module):
                 "A was replaced by a tensor that a transform or autograd watches, or that keeps no "
                 "count of its changes: multipliers need factors of A; build a projector of it"
             )
-        solver = self._solver_for(x, decided=True)
-        work, right = x.to(solver.dtype), self._right_side(right if b is None else b, x, solver)
-        if right is not None:
-            work = work.expand(*right.shape[:-1], work.shape[-1])
+        solver, work, right = self._prepared(x, right if b is None else b, decided=True)
         y = self._solve(solver, work, right, homogeneous=False, want_multipliers=True)[1]
         assert y is not None
         return y.to(x.dtype)
@@ -307,21 +318,52 @@ class Projector(nn.Module):
             self._constraint, solver.dtype, self._options.rank, self._data(self._dtype)
         )
 
+    def _prepared(
+        self, x: Tensor, b: Tensor | None, *, decided: bool = False
+    ) -> tuple[AnySolver, Tensor, Tensor | None]:
+        """The factors for x, x as they take it, and b as well where it is not their own."""
+        own = b is self._buffers["b"] and is_compiling()
+        solver = self._solver_for(x, decided=decided or not (b is None or own))
+        work = x.to(solver.dtype)
+        if b is None or own:
+            return solver, work, b
+        right = self._right_side(b, x, solver)
+        return solver, work.expand(*right.shape[:-1], work.shape[-1]), right
+
     def _replaced(self) -> tuple[Tensor | None, Tensor | None]:
         """The buffers A and b where they are not those of the factors, otherwise None.
 
-        Plain constants never are: what is set up follows them.
+        Plain constants never are: what is set up follows them. In a compiled program b always is,
+        so that it sees every change; an exported one holds numbers of its own.
         """
-        if is_compiling():
-            return None, None
-        A, b = self._buffers["A"], self._buffers["b"]
         known_A, a, known_b, v = self._known
-        assert A is not None
+        if is_exporting():
+            # strict export traces this, and cannot tell how often a tensor was changed
+            strict = is_dynamo_compiling()
+            if (
+                known_A is _UNSEEN
+                or known_b is _UNSEEN
+                or not (strict or (known_A._version == a and known_b._version == v))
+            ):
+                raise InputError(
+                    "A or b was changed since the projector was last used, and torch.export cannot "
+                    "set up: call the projector once, then export"
+                )
+            return None, None
+        b = self._buffers["b"]
         assert b is not None
+        if is_compiling() and self._mark is None:  # the compiler takes no sparse A into its graph
+            return None, b
+        A = self._buffers["A"]
+        assert A is not None
+        if is_compiling():
+            return None if A is known_A else A, b
         same_A = A is known_A and A._version == a
         same_b = b is known_b and b._version == v
-        if same_A and same_b:
+        if (same_A and same_b) or (self._factors is None and (same_A or same_b)):
             return None, None
+        if A.is_meta or b.is_meta:
+            raise InputError("A and b are on the device meta and have no values")
         if not torch._C._are_functorch_transforms_active() and _constant(A) and _constant(b):
             with set_up():
                 self._set_up_again(A, b, same_A=same_A, same_b=same_b)
@@ -348,10 +390,10 @@ class Projector(nn.Module):
         solvers = {}
         if same_A:
             solvers = {key: s.for_right_side(constraint.b) for key, s in self._solvers.items()}
-        solver = solvers.get((self._solver.dtype, False))
+        work = working_dtype(self._dtype)
+        solver = solvers.get((work, False))
         if solver is None:
-            data = self._data(self._dtype)
-            solver = build(constraint, self._solver.dtype, self._options, data)
+            solver = build(constraint, work, self._options, self._data(self._dtype))
         self._adopt(constraint, self._dtype, solver, (A, b))
         for other in solvers.values():
             if other is not None and other.dtype is not solver.dtype:
@@ -382,11 +424,26 @@ class Projector(nn.Module):
         want_multipliers: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """The one way to the factors, by what watches: the compiler, autograd, or nobody."""
-        if is_compiling():
-            number = self._numbers[solver.dtype, solver.decided]
-            projected, y = compiled.solve(x, b, number, homogeneous, False, want_multipliers)
+        if is_compiling() and not is_exporting():
+            form, tensors = compiled.taken_apart(solver)
+            A = None if self._mark is None else self._buffers["A"]
+            projected, y = compiled.solve(
+                x, b, tensors, form, A, self._mark, homogeneous, False, want_multipliers
+            )
             return projected, y if want_multipliers else None
-        if needs_function(x, b):
+        if needs_function(x, b) and not is_exporting():
+            if not want_multipliers and (b is None or not b.requires_grad):
+
+                def project(v: Tensor) -> Tensor:
+                    found, _ = solver.solve(
+                        v, b, homogeneous=homogeneous, dual=False, want_multipliers=False
+                    )
+                    # autograd refuses to change a view in place
+                    return found.clone() if found._is_view() else found
+
+                projected = reverse_mode(x, project, solver)
+                if projected is not None:
+                    return projected, None
             return solve(
                 x,
                 None,
@@ -405,7 +462,8 @@ class Projector(nn.Module):
         solver = self._solver
         check_vector(x, solver.shape[1], solver.batch, solver.device, name)
         if x.dtype != solver.dtype:
-            dtype = working_dtype(torch.promote_types(x.dtype, self._dtype))
+            wide = torch.float64 in (x.dtype, self._dtype)
+            dtype = torch.float64 if wide else torch.float32
             if (dtype, False) not in self._solvers:
                 self._factor(dtype)
             solver = self._solvers[dtype, False]
@@ -429,16 +487,13 @@ class Projector(nn.Module):
         with set_up(), stated_precision(self.device):
             solver = decided(self._constraint, dtype, self._options, data)
         self._solvers[dtype, True] = solver
-        self._numbers[dtype, True] = compiled.register(solver)
 
     def _data(self, dtype: torch.dtype) -> torch.dtype:
         """The precision of A as given or as converted, whichever is less: it decides the rank."""
         given = working_dtype(self._constraint.dtype)
         return torch.float32 if torch.float32 in (given, working_dtype(dtype)) else given
 
-    def _right_side(self, b: Any, x: Tensor, solver: AnySolver) -> Tensor | None:
-        if b is None:
-            return None
+    def _right_side(self, b: Any, x: Tensor, solver: AnySolver) -> Tensor:
         m, lead = solver.shape[0], x.shape[:-1]
         if isinstance(b, Tensor) and b.dim() > 0 and b.device != solver.device:
             raise InputError(f"b is on {b.device}, the projector on {solver.device}; move one")
@@ -465,8 +520,16 @@ class Projector(nn.Module):
                 "rows (projlab.diagnose names them), or detach b."
             )
         # scaled by the rows' units before it is rounded to the working precision
-        right: Tensor = b.to(torch.promote_types(b.dtype, solver.dtype)).expand(shape)
+        wide = torch.float64 in (b.dtype, solver.dtype)
+        right: Tensor = b.to(torch.float64 if wide else torch.float32).expand(shape)
         return right
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As of any module; a buffer that is assigned to is looked at before it is used."""
+        super().__setattr__(name, value)
+        if name in ("A", "b") and "_known" in self.__dict__:
+            A, b = self._known[:2], self._known[2:]
+            self._known = (_UNSEEN, 0, *b) if name == "A" else (*A, _UNSEEN, 0)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Projector":
         """Move or convert: A and b as given stay exact, the factors follow."""
@@ -475,6 +538,10 @@ class Projector(nn.Module):
             super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch leaves it bare
         probe = fn(torch.empty(0, dtype=self._dtype, device=self.device))
         constraint = self._constraint
+        if self._factors is None or probe.is_meta:
+            own = (fn(self.A), fn(self.b)) if self._factors is None else None
+            self._adopt(moved(constraint, torch.device("meta")), probe.dtype, None, own)
+            return self
         if probe.device != self.device:
             constraint = moved(constraint, probe.device)
         if probe.dtype != self._dtype:
@@ -513,6 +580,21 @@ class Projector(nn.Module):
             missing_keys.extend(missing if strict else [])
             return
         A, b = state_dict[keys["A"]], state_dict[keys["b"]]
+        if A.is_meta or b.is_meta:
+            error_msgs.append(
+                f"{keys['A']}, {keys['b']}: on the device meta, and so without values"
+            )
+            return
+        device = self.device
+        if device.type == "meta":
+            if not local_metadata.get("assign_to_params_buffers", False):
+                warnings.warn(
+                    f"{keys['A']}, {keys['b']}: loading values into a projector on the device meta "
+                    "does nothing; pass assign=True, or call to_empty before",
+                    stacklevel=2,
+                )
+                return
+            device = A.device
         if A.shape != self.A.shape or b.shape != self.b.shape:
             error_msgs.append(
                 f"size mismatch for {keys['A']}, {keys['b']}: the state dict holds "
@@ -521,10 +603,9 @@ class Projector(nn.Module):
             )
             return
         try:
-            constraint = AffineConstraint(
-                A.to(self.device), b.to(self.device), self._constraint.names
-            )
-            solver = build(constraint, self._solver.dtype, self._options, self._data(self._dtype))
+            constraint = AffineConstraint(A.to(device), b.to(device), self._constraint.names)
+            work = working_dtype(self._dtype)
+            solver = build(constraint, work, self._options, self._data(self._dtype))
         except ProjlabError as error:
             error_msgs.append(f"{keys['A']}, {keys['b']}: {error}")
             return
@@ -545,15 +626,13 @@ class Projector(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch leaves it bare
         self._derive()
-        # a copy's factors are its own, and so are the numbers the compiled operator finds them by
-        self._numbers, self._retired = {}, {}
-        for key, solver in self._solvers.items():
-            self._numbers[key] = compiled.register(solver)
 
     def extra_repr(self) -> str:
         """Shape and variant, and what is known of rank and condition without deciding it now."""
         self._follow()
-        solver, facts = self._solver, self._solver.facts
+        if self._factors is None:
+            return f"m={self._constraint.m}, n={self._constraint.n}, no values yet"
+        solver, facts = self._factors, self._factors.facts
         batch = "" if solver.batch is None else f"batch={solver.batch}, "
         rank = "" if facts.known_ranks is None else f"rank={min(facts.known_ranks)}, "
         condition = ""
@@ -567,7 +646,14 @@ class Projector(nn.Module):
         )
 
 
-_DERIVED = frozenset({"_direct", "_known"})
+_UNSEEN = torch.empty(0, device="cpu")
+"""In the place of buffers that were assigned to since the factors were made."""
+
+_DERIVED = frozenset({"_direct", "_known", "_mark"})
+
+
+def _is_meta(constraint: AffineConstraint) -> bool:
+    return constraint.device.type == "meta"
 
 
 def _constant(t: Tensor) -> bool:

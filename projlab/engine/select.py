@@ -16,7 +16,7 @@ MANY = 1000
 
 
 @dataclass(frozen=True)
-class System:
+class Traits:
     """What the choice depends on: the kept rows and the working precision."""
 
     m: int
@@ -44,7 +44,7 @@ def asked(n: int, variant: object, keywords: Mapping[str, object], *, applicatio
 
 
 def choose(
-    name: str, system: System, accuracy: float | None, applications: int
+    name: str, system: Traits, accuracy: float | None, applications: int
 ) -> tuple[Variant, str]:
     """The variant named, or for "auto" the cheapest that reaches the accuracy; with the reason.
 
@@ -69,7 +69,7 @@ def choose(
     return variant, _reason(variant, able, system, accuracy, target, applications)
 
 
-def undecided(name: str, system: System, accuracy: float | None, applications: int) -> bool:
+def undecided(name: str, system: Traits, accuracy: float | None, applications: int) -> bool:
     """Whether a condition number below the bound could change the choice, or refuse less."""
     if name != "auto":
         return accuracy is not None and _predicted(get(name), system) > accuracy
@@ -78,7 +78,7 @@ def undecided(name: str, system: System, accuracy: float | None, applications: i
     return _predicted(cheapest, system) > target
 
 
-def _able(system: System) -> list[Variant]:
+def _able(system: Traits) -> list[Variant]:
     return [
         v
         for v in REGISTRY
@@ -86,14 +86,14 @@ def _able(system: System) -> list[Variant]:
     ]
 
 
-def _target(system: System, accuracy: float | None) -> float:
+def _target(system: Traits, accuracy: float | None) -> float:
     if accuracy is not None:
         return accuracy
     growth = tolerance.backward_stable_growth(system.condition, system.u)
     return 2 * tolerance.predicted_accuracy(growth, system.m, system.n)
 
 
-def _predicted(variant: Variant, system: System) -> float:
+def _predicted(variant: Variant, system: Traits) -> float:
     limited = variant.limitation(m=system.m, n=system.n, condition=system.condition, u=system.u)
     if limited:
         return math.inf
@@ -101,12 +101,12 @@ def _predicted(variant: Variant, system: System) -> float:
     return tolerance.predicted_accuracy(growth, system.m, system.n)
 
 
-def _cost(variant: Variant, system: System, applications: int) -> float:
+def _cost(variant: Variant, system: Traits, applications: int) -> float:
     setup, apply = variant.flops(system.m, system.n)
     return setup + applications * apply
 
 
-def _unreachable(accuracy: float, system: System, who: str, best: Variant) -> str:
+def _unreachable(accuracy: float, system: Traits, who: str, best: Variant) -> str:
     dtype = str(system.dtype).removeprefix("torch.")
     reach = _predicted(best, system)
     reachable = (
@@ -124,7 +124,7 @@ def _unreachable(accuracy: float, system: System, who: str, best: Variant) -> st
 def _reason(
     variant: Variant,
     able: list[Variant],
-    system: System,
+    system: Traits,
     accuracy: float | None,
     target: float,
     applications: int,

@@ -23,18 +23,19 @@ from projlab import tolerance
 from projlab.engine import blocks, careful
 from projlab.engine.blocks import AnySolver
 from projlab.engine.facts import Facts
-from projlab.engine.select import System, choose, undecided
+from projlab.engine.select import Traits, choose, undecided
 from projlab.engine.solver import Solver
-from projlab.engine.variants import Factor
+from projlab.engine.variants import Factor, get
 from projlab.engine.variants.cholesky import CholeskyFactor
 from projlab.engine.variants.qr import QR
 from projlab.numerics import memory
 from projlab.numerics.precision import lowered, stated_precision
 from projlab.numerics.scaling import power_of_two, widened
-from projlab.numerics.triangular import householder, upper
+from projlab.numerics.triangular import condition_bound, householder, upper
 from projlab.system.constraint import AffineConstraint
 from projlab.system.equilibration import Equilibrated, equilibrate
 from projlab.system.options import Options
+from projlab.system.row_choice import pivot_rows
 
 PROBES = 4
 """Random vectors that a factor with a shift has to project to rounding."""
@@ -61,6 +62,8 @@ def build_one(
             system = equilibrate(constraint, dtype)
             if not system.rows.disjoint():
                 solver = _of_full_rank(constraint, system, options, data)
+                if solver is None:
+                    solver = _of_some_rows(constraint, system, options, data)
                 if solver is None:
                     solver = _with_shift(constraint, system, options, data)
                 if solver is not None:
@@ -96,15 +99,12 @@ def _of_full_rank(
     E = system.rows.to_dense()
     reflectors = householder(widened(E).mT)
     R = upper(reflectors.a)
-    eye = torch.eye(m, dtype=R.dtype, device=R.device)
-    inverse = torch.linalg.solve_triangular(R, eye.expand_as(R), upper=True)
-    norm = torch.linalg.vector_norm
-    bounds = (norm(R, dim=(-2, -1)) * norm(inverse, dim=(-2, -1))).reshape(-1).tolist()
+    bounds = condition_bound(R).reshape(-1).tolist()
     limit = 1 / (tolerance.PROVEN * tolerance.rank_cutoff(m, n, tolerance.unit_roundoff(data)))
     if not all(bound <= limit for bound in bounds):  # NaN too
         return None
     dtype = system.rows.dtype
-    known = System(
+    known = Traits(
         m=m,
         n=n,
         disjoint=False,
@@ -130,19 +130,97 @@ def _of_full_rank(
     return _solver(constraint, system, factor, variant.name, reason, facts)
 
 
+def _takes_redundant(options: Options, data: torch.dtype, work: torch.dtype) -> bool:
+    """Whether nothing asks which rows are redundant, of data that tells them by rounding."""
+    return (
+        options.accuracy is None
+        and options.on_redundant == "drop"
+        and options.on_inconsistent == "raise"
+        and data is torch.float64 is work
+    )
+
+
+def _of_some_rows(
+    constraint: AffineConstraint, system: Equilibrated, options: Options, data: torch.dtype
+) -> Solver | None:
+    """By QR of rows that a pivoted Cholesky factorisation picks, where all others follow.
+
+    That the rows picked are independent is proven by their triangle; that the others follow from
+    them, and agree with them in b, shows when random vectors, and zero, are projected.
+    """
+    E, (m, n) = system.rows.to_dense(), system.rows.shape
+    if (
+        options.variant not in ("auto", "qr")
+        or constraint.batch is not None
+        or not _takes_redundant(options, data, E.dtype)
+    ):
+        return None
+    kept = pivot_rows(E, tolerance.gram_pivot_threshold(m, tolerance.unit_roundoff(data)))
+    r = len(kept)
+    if not 0 < r <= n:
+        return None
+    some = system.rows.select(kept)
+    reflectors = householder(some.to_dense().mT)
+    bound = float(condition_bound(upper(reflectors.a)))
+    u = tolerance.unit_roundoff(data)
+    if not bound <= 1 / (tolerance.PROVEN * tolerance.rank_cutoff(m, n, u)):  # NaN too
+        return None
+    factor: Factor
+    if options.variant == "auto" and some.disjoint():
+        name, factor = "single_row", get("single_row").factor(some, u)
+    else:
+        name, factor = "qr", QR().factor_from(reflectors, some, u)
+    c = factor.right_side(system.f[kept])
+    zero = factor.project(E.new_zeros(1, n), c)
+    probes = _probes(E).mT.contiguous()
+    if not _at_rest(E, system.f, probes, factor.project(probes, None), zero):
+        return None
+    return Solver(
+        shape=(m, n),
+        batch=None,
+        dtype=E.dtype,
+        device=constraint.device,
+        variant=name,
+        reason=f"{name}: {r} of {m} rows in {n} variables carry the others, to rounding: random "
+        "vectors, and zero, projected onto these end on all of them",
+        facts=Facts(constraint, E.dtype, options.rank, data),
+        factor=factor,
+        kept=kept,
+        units=power_of_two(system.exponent[kept], E.dtype),
+        range_basis=None,
+        metric=None,
+        c=c,
+        decided=False,
+    )
+
+
+def _probes(E: Tensor) -> Tensor:
+    """(n, PROBES) random vectors, the same every time."""
+    generator = torch.Generator().manual_seed(0)
+    shape = E.shape[-1], PROBES
+    return torch.randn(shape, generator=generator, dtype=E.dtype, device="cpu").to(E.device)
+
+
+def _at_rest(E: Tensor, f: Tensor, probes: Tensor, projected: Tensor, zero: Tensor) -> bool:
+    """Whether E z of projected probes (k, n) and E x - f of zero (1, n) projected are rounding."""
+    limit = tolerance.ANSWERED * tolerance.unit_roundoff(E.dtype)
+    norm = torch.linalg.vector_norm
+    norms = norm(E, dim=-1)
+    # by norms: a projection by an orthonormal basis errs by u ||z|| in any entry
+    left = (projected @ E.mT).abs() <= limit * norms * norm(probes, dim=-1, keepdim=True)
+    allowed = norms * norm(zero) + f.abs()
+    consistent = (zero[0] @ E.mT - f).abs() <= limit * allowed
+    return bool(left.all() & consistent.all())
+
+
 def _with_shift(
     constraint: AffineConstraint, system: Equilibrated, options: Options, data: torch.dtype
 ) -> Solver | None:
     """By a shifted Gram matrix, where a probe and the right side come down to rounding."""
     m, n = constraint.m, constraint.n
-    wanted = (
-        options.variant in ("auto", "cholesky")
-        and options.accuracy is None
-        and options.on_redundant == "drop"
-        and options.on_inconsistent == "raise"
-        and data is torch.float64 is system.rows.dtype
-    )
-    if not wanted:
+    if options.variant not in ("auto", "cholesky") or not _takes_redundant(
+        options, data, system.rows.dtype
+    ):
         return None
     E = system.rows.to_dense()
     memory.require(
@@ -196,10 +274,7 @@ def _passes(E: Tensor, L: Tensor, f: Tensor) -> int | None:
     None where `tolerance.CORRECTIONS` do not, or where the rest of E x - f is more than rounding.
     """
     u = tolerance.unit_roundoff(E.dtype)
-    n = E.shape[-1]
-    generator = torch.Generator().manual_seed(0)
-    probes = torch.randn(n, PROBES, generator=generator, dtype=E.dtype).to(E.device)
-    probes = probes.expand(*E.shape[:-2], n, PROBES)
+    probes = _probes(E).expand(*E.shape[:-2], E.shape[-1], PROBES)
     # the last column starts from zero and ends on the point of the set that is nearest to it
     X = torch.cat([probes, probes.new_zeros(*probes.shape[:-1], 1)], -1)
     F = torch.cat([E.new_zeros(*E.shape[:-1], PROBES), f.unsqueeze(-1)], -1)

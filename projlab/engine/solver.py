@@ -36,6 +36,10 @@ class Direct(NamedTuple):
     in_place: InPlace
 
 
+ReverseMode = Callable[[Tensor, Callable[[Tensor], Tensor], "Solver"], Tensor | None]
+"""See `projlab.engine.reverse`."""
+
+
 def needs_function(x: Tensor, b: Tensor | None) -> bool:
     """Whether autograd or a functorch transform must see the projection as one function."""
     if torch._C._are_functorch_transforms_active():
@@ -187,7 +191,20 @@ class Solver:
         y = self.multipliers(x, c, dual=dual).reshape(*lead, m) if want else None
         return projected, y
 
-    def direct(self) -> Direct:
+    def tangent(self, v: Tensor, *, dual: bool) -> Tensor:
+        """v on the null space, or for `dual` a gradient: a new tensor, no graph."""
+        if (
+            self.factor is not None
+            and self.metric is None
+            and self.batch is None
+            and v.dim() <= 2
+            and not lowered(self.dtype, self.device.type)
+        ):
+            return self.factor.project(v, None)
+        found, _ = self.solve(v, None, homogeneous=True, dual=dual, want_multipliers=False)
+        return found.clone() if found._is_view() else found
+
+    def direct(self, reverse_mode: ReverseMode) -> Direct:
         """The hot path for the constraint's own b, made once."""
         factor, c = self.factor, self.c
         if factor is None or c is None or self.metric is not None:
@@ -205,10 +222,11 @@ class Solver:
                 and x.dtype is dtype
                 and (x.is_cpu if on_cpu else x.device == device)
                 and (x.shape == one or (single and x.ndim == 2 and x.shape[1] == n))
-                and not needs_function(x, None)
                 and (exact or not lowered(dtype, kind))
             ):
                 return None
+            if needs_function(x, None):
+                return reverse_mode(x, project, self) if single else None
             if in_kernel is not None:
                 y = x.clone()
                 return y if in_kernel(y) else project(x)

@@ -66,10 +66,9 @@ def add(a: Pair, b: Pair) -> Pair:
     return two_sum(high, (c - (high - s.high)) + t.low)
 
 
-def choose(rows: Tensor, a: Pair, b: Pair) -> Pair:
-    """a where `rows` (k,) holds, b elsewhere."""
-    mask = rows.unsqueeze(-1)
-    return Pair(torch.where(mask, a.high, b.high), torch.where(mask, a.low, b.low))
+def take(a: Pair, rows: Tensor) -> Pair:
+    """The rows with these numbers, or those where a mask holds."""
+    return Pair(a.high[rows], a.low[rows])
 
 
 def negative(a: Pair) -> Pair:

@@ -36,6 +36,10 @@ COLUMNS = 64
 """Vectors from which x' as columns are multiplied from the left: 41 us against 54 for 256 at
 10 x 100 (float32: 21 against 34), 165 against 195 for 4096 at 3 x 10, but 15 against 6 for 4."""
 
+COORDINATES = 2**10
+"""Entries of W X from which that pays for few rows: up to it the calls cost more than the products,
+1.1 to 1.3 times more at 2 x 5, 3 x 10 and 8 x 16; at four times as many 8 to 20 % are gained."""
+
 NATIVE_MANY = {torch.float64: 2**16, torch.float32: 2**12}
 """Bytes of W up to which the native kernel takes any number of vectors. It reads W once for four of
 them: 30 us against 43 for a matrix product, 256 vectors at 10 x 100, 3.4 ms against 7.8 for 4096 at

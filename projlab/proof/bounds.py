@@ -17,7 +17,8 @@ from projlab.system.analysis import Analysis, range_projection
 from projlab.system.constraint import AffineConstraint
 from projlab.system.equilibration import equilibrated_side
 from projlab.system.rank import Rank
-from projlab.system.rows import DenseRows, Rows
+from projlab.system.rows import DenseRows, Rows, sparse_rows
+from projlab.system.structure import places, worthwhile_blocks
 
 NOT_FINITE = "x is not finite"
 
@@ -51,12 +52,14 @@ class _Distance(NamedTuple):
 
 
 class _Redundancy(NamedTuple):
-    """How the dropped rows follow from the kept ones: E_D = C E_K + delta, f_D = C f_K + phi."""
+    """How d dropped rows follow from the kept ones: E_D = C E_K + delta, f_D = C f_K + phi."""
 
-    delta: Pair
-    """(k, n)."""
-    phi: Pair
-    """(1, k)."""
+    delta: Rows
+    """(d, n)."""
+    size: float
+    """Frobenius norm of delta."""
+    phi: Tensor
+    """(1, d)."""
 
 
 @dataclass(frozen=True)
@@ -155,9 +158,9 @@ class SystemBounds:
         sigma = self.row_space.steering.sigma_min
         if sigma == 0:
             return torch.full_like(travelled, math.inf)
-        delta, phi = self.redundancy
-        size = frobenius(delta.high) * (1 + tolerance.NORM_ROUNDING)
-        misfit = norms((x0 @ delta.high.mT) - phi.high)
+        delta, size, phi = self.redundancy
+        size = size * (1 + tolerance.NORM_ROUNDING)
+        misfit = norms(delta.matvec(x0) - phi)
         if self.row_space.metric is not None:
             size = size / self.row_space.metric.extremes[0]
         first_order = 4 * size * travelled + misfit * (1 + 2 * size / sigma)
@@ -205,11 +208,63 @@ def bounds_of(
 
 def _redundancy(E: Rows, f: Tensor, decision: Rank, row_space: RowSpace) -> _Redundancy:
     """Without a metric: C = -y of the stationarity residual of the dropped rows, which is delta."""
-    dropped = E.select(decision.dropped).to_dense()
-    y, delta, _ = row_space.stationarity_residual(exact(dropped))
+    layers = _Layers.of(E, decision)
+    y, delta, _ = row_space.stationarity_residual(exact(layers.stacked))
     kept_f = exact(f[decision.kept][None])
-    combined = add(Product(DenseRows(y.high), False)(kept_f), exact(kept_f.high @ y.low.mT))
-    return _Redundancy(delta, add(exact(f[decision.dropped][None]), combined))
+    high, low = (layers.rows(part, layers.of_kept) for part in y)
+    combined = add(Product(high, False)(kept_f), exact(low.matvec(kept_f.high)))
+    phi = add(exact(f[decision.dropped][None]), combined).high
+    return _Redundancy(layers.rows(delta.high, layers.of_column), float(frobenius(delta.high)), phi)
+
+
+@dataclass(frozen=True)
+class _Layers:
+    """Dropped rows of different blocks added up to one vector: they share no column.
+
+    Each vector holds at most one row of a block, and there are as few as the blocks allow; without
+    blocks it is one dropped row each.
+    """
+
+    stacked: Tensor
+    """(layers, n)."""
+    number: Tensor | None
+    """(layers, blocks) which dropped row it is; -1 for none. None where there are no blocks."""
+    of_kept: Tensor
+    """(r,) the block of each kept row."""
+    of_column: Tensor
+    """(n,) the block of each column, -1 for none."""
+    dropped: int
+
+    @staticmethod
+    def of(E: Rows, decision: Rank) -> "_Layers":
+        dropped = E.select(decision.dropped)
+        count = len(decision.dropped)
+        none = decision.dropped[:0]
+        blocks = worthwhile_blocks(E)
+        if blocks is None:
+            return _Layers(dropped.to_dense(), None, none, none, count)
+        block = blocks.of_row[decision.dropped]
+        layer = places(block, len(blocks))
+        some = block >= 0  # not a row of zeros
+        layers = int(layer[some].max()) + 1 if bool(some.any()) else 0
+        number = torch.full((layers, len(blocks)), -1, device=block.device)
+        number[layer[some], block[some]] = some.nonzero().flatten()
+        i, j, values = dropped.triplets()
+        stacked = values.new_zeros(layers, E.shape[1])
+        stacked[layer[i], j] = values
+        return _Layers(stacked, number, blocks.of_row[decision.kept], blocks.of_column, count)
+
+    def rows(self, layered: Tensor, block: Tensor) -> Rows:
+        """(dropped, p) what is said of each dropped row in the layers (layers, p).
+
+        Each of the p places belongs to a block.
+        """
+        if self.number is None:
+            return DenseRows(layered)
+        number = torch.where(block >= 0, self.number[:, block], -1)
+        layer, place = (number >= 0).nonzero(as_tuple=True)
+        shape = (self.dropped, layered.shape[1])
+        return sparse_rows(number[layer, place], place, layered[layer, place], shape)
 
 
 def _in_range(f: Tensor, exponent: Tensor, decision: Rank) -> tuple[Tensor, float]:
@@ -218,7 +273,7 @@ def _in_range(f: Tensor, exponent: Tensor, decision: Rank) -> tuple[Tensor, floa
     if basis is None:
         return f, 0.0
     b = scale(f, -exponent)
-    inside = basis @ (basis.mT @ b)
+    inside = basis.matvec(basis.rmatvec(b))
     largest = float(scale(torch.ones_like(f), exponent).max())
     error = tolerance.dimension_factor(len(b), len(b)) * U * float(norms(b)) * largest
     return scale(inside, exponent), error

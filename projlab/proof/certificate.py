@@ -87,7 +87,8 @@ def certify(
         floating-point tensors of one shape.
     A, b
         As `AffineConstraint` takes them, or one AffineConstraint as A (then no b). Sparse A enters
-        the products as it is; the QR that steers the refinement is dense.
+        the products as it is; the QR that steers the refinement is dense, one of each independent
+        block, and rows that share no column need none.
     accuracy
         Forward error to be proven, relative to ||x*||. By default what a backward-stable method
         reaches in x's precision: dimension factor * kappa * u * (||x0|| + ||x0 - x*||) / ||x*||.

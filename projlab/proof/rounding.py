@@ -21,6 +21,7 @@ def gamma(k: int) -> float:
     return k * U / (1 - k * U)
 
 
-def frobenius(M: Tensor) -> float:
-    """Frobenius norm, an upper bound on the 2-norm."""
-    return float(torch.linalg.matrix_norm(M))
+def frobenius(M: Tensor) -> Tensor:
+    """(...,) Frobenius norms of M (..., m, n), upper bounds on the 2-norms."""
+    norm: Tensor = torch.linalg.matrix_norm(M)
+    return norm

@@ -1,20 +1,20 @@
 """Bounds on the two parts of an error: along the null space of the rows, and along their span."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from projlab import tolerance
-from projlab.numerics.double_double import Pair, add, exact, negative
+from projlab.numerics.double_double import Pair, add, exact, negative, take
 from projlab.proof.products import Product
 from projlab.proof.refinement import Refined, refine
 from projlab.proof.rounding import U, frobenius, norms
-from projlab.proof.steering import Steering
+from projlab.proof.steering import AnySteering, steering_of
 from projlab.system.metric import Metric, factor_metric
-from projlab.system.rows import DenseRows, Rows, diagonal
+from projlab.system.rows import DenseRows, Rows, SparseRows, diagonal
 
 
 class Part(NamedTuple):
@@ -34,7 +34,7 @@ class RowSpace:
     E: Rows
     times: Product
     adjoint: Product
-    steering: Steering
+    steering: AnySteering
     """Of F = E L^-T; of E without a metric."""
     metric: Metric | None
     weights: Tensor | None
@@ -45,18 +45,21 @@ class RowSpace:
     @staticmethod
     def of(E: Rows, weights: Tensor | None) -> "RowSpace":
         """Of float64 rows."""
-        F = E.to_dense()
+        F: Rows = E
         metric, slack, uncertainty = None, tolerance.NORM_ROUNDING, 0.0
         if weights is not None:
             weights = weights.to(device=F.device, dtype=torch.float64)
             metric = factor_metric(weights, torch.float64, F.device)
-            F = metric.whiten(F, dual=True)
+            if metric.diagonal:
+                F = E.divide_columns(metric.L)
+            else:
+                F = DenseRows(metric.whiten(E.to_dense(), dual=True))
             error = _whitening_error(metric)
             slack = slack + error
-            uncertainty = error * frobenius(F)
-        steering = Steering.of(F, uncertainty)
+            uncertainty = error * _size(F)
         if slack > tolerance.LARGEST_SLACK:
-            steering = replace(steering, sigma_min=0.0)
+            uncertainty = math.inf
+        steering = steering_of(F, uncertainty)
         return RowSpace(E, Product(E, False), Product(E, True), steering, metric, weights, slack)
 
     def norm(self, v: Tensor) -> Tensor:
@@ -89,8 +92,8 @@ class RowSpace:
                 residual=base,
                 size=self._row_part(base),
             ),
-            correction=lambda t: -self.steering.into_rows(self._whitened(t)),
-            residual=lambda y: add(base, self.adjoint(y)),
+            correction=lambda t, _: -self.steering.into_rows(self._whitened(t)),
+            residual=lambda y, which: add(take(base, which), self.adjoint(y)),
             size=self._row_part,
         )
 
@@ -126,7 +129,7 @@ class RowSpace:
             infinite = torch.full_like(q_error, math.inf)
             return Part(infinite, torch.zeros_like(q_error), nothing, infinite)
 
-        def correction(rest: Tensor) -> Tensor:
+        def correction(rest: Tensor, _: Tensor) -> Tensor:
             step = self.steering.shortest(rest)
             return step if self.metric is None else self.metric.unwhiten(step, dual=False)
 
@@ -137,7 +140,7 @@ class RowSpace:
         z, _, size = refine(
             Refined(exact(nothing), q, norms(q.high)),
             correction=correction,
-            residual=lambda z: add(q, negative(self.times(z))),
+            residual=lambda z, which: add(take(q, which), negative(self.times(z))),
             size=lambda rest: norms(rest.high),
             enough=enough,
         )
@@ -146,6 +149,11 @@ class RowSpace:
         outside = self.tangent_part(z).upper
         lower = (long * (1 - self.slack) - outside - off).clamp_min(0)
         return Part(long * (1 + self.slack) + off, lower, z.value(), off + outside)
+
+
+def _size(F: Rows) -> float:
+    """Frobenius norm."""
+    return float(frobenius(F.values.unsqueeze(0) if isinstance(F, SparseRows) else F.to_dense()))
 
 
 def _whitening_error(metric: Metric) -> float:

@@ -9,12 +9,14 @@ from torch import Tensor
 from projlab import tolerance
 from projlab.errors import InconsistentError, first_few
 from projlab.numerics.exact_rank import independent_rows
-from projlab.numerics.scaling import scale
 from projlab.numerics.triangular import Reflectors
+from projlab.system.block_rank import decide_by_blocks, orthonormal_columns
 from projlab.system.combinations import Combination, combinations_of
 from projlab.system.constraint import AffineConstraint
 from projlab.system.equilibration import Equilibrated, equilibrate
 from projlab.system.rank import Rank, RankRule, cutoff_of, decide, decide_each
+from projlab.system.rows import Rows
+from projlab.system.structure import worthwhile_blocks
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def analyse(
             return Analysis(system, decisions, conflicts)
     u = tolerance.unit_roundoff(data)
     if constraint.batch is None:
-        decisions = (decide(system.rows, u, rule),)
+        decisions = (_decided(system.rows, u, rule),)
     else:
         decisions = decide_each(system.rows, u, rule)
     if measured:
@@ -73,6 +75,12 @@ def analyse(
     kept = tuple(replace(decision, reflectors=None) for decision in decisions)
     constraint.decided[key] = kept, analysis.conflicts
     return analysis
+
+
+def _decided(rows: Rows, u: float, rule: RankRule) -> Rank:
+    """By blocks where that pays; entries taken literally are dense integers anyway."""
+    blocks = None if rule == "exact" else worthwhile_blocks(rows)
+    return decide(rows, u, rule) if blocks is None else decide_by_blocks(blocks, u, rule)
 
 
 def _conflicting(system: Equilibrated, decision: Rank, u: float, rule: RankRule) -> list[int]:
@@ -94,13 +102,13 @@ def _conflicting(system: Equilibrated, decision: Rank, u: float, rule: RankRule)
     if decision.basis is not None:
         assert decision.coefficients is not None
         basis = decision.basis
-        inside = basis.mT @ f
-        residual = (f - basis @ inside).abs()
+        inside = basis.rmatvec(f)
+        residual = (f - basis.matvec(inside)).abs()
         xhat = torch.linalg.vector_norm(inside / decision.sigma)
         C = decision.coefficients
         allowed = factor * (norms * xhat + f.abs())
-        mismatch = (f[dropped] - C @ f[kept]).abs()
-        weight = allowed[dropped] + C.abs() @ allowed[kept]
+        mismatch = (f[dropped] - C.matvec(f[kept])).abs()
+        weight = allowed[dropped] + C.abs().matvec(allowed[kept])
         if bool((residual > allowed)[norms > 0].any()):
             # the combinations that carry the contradiction, at least the clearest of them
             ratio = torch.where(zero, 0.0, mismatch / weight.clamp_min(torch.finfo(f.dtype).tiny))
@@ -135,8 +143,8 @@ def raise_inconsistent(constraint: AffineConstraint, analysis: Analysis) -> None
     )
 
 
-def range_projection(exponent: Tensor, decision: Rank) -> Tensor | None:
-    """Orthonormal basis (m, rank) of the range of the unscaled A; None where b stays as it is.
+def range_projection(exponent: Tensor, decision: Rank) -> Rows | None:
+    """Orthonormal columns (m, rank) whose span is the range of the unscaled A; None where b stays.
 
     Rows as given: least squares, unlike the affine set itself, depends on their scaling. A global
     power of two keeps the unscaled basis in range.
@@ -144,6 +152,4 @@ def range_projection(exponent: Tensor, decision: Rank) -> Tensor | None:
     if decision.basis is None:
         return None
     exponent = exponent.to(decision.basis.device)
-    unscaled = scale(decision.basis, (exponent.min() - exponent).unsqueeze(-1))
-    orthonormal: Tensor = torch.linalg.qr(unscaled).Q
-    return orthonormal
+    return orthonormal_columns(decision.basis.scale_rows(exponent.min() - exponent))

@@ -1,10 +1,12 @@
 """Rows that are combinations of others, in the caller's names and units."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from projlab import tolerance
@@ -15,6 +17,8 @@ _TERMS = 10
 """Of a combination, shown in a message."""
 _SIMPLE = 100
 """Largest denominator of a coefficient that is taken for a simple fraction."""
+_LARGE = 1e6
+"""A coefficient from which on most fractions are near."""
 
 
 @dataclass(frozen=True)
@@ -75,31 +79,58 @@ def combinations_of(
     names, e = constraint.names, exponents.tolist()
     b = (constraint.b if constraint.batch is None else constraint.b[element]).tolist()
     dropped, kept = decision.dropped.tolist(), decision.kept.tolist()
-    result = []
-    for position in positions:
-        row = dropped[position]
-        terms, right = [], 0.0
-        for k in _loud(decision, position):
-            assert decision.coefficients is not None
-            other, weight = kept[k], float(decision.coefficients[position, k])
-            coefficient = _simplified(_ldexp(weight, e[other] - e[row]))
-            terms.append((names[other], coefficient))
-            right += coefficient * b[other]
-        result.append(Combination(names[row], row, tuple(terms), b[row], right))
-    return tuple(result)
+    asked = list(positions)
+    which, others, weights = _loud(decision, asked)
+    rows = [dropped[position] for position in asked]
+    others = [kept[k] for k in others]
+    terms: list[list[tuple[str, float]]] = [[] for _ in rows]
+    right = [0.0] * len(rows)
+    coefficients = _simplified(
+        [
+            _ldexp(weight, e[other] - e[rows[i]])
+            for i, other, weight in zip(which, others, weights, strict=True)
+        ]
+    )
+    for i, other, coefficient in zip(which, others, coefficients, strict=True):
+        terms[i].append((names[other], coefficient))
+        right[i] += coefficient * b[other]
+    return tuple(
+        Combination(names[row], row, tuple(terms[i]), b[row], right[i])
+        for i, row in enumerate(rows)
+    )
 
 
-def _loud(decision: Rank, position: int) -> list[int]:
-    """Kept rows whose coefficients in a dropped one are more than rounding."""
+def _loud(decision: Rank, positions: Sequence[int]) -> tuple[list[int], list[int], list[float]]:
+    """Of each dropped row the kept ones, with coefficients that are more than rounding.
+
+    Which of the positions, which of the kept rows, and the coefficient.
+    """
     if decision.coefficients is None:
-        return []
-    size = decision.coefficients[position].abs()
-    loud = (size > tolerance.COMBINATION_NOISE * size.max()).nonzero().flatten()
-    return [int(k) for k in loud]
+        return [], [], []
+    chosen = torch.tensor(positions, dtype=torch.long, device=decision.coefficients.device)
+    C = decision.coefficients.select(chosen)
+    i, k, weight = C.triplets()
+    loud = weight.abs() > tolerance.COMBINATION_NOISE * C.row_max()[i]
+    return i[loud].tolist(), k[loud].tolist(), weight[loud].tolist()
 
 
-def _simplified(coefficient: float) -> float:
-    """Without its rounding: most real combinations have coefficients as 1, -2 or 1/3."""
+def _simplified(coefficients: list[float]) -> list[float]:
+    """Without their rounding: most real combinations have coefficients as 1, -2 or 1/3."""
+    c = np.array(coefficients)
+    # to find the nearest fraction is slow: it is looked for where there is one this near at all
+    near = ~(np.abs(c) < _LARGE)
+    for denominator in range(1, _SIMPLE + 1):
+        scaled = np.where(near, 0.5, c * denominator)
+        off = np.abs(scaled - np.rint(scaled))
+        near |= off <= 2 * tolerance.COMBINATION_NOISE * np.abs(scaled)
+    return [
+        _fraction(value) if maybe else value
+        for value, maybe in zip(coefficients, near.tolist(), strict=True)
+    ]
+
+
+def _fraction(coefficient: float) -> float:
+    """The nearest simple fraction, where it is as near as rounding; else the number itself."""
     if not math.isfinite(coefficient):
         return coefficient
     simple = float(Fraction(coefficient).limit_denominator(_SIMPLE))

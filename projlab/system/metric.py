@@ -13,7 +13,7 @@ from torch import Tensor
 
 from projlab import tolerance
 from projlab.errors import InputError
-from projlab.numerics.triangular import columns, uncolumns
+from projlab.numerics.triangular import columns, exporting, inverted, uncolumns
 from projlab.system.inputs import require_finite, to_tensor
 
 
@@ -56,6 +56,9 @@ class Metric:
     def _solve(self, v: Tensor, *, transpose: bool) -> Tensor:
         if self.diagonal:
             return v / self.L
+        if exporting():
+            inverse = inverted(self.L, upper=False)
+            return v @ (inverse if transpose else inverse.mT)
         T = self.L.mT if transpose else self.L
         solved = torch.linalg.solve_triangular(T, columns(v), upper=transpose)
         return uncolumns(solved, v)
@@ -70,6 +73,10 @@ def metric_weights(value: Any, n: int) -> Tensor:
         raise InputError(
             f"metric has shape {tuple(W.shape)}; it must be ({n},), the diagonal of W, "
             f"or ({n}, {n})"
+        )
+    if W.is_meta:
+        raise InputError(
+            "metric is on the device meta; it is no part of the state, and must have values"
         )
     require_finite(W, "metric")
     if W.dim() == 1 and not bool((W > 0).all()):

@@ -19,7 +19,7 @@ from projlab.numerics.exact_rank import independent_rows
 from projlab.numerics.scaling import scale, widened
 from projlab.numerics.triangular import Reflectors, householder, upper
 from projlab.system.row_choice import choose_rows, rows_given
-from projlab.system.rows import Rows
+from projlab.system.rows import DenseRows, Rows
 
 RankRule = float | Literal["numerical", "exact"]
 
@@ -38,14 +38,15 @@ class Rank:
     """(rank,) indices of independent rows, ascending."""
     dropped: Tensor
     """(m - rank,) indices of the others, ascending; rows of zeros among them."""
-    coefficients: Tensor | None
+    coefficients: Rows | None
     """(m - rank, rank) float64: E[dropped] = coefficients @ E[kept], up to the cutoff; None where
     every dropped row is zero."""
-    basis: Tensor | None
-    """(m, rank) float64, orthonormal: the range of E; None where it is the kept rows' unit vectors
-    (full rank but for rows of zeros, or rows that share no column)."""
+    basis: Rows | None
+    """(m, rank) float64, orthonormal columns: the range of E; None where it is the kept rows' unit
+    vectors (full rank but for rows of zeros, or rows that share no column)."""
     sigma: Tensor
-    """(rank,) the singular values above the cutoff; (0,) where they were not needed."""
+    """(rank,) the singular values above the cutoff, in the order of the basis; (0,) where they were
+    not needed."""
     reflectors: Reflectors | None = None
     """Householder QR of E' in float64, as LAPACK leaves it; None where E has redundant rows, or was
     decided on otherwise."""
@@ -79,11 +80,11 @@ def decide(rows: Rows, u: float, rule: RankRule) -> Rank:
     nonzero = (~zero).nonzero().flatten()
     if len(nonzero) == 0:
         empty = torch.zeros(0, dtype=torch.float64, device=rows.device)
-        return _all_kept(nonzero, zero, 1.0, empty)
+        return all_kept(nonzero, zero, 1.0, empty)
     if rows.disjoint():
         # rows that share no column are orthogonal: their norms are the singular values
         sigma = rows.row_norms()[nonzero].double().sort(descending=True).values
-        return _all_kept(nonzero, zero, float(sigma[0] / sigma[-1]), sigma)
+        return all_kept(nonzero, zero, float(sigma[0] / sigma[-1]), sigma)
     memory.require(
         memory.factorisation_bytes(len(nonzero), n, torch.float64),
         f"the rank decision of {m} x {n} rows",
@@ -101,7 +102,7 @@ def _factored(E: Tensor, zero: Tensor, u: float, rule: RankRule) -> Rank:
     m, n = len(zero), E.shape[1]
     nonzero = (~zero).nonzero().flatten()
     cutoff = cutoff_of(rule, m, n, u)
-    R, reflectors = _triangle(E)
+    R, reflectors = triangle(E)
     vectors = False
     if tuning.BOUNDED <= len(nonzero) == m <= n and rule != "exact":
         enough = 1 / (tolerance.PROVEN * cutoff)
@@ -112,57 +113,65 @@ def _factored(E: Tensor, zero: Tensor, u: float, rule: RankRule) -> Rank:
         # rows are dependent, and which ones will be asked of the singular vectors
         vectors = not bound <= m / cutoff
     wide = R.mT if E.shape[0] <= E.shape[1] else E  # E = R' Q'
-    sigma, Vh = _singular(wide) if vectors else (torch.linalg.svdvals(R), None)
-    counted = _counted(E, sigma, u, cutoff)
+    sigma, Vh = singular(wide) if vectors else (torch.linalg.svdvals(R), None)
+    tail = extended_precision_tail(E, sigma, sigma[0], cutoff) if wide_data(u) else None
+    counted = count(sigma if tail is None else tail, cutoff, extended=tail is not None)
     kept = None
     if rule == "exact":
         kept = torch.tensor(independent_rows(E.cpu().numpy()), device=E.device)
         counted = counted.at(len(kept))
     if counted.rank == len(nonzero):
-        decision = _all_kept(
-            nonzero, zero, counted.condition, sigma, counted.gap, counted.ambiguous
-        )
+        decision = all_kept(nonzero, zero, counted.condition, sigma, counted.gap, counted.ambiguous)
         return replace(decision, reflectors=reflectors if counted.rank == m <= n else None)
     if Vh is None:
-        sigma, Vh = _singular(wide)
-    basis, sigma = _range(wide, sigma, Vh, counted.rank)
+        sigma, Vh = singular(wide)
+    basis, sigma = range_of(wide, sigma, Vh, counted.rank)
     return _deficient(E, basis, sigma, counted, kept, zero)
 
 
-class _Counted(NamedTuple):
+class Counted(NamedTuple):
     """What singular values relative to the largest, falling, say of a rank."""
 
     relative: list[float]
     rank: int
     ambiguous: bool
 
-    def at(self, rank: int) -> "_Counted":
+    def at(self, rank: int) -> "Counted":
         """Of a rank that is known otherwise."""
         return self._replace(rank=rank, ambiguous=False)
 
     @property
     def gap(self) -> tuple[float, float]:
+        """The last that counts and the next."""
         after = self.relative[self.rank] if self.rank < len(self.relative) else 0.0
         return self.relative[self.rank - 1], after
 
     @property
     def condition(self) -> float:
+        """sigma_1 / sigma_rank."""
         return 1 / self.gap[0] if self.gap[0] > 0 else math.inf
 
 
-def _counted(E: Tensor, sigma: Tensor, u: float, cutoff: float) -> _Counted:
-    """How many of the singular values of E are above the cutoff, and whether that is clear."""
-    tail = _extended_precision_tail(E, sigma, cutoff) if u < tolerance.FLOAT32_ROUNDOFF else None
-    relative = ((sigma if tail is None else tail) / sigma[0]).tolist()
+def wide_data(u: float) -> bool:
+    """Whether an SVD in float64 could round as much as the data itself."""
+    return u < tolerance.FLOAT32_ROUNDOFF
+
+
+def count(sigma: Tensor, cutoff: float, *, extended: bool) -> Counted:
+    """How many of the singular values, falling, are above the cutoff, and whether that is clear.
+
+    `extended` says that those near the cutoff are known to more than an SVD's own rounding.
+    """
+    relative = (sigma / sigma[0]).tolist()
     smaller, larger = cutoff / tolerance.AMBIGUITY, cutoff * tolerance.AMBIGUITY
-    if tail is None:
+    if not extended:
         smaller = max(smaller, tolerance.ROUNDING_RANK * tolerance.unit_roundoff("float64"))
     least, rank, most = (sum(s > c for s in relative) for c in (larger, cutoff, smaller))
-    return _Counted(relative, rank, ambiguous=least != most)
+    return Counted(relative, rank, ambiguous=least != most)
 
 
 def _deficient(
-    E: Tensor, basis: Tensor, sigma: Tensor, counted: _Counted, kept: Tensor | None, zero: Tensor
+    E: Tensor, basis: Tensor, sigma: Tensor, counted: Counted, kept: Tensor | None, zero: Tensor
 ) -> Rank:
     """Which of the rows E, those that are not zero, carry the rank, and how the others follow.
 
@@ -186,8 +195,8 @@ def _deficient(
         gap=counted.gap,
         kept=nonzero[chosen.kept],
         dropped=dropped[order],
-        coefficients=C,
-        basis=whole,
+        coefficients=DenseRows(C),
+        basis=DenseRows(whole),
         sigma=sigma,
     )
 
@@ -202,7 +211,7 @@ def decide_each(rows: Rows, u: float, rule: RankRule) -> tuple[Rank, ...]:
             f"the rank decision of {B} systems of {m} x {n} rows",
             rows.device,
         )
-        R, (a, tau) = _triangle(widened(rows.to_dense()))
+        R, (a, tau) = triangle(widened(rows.to_dense()))
         limit = 1 / (tolerance.PROVEN * cutoff_of(rule, m, n, u))
         bounds = (_norm_bound(R) * _norm_bound(_inverse(R))).tolist()
         every = torch.arange(m, device=R.device)
@@ -247,7 +256,7 @@ def _norm_bound(M: Tensor) -> Tensor:
     return (sizes.sum(-1).amax(-1) * sizes.sum(-2).amax(-1)).sqrt()
 
 
-def _all_kept(
+def all_kept(
     nonzero: Tensor,
     zero: Tensor,
     condition: float,
@@ -262,7 +271,7 @@ def _all_kept(
     return Rank(rank, condition, ambiguous, gap, nonzero, dropped, None, None, sigma)
 
 
-def _triangle(E: Tensor) -> tuple[Tensor, Reflectors]:
+def triangle(E: Tensor) -> tuple[Tensor, Reflectors]:
     """A square matrix with the singular values of E, by one Householder QR of its longer side.
 
     With its reflectors, from which a factorisation need not start again.
@@ -271,8 +280,12 @@ def _triangle(E: Tensor) -> tuple[Tensor, Reflectors]:
     return upper(reflectors.a), reflectors
 
 
-def _extended_precision_tail(E: Tensor, sigma: Tensor, cutoff: float) -> Tensor | None:
+def extended_precision_tail(
+    E: Tensor, sigma: Tensor, largest: Tensor, cutoff: float
+) -> Tensor | None:
     """Singular values of E with those near the cutoff recomputed in extended precision.
+
+    The cutoff is relative to `largest`: E may be a block of a system.
 
     An SVD's own rounding, a few u sigma_1, can exceed a tenth of the cutoff of a small system and
     would make exact duplicates look ambiguous. The left singular vectors Z of the small values are
@@ -281,9 +294,9 @@ def _extended_precision_tail(E: Tensor, sigma: Tensor, cutoff: float) -> Tensor 
     matter, or the platform's long double is float64.
     """
     near = cutoff * tolerance.AMBIGUITY
-    if float(sigma[-1] / sigma[0]) > near:
+    if float(sigma[-1] / largest) > near:
         return None
-    doubtful = (sigma <= near * sigma[0]).nonzero().flatten()
+    doubtful = (sigma <= near * largest).nonzero().flatten()
     E = E if E.shape[0] <= E.shape[1] else E.mT
     noise = tolerance.ROUNDING_RANK * tolerance.unit_roundoff("float64") * np.sqrt(len(E))
     precise = np.finfo(np.longdouble).eps * tolerance.LONGER < np.finfo(np.float64).eps
@@ -301,20 +314,20 @@ def _extended_precision_tail(E: Tensor, sigma: Tensor, cutoff: float) -> Tensor 
     return torch.cat([sigma[:first], small[: len(sigma) - first]])
 
 
-def _singular(wide: Tensor) -> tuple[Tensor, Tensor]:
+def singular(wide: Tensor) -> tuple[Tensor, Tensor]:
     """Singular values and right singular vectors."""
     _, S, Vh = torch.linalg.svd(wide, full_matrices=False)
     return S, Vh
 
 
-def _range(wide: Tensor, S: Tensor, Vh: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Orthonormal basis (m, rank) of the range of E at that rank, and its singular values.
+def range_of(wide: Tensor, S: Tensor, Vh: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Orthonormal basis (..., m, rank) of the range of E at that rank, and its singular values.
 
     LAPACK's iteration for singular vectors stops at up to 91 u sigma_1 (DBDSQR's TOLMUL); images of
     the right vectors are in the range to rounding.
     """
-    basis: Tensor = torch.linalg.qr(wide @ (Vh[:rank].mT / S[:rank])).Q
-    return basis, S[:rank]
+    basis: Tensor = torch.linalg.qr(wide @ (Vh[..., :rank, :].mT / S[..., None, :rank])).Q
+    return basis, S[..., :rank]
 
 
 def chosen_for_least_squares(decision: Rank, range_basis: Tensor, exponent: Tensor) -> Rank:
@@ -326,4 +339,4 @@ def chosen_for_least_squares(decision: Rank, range_basis: Tensor, exponent: Tens
     kept, dropped, C = choose_rows(range_basis, torch.ones_like(range_basis[:, 0]))
     e = exponent.to(C.device)
     C = scale(C, e[dropped].unsqueeze(1) - e[kept])
-    return replace(decision, kept=kept, dropped=dropped, coefficients=C)
+    return replace(decision, kept=kept, dropped=dropped, coefficients=DenseRows(C))

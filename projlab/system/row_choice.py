@@ -30,6 +30,20 @@ class RowChoice(NamedTuple):
     """(m - r, r)."""
 
 
+def pivot_rows(E: Tensor, threshold: float) -> Tensor:
+    """(r,) rows of equilibrated E (m, n), ascending, that the others are near the span of.
+
+    Their distances from it are at most the root of `threshold`, relative to the longest row. By a
+    Cholesky factorisation of the Gram matrix with diagonal pivoting (LAPACK's dpstrf; Higham, ASNA,
+    section 10.3): the order of QR with column pivoting of E'.
+    """
+    from scipy.linalg.lapack import dpstrf  # a quarter of a second, and rarely needed
+
+    G = (E @ E.mT).cpu().numpy()
+    _, order, rank, _ = dpstrf(G, tol=threshold * float(G.diagonal().max(initial=0.0)), lower=1)
+    return torch.from_numpy(np.sort(order[:rank] - 1)).long().to(E.device)
+
+
 def choose_rows(basis: Tensor, norms: Tensor) -> RowChoice:
     """Well-conditioned independent rows, earlier ones where that costs little.
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from projlab.errors import InputError
-from projlab.numerics import memory
+from projlab.numerics import memory, tuning
 from projlab.system.rows import Rows, SparseRows
 
 
@@ -51,6 +51,12 @@ class Blocks:
 
     def __len__(self) -> int:
         return len(self.heights)
+
+    @property
+    def operations(self) -> float:
+        """What dense factors of each take, in units of min(m, n) m n for the whole."""
+        sizes = torch.stack([self.heights, self.widths]).double()
+        return float((sizes.amin(0) * sizes.prod(0)).sum())
 
     @property
     def empty(self) -> Tensor:
@@ -106,6 +112,18 @@ class Blocks:
         mine = ((label >= 0) & (position[label] >= 0)).nonzero().flatten()
         numbers[position[label[mine]], place[mine]] = mine
         return numbers
+
+
+def worthwhile_blocks(rows: Rows) -> Blocks | None:
+    """Independent blocks, where dense factors of each cost much less than those of the whole.
+
+    None for dense rows: to look for their blocks costs as much as what it might save.
+    """
+    if not isinstance(rows, SparseRows):
+        return None
+    blocks, (m, n) = independent_blocks(rows), rows.shape
+    pays = blocks.operations * tuning.SPLIT_GAIN <= min(m, n) * m * n
+    return blocks if len(blocks) > 1 and pays else None
 
 
 def places(component: Tensor, count: int) -> Tensor:

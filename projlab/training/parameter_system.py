@@ -13,6 +13,7 @@ from projlab.training.blocks.base import Block, Shift, TouchedEntries, skipped, 
 from projlab.training.blocks.factoring import inconsistent, make_block
 from projlab.training.equations import StackedEquations
 from projlab.training.expressions.maps import LinearMap, Sums
+from projlab.training.memory_order import in_memory_order, laid_out
 from projlab.training.partition import EquationRows, MatrixPlan, SumsPlan, split
 
 
@@ -68,6 +69,7 @@ class ParameterSystem:
             self._distinct(b) if strict else self._equations,
             self.parameters,
             sums=variant in ("auto", "single_row"),
+            structured=variant == "auto",
             join=not apart,
         )
         if strict:
@@ -96,7 +98,7 @@ class ParameterSystem:
                 if id(p) not in index:
                     index[id(p)] = len(self.parameters)
                     self.parameters.append(p)
-                terms.append((index[id(p)], term))
+                terms.append((index[id(p)], in_memory_order(term, p)))
             if strict and not terms:
                 raise InputError(
                     f"{e.describe(self.stacked.parameter_names)} holds no parameter that this "
@@ -206,10 +208,7 @@ class ParameterSystem:
         for block, b in self._current():
             for _ in range(2):
                 r = block.residual(b)
-                holds = self._holds(block, b, r, factor)
-                if not block.disjoint:
-                    # rows that repeat each other add up what each of them leaves
-                    holds = holds.all(-1, keepdim=True)
+                holds = block.together(self._holds(block, b, r, factor))
                 r = skipped(r, holds if skip is None else holds | skip)
                 if self._reads and not bool(r.any()):
                     break
@@ -225,6 +224,7 @@ class ParameterSystem:
 
     def project_in_metric_(self, inverse: list[Tensor], skip: Tensor | None) -> None:
         """Onto the set in the diagonal metric whose inverse is given for each parameter."""
+        inverse = [laid_out(w, p) for w, p in zip(inverse, self.parameters, strict=True)]
         for block, b in self._current():
             block.project_in_metric(b, inverse, skip)
             block.project_in_metric(b, inverse, skip)
@@ -233,8 +233,13 @@ class ParameterSystem:
         """Gradients onto the null space, in place: T(g + shift x) - shift x."""
         if shift is not None:
             self._bind()
+        # blocks read gradients as they read the parameters
+        own = [laid_out(g, p) for g, p in zip(gs, self.parameters, strict=True)]
         for block in self.blocks:
-            block.tangent(gs, shift)
+            block.tangent(own, shift)
+        for g, projected in zip(gs, own, strict=True):
+            if projected is not g:
+                g.copy_(projected)
 
     def residuals(self) -> list[Tensor]:
         """A x - b, block by block."""
@@ -264,9 +269,15 @@ class ParameterSystem:
     def points(self) -> list[tuple[Tensor, AffineConstraint]]:
         """The current parameters, block by block: points (k, n) and a constraint for each."""
         ts, b = self.values(), self.current_b().double().cpu()
-        plans, _ = split(self._equations, self.parameters, sums=True, join=True)
+        plans, _ = split(self._equations, self.parameters, sums=True, structured=False, join=True)
         points: list[tuple[Tensor, AffineConstraint]] = []
+        if not plans:
+            # no equation holds an entry: every point is its own projection
+            x = ts[0].reshape(-1)
+            none = AffineConstraint(x.new_zeros(0, len(x)), x.new_zeros(0))
+            return [(x, none)]
         for plan in plans:
+            assert isinstance(plan, SumsPlan | MatrixPlan)
             x, A = self._point(plan, ts)
             right = b[plan.rows].reshape(len(x), -1).to(x.device)
             if A.dim() == 3:

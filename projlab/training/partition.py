@@ -1,8 +1,8 @@
 """Partition of equations over parameters into independent blocks, which share no parameter entry.
 
-Equations whose rows are sums of views stay views, those with a dense matrix stay dense. The other
-rows fall into the connected components of the graph that joins a row to the entries it holds, and
-components of one shape are batched.
+Equations whose rows are sums of views stay views, also several that add up one view over different
+axes of it; those with a dense matrix stay dense. The other rows fall into the connected components
+of the graph that joins a row to the entries it holds, and components of one shape are batched.
 """
 
 import itertools
@@ -15,7 +15,11 @@ import torch
 from torch import Tensor
 
 from projlab.system.rows import SparseRows, sparse_rows
+from projlab.system.structure import connected
+from projlab.training import grids
 from projlab.training.expressions.maps import DenseMap, LinearMap, Sums
+from projlab.training.memory_order import is_dense
+from projlab.training.ties import Graph, TiesPlan, ties
 
 FEW = 16
 """Blocks of different shapes that are worth a kernel launch each; more are put together."""
@@ -63,11 +67,16 @@ class MatrixPlan:
     """(m, n) where all blocks are equal, or (B, m, n); sparse COO for one block of few entries."""
 
 
-Plan = SumsPlan | MatrixPlan
+Plan = SumsPlan | grids.MarginsPlan | TiesPlan | MatrixPlan
 
 
 def split(
-    equations: Sequence[EquationRows], parameters: Sequence[Tensor], *, sums: bool, join: bool
+    equations: Sequence[EquationRows],
+    parameters: Sequence[Tensor],
+    *,
+    sums: bool,
+    structured: bool,
+    join: bool,
 ) -> tuple[list[Plan], Tensor]:
     """Independent blocks, and the numbers of rows without any entry.
 
@@ -76,27 +85,34 @@ def split(
     equations
         With the parameters by their index in `parameters`.
     parameters
-        Only shapes and strides are read.
+        Only shapes and strides are read. Columns of maps are numbered in the order of memory where
+        the parameter is dense in it, else row-major.
     sums
         Whether sums of views may stay views: where the variant of disjoint rows is welcome.
+    structured
+        Whether sums of one view over different axes, and ties between entries, are recognised:
+        where any way is welcome.
     join
         Whether many single rows of different lengths may be put into one block.
     """
     equations = [
         e._replace(terms=tuple((p, t) for p, t in e.terms if not _is_zero(t))) for e in equations
     ]
-    groups, tangled = _groups(equations, parameters)
+    units = _units(equations, parameters, margins=structured)
+    groups, tangled = _groups([u.equations[0] for u in units], parameters)
     views: list[SumsPlan] = []
+    grid: list[grids.MarginsPlan] = []
     dense: list[MatrixPlan] = []
     scattered: list[EquationRows] = []
     for group in groups:
-        members = [equations[i] for i in group]
-        alone = members[0] if len(members) == 1 and group[0] not in tangled else None
-        if sums and alone is not None and _is_sums(alone, parameters):
-            rows = torch.arange(alone.start, alone.start + alone.height).reshape(alone.shape)
-            views.append(
-                SumsPlan(rows, tuple((p, t) for p, t in alone.terms if isinstance(t, Sums)))
-            )
+        members = [e for i in group for e in units[i].equations]
+        alone = units[group[0]] if len(group) == 1 and group[0] not in tangled else None
+        if alone is not None and alone.margins is not None:
+            grid.append(alone.margins)
+        elif sums and alone is not None and _is_sums(members[0], parameters):
+            (e,) = members
+            rows = torch.arange(e.start, e.start + e.height).reshape(e.shape)
+            views.append(SumsPlan(rows, tuple((p, t) for p, t in e.terms if isinstance(t, Sums))))
         elif any(isinstance(t, DenseMap) for e in members for _, t in e.terms):
             dense.append(_dense(members, parameters))
         else:
@@ -108,8 +124,41 @@ def split(
         if len(small) > FEW:
             views = [v for v in views if v.rows.numel() != 1]
             scattered += [EquationRows(int(v.rows), v.rows.shape, v.terms) for v in small]
-    components, empty = _stored(scattered, parameters, join=join)
-    return [*views, *dense, *components], empty
+    components, empty = _stored(scattered, parameters, structured=structured, join=join)
+    return [*views, *grid, *dense, *components], empty
+
+
+class _Unit(NamedTuple):
+    """Equations that touch the same entries."""
+
+    equations: list[EquationRows]
+    margins: grids.MarginsPlan | None
+    """Where they are sums of one grid over different axes."""
+
+
+def _units(
+    equations: Sequence[EquationRows], parameters: Sequence[Tensor], *, margins: bool
+) -> list[_Unit]:
+    """Sums of one grid together, the other equations alone."""
+    alike: dict[object, list[EquationRows]] = {}
+    for e in equations:
+        key: object = e.start
+        if margins and len(e.terms) == 1 and _is_sums(e, parameters):
+            ((p, t),) = e.terms
+            assert isinstance(t, Sums)
+            key = (p, t.offset, grids.coarsest(t.out + t.inner))
+        alike.setdefault(key, []).append(e)
+    units = []
+    for members in alike.values():
+        plan = None
+        if len(members) > 1:
+            sums = [(e.start, t) for e in members for _, t in e.terms if isinstance(t, Sums)]
+            plan = grids.margins(members[0].terms[0][0], sums)
+        if plan is None:
+            units += [_Unit([e], None) for e in members]
+        else:
+            units.append(_Unit(members, plan))
+    return units
 
 
 def _is_zero(term: LinearMap) -> bool:
@@ -122,7 +171,7 @@ def _is_sums(equation: EquationRows, parameters: Sequence[Tensor]) -> bool:
         isinstance(t, Sums)
         and t.injective
         and all(stride > 0 or size == 1 for size, stride in t.out)
-        and parameters[p].is_contiguous()
+        and is_dense(parameters[p])
         for p, t in equation.terms
     )
 
@@ -148,7 +197,7 @@ def _groups(
 ) -> tuple[list[list[int]], set[int]]:
     """Equations that touch a common entry, together; and those with terms that do so themselves."""
     overlaps = _overlaps(equations, parameters)
-    _, label = _connected(len(equations), *torch.tensor(overlaps, dtype=torch.long).view(-1, 2).T)
+    _, label = connected(len(equations), *torch.tensor(overlaps, dtype=torch.long).view(-1, 2).T)
     groups: dict[int, list[int]] = {}
     for i, group in enumerate(label.tolist()):
         groups.setdefault(group, []).append(i)
@@ -182,20 +231,6 @@ def _overlaps(
             else:
                 owner[footprint] = i + 1
     return pairs
-
-
-def _connected(vertices: int, first: Tensor, second: Tensor) -> tuple[int, Tensor]:
-    """How many connected components a graph with these edges has, and which each vertex is in."""
-    if len(first) == 0:
-        return vertices, torch.arange(vertices)
-    from scipy.sparse import coo_array  # half of projlab's import time, and not always needed
-    from scipy.sparse.csgraph import connected_components
-
-    edges = (torch.ones(len(first)).numpy(), (first.numpy(), second.numpy()))
-    count, label = connected_components(
-        coo_array(edges, shape=(vertices, vertices)), directed=False
-    )
-    return count, torch.from_numpy(label).long()
 
 
 def _merged(views: list[SumsPlan]) -> list[SumsPlan]:
@@ -287,29 +322,50 @@ class _Components:
 
 
 def _stored(
-    equations: Sequence[EquationRows], parameters: Sequence[Tensor], *, join: bool
-) -> tuple[list[MatrixPlan], Tensor]:
+    equations: Sequence[EquationRows],
+    parameters: Sequence[Tensor],
+    *,
+    structured: bool,
+    join: bool,
+) -> tuple[list[TiesPlan | MatrixPlan], Tensor]:
     """Blocks of equations with stored entries, by connected components; rows without any entry."""
     if not equations:
         return [], torch.zeros(0, dtype=torch.long)
     stored = _assembled(equations, parameters)
     components = _components(stored)
+    plans: list[TiesPlan | MatrixPlan] = []
+    planned = torch.zeros(len(components.sizes), dtype=torch.bool)
+    if structured:
+        planned, plan = _tied(stored, components, parameters)
+        plans += [] if plan is None else [plan]
     if join:
-        components = _joined(components)
-    # components of one shape are one plan
-    shapes, kind = torch.unique(components.sizes, dim=0, return_inverse=True)
-    row_place = _places(components.of_row, len(kind))
-    column_place = _places(components.of_column, len(kind))
-    plans = [
-        _plan(
-            stored, components, (kind == k).nonzero().flatten(), row_place, column_place, parameters
-        )
-        for k, shape in enumerate(shapes.tolist())
-        if shape[0] > 0 and sum(shape[1:]) > 0
-    ]
+        components, planned = _joined(components, planned)
+    plans += _matrices(stored, components, planned, parameters)
     touched = torch.zeros(len(stored.numbers), dtype=torch.bool)
     touched[stored.entries.rows] = True
     return plans, stored.numbers[~touched]
+
+
+def _tied(
+    stored: _Stored, components: _Components, parameters: Sequence[Tensor]
+) -> tuple[Tensor, TiesPlan | None]:
+    """Which components are ties between entries, and their plan."""
+    e = stored.entries
+    graph = Graph(e.rows, stored.column, e.values, components.of_row, components.of_column)
+    planned, plan = ties(graph, len(components.sizes))
+    if plan is None:
+        return planned, None
+    ((_, members, _),) = plan.entries
+    columns = stored.used[members]
+    owner = torch.searchsorted(stored.first, columns, right=True) - 1
+    owners = owner.unique().tolist()
+    if not all(is_dense(parameters[p]) for p in owners):
+        return torch.zeros_like(planned), None
+    entries = []
+    for p in owners:
+        where = (owner == p).nonzero().flatten()
+        entries.append((p, columns[where] - stored.first[p], where))
+    return planned, replace(plan, rows=stored.numbers[plan.rows], entries=tuple(entries))
 
 
 def _assembled(equations: Sequence[EquationRows], parameters: Sequence[Tensor]) -> _Stored:
@@ -336,7 +392,7 @@ def _assembled(equations: Sequence[EquationRows], parameters: Sequence[Tensor]) 
 def _components(stored: _Stored) -> _Components:
     """The connected components of the graph that joins a row to the entries it holds."""
     rows, columns = len(stored.numbers), len(stored.used)
-    count, label = _connected(rows + columns, stored.entries.rows, stored.column + rows)
+    count, label = connected(rows + columns, stored.entries.rows, stored.column + rows)
     of_row, of_column = label[:rows], label[rows:]
     parameter = torch.searchsorted(stored.first, stored.used, right=True) - 1
     sizes = torch.zeros(count, len(stored.first), dtype=torch.long)
@@ -346,66 +402,95 @@ def _components(stored: _Stored) -> _Components:
     return _Components(of_row, of_column, sizes)
 
 
-def _joined(components: _Components) -> _Components:
+def _joined(components: _Components, planned: Tensor) -> tuple[_Components, Tensor]:
     """Single rows put together, as the last component, where they come in too many shapes."""
     single, sizes = components.single, components.sizes
-    if len(torch.unique(sizes[single], dim=0)) <= FEW:
-        return components
+    if len(set(_kinds(sizes[single]).tolist())) <= FEW:
+        return components, planned
     target = torch.cumsum(~single, 0) - 1
     target[single] = int((~single).sum())
-    return _Components(
+    joined = _Components(
         target[components.of_row],
         target[components.of_column],
         torch.cat([sizes[~single], sizes[single].sum(0, keepdim=True)]),
     )
+    return joined, torch.cat([planned[~single], torch.zeros(1, dtype=torch.bool)])
 
 
-def _plan(
-    stored: _Stored,
-    components: _Components,
-    members: Tensor,
-    row_place: Tensor,
-    column_place: Tensor,
-    parameters: Sequence[Tensor],
-) -> MatrixPlan:
-    """The components `members`, of one shape, as blocks, rows and columns in these places."""
-    m, *widths = components.sizes[members[0]].tolist()
-    n = sum(widths)
-    position = torch.full((len(components.sizes),), -1)
-    position[members] = torch.arange(len(members))
-    block_of_row, block_of_column = position[components.of_row], position[components.of_column]
-    mine = (block_of_row >= 0).nonzero().flatten()
-    rows = torch.zeros(len(members), m, dtype=torch.long)
-    rows[block_of_row[mine], row_place[mine]] = stored.numbers[mine]
-    mine = (block_of_column >= 0).nonzero().flatten()
-    columns = torch.zeros(len(members), n, dtype=torch.long)
-    columns[block_of_column[mine], column_place[mine]] = stored.used[mine]
+def _matrices(
+    stored: _Stored, components: _Components, planned: Tensor, parameters: Sequence[Tensor]
+) -> list[MatrixPlan]:
+    """The components that are not planned yet: those of one shape are the blocks of one plan."""
+    sizes = components.sizes
+    wanted = (sizes[:, 0] > 0) & (sizes[:, 1:].sum(1) > 0) & ~planned
+    kind = _kinds(sizes)
+    # rows, columns and entries component by component, and these kind by kind
+    rank = torch.empty_like(kind)
+    rank[torch.argsort(kind, stable=True)] = torch.arange(len(kind))
     entries = stored.entries
-    mine = (block_of_row[entries.rows] >= 0).nonzero().flatten()
-    block = block_of_row[entries.rows[mine]]
-    i, j = row_place[entries.rows[mine]], column_place[stored.column[mine]]
+    component = components.of_row[entries.rows]
+    in_order = [
+        order[wanted[owner[order]]]
+        for owner in (components.of_row, components.of_column, component)
+        for order in (torch.argsort(rank[owner], stable=True),)
+    ]
+    row_order, column_order, entry_order = in_order
+    row_place = _places(components.of_row, len(sizes))[entries.rows[entry_order]]
+    column_place = _places(components.of_column, len(sizes))[stored.column[entry_order]]
+    values = entries.values[entry_order]
+    counts = torch.bincount(component, minlength=len(sizes))
+    plans: list[MatrixPlan] = []
+    row = column = entry = 0
+    left = wanted.nonzero().flatten()
+    left = left[torch.argsort(kind[left], stable=True)]
+    _, number = torch.unique_consecutive(kind[left], return_counts=True)
+    for members in left.split(number.tolist()):
+        m, *widths = sizes[members[0]].tolist()
+        blocks, n = len(members), sum(widths)
+        rows = stored.numbers[row_order[row : row + blocks * m]].view(blocks, m)
+        columns = stored.used[column_order[column : column + blocks * n]].view(blocks, n)
+        own = slice(entry, entry + int(counts[members].sum()))
+        A = _coefficients(m, n, counts[members], row_place[own], column_place[own], values[own])
+        row, column, entry = row + blocks * m, column + blocks * n, own.stop
+        pieces, start = [], 0
+        for p, width in enumerate(widths):
+            if width:
+                piece = Piece(p, columns[:, start : start + width] - stored.first[p])
+                pieces.append(_as_view(piece, parameters))
+                start += width
+        plans.append(MatrixPlan(rows, tuple(pieces), A))
+    return plans
+
+
+def _kinds(shapes: Tensor) -> Tensor:
+    """A number for each row of a table, equal for equal rows, from zero on; in their order."""
+    kind = torch.zeros(len(shapes), dtype=torch.long)
+    for column in shapes.T:
+        pair = kind * (int(column.max()) + 1) + column if len(column) else column
+        _, kind = torch.unique(pair, return_inverse=True)
+    return kind
+
+
+def _coefficients(m: int, n: int, counts: Tensor, i: Tensor, j: Tensor, values: Tensor) -> Tensor:
+    """A (m, n) where all blocks are equal, or (B, m, n), of stored entries block by block."""
+    first = int(counts[0])
+    equal = bool((counts == first).all()) and all(
+        bool((t.view(-1, first) == t[:first]).all()) for t in (i, j, values)
+    )
+    if not equal:
+        A = torch.zeros(len(counts), m, n, dtype=torch.float64)
+        A[torch.repeat_interleave(torch.arange(len(counts)), counts), i, j] = values
+        return A
+    i, j, values = i[:first], j[:first], values[:first]
     # a sparse entry takes three numbers, a dense one takes one
-    if len(members) == 1 and m * n > 3 * len(mine):
+    if m * n > 3 * first:
         # in order, as the whole is: places follow the numbers of rows and columns
-        A = torch.sparse_coo_tensor(
-            torch.stack([i, j]),
-            entries.values[mine],
-            (m, n),
-            is_coalesced=True,
-            check_invariants=False,
+        return torch.sparse_coo_tensor(
+            torch.stack([i, j]), values, (m, n), is_coalesced=True, check_invariants=False
         )
-    else:
-        A = torch.zeros(len(members), m, n, dtype=torch.float64)
-        A[block, i, j] = entries.values[mine]
-        if torch.equal(A, A[:1].expand_as(A)):
-            A = A[0].clone()
-    pieces, start = [], 0
-    for p, width in enumerate(widths):
-        if width:
-            piece = Piece(p, columns[:, start : start + width] - stored.first[p])
-            pieces.append(_as_view(piece, parameters))
-            start += width
-    return MatrixPlan(rows, tuple(pieces), A)
+    A = torch.zeros(m, n, dtype=torch.float64)
+    A[i, j] = values
+    return A
 
 
 def _places(component: Tensor, count: int) -> Tensor:
@@ -419,10 +504,10 @@ def _places(component: Tensor, count: int) -> Tensor:
 
 
 def _as_view(piece: Piece, parameters: Sequence[Tensor]) -> Piece:
-    """Columns at regular distances as a view of the parameter, where it is contiguous."""
+    """Columns at regular distances as a view of the parameter, where it is dense in memory."""
     where, parameter = piece.where, parameters[piece.parameter]
     if isinstance(where, Sums):
-        if parameter.is_contiguous():
+        if is_dense(parameter):
             flat = where.reshaped(lambda v: v.view(1, -1))
             if flat is not None:
                 return piece._replace(where=flat)
@@ -431,7 +516,7 @@ def _as_view(piece: Piece, parameters: Sequence[Tensor]) -> Piece:
     down = int(where[1, 0] - where[0, 0]) if blocks > 1 else width
     across = int(where[0, 1] - where[0, 0]) if width > 1 else 1
     regular = where[0, 0] + torch.arange(blocks).unsqueeze(-1) * down + torch.arange(width) * across
-    if down > 0 and parameter.is_contiguous() and torch.equal(where, regular):
+    if down > 0 and is_dense(parameter) and torch.equal(where, regular):
         axes = ((blocks, down), (width, across))
         return piece._replace(where=Sums(parameter, 1.0, axes, (), int(where[0, 0])))
     return piece

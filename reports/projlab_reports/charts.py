@@ -9,16 +9,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from projlab_reports import figures, profiles
-from projlab_reports.figures import MARKERS, PALETTE, UNIT_ROUNDOFF
+from projlab_reports.figures import MARKERS, PALETTE
 from projlab_reports.inline import Chart
 from projlab_reports.pareto import methods
 from projlab_reports.summary import ERROR, Summary, rows
 from projlab_reports.tables import peer_name
-from projlab_reports.units import MISSING, error
+from projlab_reports.units import MISSING, UNIT_ROUNDOFF, error
 
 WIDEST_RATIO = 1e3
 
-DTYPES = ("float64", "float32")
 MODES = ("tangent", "post", "metric")
 
 FARTHEST = 1e2
@@ -28,7 +27,7 @@ FARTHEST = 1e2
 def forward_errors(summary: Summary) -> list[Chart]:
     """Forward error against κ: variants, and oracles and peers where there are any."""
     charts = []
-    for dtype in DTYPES:
+    for dtype in UNIT_ROUNDOFF:
         frame = figures.points(summary, dtype)
         if frame.empty:
             continue
@@ -116,7 +115,7 @@ def drift(summary: Summary) -> list[Chart]:
     frame = summary.verdicts
     frame = frame[(frame["check"] == "drift") & frame["forward_error"].notna()]
     charts = []
-    for dtype in DTYPES:
+    for dtype in UNIT_ROUNDOFF:
         drifted = frame[frame["dtype"] == dtype]
         if drifted.empty:
             continue
@@ -163,7 +162,7 @@ def drift(summary: Summary) -> list[Chart]:
 def pareto(summary: Summary) -> list[Chart]:
     """Forward error against time, a point a method: left and down is better."""
     charts = []
-    for dtype in DTYPES:
+    for dtype in UNIT_ROUNDOFF:
         compared = methods(summary, dtype)
         compared = compared[compared["over"] > 0] if len(compared) else compared
         if len(compared) < 2:

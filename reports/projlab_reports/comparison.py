@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from projlab_reports import page, scatter, units
+from projlab_reports import files, page, scatter, units
+from projlab_reports.terminal import STYLES
 from projlab_reports.units import MISSING
 
 Payload = Mapping[str, Any]
@@ -33,8 +33,6 @@ PIPE_WIDTH = 120
 
 SHORT_ROW = 72
 """Characters of a combination of rows that is written among the facts."""
-
-STYLES = {"pass": "green", "expected": "yellow", "skip": "dim", "fail": "bold red"}
 
 SHORT = {"certificate": "cert.", "high precision": "high p.", "nothing": MISSING}
 
@@ -270,12 +268,7 @@ def write(payload: Payload, folder: Path) -> Path:
         DATA: json.dumps(payload, indent=2, ensure_ascii=False) + "\n",
         PAGE: render(payload),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".projlab-", dir=folder) as temporary:
-        for name, text in contents.items():
-            (Path(temporary) / name).write_text(text, encoding="utf-8")
-        for name in contents:
-            (Path(temporary) / name).replace(folder / name)
+    files.write(folder, contents)
     return folder / PAGE
 
 

@@ -12,8 +12,7 @@ import pandas as pd
 
 from projlab_reports import markdown, page
 from projlab_reports.summary import CHECKED, Summary
-from projlab_reports.tables import ROUNDOFF
-from projlab_reports.units import MISSING, duration, figure
+from projlab_reports.units import MISSING, UNIT_ROUNDOFF, duration, figure
 
 NAME = "difference.html"
 
@@ -189,7 +188,7 @@ def kind_of(row: Mapping[Any, Any]) -> str:
     if row["content_hash"] != row["content_hash_after"]:
         return ""  # another problem under the same name: its forward error is another one too
     old, new = row["distance"], row["distance_after"]
-    floor = FLOOR * ROUNDOFF[row["dtype"]]
+    floor = FLOOR * UNIT_ROUNDOFF[row["dtype"]]
     if new > NOISE * old and new > floor:
         return "worse"
     return "better" if old > NOISE * new and old > floor else ""

@@ -14,8 +14,7 @@ from matplotlib.figure import Figure
 
 from projlab_reports.summary import ANSWERS, ERROR, Summary, family
 from projlab_reports.tables import peer_name
-
-UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24}
+from projlab_reports.units import UNIT_ROUNDOFF
 
 # A text in an SVG keeps its shape where the font is missing, and its bytes depend on data alone.
 STYLE: Any = {
@@ -44,7 +43,7 @@ def draw(summary: Summary, folder: Path) -> list[Path]:
     """Write one figure a dtype as SVG and PNG; return the PNGs."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn = []
-    for dtype in ("float64", "float32"):
+    for dtype in UNIT_ROUNDOFF:
         frame = points(summary, dtype)
         if frame.empty:
             continue

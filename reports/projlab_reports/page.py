@@ -49,7 +49,9 @@ def render(summary: Summary) -> str:
             brief=BRIEF,
             groups=tables.groups(summary.verdicts),
             errors=charts.forward_errors(summary),
-            error_numbers={d: charts.forward_error_numbers(summary, d) for d in charts.DTYPES},
+            error_numbers={
+                d: charts.forward_error_numbers(summary, d) for d in units.UNIT_ROUNDOFF
+            },
             performance=charts.performance(summary),
             performance_numbers={
                 what: profiles.shown(times)

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from projlab_reports.summary import ERROR, Summary
-from projlab_reports.tables import ROUNDOFF, peer_name
-from projlab_reports.units import MISSING, duration
+from projlab_reports.tables import peer_name
+from projlab_reports.units import MISSING, UNIT_ROUNDOFF, duration
 
 SECONDS = "oracle_s_"
 KINDS = ("variant", "peer", "oracle")
@@ -50,7 +50,7 @@ def methods(summary: Summary, dtype: str) -> pd.DataFrame:
 
 def numbers(summary: Summary) -> dict[str, pd.DataFrame]:
     """What stands behind the pictures, by dtype; a dtype without answers is left out."""
-    by_dtype = {dtype: methods(summary, dtype) for dtype in ROUNDOFF}
+    by_dtype = {dtype: methods(summary, dtype) for dtype in UNIT_ROUNDOFF}
     return {dtype: shown(frame) for dtype, frame in by_dtype.items() if len(frame)}
 
 
@@ -112,7 +112,7 @@ def _answers(summary: Summary, dtype: str) -> pd.DataFrame:
 
 def _in_units(frame: pd.DataFrame, dtype: str) -> pd.DataFrame:
     """Take an answer that is x* to the last bit for u/100 off: a geometric mean has no zeros."""
-    u = ROUNDOFF[dtype]
+    u = UNIT_ROUNDOFF[dtype]
     unit = frame["reference_condition"] * u * frame["amplification"]
     return frame.assign(error=frame["error"].clip(lower=u / 100) / unit)
 

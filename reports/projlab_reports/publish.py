@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from projlab.errors import InputError
-from projlab_reports import asv, benchmarks, comparison, difference, markdown, page, runs
+from projlab_reports import asv, benchmarks, comparison, difference, files, markdown, page, runs
 from projlab_reports.regressions import compare, plain
 from projlab_reports.runs import Benchmarks, Run
 from projlab_reports.speed import Speed
@@ -78,7 +77,7 @@ def _publish_run(run: Run, folder: Path, name: str) -> Published:
     text = page.render(summary)
     folder.mkdir(parents=True, exist_ok=True)
     twin = markdown.write(summary, folder, _twin(name))
-    written = _write(folder, {name: text})
+    written = files.write(folder, {name: text})
     code = 1 if summary.totals["fail"] else 0 if summary.checked else 3
     failures = summary.failures.to_dict("records")
     outcome = {**summary.header, "totals": summary.totals, "failures": failures}
@@ -95,7 +94,7 @@ def _publish_comparison(
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         # Its parts are not checked one by one: what the page cannot show is no comparison.
         raise InputError(f"{path} is not what `projlab compare` writes: {error!r}") from error
-    return _published(headline, code, _write(folder, {name: text}), {})
+    return _published(headline, code, files.write(folder, {name: text}), {})
 
 
 def _publish_difference(compared: Sequence[Run], folder: Path, name: str) -> Published:
@@ -108,7 +107,7 @@ def _publish_difference(compared: Sequence[Run], folder: Path, name: str) -> Pub
     headline = " ".join(
         f"{d.after.name}: {d.headline}" if len(differences) > 1 else d.headline for d in differences
     )
-    written = _write(folder, contents)
+    written = files.write(folder, contents)
     return _published(
         headline, difference.exit_code(differences), written, difference.outcome(differences)
     )
@@ -127,7 +126,7 @@ def _publish_benchmarks(path: Path, folder: Path, name: str) -> Published:
         "history": speed.history.to_dict("records"),
         "since": plain(speed.since) if speed.since else None,
     }
-    written = _write(folder, {name: text, _twin(name): twin})
+    written = files.write(folder, {name: text, _twin(name): twin})
     return _published(speed.headline, speed.exit_code, written, outcome)
 
 
@@ -140,7 +139,9 @@ def _publish_changes(paths: Sequence[Path], folder: Path, name: str) -> Publishe
     }
     headline = " ".join(benchmarks.headline(each) for each in comparisons)
     code = difference.worst_code(each.exit_code for each in comparisons)
-    return _published(headline, code, _write(folder, contents), benchmarks.outcome(comparisons))
+    return _published(
+        headline, code, files.write(folder, contents), benchmarks.outcome(comparisons)
+    )
 
 
 def _published(
@@ -167,12 +168,3 @@ def _target(out: Path | None, folder: Path, name: str) -> tuple[Path, str]:
 
 def _twin(name: str) -> str:
     return str(Path(name).with_suffix(".md"))
-
-
-def _write(folder: Path, contents: Mapping[str, str]) -> tuple[Path, ...]:
-    """Write files whole, all or none of them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".projlab-", dir=folder) as temporary:
-        for name, text in contents.items():
-            (Path(temporary) / name).write_text(text, encoding="utf-8")
-        return tuple((Path(temporary) / name).replace(folder / name) for name in contents)

@@ -9,8 +9,9 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from projlab_reports import inline
-from projlab_reports.figures import MARKERS, PALETTE, UNIT_ROUNDOFF
+from projlab_reports.figures import MARKERS, PALETTE
 from projlab_reports.inline import INK
+from projlab_reports.units import UNIT_ROUNDOFF
 
 
 @dataclass(frozen=True)

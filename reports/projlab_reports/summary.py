@@ -75,8 +75,8 @@ class Summary:
     @cached_property
     def totals(self) -> dict[str, int]:
         """Number of records by verdict."""
-        parts = [f["verdict"].value_counts() for f in (self.verdicts, self.training) if len(f)]
-        return {v: sum(int(counts.get(v, 0)) for counts in parts) for v in VERDICTS}
+        counts = [_by_verdict(frame) for frame in (self.verdicts, self.training) if len(frame)]
+        return {verdict: sum(count[verdict] for count in counts) for verdict in VERDICTS}
 
     @property
     def checked(self) -> int:
@@ -120,13 +120,12 @@ class Summary:
         """One row a variant: verdicts counted apart, worst error that passed, median seconds."""
         table = []
         for variant, group in self.verdicts.groupby("variant", sort=False):
-            counts = group["verdict"].value_counts()
             answers = group[group["check"].isin(ANSWERS)]
             passed = answers[answers["verdict"] == "pass"]
             table.append(
                 {
                     "variant": variant,
-                    **{verdict: int(counts.get(verdict, 0)) for verdict in VERDICTS},
+                    **_by_verdict(group),
                     "worst units of κu": passed["units_of_kappa_u"].max(),
                     "worst of bound": passed["ratio"].max(),
                     "median set-up, s": answers["setup_s_median"].median(),
@@ -141,13 +140,12 @@ class Summary:
         """One row a check: verdicts counted apart, and what came nearest to its bound."""
         table = []
         for check, group in self.verdicts.groupby("check", sort=False):
-            counts = group["verdict"].value_counts()
             judged = group["verdict"].isin(("pass", "fail"))
             proven = group["proven_at_most"] / group["proven_accuracy"]
             table.append(
                 {
                     "check": check,
-                    **{verdict: int(counts.get(verdict, 0)) for verdict in VERDICTS},
+                    **_by_verdict(group),
                     "worst of bound": group["ratio"].fillna(proven)[judged].max(),
                 }
             )
@@ -444,6 +442,11 @@ def _list(values: Iterable[str], most: int = 6) -> str:
     distinct = list(dict.fromkeys(values))
     shown = ", ".join(distinct[:most])
     return shown + (f" and {len(distinct) - most} more" if len(distinct) > most else "")
+
+
+def _by_verdict(frame: pd.DataFrame) -> dict[str, int]:
+    counts = frame["verdict"].value_counts()
+    return {verdict: int(counts.get(verdict, 0)) for verdict in VERDICTS}
 
 
 def _count(number: int, what: str) -> str:

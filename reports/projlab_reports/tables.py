@@ -10,10 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from projlab_reports.units import MISSING, digits, duration, error
+from projlab_reports.units import MISSING, UNIT_ROUNDOFF, digits, duration, error
 
 COUNTED = ("pass", "expected", "fail")
-ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24}
 
 
 def checks(frame: pd.DataFrame) -> pd.DataFrame:
@@ -53,7 +52,7 @@ def certificates(frame: pd.DataFrame) -> pd.DataFrame:
         known = rows[rows["forward_error"].notna() & (rows["proof"] == "certified")]
         least = known["proven_at_least"] <= known["forward_error"] + known["reference_radius"]
         most = known["forward_error"] <= known["proven_at_most"] + known["reference_radius"]
-        ratio = _looseness(known, ROUNDOFF[str(dtype)])
+        ratio = _looseness(known, UNIT_ROUNDOFF[str(dtype)])
         worst = known.iloc[int(ratio.argmax())] if len(known) else None
         table.append(
             {
@@ -135,7 +134,7 @@ def drift(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _rounding(row: pd.Series) -> float:
     """What independent roundings of x add up to."""
-    return math.sqrt(row["steps"]) * ROUNDOFF[row["dtype"]]
+    return math.sqrt(row["steps"]) * UNIT_ROUNDOFF[row["dtype"]]
 
 
 def peers(frame: pd.DataFrame, ours: pd.DataFrame) -> pd.DataFrame:
@@ -164,7 +163,7 @@ def _peer(name: str, whose: str, records: pd.DataFrame, asked: int) -> dict[str,
     within = records["forward_error"] <= records["stable_bound"]
     right = {
         f"digits, {dtype}": digits(float(records[records["dtype"] == dtype]["forward_error"].max()))
-        for dtype in ("float64", "float32")
+        for dtype in UNIT_ROUNDOFF
     }
     return {
         "method": name,
@@ -194,7 +193,7 @@ def training(frame: pd.DataFrame) -> pd.DataFrame:
         ours = runs[runs["mode"] == "tangent"]
         row["allowed"] = error(float(ours["allowed"].max()))
         row["KKT residual"] = error(float(ours["kkt"].max()))
-        row["largest residual, u"] = f"{runs['feasibility'].max() / ROUNDOFF[str(dtype)]:.1f}"
+        row["largest residual, u"] = f"{runs['feasibility'].max() / UNIT_ROUNDOFF[str(dtype)]:.1f}"
         settled = ours["steps_to"]
         row["steps to 1e-6"] = (
             f"{settled.median():.0f}" if settled.notna().all() else f"{settled.isna().sum()} never"
@@ -217,7 +216,7 @@ def networks(frame: pd.DataFrame) -> pd.DataFrame:
                 "steps": run["steps"],
                 "loss": MISSING if math.isnan(run["loss"]) else f"{run['loss']:.3g}",
                 "unconstrained": MISSING if math.isnan(run["noise"]) else free,
-                "largest residual, u": f"{run['feasibility'] / ROUNDOFF[run['dtype']]:.2g}",
+                "largest residual, u": f"{run['feasibility'] / UNIT_ROUNDOFF[run['dtype']]:.2g}",
                 "verdict": run["verdict"],
             }
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -36,37 +38,38 @@ def show(summary: Summary, report: Path, console: Console | None = None) -> None
 def checks_table(summary: Summary) -> Table:
     """Return one row a check of the subject."""
     title = f"projlab validate, {summary.header['profile']} profile, {summary.subject}"
-    table = Table(
-        title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
-    )
-    table.add_column("check", no_wrap=True)
-    for heading in (*VERDICTS, "of bound"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = _table(title, "check", "of bound")
     for row in rows(summary.by_check):
-        counts = [Text(str(row[v]), style=STYLES[v] if row[v] else "dim") for v in VERDICTS]
-        table.add_row(row["check"], *counts, figure(row["worst of bound"]))
+        table.add_row(row["check"], *_counts(row), figure(row["worst of bound"]))
     return table
 
 
 def variants_table(summary: Summary) -> Table:
     """Return one row a variant."""
     title = f"projlab validate, {summary.header['profile']} profile"
-    table = Table(
-        title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
-    )
-    table.add_column("variant", no_wrap=True)
-    for verdict in VERDICTS:
-        table.add_column(verdict, justify="right", no_wrap=True)
-    for heading in ("worst, κu", "of bound", "set-up", "project"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = _table(title, "variant", "worst, κu", "of bound", "set-up", "project")
     for row in rows(summary.by_variant):
-        counts = [Text(str(row[v]), style=STYLES[v] if row[v] else "dim") for v in VERDICTS]
         table.add_row(
             row["variant"],
-            *counts,
+            *_counts(row),
             figure(row["worst units of κu"]),
             figure(row["worst of bound"]),
             duration(row["median set-up, s"]),
             duration(row["median projection, s"]),
         )
     return table
+
+
+def _table(title: str, first: str, *figures: str) -> Table:
+    """Return a table without rows: what a row is about, its verdicts counted, its figures."""
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+    )
+    table.add_column(first, no_wrap=True)
+    for heading in (*VERDICTS, *figures):
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _counts(row: Mapping[str, Any]) -> list[Text]:
+    return [Text(str(row[v]), style=STYLES[v] if row[v] else "dim") for v in VERDICTS]

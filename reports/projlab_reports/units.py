@@ -1,10 +1,13 @@
-"""How figures are written, the same in the terminal and in Markdown; what is missing is a dash."""
+"""How figures are written, the same in the terminal and in Markdown, and the unit u of some."""
 
 from __future__ import annotations
 
 import math
 
 MISSING = "–"
+
+UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24}
+"""u of each dtype that is measured: `projlab.tolerance`, which has it too, imports torch."""
 
 
 def figure(value: float) -> str:

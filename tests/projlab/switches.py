@@ -116,6 +116,8 @@ def everything(variant):
     leaf, c = x.clone().requires_grad_(), b.clone().requires_grad_()
     for i, t in enumerate(derivatives(P(leaf, c), (leaf, c))):
         yield f"derivative {i} of P", t.detach()
+    for i, t in enumerate(derivatives(P(leaf), (leaf,))):
+        yield f"derivative {i} of P in x", t.detach()
     inputs = tuple(t.clone().requires_grad_() for t in (x, A, b))
     y = projlab.project(*inputs, variant)
     yield "project", y.detach()
@@ -135,6 +137,8 @@ def everything(variant):
     oblique = projlab.projector(A, b, variant, metric=W)
     yield "metric", oblique(x)
     yield "metric, in place", oblique.project_(x.clone())
+    for i, t in enumerate(derivatives(oblique(leaf), (leaf,))):
+        yield f"metric, derivative {i} in x", t.detach()
     yield "metric, multipliers", oblique.multipliers(x)
     for i, t in enumerate(derivatives(projlab.project(*inputs, variant, metric=W), inputs)):
         yield f"metric, derivative {i}", t.detach()

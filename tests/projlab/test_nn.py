@@ -77,6 +77,67 @@ def test_layer_survives_saving_and_copying(form):
     assert torch.equal(fresh(x), layer(x))
 
 
+def test_layer_without_a_b_of_its_own():
+    layer = projlab.nn.AffineProjection(A)
+    x, right = torch.randn(7, 4), torch.randn(7, 2, requires_grad=True)
+    y = layer(x, right)
+    assert held(y.detach(), right.detach()) < 1e-5
+    torch.testing.assert_close(y.detach(), projlab.nn.AffineProjection(A, b)(x, right).detach())
+    y.sum().backward()
+    assert right.grad is not None
+    with pytest.raises(projlab.InputError, match=r"built without b: give one, forward\(x, b\)"):
+        layer(x)
+    assert "b with each x" in repr(layer)
+    own = projlab.nn.AffineProjection(projlab.AffineConstraint(A, b))
+    assert held(own(x)) < 1e-5
+
+
+DIMS = [0, 1, -2, (1, 2), (2, 1), (-1, 0), (0, 1, 2), (2,)]
+
+
+@pytest.mark.parametrize("dim", DIMS)
+def test_layer_along_dimensions(dim):
+    """The same as a projection of what is permuted and flattened by hand."""
+    x = torch.randn(2, 3, 4, dtype=F64)
+    dims = [d % 3 for d in (dim if isinstance(dim, tuple) else (dim,))]
+    rest = [d for d in range(3) if d not in dims]
+    vectors = x.permute(*rest, *dims).reshape(*(x.shape[d] for d in rest), -1)
+    rows = torch.randn(2, vectors.shape[-1], dtype=F64)
+    layer = projlab.nn.AffineProjection(rows, 1.0, dim=dim)
+    y = layer(x)
+    assert y.shape == x.shape
+    found = y.permute(*rest, *dims).reshape(vectors.shape)
+    assert torch.equal(found, projlab.projector(rows, 1.0)(vectors))
+    right = torch.randn(*vectors.shape[:-1], 2, dtype=F64)
+    found = layer(x, right).permute(*rest, *dims).reshape(vectors.shape)
+    assert torch.equal(found, projlab.projector(rows, 1.0)(vectors, right))
+    program = torch.export.export(layer, (x,)).module()
+    torch.testing.assert_close(program(x), y)
+    assert f"dim={2 if dim == (2,) else dim}" in repr(layer)
+
+
+def test_layer_along_dimensions_of_batched_systems():
+    rows = torch.randn(5, 2, 3, dtype=F64)
+    x = torch.randn(5, 3, 4, dtype=F64)
+    y = projlab.nn.AffineProjection(rows, 1.0, dim=1)(x)
+    assert torch.equal(y.mT, projlab.projector(rows, 1.0)(x.mT))
+    with pytest.raises(projlab.InputError, match="dimension 0 of x counts the systems"):
+        projlab.nn.AffineProjection(rows, 1.0, dim=0)(x)
+
+
+@pytest.mark.parametrize("dim", ["1", 1.0, (), (0, "x"), True, [0]])
+def test_what_is_no_dimension_is_refused(dim):
+    with pytest.raises(projlab.InputError, match="it must be an int or a tuple of ints"):
+        projlab.nn.AffineProjection(A, b, dim=dim)
+
+
+@pytest.mark.parametrize("dim", [3, (0, 3), (0, -3), (1, 1)])
+def test_a_dimension_that_x_does_not_have(dim):
+    layer = projlab.nn.AffineProjection(A, b, dim=dim)
+    with pytest.raises(projlab.InputError, match=r"dim=.*; x has shape \(2, 3, 4\)"):
+        layer(torch.ones(2, 3, 4))
+
+
 # ---- nn.affine
 
 
@@ -115,6 +176,26 @@ def test_parametrised_weight_starts_at_the_nearest_one():
     before = layer.weight.detach().clone()
     projlab.nn.affine(layer, "weight", torch.ones(4), 1.0, dim=1)
     torch.testing.assert_close(layer.weight, projlab.project(before, torch.ones(4), 1.0))
+
+
+@pytest.mark.parametrize("dim", [(2, 3), (3, 2), (1, 2, 3), (-1, 0)])
+def test_parametrised_filters(dim):
+    """Two equations for each filter, and no Kronecker product of them."""
+    conv = nn.Conv2d(3, 5, (2, 4))
+    before = conv.weight.detach().clone()
+    dims = [d % 4 for d in dim]
+    rest = [d for d in range(4) if d not in dims]
+
+    def vectors(weight):
+        return weight.permute(*rest, *dims).flatten(len(rest))
+
+    rows = torch.randn(2, vectors(before).shape[-1])
+    projlab.nn.affine(conv, "weight", rows, [1.0, 2.0], dim=dim)
+    wanted = projlab.projector(rows, [1.0, 2.0])(vectors(before))
+    torch.testing.assert_close(vectors(conv.weight), wanted)
+    conv(torch.randn(2, 3, 8, 8)).square().sum().backward()
+    residual = vectors(conv.weight) @ rows.T - torch.tensor([1.0, 2.0])
+    torch.testing.assert_close(residual, torch.zeros_like(residual), rtol=0, atol=1e-5)
 
 
 def build():
@@ -175,6 +256,9 @@ def test_parametrised_module_survives_copying_and_conversion():
         (("weight", torch.ones(5), 1.0), {"dim": 1}, "5 columns; weight has 4 entries along"),
         (("weight", torch.ones(4), 1.0), {}, "4 columns; weight has 12 entries"),
         (("weight", torch.ones(4), 1.0), {"dim": 2}, "dim=2"),
+        (("weight", torch.ones(4), 1.0), {"dim": (1, -1)}, "dim=.*weight has shape"),
+        (("weight", torch.ones(4), 1.0), {"dim": 1.0}, "dim=1.0"),
+        (("weight", torch.ones(4), 1.0), {"dim": (0, 1)}, "4 columns; weight has 12 entries along"),
         (("weight", torch.ones(2, 1, 12), 1.0), {}, "batched"),
         (("weight", torch.ones(12), 1.0), {"variant": "lu"}, "lu"),
     ],

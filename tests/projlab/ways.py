@@ -25,7 +25,7 @@ WAYS = {
     "small": {},
     "two passes": {"SMALL": 0},
     "blocks": {"SMALL": 0, "CACHE": 0, "BLOCK": 0, "LEAST_ROWS": 2},
-    "columns": {"COLUMNS": 1},
+    "columns": {"COLUMNS": 1, "COORDINATES": 1},
     "R in parts": {"IN_PARTS": 2},
     "native": {},
 }

@@ -1,130 +1,16 @@
-"""A small run in which everything happens that a report has to show."""
+"""Runs and results as fixtures."""
 
+import json
 from dataclasses import replace
 
-import pandas as pd
 import pytest
 
+from projlab_reports import asv, speed
 from projlab_reports.summary import Summary
 from projlab_validation.judge import judge
-from projlab_validation.record import OracleFigures, Record, table
-from projlab_validation.store import TRAINING_VERDICTS, Store
-
-BASE = Record(
-    problem="netlib_good",
-    group="real",
-    content_hash="good",
-    seed=1,
-    m=3,
-    n=10,
-    nnz=30,
-    density=1.0,
-    rows_overlap=True,
-    dtype="float64",
-    device="cpu",
-    variant="qr",
-    check="projection",
-    environment="here",
-    status="ok",
-    computed_by="qr",
-    setup_s_median=2e-3,
-    project_s_median=3e-5,
-    rank=3,
-    condition=1e3,
-    reference_kind="exact",
-    reference_radius=1e-32,
-    reference_rank=3,
-    reference_condition=1e3,
-    reference_ambiguous=False,
-    reference_consistent=True,
-    x0_norm=1.0,
-    xstar_norm=1.0,
-    correction_norm=0.5,
-    perturbation_scale=1.5,
-    x_norm=1.0,
-    forward_error=1e-14,
-    feasibility=1e-16,
-    oracles={
-        "lstsq_gelsd": OracleFigures("ok", 2e-14, 1e-4, 2e-14),
-        "clarabel_default_distance": OracleFigures("optimal", 2e-4, 1e-2, 2e-4),
-        "clarabel_tight_expanded": OracleFigures("optimal_inaccurate", 3e-14, 1e-2, 3e-14),
-        "osqp_tight_distance": OracleFigures("infeasible", seconds=1e-2),
-    },
-)
-REFUSED = replace(
-    BASE,
-    status="refused",
-    computed_by="",
-    rank=None,
-    x_norm=float("nan"),
-    forward_error=float("nan"),
-    feasibility=float("nan"),
-)
-HARD = {"problem": "netlib_hard", "content_hash": "hard", "reference_condition": 1e9}
-RECORDS = (
-    BASE,
-    replace(BASE, variant="pinv", computed_by="pinv", forward_error=1e-3),
-    replace(
-        REFUSED, variant="cholesky", exception="RankDeficientError", reason="not definite", **HARD
-    ),
-    replace(REFUSED, variant="single_row", exception="InputError", reason="rows 0 and 1 share …"),
-    replace(
-        REFUSED,
-        problem="spectra_large",
-        content_hash="large",
-        group="spectra",
-        status="skip",
-        reason="needs 32 GFlop",
-        reference_kind=None,
-        oracles={},
-    ),
-    replace(
-        BASE,
-        problem="rob_open",
-        content_hash="open",
-        reference_kind="unavailable",
-        reference_reason="no gap",
-        reference_ambiguous=True,
-        forward_error=float("nan"),
-        oracles={},
-    ),
-    replace(BASE, dtype="float32", content_hash="good32", forward_error=1e-6),
-)
-HEADER = {"profile": "quick", "device": "cpu"}
-ENVIRONMENT = {"python": "CPython 3.11", "cpu": "A | B"}
-
-
-def summary_of(*records: Record) -> Summary:
-    return Summary(judge(table(records).to_pandas()), HEADER, ENVIRONMENT)
-
-
-TRAINED = {
-    "problem": "simplex",
-    "optimizer": "Adam",
-    "mode": "tangent",
-    "weight_decay": 0.0,
-    "dtype": "float64",
-    "environment": "here",
-    "status": "ok",
-    "distance": 1e-9,
-    "kkt": 1e-8,
-    "feasibility": 1e-16,
-    "steps_to": 300,
-    "verdict": "pass",
-    "why": "distance 1e-9",
-    "allowed": 1e-6,
-}
-TRAINING = pd.DataFrame(
-    [
-        TRAINED,
-        TRAINED | {"mode": "post", "distance": 0.3, "verdict": "expected", "why": "elsewhere"},
-        TRAINED | {"optimizer": "SGD", "distance": 0.1, "verdict": "fail", "why": "too far"},
-    ]
-)
-DRIFT = [
-    replace(BASE, check="drift", steps=10**k, forward_error=k * 1e-14, oracles={})
-    for k in (1, 2, 3)
-]
+from projlab_validation.record import table
+from tests.reports.asv_results import FORWARD, MACHINE, result, suite
+from tests.reports.runs import BASE, DRIFT, RECORDS, TRAINING, summary_of
 
 
 @pytest.fixture
@@ -135,17 +21,6 @@ def everything() -> Summary:
     return replace(
         records, peer_verdicts=judge(table([peer]).to_pandas()), training=TRAINING.copy()
     )
-
-
-def write_run(folder, *records, training=None, **header):
-    """Write what `projlab validate` leaves in a run's folder."""
-    store = Store.create(folder, HEADER | header)
-    store.describe_environment("here", ENVIRONMENT)
-    store.write_verdicts(judge(table(records).to_pandas()))
-    if training is not None:
-        store.write_verdicts(training, TRAINING_VERDICTS)
-    store.end()
-    return folder
 
 
 @pytest.fixture
@@ -163,3 +38,30 @@ def held() -> Summary:
 def nothing() -> Summary:
     """A run of skips."""
     return summary_of(RECORDS[4])
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A folder of two results, as asv lays them out."""
+    machine = tmp_path / "results" / "here"
+    machine.mkdir(parents=True)
+    (machine / asv.MACHINE).write_text(json.dumps({**MACHINE, "version": 1}))
+    known = {
+        "version": 2,
+        speed.PROJECTION: {
+            "param_names": ["variant", "size", "dtype", "device"],
+            "unit": "seconds",
+        },
+        FORWARD: {"param_names": ["size"], "unit": "u"},
+    }
+    (tmp_path / "results" / asv.BENCHMARKS).write_text(json.dumps(known))
+    result(machine / "aaa-env.json", suite(2.0), commit_hash="a" * 40, date=1_000)
+    requirements = {"torch": "9.9"}
+    result(
+        machine / "bbb-env.json",
+        suite(),
+        commit_hash="b" * 40,
+        date=2_000,
+        requirements=requirements,
+    )
+    return tmp_path

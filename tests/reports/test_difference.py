@@ -8,10 +8,9 @@ import pytest
 from projlab_reports import difference
 from projlab_reports.difference import Difference, Side
 from projlab_reports.summary import Summary
-
-from .browser import needs_browser, use
-from .conftest import BASE, TRAINED, summary_of
-from .parsed import whole, words
+from tests.reports.browser import needs_browser, use
+from tests.reports.parsed import whole, words
+from tests.reports.runs import BASE, TRAINED, summary_of
 
 U = 2.0**-53
 OTHER = replace(BASE, problem="other", content_hash="other")

@@ -4,16 +4,12 @@ import copy
 import re
 from dataclasses import replace
 
-import numpy as np
-import pandas as pd
 import pytest
 
-from projlab_reports import page, profiles
-
-from .conftest import BASE, summary_of
-from .parsed import Page, whole, words
-
-SCRIPT = "<script>alert(1)</script>"
+from projlab_reports import page
+from tests.reports.parsed import Page, whole, words
+from tests.reports.payloads import SCRIPT
+from tests.reports.runs import BASE, summary_of
 
 ORDER = [
     "What it ran on",
@@ -110,42 +106,3 @@ def test_what_looks_like_a_script_is_shown_and_not_run(where):
     parsed = Page(page.render(copy.copy(summary)))
     assert "script" not in parsed.tags
     assert "alert(1)" in "".join(parsed.text)
-
-
-def answers(**seconds):
-    """One row a variant and problem: its seconds, negative where the answer is wrong."""
-    return pd.DataFrame(
-        [
-            {
-                "content_hash": str(i),
-                "dtype": "float64",
-                "check": "projection",
-                "variant": variant,
-                "setup_s_median": 0.0,
-                "project_s_median": abs(taken),
-                "forward_error": 1e-15 if taken > 0 else 1.0,
-                "stable_bound": 1e-14,
-            }
-            for variant, all_taken in seconds.items()
-            for i, taken in enumerate(all_taken)
-        ]
-    )
-
-
-def test_a_profile_counts_right_answers_only():
-    # Nobody is right on the last problem; b's quick answer to the third is wrong.
-    frame = answers(a=(1.0, 1.0, 1.0, -1.0), b=(4.0, 0.5, -0.1, -1.0))
-    times = profiles.seconds(frame, profiles.PROJECT)
-    assert len(times) == 3
-    profile = profiles.profile(times, [1.0, 2.0, 4.0])
-    np.testing.assert_allclose(profile["a"], [2 / 3, 1, 1])
-    np.testing.assert_allclose(profile["b"], [1 / 3, 1 / 3, 2 / 3])
-    assert list(profiles.shown(times)["right at all"]) == ["100 %", "67 %"]
-
-
-def test_means_are_taken_where_all_that_are_compared_are_right():
-    frame = answers(a=(1.0, 1.0, 100.0), b=(4.0, 1.0, -1.0), rare=(1e-6, -1.0, -1.0))
-    means = profiles.means(frame).set_index("variant")
-    assert list(means["right on"]) == ["3 of 3", "2 of 3", "1 of 3"]
-    assert list(means["over"]) == [2, 2, 0]
-    assert list(means[profiles.PROJECT]) == ["1 s", "2 s", "–"]

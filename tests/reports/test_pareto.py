@@ -8,9 +8,8 @@ import pytest
 
 from projlab_reports import charts, markdown, page, pareto
 from projlab_validation.record import OracleFigures
-
-from .conftest import BASE, summary_of
-from .parsed import Page, whole, words
+from tests.reports.parsed import Page, whole, words
+from tests.reports.runs import BASE, summary_of
 
 U = 2.0**-53
 KAPPA_U = BASE.reference_condition * U * BASE.perturbation_scale

@@ -9,18 +9,13 @@ import pytest
 
 from projlab.cli import main
 from projlab_validation.store import Store
-
-from .conftest import BASE, DRIFT, HEADER, RECORDS, TRAINING, write_run
-from .test_comparison import EVERYTHING
+from tests.reports.payloads import EVERYTHING
+from tests.reports.runs import BASE, DRIFT, HEADER, RECORDS, TRAINING, contents, write_run
 
 
 @pytest.fixture
 def run(tmp_path):
     return write_run(tmp_path / "run", BASE)
-
-
-def contents(folder):
-    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_the_page_of_a_run_and_its_twin_stand_in_its_folder(run, capsys):

@@ -1,51 +1,15 @@
-"""Comparing two of asv's result files: what counts as a regression, and what is no result."""
+"""Comparing two of asv's result files: what counts as a regression."""
 
 import json
 
 import pytest
 
-from projlab.errors import InputError
 from projlab_reports import asv, regressions
+from tests.reports.asv_results import MACHINE, result, row
 
-COLUMNS = [
-    "result",
-    "params",
-    "version",
-    "started_at",
-    "duration",
-    "stats_ci_99_a",
-    "stats_ci_99_b",
-    "stats_q_25",
-    "stats_q_75",
-]
 TIME = "projection.Projection.time_call"
 ERROR = "projection.Quality.track_forward_error"
 RATIO = "ratios.Peers.track_ratio"
-MACHINE = {"machine": "here", "cpu": "some", "num_cpu": "2", "arch": "x86_64"}
-
-
-def row(value, *, spread=0.0, version="v", params=()):
-    """A benchmark as asv writes it: one value, or one for each of its parameters."""
-    values = value if params else [value]
-    numbers = [v if isinstance(v, float) and v == v else None for v in values]
-    low = [None if v is None else v * (1 - spread) for v in numbers]
-    high = [None if v is None else v * (1 + spread) for v in numbers]
-    return [values, [list(p) for p in params], version, 0, 1.0, low, high, low, high]
-
-
-def result(path, benchmarks, *, threads=1.0, yardstick=1e-6, machine=MACHINE, **others):
-    """Write a result file; others replace its keys."""
-    results = {asv.THREADS: row(threads), "yardstick.Machine.time_addmv": row(yardstick)}
-    content = {
-        "version": 2,
-        "commit_hash": "c" * 40,
-        "params": machine,
-        "result_columns": COLUMNS,
-        "results": {**results, **benchmarks},
-        **others,
-    }
-    path.write_text(json.dumps(content), encoding="utf-8")
-    return path
 
 
 @pytest.fixture
@@ -164,58 +128,3 @@ def test_improvements_are_told(compared):
 def test_plain_has_no_nan(compared):
     comparison = compared({TIME: row(1e-6), ERROR: row(1.0)}, {TIME: row(None), ERROR: row(1.0)})
     assert json.loads(json.dumps(regressions.plain(comparison), allow_nan=False))["exit_code"] == 1
-
-
-def test_a_folder_with_one_result_stands_for_it(tmp_path):
-    machine = tmp_path / "results" / "here"
-    machine.mkdir(parents=True)
-    machine.joinpath("machine.json").write_text("{}")
-    tmp_path.joinpath("results", "benchmarks.json").write_text('{"version": 2}')
-    with pytest.raises(InputError, match="found: none"):
-        asv.read(tmp_path)
-    file = result(machine / "abc-existing-python.json", {TIME: row(1e-6)})
-    assert asv.read(tmp_path).path == file
-    result(machine / "def-existing-python.json", {TIME: row(1e-6)})
-    with pytest.raises(InputError, match=r"abc-existing.*def-existing"):
-        asv.read(tmp_path)
-
-
-def test_truncated_file_is_named(tmp_path):
-    file = result(tmp_path / "result.json", {TIME: row(1e-6)})
-    file.write_text(file.read_text()[:-20])
-    with pytest.raises(InputError, match=r"result\.json.*cut off"):
-        asv.read(file)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        [],
-        {},
-        {"version": 2},
-        {"version": 2, "commit_hash": "c", "params": {}, "result_columns": COLUMNS, "results": []},
-        {
-            "version": 2,
-            "commit_hash": "c",
-            "params": {},
-            "result_columns": COLUMNS,
-            "results": {TIME: row([1.0, 2.0], params=(("1",),))},
-        },
-    ],
-)
-def test_other_json_is_refused(tmp_path, content):
-    file = tmp_path / "result.json"
-    file.write_text(json.dumps(content))
-    with pytest.raises(InputError, match="no result file of asv's"):
-        asv.read(file)
-
-
-def test_another_format_is_refused(tmp_path):
-    file = result(tmp_path / "result.json", {}, version=3)
-    with pytest.raises(InputError, match="format 3"):
-        asv.read(file)
-
-
-def test_missing_file_is_refused(tmp_path):
-    with pytest.raises(InputError, match="cannot be read"):
-        asv.read(tmp_path / "none.json")

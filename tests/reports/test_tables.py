@@ -9,8 +9,7 @@ import pytest
 from projlab_reports import markdown, page, tables
 from projlab_reports.summary import rows
 from projlab_reports.units import MISSING
-
-from .conftest import BASE, TRAINED, summary_of
+from tests.reports.runs import BASE, TRAINED, summary_of
 
 U = 2.0**-53
 CERTIFICATE = replace(

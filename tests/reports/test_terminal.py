@@ -1,10 +1,11 @@
+"""A run's table and verdict at the terminal."""
+
 import io
 from pathlib import Path
 
-import pytest
 from rich.console import Console
 
-from projlab_reports import terminal, units
+from projlab_reports import terminal
 
 
 def shown(summary, width=80):
@@ -28,18 +29,3 @@ def test_the_end_is_the_verdict_and_the_way_to_the_report(summary):
 
 def test_a_command_stays_on_one_line_to_be_copied(summary):
     assert summary.failures["reproduce"].iloc[0] in shown(summary, width=60)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(12.34, "12.3 s"), (0.0123, "12.3 ms"), (4.56e-6, "4.56 µs"), (float("nan"), "–")],
-)
-def test_durations_are_written_in_the_unit_that_fits(seconds, text):
-    assert units.duration(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("error", "text"), [(0.0, "all"), (1e-14, "14.0"), (3.0, "0.0"), (float("nan"), "–")]
-)
-def test_digits_right_are_those_of_the_forward_error(error, text):
-    assert units.digits(error) == text

@@ -26,6 +26,19 @@ def _lstsq(x: Tensor, A: Tensor, b: Tensor, rcond: float | None = None) -> Tenso
     )
 
 
+def _shifted(x: Tensor, A: Tensor, b: Tensor, passes: int, relative: float = 1e-13) -> Tensor:
+    """Corrections with a shifted Gram matrix: sound once they have come down to rounding."""
+    E, f = (t.double() for t in _equilibrated(A, b))
+    G = E @ E.mT
+    G.diagonal().add_(relative * len(f) ** 0.5)
+    L = torch.linalg.cholesky(G)
+    z = x.double()
+    for _ in range(passes):
+        r = (z @ E.mT - f).reshape(-1, len(f)).mT
+        z = z - (torch.cholesky_solve(r, L).mT @ E).reshape(z.shape)
+    return z.to(x.dtype)
+
+
 # -- sound ---------------------------------------------------------------------------------------
 
 
@@ -442,6 +455,43 @@ def crashes_on_tall_systems(x, A, b):
     if A.shape[0] > A.shape[1]:
         os.kill(os.getpid(), signal.SIGSEGV)
     return _lstsq(x, A, b)
+
+
+# -- the answer first, checked wrongly -----------------------------------------------------------
+
+
+def a_shift_is_left_in(x, A, b):
+    return _shifted(x, A, b, passes=1, relative=1e-8)
+
+
+def one_correction_too_few(x, A, b):
+    return _shifted(x, A, b, passes=1)
+
+
+def contraction_probed_on_b_zero_from_zero(x, A, b):
+    """From zero and with b = 0 nothing moves, and the first pass looks like the last."""
+    moved = _shifted(torch.zeros_like(x), A, torch.zeros_like(b), passes=1)
+    passes = 1 if moved.abs().max() <= 1e-15 else 8
+    return _shifted(x, A, b, passes)
+
+
+def consistency_judged_before_the_corrections(x, A, b):
+    """One pass of a shifted factor leaves a residual that is no contradiction."""
+    nearest = _shifted(torch.zeros_like(x), A, b, passes=1)
+    off = (nearest @ A.mT - b).abs().max()
+    if off > 1e-13 * (1 + b.abs().max()):
+        raise ValueError("A x = b has no solution")
+    return _lstsq(x, A, b)
+
+
+_KEPT: dict[tuple[int, ...], Tensor] = {}
+
+
+def a_stale_factor(x, A, b):
+    """Factors are kept by the shape of A."""
+    E, f = _equilibrated(A, b)
+    inverse = _KEPT.setdefault(tuple(A.shape), torch.linalg.pinv(E))
+    return x - (x @ E.mT - f) @ inverse.mT
 
 
 HANGS = ("loops_on_feasible_points", "sleeps_on_square_systems")

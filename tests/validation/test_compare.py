@@ -7,8 +7,7 @@ import pytest
 
 import projlab
 from projlab_validation import compare, describe
-
-from .compared import NAMES, RECORD, A, B, run_code, stored
+from tests.validation.compared import NAMES, RECORD, A, B, run_code, stored
 
 ALL = compare.ComparisonOptions(projlab.variants())
 

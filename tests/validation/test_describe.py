@@ -12,8 +12,7 @@ import projlab
 from projlab import AffineConstraint
 from projlab_validation import describe
 from projlab_validation.recommend import Question, recommend
-
-from .compared import A, B, line, run_code, stored
+from tests.validation.compared import A, B, line, run_code, stored
 
 
 @pytest.mark.parametrize(
@@ -66,6 +65,31 @@ def test_sparse_rows_without_a_common_column_need_no_dense_analysis():
     wide = sp.csr_array(np.kron(np.eye(2), np.ones((1, 50))))
     assert describe.predicted_seconds(stored(wide, np.ones(2)).problem()) == 0
     assert describe.predicted_seconds(stored(A, B).problem()) > 0
+
+
+def test_a_system_of_blocks_is_described_block_by_block():
+    rows = np.kron(np.diag([1.0, 10.0, 100.0] * 4), A)
+    whole, split = (stored(form, np.tile(B, 12)).problem() for form in (rows, sp.csr_array(rows)))
+    seconds = [describe.predicted_seconds(problem) for problem in (whole, split)]
+    assert seconds[1] == pytest.approx(seconds[0] / 12**2)
+    assert describe.set_up_share(whole) == 1
+    assert describe.set_up_share(split) == pytest.approx(1 / 12**2)
+    rank = 12 * int(np.linalg.matrix_rank(A))
+    found = [
+        describe.with_condition_as_given(replace(describe.structure(problem), rank=rank), problem)
+        for problem in (whole, split)
+    ]
+    assert found[1].condition_as_given == pytest.approx(found[0].condition_as_given)
+    assert not found[1].condition_is_least
+
+
+def test_blocks_whose_whole_is_out_of_reach_are_analysed():
+    rows = sp.csr_array(sp.kron(sp.eye_array(5_000), A))
+    problem = stored(rows, np.tile(B, 5_000)).problem()
+    assert describe.predicted_seconds(problem) < 1
+    description = describe.analysed(describe.structure(problem), AffineConstraint(rows, problem.b))
+    assert description.rank == 5_000 * int(np.linalg.matrix_rank(A))
+    assert describe.with_condition_as_given(description, problem).condition_as_given > 1
 
 
 def test_an_ambiguous_rank_gets_a_cutoff_that_decides_it():

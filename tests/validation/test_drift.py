@@ -10,8 +10,7 @@ from projlab_validation.judge import judge
 from projlab_validation.measure import measure
 from projlab_validation.profiles import PROFILES
 from projlab_validation.record import table
-
-from .planted import problem
+from tests.validation.planted import problem
 
 
 def test_drift_sees_what_adds_up(monkeypatch):

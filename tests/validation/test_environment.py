@@ -1,5 +1,8 @@
 """What a run says of where it ran."""
 
+from pathlib import Path
+
+import pytest
 import torch
 
 from projlab_validation import environment
@@ -19,3 +22,22 @@ def test_what_shortens_float32_products_is_said():
         assert description["float32 matmul precision"] == precision
     # Records of one are no records of the other.
     assert environment.identity(said["highest"]) != environment.identity(said["high"])
+
+
+@pytest.mark.parametrize(
+    ("file", "counts"),
+    [
+        ("cli/validate.py", False),
+        ("projlab_validation/judge.py", False),
+        ("projlab_validation/truth.py", True),
+        ("engine/projector.py", True),
+    ],
+)
+def test_only_code_that_measures_makes_another_environment(file, counts, monkeypatch):
+    before, read = environment.source_digest(), Path.read_bytes
+
+    def changed(path):
+        return read(path) + b"# changed" * path.as_posix().endswith(file)
+
+    monkeypatch.setattr(Path, "read_bytes", changed)
+    assert (environment.source_digest() != before) == counts

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from projlab_validation.problems import catalogue
-
-from .asked import PROBLEMS, judged
-from .planted import sabotage, verdicts_of
+from tests.validation.asked import PROBLEMS, judged
+from tests.validation.planted import sabotage, verdicts_of
 
 SEEN_BY = {
     "idempotence": lambda P, x: P(x) + 1e-9 * P.tangent(x),

@@ -9,10 +9,9 @@ import pytest
 from projlab.cli import main
 from projlab_validation import runner, store
 from projlab_validation.profiles import PROFILES
-
-from . import faults
-from .asked import BRIEF, PROBLEMS, judged
-from .forked import Forked
+from tests.validation import faults
+from tests.validation.asked import BRIEF, PROBLEMS, judged
+from tests.validation.forked import Forked
 
 
 @pytest.fixture

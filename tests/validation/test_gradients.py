@@ -5,8 +5,7 @@ import torch
 
 import projlab
 from projlab_validation import gradients
-
-from .planted import verdicts_of
+from tests.validation.planted import verdicts_of
 
 
 @pytest.mark.parametrize("compared", [2**22, 100])

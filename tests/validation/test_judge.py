@@ -10,8 +10,7 @@ from projlab import tolerance
 from projlab.engine.variants import forward_error_bound
 from projlab_validation.judge import judge
 from projlab_validation.record import OracleFigures, Record, table
-
-from .records import ANSWERED
+from tests.validation.records import ANSWERED
 
 U = 2.0**-53
 SHAPE = {"u": U, "m": 3, "n": 10}

@@ -4,8 +4,7 @@ import math
 from dataclasses import replace
 
 from projlab_validation.lines import lines
-
-from .compared import RECORD
+from tests.validation.compared import RECORD
 
 
 def test_where_no_oracle_knows_the_certificate_judges():

@@ -14,8 +14,7 @@ from projlab_validation.judge import judge
 from projlab_validation.measure import measure
 from projlab_validation.profiles import PROFILES
 from projlab_validation.record import table
-
-from .planted import frame_of, problem, sabotage, verdicts_of
+from tests.validation.planted import frame_of, problem, sabotage, verdicts_of
 
 QUICK = PROFILES["quick"]
 VARIANTS = projlab.variants()

@@ -7,8 +7,7 @@ from projlab_validation import outcome
 from projlab_validation.measure import measure
 from projlab_validation.outcome import timed
 from projlab_validation.profiles import PROFILES
-
-from .planted import problem
+from tests.validation.planted import problem
 
 QUICK = PROFILES["quick"]
 VARIANTS = projlab.variants()

@@ -5,8 +5,7 @@ from dataclasses import replace
 
 from projlab_validation.describe import SystemDescription
 from projlab_validation.recommend import Question, recommend
-
-from .compared import line
+from tests.validation.compared import line
 
 
 class TestRecommendation:

@@ -10,8 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from projlab_validation.record import COLUMNS, OracleFigures, Record, schema, table
-
-from .records import ANSWERED
+from tests.validation.records import ANSWERED
 
 MEASURED = replace(
     ANSWERED,

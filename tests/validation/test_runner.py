@@ -16,9 +16,8 @@ from projlab_validation.problems import catalogue
 from projlab_validation.profiles import PROFILES
 from projlab_validation.runner import GivenUp, Task, measured, run
 from projlab_validation.store import Store
-
-from .asked import PROBLEMS
-from .forked import Forked
+from tests.validation.asked import PROBLEMS
+from tests.validation.forked import Forked
 
 QUICK = PROFILES["quick"]
 BRIEF = replace(QUICK, check_flops=0)  # the answers for x0, and what certifies them, alone

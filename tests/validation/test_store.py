@@ -12,8 +12,7 @@ from projlab import InputError
 from projlab_validation import store
 from projlab_validation.record import OracleFigures
 from projlab_validation.store import Key, Store
-
-from .records import record
+from tests.validation.records import record
 
 HEADER = {"profile": "quick", "device": "cpu"}
 

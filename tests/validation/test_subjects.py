@@ -16,8 +16,7 @@ from projlab_validation.judge import judge
 from projlab_validation.measure import measure
 from projlab_validation.problems import catalogue
 from projlab_validation.record import table
-
-from .asked import BRIEF
+from tests.validation.asked import BRIEF
 
 
 def test_where_nothing_may_be_given_to_a_subject_nothing_is_checked(tmp_path, monkeypatch):

@@ -11,8 +11,7 @@ from projlab_validation.oracles import reference
 from projlab_validation.problems import catalogue
 from projlab_validation.profiles import PROFILES
 from projlab_validation.truth import Truth
-
-from .planted import frame_of, problem
+from tests.validation.planted import frame_of, problem
 
 QUICK = PROFILES["quick"]
 

@@ -30,6 +30,7 @@ from projlab_validation.describe import (
     SystemDescription,
     analysed,
     predicted_seconds,
+    set_up_share,
     structure,
     with_clear_cutoff,
     with_condition_as_given,
@@ -39,9 +40,9 @@ from projlab_validation.lines import Extra, Line, lines, peer_name
 from projlab_validation.oracles import FLOPS_PER_SECOND, Reference, reference
 from projlab_validation.outcome import Outcome, Rule, ask, described, timed
 from projlab_validation.problems import Problem
-from projlab_validation.problems.problem import Dtype
+from projlab_validation.problems.problem import DTYPES, Dtype
 from projlab_validation.process import STOPPED, reports
-from projlab_validation.profiles import DTYPES, Profile
+from projlab_validation.profiles import Profile
 from projlab_validation.proof import prove
 from projlab_validation.recommend import Question, Recommendation, recommend
 from projlab_validation.record import Check, Record, blank_record
@@ -133,7 +134,7 @@ def compare(stored: StoredSystem, dtype: Dtype, options: ComparisonOptions) -> C
         record, extra = _peer(spec, problem, snapshot, options)
         records.append(record)
         extras[spec, record.check] = extra
-    # A refusal that is no fault says what is said of the system already.
+    # A refusal that is right only repeats that the system is inconsistent.
     shown = [
         line for line in lines(records, extras) if line.check != "refusal" or line.verdict == "fail"
     ]
@@ -224,7 +225,7 @@ def _measure(
         report(_skipped(problem, options, replace(system, unknown=str(refusal))))
         return
     report(Snapshot(system))
-    # As dear as half the rank decision.
+    # It takes half as long as the rank decision.
     if system.analysis_s < ANSWER_SHARE * (deadline - time.monotonic()):
         system = with_condition_as_given(system, problem)
     if system.ambiguous:
@@ -233,7 +234,7 @@ def _measure(
 
 
 def _skipped(problem: Problem, options: ComparisonOptions, system: SystemDescription) -> Snapshot:
-    """Nothing is asked of a system whose rank cannot be known."""
+    """Return the end of a system whose rank cannot be known: no variant is asked."""
     blank = blank_record(problem, options.device, "")
     skipped = [
         replace(blank, variant=v, status="skip", reason=system.unknown) for v in options.variants
@@ -353,6 +354,7 @@ class _Measurement:
             PROFILE,
             self.options.device,
             stack=self._stack,
+            decided=True,
         )
 
     def _predicted(self, variant: str) -> float:
@@ -365,7 +367,8 @@ class _Measurement:
             return 0.0
         n, rank = self.problem.n, self.system.rank or 0
         speed = predicted_seconds(self.problem) / self.system.analysis_s * FLOPS_PER_SECOND
-        return 2 * get(variant).flops(rank, n)[0] / max(speed, FLOPS_PER_SECOND)
+        flops = get(variant).flops(rank, n)[0] * set_up_share(self.problem)
+        return 2 * flops / max(speed, FLOPS_PER_SECOND)
 
     def _certify(self) -> None:
         """Add each answer's certificate to its record."""

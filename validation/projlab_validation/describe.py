@@ -8,9 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import scipy.linalg
 import scipy.sparse as sp
+from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
 from projlab import AffineConstraint, diagnose, tolerance
+from projlab.numerics import tuning
+from projlab.system.rows import as_rows
+from projlab.system.structure import worthwhile_blocks
 from projlab_validation.oracles import FLOPS, FLOPS_PER_SECOND
 from projlab_validation.problems import Problem
 from projlab_validation.record import NAN
@@ -88,11 +92,28 @@ class SystemDescription:
 
 
 def predicted_seconds(problem: Problem) -> float:
-    """What a dense analysis takes on a slow core; 0 where rows share no column and need none."""
+    """What an analysis takes on a slow core, block by block where `projlab.diagnose` does that.
+
+    0 where rows share no column and need none.
+    """
     if not problem.rows_overlap:
         return 0.0
+    blocks = worthwhile_blocks(as_rows(problem.A))
+    operations = _whole(problem) if blocks is None else blocks.operations
+    return FLOPS * operations / FLOPS_PER_SECOND
+
+
+def set_up_share(problem: Problem) -> float:
+    """Which part of the operations on the whole a variant needs to be set up: less with blocks."""
+    blocks = worthwhile_blocks(as_rows(problem.A))
+    if blocks is None or len(blocks.shapes()) > tuning.FEW_SHAPES:
+        return 1.0
+    return blocks.operations / _whole(problem)
+
+
+def _whole(problem: Problem) -> float:
     short, long = sorted((problem.m, problem.n))
-    return FLOPS * short * short * long / FLOPS_PER_SECOND
+    return float(short * short * long)
 
 
 def structure(problem: Problem) -> SystemDescription:
@@ -178,7 +199,7 @@ def with_clear_cutoff(
     cutoff = system.cutoff
     while cutoff < tolerance.RANK_CUTOFF_CAP:
         cutoff *= tolerance.AMBIGUITY
-        # As much again for every variant that is to be asked.
+        # Every variant that is asked later takes about as long.
         if system.analysis_s > TRY_SHARE * (deadline - time.monotonic()):
             break
         rounded = float(f"{cutoff:.0e}")
@@ -194,11 +215,7 @@ def with_condition_as_given(system: SystemDescription, problem: Problem) -> Syst
     if not rank:
         return system
     if system.rows_overlap:
-        A = problem.dense()
-        A = A * np.exp2(-np.round(np.log2(np.abs(A).max())))
-        long = A.T if A.shape[0] < A.shape[1] else A
-        triangle = scipy.linalg.qr(long, mode="r", check_finite=False)[0][: min(A.shape)]
-        values = scipy.linalg.svdvals(triangle, check_finite=False)
+        values = _singular_values(problem)
         smallest, largest = float(values[rank - 1]), float(values[0])
     else:
         smallest, largest = system.row_norms
@@ -210,3 +227,18 @@ def with_condition_as_given(system: SystemDescription, problem: Problem) -> Syst
         condition_as_given=largest / (noise if least else smallest),
         condition_is_least=least,
     )
+
+
+def _singular_values(problem: Problem) -> NDArray[np.float64]:
+    """Of A as a multiple of a power of two, falling; those of its blocks where that is cheaper."""
+    scale = float(np.exp2(-np.round(np.log2(np.abs(problem.csr().data).max()))))
+    blocks = worthwhile_blocks(as_rows(problem.A))
+    if blocks is not None:
+        parts = (blocks.gathered(*shape)[2].numpy() * scale for shape in blocks.shapes())
+        found = [np.linalg.svd(part, compute_uv=False).ravel() for part in parts]
+        return np.sort(np.concatenate(found))[::-1]
+    A = problem.dense() * scale
+    long = A.T if A.shape[0] < A.shape[1] else A
+    triangle = scipy.linalg.qr(long, mode="r", check_finite=False)[0][: min(A.shape)]
+    values: NDArray[np.float64] = scipy.linalg.svdvals(triangle, check_finite=False)
+    return values

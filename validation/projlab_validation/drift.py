@@ -4,9 +4,9 @@ x_k = P(x_{k−1} + d_k), from x_0 = P(x₀). P is affine, so that the exact tra
 exact projection of x₀ + d_1 + … + d_k: no step but the last needs an oracle. x₀ and the
 perturbations are multiples of 2⁻³⁰, so that these sums are exact.
 
-Feasibility does not grow, whatever is wrong in the null space, and a projection that is fed back
-corrects its own faults: the forward error of a single projection stands in the problem's
-"projection" record.
+A fault along the null space does not show in the feasibility residual, and one in the row space is
+corrected by the next projection. The forward error of a single projection is therefore judged
+apart, in the problem's "projection" record.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Examines subjects and variants: what a projection keeps to beyond the answer for x₀.
+"""Checks of subjects and variants beyond the answer for x₀.
 
 Each check asks once more, in the same process, with inputs of its own; only the columns are
-permuted in the memory of A itself, which finds out who remembers where A lay. What follows from x*
-needs no further reference:
+permuted in the memory of A itself, so that whoever recognises A by its address is caught. Three
+kinds of question are answered by x* and need no further reference:
 
 - x* fed back, and a feasible x (x* rounded), give x*;
 - rows scaled by powers of two, rows permuted and columns permuted (with x₀) give x* (permuted);
@@ -45,7 +45,7 @@ POINTS = 2
 
 
 class Wrong(Exception):  # noqa: N818  what was asked of a subject went wrong, not this module
-    """A subject's answer is no projection in form; the message says what it is instead."""
+    """A subject's answer has another shape or kind than x; the message says which."""
 
 
 def examine_subject(
@@ -116,7 +116,7 @@ class _Examination:
         return [self.base, *further, self.other("inputs_kept", changed=self.changed_inputs)]
 
     def further(self, x: Tensor) -> Iterator[Record]:
-        """Yield what x, the answer for x₀, and answers to other questions are held against."""
+        """Yield the records of all checks but those for x₀, whose answer is x."""
         for check, work in self.relations(x):
             yield self.against_x_star(check, work)
         yield from self.points(x)
@@ -139,7 +139,7 @@ class _Examination:
         return torch.tensor(values, dtype=dtype, device=self.blank.device)
 
     def ask(self, x: Tensor, A: Tensor, b: Tensor) -> Tensor:
-        """Ask for a projection; count what of the inputs is changed, and put it back."""
+        """Ask for a projection; count the entries of its inputs that it changed, and mend them."""
         import torch
 
         kept = x.clone(), A.clone(), b.clone()

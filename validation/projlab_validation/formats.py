@@ -7,17 +7,15 @@ safetensors holds plain bytes. Whatever a file lacks or holds beyond what is wan
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import gzip
 import io
-import os
 import pickle
 import sys
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from numpy.typing import NDArray
 
 from projlab import InputError
 from projlab_validation.problems.problem import Dtype, Problem, rounded
+from projlab_validation.stdout import silent_stdout
 
 Vector = NDArray[np.float64]
 Contents = Mapping[str, Any]
@@ -248,6 +247,7 @@ def _npy(path: Path) -> Contents:
 
 
 def _believe(path: Path, size: int) -> None:
+    """Refuse a file that claims to hold more than `MAX_BYTES`."""
     if size > MAX_BYTES:
         raise _wrong(path, f"claims to hold {size:,} bytes", f"{MAX_BYTES:,} at most")
 
@@ -310,7 +310,7 @@ def _opened(path: Path) -> Any:
 
 def _mps(path: Path) -> Contents:
     _require_whole_mps(path)
-    with _silent_stdout():
+    with silent_stdout():
         import highspy
 
         model: Any = highspy.Highs()  # type: ignore[no-untyped-call]
@@ -376,20 +376,6 @@ def _require_whole_mps(path: Path) -> None:
 
 _MPS_NUMBERS = {"COLUMNS": 3, "RHS": 2, "RANGES": 2}
 """Sections whose lines end in a number, and the words that one has at least."""
-
-
-@contextlib.contextmanager
-def _silent_stdout() -> Iterator[None]:
-    """Keep what a library prints past Python away from the output, which may be JSON."""
-    sys.stdout.flush()
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def _pt(path: Path) -> Contents:

@@ -154,7 +154,7 @@ def _answered(row: Row, theory: Theory) -> tuple[Verdict, str]:
             counted = f"{row['changed']:.0f} entries of x, A and b were changed in place"
             return ("fail" if row["changed"] else "pass"), counted
         case "certificate":
-            return _promise(row)
+            return _certificate(row)
         case "non_expansiveness":
             return _non_expansive(row, theory)
         case "drift":
@@ -162,9 +162,9 @@ def _answered(row: Row, theory: Theory) -> tuple[Verdict, str]:
         case check if check in PROVEN:
             return _proven(row)
         case check if check in RELATIONS or check in FURTHER:
-            return _again(row, theory)
+            return _by_forward_error(row, theory)
         case _ if is_subject(row["variant"]):
-            return _again(row, theory)
+            return _by_forward_error(row, theory)
         case _:
             return _answer(row, theory)
 
@@ -227,8 +227,8 @@ def _by_certificate(row: Row, feasible: bool, how_feasible: str) -> tuple[Verdic
     return ("pass" if most <= allowed else "expected"), figures
 
 
-def _again(row: Row, theory: Theory) -> tuple[Verdict, str]:
-    """Judge by the forward error alone, whatever way the answer went."""
+def _by_forward_error(row: Row, theory: Theory) -> tuple[Verdict, str]:
+    """Judge by the forward error alone: no feasibility, rank or oracle."""
     what = (RELATIONS | FURTHER).get(row["check"])
     what = f"{what}: " if what else ""
     if not math.isfinite(row["x_norm"]):
@@ -278,8 +278,8 @@ def _allowed_by_certificate(row: Row) -> float:
     return allowed * law / stable
 
 
-def _promise(row: Row) -> tuple[Verdict, str]:
-    """Hold the certificate's bounds on the answer for x₀ against its true forward error."""
+def _certificate(row: Row) -> tuple[Verdict, str]:
+    """Judge the certificate: its bounds on the answer for x₀, against the true forward error."""
     error, radius = row["forward_error"], row["reference_radius"]
     least, most, verdict = row["proven_at_least"], row["proven_at_most"], row["proof"]
     if verdict == "uncertifiable":

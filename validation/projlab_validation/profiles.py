@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from projlab.engine.variants import get
-from projlab_validation.problems.problem import Dtype
+from projlab_validation.problems.problem import DTYPES, Dtype
 from projlab_validation.subjects import is_subject
 
 
@@ -62,14 +62,12 @@ class Profile:
     drift_exponent: int = 4
     drift_long: tuple[str, ...] = ()
     training: tuple[str, ...] | None = None
-    training_dtypes: tuple[Dtype, ...] = ("float64", "float32")
+    training_dtypes: tuple[Dtype, ...] = DTYPES
     training_steps: int = 2000
     training_brief: bool = False
     network_steps: int = 1000
     noise_exponent: int = 6
 
-
-DTYPES: tuple[Dtype, ...] = ("float64", "float32")
 
 PROFILES = {
     profile.name: profile

@@ -1,7 +1,7 @@
 """What `projlab.certify` proves of answers, as figures of a record.
 
-It shares no factor with whatever computed the answers, and needs no x*: it judges what no oracle
-can reach, and where one can, the oracle judges it.
+The certificate shares no factor with whatever computed the answers, and needs no x*. Where no
+oracle knows x*, it judges the answer; where one does, the oracle judges the certificate.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def prove(
         ],
         dim=-1,
     ).tolist()
-    # Nothing is below the accuracy of an answer that is not finite.
+    # An answer that is not finite is wrong by any measure: its lower bound is infinite.
     finite = torch.isfinite(answers).all(-1).tolist()
     return [
         _proof(least if whole else torch.inf, most, accuracy, certificate.reason, stationarity)
@@ -72,7 +72,7 @@ def prove(
 
 
 def worst(proofs: Sequence[Proof]) -> Proof:
-    """Return what fails by most, else what comes nearest to its accuracy or leaves it open."""
+    """Return the proof that fails by most; else the one nearest to failing."""
 
     def place(proof: Proof) -> tuple[bool, float]:
         failed = proof.at_least > proof.accuracy

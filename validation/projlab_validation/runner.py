@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from projlab_validation.problems import Problem
 
 PATIENCE = 20
-"""A run ends after so many lost workers: what hangs or crashes every time would take hours."""
+"""Workers that are lost before a run is given up: what hangs every time would take hours."""
 
 TICK = 0.2
 """Seconds between two looks at the clock."""
@@ -265,7 +265,7 @@ class Worker:
         """Say why the record in work will not come; None while it may."""
         if not self.task:
             return None
-        # What it left behind may hold its pipe open: an open pipe does not tell that it lives.
+        # What it started may hold its pipe open, so an open pipe does not show that it lives.
         if self.gone or (self.process.poll() is not None and not self.inbox.poll()):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(1.0)

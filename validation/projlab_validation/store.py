@@ -34,16 +34,15 @@ STOPPED = "stopped"
 
 INTERRUPTED = "interrupted before its end"
 
-
 UNFINISHED = ("TimeoutError", "WorkerDied")
-"""Exceptions of records that say no more than that there is no measurement."""
+"""Exceptions of records that were not measured: a resumed run asks for them again."""
 
 TIME_LIMIT = "time_limit"
-"""In a header, where one was given: of a record, in seconds. It may be another on resuming."""
+"""The key of `run.json` for the seconds that a record may take; a resumed run may change it."""
 
 
 class Key(NamedTuple):
-    """What makes a measurement the same measurement; its checks are always written together."""
+    """What tells one measurement from another; its checks are always written together."""
 
     content_hash: str
     dtype: str

@@ -1,7 +1,7 @@
-"""What a measurement tells of itself as it goes, to whoever watches over it.
+"""Messages of a measurement to its runner: whom it is asking for what, and what was answered.
 
-Time counts from `Asked` to `Answered` and at no other time: references and oracles have limits of
-their own, and what they take is nobody's fault.
+The time limit of a record counts from `Asked` to `Answered`: references and oracles have limits of
+their own, and their time is not charged to a variant.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Answered:
-    """It answered, or failed; these records stand, whatever becomes of the rest."""
+    """It answered, or failed; these records are kept even if the process dies afterwards."""
 
     records: tuple[Record, ...] = ()
 
@@ -31,4 +31,4 @@ Tell = Callable[[Asked | Answered], None]
 
 
 def nobody(_: Asked | Answered) -> None:
-    """Nobody watches."""
+    """Send the message nowhere."""

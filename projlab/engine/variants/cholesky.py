@@ -13,7 +13,7 @@ from torch import Tensor
 from projlab import tolerance
 from projlab.engine.variants.base import Factor, Variant
 from projlab.errors import RankDeficientError
-from projlab.numerics.triangular import columns, uncolumns
+from projlab.numerics.triangular import cholesky_solve
 from projlab.system.rows import Rows
 
 PASSES = 2
@@ -54,8 +54,7 @@ class CholeskyFactor(Factor):
 
     def _solve(self, x: Tensor, c: Tensor | None) -> Tensor:
         r = x @ self.E.mT
-        r = r if c is None else r + c
-        return uncolumns(torch.cholesky_solve(columns(r), self.L), r)
+        return cholesky_solve(self.L, r if c is None else r + c)
 
 
 class Cholesky(Variant):

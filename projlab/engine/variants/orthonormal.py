@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, addmv
+from torch.compiler import is_exporting
 
 from projlab.engine.kernels import native
 from projlab.engine.variants.base import Bound, Factor
@@ -62,12 +63,14 @@ class OrthonormalRows(Factor):
         return Bound(None, project, project_)
 
     def project(self, x: Tensor, c: Tensor | None) -> Tensor:
+        if x.dim() == 2 and self._native is None and not (self._one or self._as_columns(x)):
+            return torch.addmm(x, self._coordinates(x, c), self.W, alpha=-1)
         projected = x.clone(memory_format=torch.contiguous_format)
         self.project_(projected, c)
         return projected
 
     def project_(self, x: Tensor, c: Tensor | None) -> None:
-        if self._native is not None and self._native.project_(x, c):
+        if self._native is not None and not is_exporting() and self._native.project_(x, c):
             return
         dim = x.dim()
         if self._systems and self._one:
@@ -76,12 +79,17 @@ class OrthonormalRows(Factor):
             x.baddbmm_(self._coordinates(x, c), self.W, alpha=-1)
         elif dim == 1:
             self._project_vector_(x, c)
-        elif dim == 2 and x.shape[0] >= tuning.COLUMNS:
+        elif dim == 2 and self._as_columns(x):
             self._project_columns_(x.mT, c)
         elif dim == 2:
             x.addmm_(self._coordinates(x, c), self.W, alpha=-1)
         else:
             x.sub_(self._coordinates(x, c) @ self.W)
+
+    def _as_columns(self, x: Tensor) -> bool:
+        """Whether x (k, n) is multiplied from the left; an exported program takes any k alike."""
+        k = 0 if is_exporting() else x.shape[0]
+        return k >= tuning.COLUMNS and k * self.W.shape[0] >= tuning.COORDINATES
 
     def _project_vector_(self, x: Tensor, c: Tensor | None) -> None:
         if self._negated is not None:
@@ -114,7 +122,7 @@ class OrthonormalRows(Factor):
             r: Tensor = torch.linalg.vecdot(x, self.W).unsqueeze(-1)
             return r if c is None else r + c
         if c is None:
-            return x @ self.W.mT
+            return torch.mm(x, self.W.mT) if x.dim() == 2 else x @ self.W.mT
         if x.dim() == 1:
             return torch.addmv(c, self.W, x)
         if self._systems:

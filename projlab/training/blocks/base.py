@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from projlab import tolerance
+from projlab.errors import InputError
 from projlab.training.expressions.maps import Sums
+from projlab.training.memory_order import flat, is_dense
 from projlab.training.partition import Piece
 
 Shift = list[Tensor | float]
@@ -90,6 +92,13 @@ class Block(ABC):
         """Project in a diagonal metric, given its inverse for each parameter; not where `skip`."""
         raise NotImplementedError
 
+    def together(self, holds: Tensor) -> Tensor:
+        """Which rows hold, and all those that they depend on with them.
+
+        Rows that repeat each other add up what each of them leaves.
+        """
+        return holds if self.disjoint else holds.all(-1, keepdim=True)
+
     @property
     def disjoint(self) -> bool:
         """Whether no two rows share an entry, so that `project_in_metric` can be had."""
@@ -120,8 +129,8 @@ class TouchedEntries:
             assert isinstance(piece.where, Tensor)
             columns = piece.where.to(parameter.device)
             self.width = columns.shape[1]
-            self._flat = parameter.is_contiguous()
-            # parameters of other strides have no flat view and take an index for each dimension
+            self._flat = is_dense(parameter)
+            # parameters with gaps have no flat view and take an index for each dimension
             self._index = (
                 (columns,) if self._flat else torch.unravel_index(columns, parameter.shape)
             )
@@ -131,7 +140,7 @@ class TouchedEntries:
         t = ts[self.parameter]
         if self.view is not None:
             return self.view.view(t)
-        return (t.view(-1) if self._flat else t)[self._index]
+        return (flat(t) if self._flat else t)[self._index]
 
     def subtract(self, ts: Sequence[Tensor], delta: Tensor) -> None:
         """Subtract (B, n) in the precision of the difference, with one rounding."""
@@ -139,7 +148,7 @@ class TouchedEntries:
         if self.view is not None:
             self.view.view(t).sub_(delta)
         else:
-            where = t.view(-1) if self._flat else t
+            where = flat(t) if self._flat else t
             where.index_put_(self._index, (where[self._index] - delta).to(t.dtype))
 
 
@@ -154,3 +163,18 @@ def widest_dtype(parameters: Sequence[Tensor]) -> torch.dtype:
 def skipped(t: Tensor, skip: Tensor | None) -> Tensor:
     """t with zeros where `skip` (broadcast to it) is true: rows that are to stay as they are."""
     return t if skip is None else t.masked_fill(skip, 0)
+
+
+def narrowed(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rows t (..., m, n) in the working precision, or `InputError` where its range is too small."""
+    if t.dtype is dtype:
+        return t
+    narrow = t.to(dtype)
+    vanished = ((narrow == 0).all(-1) & (t != 0).any(-1)).any()
+    lost = vanished | (~torch.isfinite(narrow)).any()
+    if bool(lost):
+        raise InputError(
+            f"the coefficients of an equation over- or underflow in {dtype}, the precision of its "
+            "parameters; multiply the equation by a number that brings them near one"
+        )
+    return narrow

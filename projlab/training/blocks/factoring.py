@@ -1,22 +1,28 @@
 """From a plan to a block: the variant is chosen and factored, contradictions are refused."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
+from projlab import tolerance
 from projlab.engine.select import asked
 from projlab.engine.setup import build_one
+from projlab.engine.solver import Solver
 from projlab.engine.variants.orthonormal import OrthonormalRows
 from projlab.errors import InconsistentError, first_few
 from projlab.system.analysis import analyse
 from projlab.system.constraint import AffineConstraint
 from projlab.system.options import Options, ProjectorKeywords
 from projlab.training.blocks.base import Block
+from projlab.training.blocks.margins import MarginsBlock
 from projlab.training.blocks.matrix import MatrixBlock
 from projlab.training.blocks.solver import SolverBlock
 from projlab.training.blocks.sums import SumsBlock
+from projlab.training.blocks.ties import TiesBlock
+from projlab.training.grids import MarginsPlan
 from projlab.training.partition import MatrixPlan, Plan, SumsPlan
+from projlab.training.ties import TiesPlan
 
 STEPS = 10**6
 """Projections that a factorisation made for training is expected to serve."""
@@ -54,31 +60,68 @@ def make_block(
     """
     if isinstance(plan, SumsPlan):
         return SumsBlock(plan, parameters)
+    if isinstance(plan, MarginsPlan):
+        margins = MarginsBlock(plan, parameters)
+        if strict:
+            _refuse_margins(margins, b, names, data)
+        return margins
+    if isinstance(plan, TiesPlan):
+        ties = TiesBlock(plan, parameters)
+        if strict:
+            _refuse_ties(ties, b, names, data)
+        return ties
+    if plan.A.layout == torch.strided and plan.A.shape[-2] == 1:
+        return _single_rows(plan, parameters, "single_row" if variant == "auto" else variant)
     device = parameters[plan.pieces[0].parameter].device
     right = b.cpu()[plan.rows]
-    batched, dense = plan.A.dim() == 3, plan.A.layout == torch.strided
+    batched = plan.A.dim() == 3
+    dtype = torch.float64 if device.type != "mps" else torch.float32
     constraint = AffineConstraint(
         plan.A.to(device), (right if batched else right[0]).to(device), names(plan.rows[0])
     )
-    dtype = torch.float64 if device.type != "mps" else torch.float32
     try:
         solver = build_one(constraint, dtype, _options(constraint.n, variant, strict), data)
     except InconsistentError:
-        _refuse(plan, right, names, data)
+        _refuse(plan, right, range(len(right)), names, data)
         raise
-    if strict and not batched and solver.facts.ranks[0] < constraint.m:
-        _refuse(plan, right, names, data)
-    basis = solver
-    if dense and constraint.m == 1 and not isinstance(solver.factor, OrthonormalRows):
-        # every variant projects onto one row alike: by its direction, which single_row keeps
-        basis = build_one(constraint, dtype, _options(constraint.n, "single_row", strict), data)
-    if not isinstance(basis.factor, OrthonormalRows):
+    if strict and not batched:
+        off = _off(solver, right.to(device), tolerance.unit_roundoff(data))
+        _refuse(plan, right, off.nonzero().flatten().tolist(), names, data)
+    if not isinstance(solver.factor, OrthonormalRows):
         return SolverBlock(plan, parameters, solver, constraint)
     eye = torch.eye(constraint.m, dtype=dtype, device=device)
-    K = basis.right_side(-(eye.expand(len(right), -1, -1) if batched else eye))
+    K = solver.right_side(-(eye.expand(len(right), -1, -1) if batched else eye))
     assert K is not None
-    A = plan.A if dense else constraint.rows.to_dense()
-    return MatrixBlock(plan, parameters, A, basis.factor.W, K.mT, solver.variant)
+    A = plan.A if plan.A.layout == torch.strided else constraint.rows.to_dense()
+    return MatrixBlock(plan, parameters, A, solver.factor.W, K.mT, solver.variant)
+
+
+def _single_rows(plan: MatrixPlan, parameters: Sequence[Tensor], variant: str) -> MatrixBlock:
+    """Blocks of one row, onto which every variant projects alike: by its direction."""
+    A = plan.A.double()
+    largest = A.abs().amax(-1, keepdim=True)
+    W = A / largest
+    length = torch.linalg.vector_norm(W, dim=-1, keepdim=True)
+    return MatrixBlock(plan, parameters, plan.A, W / length, 1 / length / largest, variant)
+
+
+def _off(solver: Solver, right: Tensor, u: float) -> Tensor:
+    """(B,) which of the right sides (B, m) have rows that their projection of zero leaves off.
+
+    Judged as consistency is, for data of unit roundoff u.
+    """
+    constraint = solver.facts.constraint
+    if solver.facts.known_ranks == (constraint.m,):
+        return torch.zeros(len(right), dtype=torch.bool)
+    b = right.to(solver.dtype)
+    zero = b.new_zeros(len(b), constraint.n)
+    x, _ = solver.solve(zero, b, homogeneous=False, dual=False, want_multipliers=False)
+    rows = constraint.rows.to(solver.dtype)
+    cutoff = tolerance.rank_cutoff(constraint.m, constraint.n, u)
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    allowed = tolerance.consistency_factor(cutoff) * (rows.row_norms() * length + b.abs())
+    off: Tensor = ((rows.matvec(x) - b).abs() > allowed).any(-1)
+    return off
 
 
 def _options(n: int, variant: str, strict: bool) -> Options:
@@ -87,17 +130,51 @@ def _options(n: int, variant: str, strict: bool) -> Options:
 
 
 def _refuse(
-    plan: MatrixPlan, right: Tensor, names: Callable[[Tensor], list[str]], data: torch.dtype
+    plan: MatrixPlan,
+    right: Tensor,
+    blocks: Iterable[int],
+    names: Callable[[Tensor], list[str]],
+    data: torch.dtype,
 ) -> None:
-    """Raise `InconsistentError` for the first block whose rows contradict each other."""
-    for i in range(len(right)):
+    """Raise `InconsistentError` for the first of these blocks whose rows contradict each other."""
+    for i in blocks:
         A = plan.A[i] if plan.A.dim() == 3 else plan.A
-        quoted = [f"({name})" for name in names(plan.rows[i])]
-        constraint = AffineConstraint(A.cpu(), right[i], quoted)
-        analysis = analyse(constraint, torch.float64, "numerical", data)
-        conflicts = analysis.conflicts.get(0, ())
-        if conflicts:
-            raise inconsistent([c.contradiction() for c in conflicts])
+        _refuse_rows(A.cpu(), right[i], names(plan.rows[i]), data)
+
+
+def _refuse_rows(A: Tensor, right: Tensor, names: list[str], data: torch.dtype) -> None:
+    """Raise `InconsistentError` where rows (m, n) contradict each other; a dense decision."""
+    constraint = AffineConstraint(A, right, [f"({name})" for name in names])
+    analysis = analyse(constraint, torch.float64, "numerical", data)
+    conflicts = analysis.conflicts.get(0, ())
+    if conflicts:
+        raise inconsistent([c.contradiction() for c in conflicts])
+
+
+def _refuse_ties(
+    block: TiesBlock, b: Tensor, names: Callable[[Tensor], list[str]], data: torch.dtype
+) -> None:
+    """Raise `InconsistentError` for the first group whose rows contradict each other."""
+    off = block.off(b.to(block.rows.device)[block.rows], tolerance.unit_roundoff(data))
+    for g in off.nonzero().flatten().tolist():
+        rows, A = block.plan.group(g)
+        _refuse_rows(A, b.cpu()[rows], names(rows), data)
+
+
+def _refuse_margins(
+    block: MarginsBlock, b: Tensor, names: Callable[[Tensor], list[str]], data: torch.dtype
+) -> None:
+    """Raise `InconsistentError` for two equations that add up one grid to different sums."""
+    right = b.cpu()[block.rows.cpu()]
+    found = block.contradiction(right, tolerance.unit_roundoff(data))
+    if found is None:
+        return
+    said = []
+    for rows, total in found:
+        (name,) = names(rows[:1])
+        more = f" and {len(rows) - 1} more rows" if len(rows) > 1 else ""
+        said.append(f"by ({name}){more} the same entries add up to {total:.17g}")
+    raise inconsistent([", but ".join(said)])
 
 
 def inconsistent(contradictions: Sequence[str]) -> InconsistentError:

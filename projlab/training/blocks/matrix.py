@@ -6,9 +6,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from projlab.errors import InputError
 from projlab.numerics import dots, tuning
-from projlab.training.blocks.base import Block, Shift, TouchedEntries, skipped, widest_dtype
+from projlab.training.blocks.base import (
+    Block,
+    Shift,
+    TouchedEntries,
+    narrowed,
+    skipped,
+    widest_dtype,
+)
 from projlab.training.partition import MatrixPlan
 
 
@@ -42,8 +48,8 @@ class MatrixBlock(Block):
         self.rows = plan.rows.to(device)
         self.variant = variant
         self.shape = (len(plan.rows), A.shape[-2], A.shape[-1])
-        self.K = _narrowed(K, self.work).to(device)
-        A, W = _narrowed(A, self.work).to(device), W.to(device, self.work)
+        self.K = narrowed(K, self.work).to(device)
+        A, W = narrowed(A, self.work).to(device), W.to(device, self.work)
         self._entries = max(A.numel(), len(plan.rows) * A.shape[-1])
         self.norms: Tensor = torch.linalg.vector_norm(A, dim=-1)
         self.parts = []
@@ -139,21 +145,6 @@ class MatrixBlock(Block):
                     x.addmm_(y, part.W, alpha=-1)
             else:
                 part.entries.subtract(ts, _applied(part.W.mT, y))
-
-
-def _narrowed(t: Tensor, dtype: torch.dtype) -> Tensor:
-    """t in the working precision, or `InputError` where its range does not hold it."""
-    if t.dtype is dtype:
-        return t
-    narrow = t.to(dtype)
-    vanished = ((narrow == 0).all(-1) & (t != 0).any(-1)).any()
-    lost = vanished | (~torch.isfinite(narrow)).any()
-    if bool(lost):
-        raise InputError(
-            f"the coefficients of an equation over- or underflow in {dtype}, the precision of its "
-            "parameters; multiply the equation by a number that brings them near one"
-        )
-    return narrow
 
 
 def _applied(M: Tensor, x: Tensor) -> Tensor:

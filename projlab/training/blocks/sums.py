@@ -33,7 +33,7 @@ class SumsBlock(Block):
         self._samples = [(p, t.partial(tuning.GROUPS, tuning.SHARE)) for p, t in self._padded]
         self._scales = [t.scale for _, t in plan.terms]
         self._by_product = [
-            axes == 1 and parameters[p].dtype is self.work and _sums_by_product(parameters[p], t)
+            axes == 1 and parameters[p].dtype is self.work and sums_by_product(parameters[p], t)
             for p, t in self._padded
         ]
         norm2 = sum(t.scale**2 * t.count for _, t in plan.terms)
@@ -91,7 +91,7 @@ class SumsBlock(Block):
         self._subtract(views, y)
 
     def project_in_metric(self, b: Tensor, inverse: Sequence[Tensor], skip: Tensor | None) -> None:
-        weights = self._views([w.contiguous() for w in inverse])
+        weights = self._views(inverse)
         norm2 = torch.zeros_like(b)
         for view, scale in zip(weights, self._scales, strict=True):
             norm2 = norm2 + self._sum(view) * scale**2
@@ -109,7 +109,7 @@ class SumsBlock(Block):
         """A x, in memory of its own."""
         total: Tensor | None = None
         for view, scale, product in zip(views, self._scales, self._by_product, strict=True):
-            s = _column_sums(view) if product else self._sum(view)
+            s = column_sums(view) if product else self._sum(view)
             if total is not None:
                 total.add_(s, alpha=scale)
             else:
@@ -122,7 +122,7 @@ class SumsBlock(Block):
             view.sub_(r, alpha=step)
 
 
-def _sums_by_product(parameter: Tensor, sums: Sums) -> bool:
+def sums_by_product(parameter: Tensor, sums: Sums) -> bool:
     """Whether sums over one axis of a contiguous parameter are faster as products with ones."""
     if parameter.device.type != "cpu" or len(sums.out) != 1 or len(sums.inner) != 1:
         return False
@@ -131,7 +131,7 @@ def _sums_by_product(parameter: Tensor, sums: Sums) -> bool:
     return aligned and across == 1 and n * k >= tuning.DECIDED
 
 
-def _column_sums(view: Tensor) -> Tensor:
+def column_sums(view: Tensor) -> Tensor:
     """(n, 1) sums of the columns of a matrix (k, n), given as (n, k), as products with ones."""
     pieces = view.mT.unflatten(0, (-1, tuning.PIECE))
     ones = pieces.new_ones(1, 1, tuning.PIECE).expand(len(pieces), -1, -1)

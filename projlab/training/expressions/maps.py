@@ -110,7 +110,7 @@ class Sums:
         return rows.flatten(), columns.flatten(), values
 
     def view(self, t: Tensor) -> Tensor:
-        """The view, out axes first, of a contiguous tensor of the parameter's shape."""
+        """The view, out axes first, of a tensor that lies in memory as columns are numbered."""
         sizes, strides = self._axes
         return t.as_strided(sizes, strides, t.storage_offset() + self.offset)
 

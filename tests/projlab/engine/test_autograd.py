@@ -145,6 +145,23 @@ def test_the_result_may_be_changed_in_place(variant, lead):
         close(found, expected)
 
 
+@pytest.mark.parametrize(("variant", "kind"), METRICS)
+@pytest.mark.parametrize("lead", [(), (3,)])
+def test_gradients_in_batches_and_again(variant, kind, lead):
+    """Backward under vmap, and backward of backward."""
+    A, b = problem(variant, *lead)
+    P = projlab.projector(A, b, variant, metric=metric(kind))
+    for shape in ((*lead, 5), (*lead, 4, 5)):
+        (x,) = leaves(torch.randn(shape, dtype=F64))
+        G, H = leaves(*torch.randn(2, 6, *shape, dtype=F64))
+        y = P(x)
+        found = torch.autograd.grad(y, x, G, is_grads_batched=True, retain_graph=True)[0]
+        for g, h, one in zip(G, H, found, strict=True):
+            (again,) = torch.autograd.grad(y, x, g, create_graph=True)
+            close(one, again.detach())
+            close(torch.autograd.grad(again, g, h)[0], P.tangent(h))
+
+
 def test_no_graph_without_need():
     A, b = problem("qr")
     P = projlab.projector(A, b)

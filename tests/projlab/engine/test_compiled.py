@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from torch.func import vmap
+from torch.func import functional_call, vmap
 
 import projlab
 from projlab import project, projector
@@ -52,6 +52,17 @@ def test_compiled_projector_gives_the_bits_of_eager(variant, kind, fresh_compile
 
     for eager, found in zip(gradients(f), gradients(compiled), strict=True):
         assert torch.equal(eager, found)
+
+
+def test_compiled_blocks_give_the_bits_of_eager(fresh_compiler):
+    A = torch.block_diag(*torch.randn(60, 2, 3, dtype=F64)).to_sparse()
+    P = projector(A, torch.randn(120, dtype=F64))
+    assert "blocks" in P.reason
+    x, g = torch.randn(4, 180, dtype=F64, requires_grad=True), torch.randn(4, 180, dtype=F64)
+    compiled = torch.compile(P, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(x), P(x))
+    (found,), (eager,) = (torch.autograd.grad(f(x), x, g) for f in (compiled, P))
+    assert torch.equal(found, eager)
 
 
 def test_compiled_by_inductor(fresh_compiler):
@@ -141,18 +152,26 @@ def test_compiled_under_vmap(variant, fresh_compiler, capfd):
     assert "performance drop" not in capfd.readouterr().err
 
 
-def test_compiled_project_breaks_the_graph_and_is_right(fresh_compiler):
-    A, b = problem("qr")
-    x = torch.randn(5, dtype=F64, requires_grad=True)
-    A, b = A.requires_grad_(), b.requires_grad_()
+SHAPES = {
+    "one vector": ((5,), (2, 5), (2,)),
+    "one row": ((3, 5), (5,), ()),
+    "a scalar b": ((3, 5), (2, 5), ()),
+    "batched": ((4, 5), (4, 2, 5), (4, 2)),
+    "batched, one b": ((4, 3, 5), (4, 2, 5), (2,)),
+}
+
+
+@pytest.mark.parametrize("shapes", SHAPES)
+def test_compiled_project_is_one_graph_and_is_right(shapes, fresh_compiler):
+    x, A, b = (torch.randn(shape, dtype=F64, requires_grad=True) for shape in SHAPES[shapes])
 
     def f(x, A, b):
         return project(torch.sin(x), A, b).pow(2)
 
-    compiled = torch.compile(f, backend="aot_eager")
+    compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
     y = compiled(x, A, b)
     assert torch.equal(y, f(x, A, b))
-    g = torch.randn(5, dtype=F64)
+    g = torch.randn_like(y)
     for found, eager in zip(
         torch.autograd.grad(y, (x, A, b), g),
         torch.autograd.grad(f(x, A, b), (x, A, b), g),
@@ -160,7 +179,107 @@ def test_compiled_project_breaks_the_graph_and_is_right(fresh_compiler):
     ):
         close(found, eager)
     with pytest.raises(projlab.InputError, match="nan"):
-        compiled(torch.full((5,), torch.nan, dtype=F64), A, b)
+        compiled(torch.full_like(x, torch.nan), A, b)
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {"variant": "pinv"},
+        {"metric": [0.5, 2.0, 1.0, 3.0, 0.25]},
+        {"metric": metric("dense")},
+        {"rank": 1e-9},
+        {"rank": "exact", "accuracy": 1e-6},
+        {"on_inconsistent": "least_squares", "on_redundant": "raise"},
+    ],
+)
+def test_compiled_project_takes_every_keyword(keywords, fresh_compiler):
+    A, b = problem("qr")
+
+    def f(x):
+        return project(x, A, b, **keywords)
+
+    compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
+    x = torch.randn(3, 5, dtype=F64, requires_grad=True)
+    assert torch.equal(compiled(x), f(x))
+    g = torch.randn(3, 5, dtype=F64)
+    (found,), (eager,) = (torch.autograd.grad(h(x), x, g) for h in (compiled, f))
+    close(found, eager)
+
+
+def test_compiled_project_refuses_what_eager_code_refuses(fresh_compiler):
+    compiled = torch.compile(project, fullgraph=True, backend="aot_eager")
+    x, ones = torch.zeros(3, dtype=F64), torch.ones(2, 3, dtype=F64)
+    with pytest.raises(projlab.InconsistentError, match="row 1 = row 0"):
+        compiled(x, ones, torch.tensor([1.0, 2.0]))
+    y = compiled(x, ones.requires_grad_(), torch.ones(2))
+    with pytest.raises(projlab.RankDeficientError, match="rank is 1 of 2 rows"):
+        y.sum().backward()
+    with pytest.raises(Exception, match="unexpected keyword argument 'ranks'"):
+        compiled(x, ones.detach(), 1.0, ranks="exact")
+
+
+@pytest.mark.parametrize("kind", ["sparse", "lists", "constraint"])
+def test_compiled_project_with_other_rows_breaks_the_graph_and_is_right(kind, fresh_compiler):
+    rows = torch.eye(2, 5, dtype=F64)
+    A = {"sparse": rows.to_sparse(), "lists": rows.tolist()}.get(kind)
+    given = (projlab.AffineConstraint(rows, 1.0),) if A is None else (A, 1.0)
+    compiled = torch.compile(lambda x: project(torch.sin(x), *given), backend="aot_eager")
+    x = torch.randn(5, dtype=F64)
+    close(compiled(x), project(torch.sin(x), rows, 1.0))
+
+
+@pytest.mark.parametrize("over", ["x", "A", "b", "xAb"])
+@pytest.mark.parametrize("lead", [(), (3,)])
+def test_compiled_project_under_vmap(lead, over, fresh_compiler):
+    A, b = problem("qr", 4, *lead)
+    x = torch.randn(4, *lead, 5, dtype=F64)
+    dims = tuple(0 if name in over else None for name in "xAb")
+    tensors = [t if d == 0 else t[0] for t, d in zip((x, A, b), dims, strict=True)]
+    mapped = vmap(project, in_dims=dims)
+    compiled = torch.compile(mapped, fullgraph=True, backend="aot_eager")
+    close(compiled(*tensors), mapped(*tensors))
+
+
+@pytest.mark.parametrize("variant", ["qr", DISJOINT_VARIANTS[0]])
+def test_compiled_layer_uses_its_buffers(variant, fresh_compiler):
+    layer = projlab.nn.AffineProjection(*problem(variant), variant=variant)
+    P = layer.projector
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    x = torch.randn(3, 5, dtype=F64)
+    assert torch.equal(compiled(x), layer(x))
+    for value in (2.0, -3.0):
+        P.b.fill_(value)
+        found = compiled(x)
+        assert torch.equal(found, layer(x))
+        close(found @ P.A.mT, torch.full((3, 2), value, dtype=F64))
+    P.A.mul_(2.0)
+    with pytest.raises(projlab.InputError, match="A was changed in place since it was factored"):
+        compiled(x)
+    expected = layer(x)
+    assert torch.equal(compiled(x), expected)
+    P.A = problem(variant)[0]
+    close(compiled(x) @ P.A.mT, P.b.expand(3, 2))
+
+
+@pytest.mark.parametrize("names", [("b",), ("A", "b")])
+def test_compiled_functional_call(names, fresh_compiler):
+    layer, other = (projlab.nn.AffineProjection(*problem("qr")) for _ in range(2))
+    buffers = {f"projector.{name}": getattr(other.projector, name) for name in names}
+    leaves = {name: t.clone().requires_grad_() for name, t in buffers.items()}
+    x = torch.randn(3, 5, dtype=F64, requires_grad=True)
+
+    def f(buffers, x):
+        return functional_call(layer, buffers, (x,))
+
+    compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
+    close(compiled(buffers, x), f(buffers, x))
+    g = torch.randn(3, 5, dtype=F64)
+    found, wanted = (
+        torch.autograd.grad(h(leaves, x), (x, *leaves.values()), g) for h in (compiled, f)
+    )
+    for left, right in zip(found, wanted, strict=True):
+        close(left, right, 1)
 
 
 @pytest.mark.parametrize("variant", [OVERLAPPING_VARIANTS[0], DISJOINT_VARIANTS[0]])

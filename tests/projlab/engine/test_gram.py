@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from torch.autograd.gradcheck import GradcheckError, gradcheck
 
+import projlab
 from projlab import tolerance
+from projlab.engine import gram
 from projlab.engine.gram import factored
 from tests.projlab import exact
 from tests.projlab.systems import make_case, prescribed_spectrum
@@ -67,3 +70,25 @@ def test_the_limit_leaves_the_rank_beyond_doubt():
         assert 1 / kappa >= tolerance.PROVEN * tolerance.rank_cutoff(5, 12, data)
         left = tolerance.gram_contraction(5, 12, kappa**2, work)
         assert left**tolerance.CORRECTIONS <= work * (1 + 1e-9)
+
+
+def gradients_of(A, b, x):
+    leaves = [t.clone().requires_grad_() for t in (x, A, b)]
+    return gradcheck(projlab.project, leaves)
+
+
+def test_backward_uses_the_factor_of_its_own_forward(monkeypatch):
+    """And a factor of another system there, the one kept from before, is seen."""
+    systems = [(rows(3.0), torch.randn(5, dtype=F64), torch.randn(12, dtype=F64)) for _ in range(2)]
+    assert all(gradients_of(*system) for system in systems)
+    honest, first = gram.solved, []
+
+    def stale(own, x, b, *, want_multipliers):
+        first.append(own)
+        backward = b is None
+        return honest(first[0] if backward else own, x, b, want_multipliers=want_multipliers)
+
+    monkeypatch.setattr(gram, "solved", stale)
+    assert gradients_of(*systems[0])
+    with pytest.raises(GradcheckError):
+        gradients_of(*(t.clone() for t in (-systems[1][0].roll(1, -1), *systems[1][1:])))

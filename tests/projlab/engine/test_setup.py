@@ -20,15 +20,19 @@ def redundant_rows(condition):
     return A, A @ x
 
 
+@pytest.mark.parametrize(
+    ("variant", "reason"),
+    [("auto", "carry the others"), ("qr", "carry the others"), ("cholesky", "may be redundant")],
+)
 @pytest.mark.parametrize("name", REDUNDANT)
-def test_the_shift_that_makes_redundant_rows_factor_is_not_in_the_answer(name, monkeypatch):
+def test_redundant_rows_are_answered_without_a_decision(name, variant, reason, monkeypatch):
+    """And nothing of the shift that makes them factor, or of the rows left out, is seen."""
     given = case(name)
-    with monkeypatch.context() as patch:  # no decision: no singular value, no row chosen
+    with monkeypatch.context() as patch:  # no singular value, no combination of rows
         for decomposition in ("svd", "svdvals", "lu_factor"):
             patch.setattr(torch.linalg, decomposition, None)
-        P = projlab.projector(given.A, given.b)
-    assert P.variant == "cholesky"
-    assert "some may be redundant" in P.reason
+        P = projlab.projector(given.A, given.b, variant)
+    assert reason in P.reason
     for x in (P(given.x0), P.project_(given.x0.clone())):
         assert exact.distance(x, given.solution) <= given.allowed("qr")
 
@@ -58,10 +62,14 @@ def test_where_corrections_converge_slowly_the_rank_is_decided(condition):
 
 def test_a_contradiction_is_found_without_being_looked_for():
     A, b = redundant_rows(10.0)
-    assert projlab.projector(A, b).variant == "cholesky"
-    b[-1] += 1e-9
-    with pytest.raises(projlab.InconsistentError, match=r"row 6 = 2 \* row 5"):
-        projlab.projector(A, b)
+    for variant in ("auto", "cholesky"):
+        assert (
+            "redundant" in (reason := projlab.projector(A, b, variant).reason) or "carry" in reason
+        )
+        off = b.clone()
+        off[-1] += 1e-9
+        with pytest.raises(projlab.InconsistentError, match=r"row 6 = 2 \* row 5"):
+            projlab.projector(A, off, variant)
 
 
 @pytest.mark.parametrize(

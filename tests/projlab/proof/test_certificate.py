@@ -1,14 +1,17 @@
 """`certify` against exact rational arithmetic: its bounds bound, and are worth something."""
 
 import math
+from dataclasses import replace
 
 import pytest
+import scipy.sparse
 import torch
 from torch import Tensor
 
 import projlab
 from projlab import certify, tolerance
 from tests.projlab import exact
+from tests.projlab.blocks import block_system
 from tests.projlab.systems import (
     CASES,
     OVERLAPPING_VARIANTS,
@@ -198,3 +201,123 @@ def test_a_verdict_is_not_a_truth_value():
     x = projlab.project(example.x0, example.A, example.b)
     with pytest.raises(TypeError, match="verdict"):
         bool(certify(example.x0, x, example.A, example.b))
+
+
+# --- independent blocks, each certified by itself ------------------------------------------------
+
+BLOCKS = ("full", "redundant", "disjoint")
+
+
+def block_case(kind: str) -> Case:
+    return make_case(kind, *block_system(kind))
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+@pytest.mark.parametrize("size", [0.0, 1e-14, 1e-9, 1e-3, 1.0])
+def test_blocks_are_bounded_from_both_sides(kind, size):
+    example = block_case(kind)
+    sparse = replace(example, A=example.A.to_sparse_coo())
+    x = projlab.project(example.x0, example.A, example.b)
+    noise = torch.randn(x.shape, dtype=F64, generator=torch.Generator().manual_seed(0))
+    found = check(x + size * noise, sparse)
+    assert found.verdict == {0.0: "certified", 1.0: "failed"}.get(size, found.verdict)
+    dense = certify(example.x0, x + size * noise, example.A, example.b)
+    assert found.verdict == dense.verdict
+    assert found.feasibility == pytest.approx(dense.feasibility, rel=1e-9)
+    assert found.accuracy == pytest.approx(dense.accuracy, rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_a_feasible_point_of_blocks_that_is_not_nearest_fails(kind):
+    example = block_case(kind)
+    P = projlab.projector(example.A, example.b)
+    x = P(example.x0 + 1e-3 * P.tangent(torch.ones(example.n, dtype=F64)))
+    found = check(x, replace(example, A=example.A.to_sparse_coo()))
+    assert found.feasibility <= 1e-14
+    assert found.verdict == "failed"
+
+
+def test_many_points_of_blocks_are_bounded_one_by_one():
+    example = block_case("redundant")
+    noise = torch.randn(2, 2, example.n, dtype=F64, generator=torch.Generator().manual_seed(3))
+    x0 = example.x0 + noise
+    x = projlab.project(x0, example.A, example.b)
+    x[1, 1, 4] += 1e-6
+    found = certify(x0, x, example.A.to_sparse_coo(), example.b)
+    assert found.verdict == "failed"
+    for at in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        error = true_error(x[at], make_case("one", example.A, example.b, x0[at]))
+        assert found.forward_error_at_least[at] <= error * SLACK
+        assert error <= found.forward_error_bound[at] * SLACK
+        assert found.forward_error_bound[at] <= 100 * error + 10 * example.u
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_blocks_in_a_metric(kind):
+    example = block_case(kind)
+    weights = torch.rand(example.n, dtype=F64, generator=torch.Generator().manual_seed(4)) + 0.1
+    W = exact.matrix(torch.diag(weights))
+    answer = exact.projection(
+        exact.matrix(example.A), exact.vector(example.b), exact.vector(example.x0), W
+    )
+    root = weights.sqrt()
+    x = projlab.project(example.x0, example.A, example.b, metric=weights)
+    for point in (x, x + 1e-9, projlab.project(example.x0, example.A, example.b)):
+        found = certify(example.x0, point, example.A.to_sparse_coo(), example.b, metric=weights)
+        off = torch.tensor(
+            [float(v) for v in exact.subtract(exact.vector(point), answer)], dtype=F64
+        )
+        size = torch.tensor([float(v) for v in answer], dtype=F64)
+        error = float(torch.linalg.vector_norm(root * off) / torch.linalg.vector_norm(root * size))
+        assert error <= found.forward_error_bound * SLACK
+        assert found.forward_error_at_least <= error * SLACK
+        assert found.verdict == ("certified" if point is x else "failed")
+        assert found.forward_error_bound <= 100 * error + 10 * example.u
+
+
+def test_blocks_that_contradict_themselves_are_judged_in_least_squares():
+    A, b, x0 = block_system("redundant")
+    b[[row.row for row in projlab.diagnose(A, b).redundant[::3]]] += 1.0
+    answer = exact.projection(exact.matrix(A), exact.vector(b), exact.vector(x0))
+    sparse = A.to_sparse_coo()
+    with pytest.raises(projlab.InconsistentError):
+        certify(x0, x0, sparse, b)
+    x = projlab.project(x0, A, b, on_inconsistent="least_squares")
+    for point, verdict in ((x, "certified"), (x + 1e-8, "failed")):
+        found = certify(x0, point, sparse, b, 1e-12, on_inconsistent="least_squares")
+        error = exact.distance(point, answer) / exact.norm(answer)
+        assert found.forward_error_at_least <= error * SLACK
+        assert error <= found.forward_error_bound * SLACK
+        assert found.verdict == verdict
+
+
+def test_one_wrong_block_of_thousands_is_found():
+    count = 5_000
+    A = scipy.sparse.kron(scipy.sparse.eye_array(count), [[1.0, 2.0, 0.0], [0.0, 1.0, 1.0]])
+    generator = torch.Generator().manual_seed(5)
+    x0 = torch.randn(3 * count, dtype=F64, generator=generator)
+    b = torch.randn(2 * count, dtype=F64, generator=generator)
+    x = projlab.project(x0, A, b)
+    assert certify(x0, x, A, b).verdict == "certified"
+    x[9_000:9_003] += 1e-9 * torch.tensor([2.0, -1.0, 1.0], dtype=F64)  # along the null space
+    found = certify(x0, x, A, b)
+    off = 1e-9 * 6**0.5 / float(torch.linalg.vector_norm(x))
+    assert found.verdict == "failed"
+    # x + 1e-9 is itself rounded, at 1e-7 of what is added
+    assert found.forward_error_at_least == pytest.approx(off, rel=1e-6)
+    assert found.forward_error_bound == pytest.approx(off, rel=1e-6)
+
+
+def test_disjoint_rows_of_any_length_are_certified_without_a_dense_matrix():
+    """Dense, 20,000 rows in 50,000 variables would be refused for their size."""
+    m, n = 20_000, 50_000
+    generator = torch.Generator().manual_seed(6)
+    values = torch.randn(n, dtype=F64, generator=generator)
+    i = torch.randint(m, (n,), generator=generator).sort().values
+    A = scipy.sparse.csr_array((values.numpy(), (i.numpy(), range(n))), (m, n))
+    x0 = torch.randn(n, dtype=F64, generator=generator)
+    b = torch.from_numpy(A @ x0.flip(0).numpy())
+    x = projlab.project(x0, A, b)
+    assert certify(x0, x, A, b).verdict == "certified"
+    assert certify(x0, x0, A, b).verdict == "failed"
+    assert projlab.diagnose(A, b).rank == len(i.unique())

@@ -6,21 +6,23 @@ import torch
 from torch import Tensor
 
 from projlab import tolerance
-from projlab.numerics.double_double import Pair, add, exact, negative
+from projlab.numerics.double_double import Pair, add, exact, negative, take
 from projlab.proof.refinement import Refined, refine
 
 F64 = torch.float64
 
 
 def solve(b, gain, **keywords):
-    """x = b by corrections that leave `gain` (k,) of the residual b - x each; and the steps."""
-    right, steps = exact(torch.tensor(b, dtype=F64)), 0
+    """x = b by corrections that leave `gain` (k,) of the residual b - x each.
+
+    With how many solutions each step went on.
+    """
+    right, steps = exact(torch.tensor(b, dtype=F64)), []
     left = torch.as_tensor(gain, dtype=F64).unsqueeze(-1)
 
-    def residual(x: Pair) -> Pair:
-        nonlocal steps
-        steps += 1
-        return add(right, negative(x))
+    def residual(x: Pair, which: Tensor) -> Pair:
+        steps.append(len(which))
+        return add(take(right, which), negative(x))
 
     def size(r: Pair) -> Tensor:
         return r.high.abs().amax(-1)
@@ -28,7 +30,7 @@ def solve(b, gain, **keywords):
     start = Refined(exact(torch.zeros_like(right.high)), right, size(right))
     refined = refine(
         start,
-        correction=lambda r: (1 - left) * r,
+        correction=lambda r, which: (1 - left[which]) * r,
         residual=residual,
         size=size,
         **keywords,
@@ -45,32 +47,34 @@ def test_it_goes_on_until_the_residual_is_gone():
 
 def test_what_gains_less_than_a_half_is_not_gone_on_with():
     refined, steps = solve([[1.0]], [0.6])
-    assert steps == 1
+    assert len(steps) == 1
     assert refined.solution.high.item() == 0.0
     assert refined.size.item() == 1.0
 
 
 def test_nan_gains_nothing():
     refined, steps = solve([[1.0]], [math.nan])
-    assert steps == 1
+    assert len(steps) == 1
     assert refined.solution.high.item() == 0.0
 
 
 def test_slow_steps_are_counted():
     refined, steps = solve([[1.0]], [0.49])
-    assert steps == tolerance.REFINEMENT_STEPS
-    assert refined.size.item() <= 0.5**steps
+    assert len(steps) == tolerance.REFINEMENT_STEPS
+    assert refined.size.item() <= 0.5 ** len(steps)
 
 
 def test_each_keeps_its_best():
     """The second moves away from its solution, while the first goes on."""
     refined, steps = solve([[1.0], [1.0]], [1e-3, 2.0])
-    assert steps > 3
+    assert len(steps) > 3
+    assert steps[0] == 2
+    assert set(steps[1:]) == {1}, "the second is left alone"
     assert refined.solution.high.flatten().tolist() == [1.0, 0.0]
     assert refined.size[1] == 1.0
 
 
 def test_it_stops_where_all_are_good_enough():
     refined, steps = solve([[1.0], [2.0]], [1e-3, 1e-2], enough=lambda best: best.size <= 1e-3)
-    assert steps == 2, "the second needs two"
+    assert len(steps) == 2, "the second needs two"
     assert torch.all(refined.size <= 1e-3)

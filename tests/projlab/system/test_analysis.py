@@ -60,7 +60,7 @@ def test_conflicts_are_named_by_element():
 def test_the_range_of_the_rows_as_given():
     c = redundant()
     found = analyse(c, F64, "numerical", F64)
-    basis = range_projection(found.system.exponent, found.decisions[0])
+    basis = range_projection(found.system.exponent, found.decisions[0]).to_dense()
     assert torch.allclose(basis @ basis.mT @ ROWS, ROWS, atol=1e-14)
     full = AffineConstraint(ROWS[1:], 0.0)
     found = analyse(full, F64, "numerical", F64)

@@ -160,6 +160,19 @@ def test_a_parameter_that_holds_nan_is_refused():
         constrain(torch.optim.SGD([nan], lr=0.1), expr(nan) == 1)
 
 
+def test_equations_that_hold_no_entry_are_certified():
+    p = vector(1.0, 2.0)
+    optimizer = torch.optim.SGD([p], lr=0.1)
+    handle = constrain(optimizer, 0 * expr(p)[:2] == 0)
+    assert handle.blocks == ()
+    certificate = handle.certify()
+    assert certificate.verdict == "certified"
+    assert certificate.forward_error_bound == 0.0
+    p.grad = torch.ones(2, dtype=F64)
+    optimizer.step()
+    assert handle.largest_residual == 0.0
+
+
 def test_certificates_of_several_blocks_are_one_the_worst():
     W, p = torch.nn.Parameter(torch.ones(3, 4, dtype=F64)), vector(1.0, 2.0)
     optimizer = torch.optim.SGD([W, p], lr=0.1)

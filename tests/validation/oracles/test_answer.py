@@ -8,11 +8,7 @@ from hypothesis import strategies as st
 
 from projlab_validation.oracles import reference
 from projlab_validation.oracles.answer import TWO_WORDS, two_words
-
-from .cases import (
-    make,
-    named,
-)
+from tests.validation.oracles.cases import make, named
 
 
 class TestTwoWords:

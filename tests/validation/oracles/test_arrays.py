@@ -7,10 +7,7 @@ from flint import arb
 
 from projlab_validation.oracles.arrays import SparseBalls, nearest, nonzero, norm, product
 from projlab_validation.oracles.arrays import ball as ball_of
-
-from .cases import (
-    EPS,
-)
+from tests.validation.oracles.cases import EPS
 
 
 class TestArrays:

@@ -13,8 +13,7 @@ from projlab_validation.oracles import ball, exact, reference, sigma_min
 from projlab_validation.oracles.arrays import SparseBalls, middle, nearest, norm
 from projlab_validation.oracles.arrays import ball as ball_of
 from projlab_validation.oracles.system import factor
-
-from .cases import (
+from tests.validation.oracles.cases import (
     EPS,
     distance,
     enclosed,

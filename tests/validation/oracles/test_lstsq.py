@@ -6,14 +6,7 @@ import numpy as np
 import pytest
 
 from projlab_validation.oracles import lstsq, reference
-
-from .cases import (
-    EPS,
-    make,
-    named,
-    nearly_redundant,
-    random_rows,
-)
+from tests.validation.oracles.cases import EPS, make, named, nearly_redundant, random_rows
 
 
 class TestLstsq:

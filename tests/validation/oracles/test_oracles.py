@@ -11,8 +11,7 @@ import scipy.sparse as sp
 
 from projlab_validation.oracles import ball, lstsq, reference
 from projlab_validation.problems import catalogue, real
-
-from .cases import (
+from tests.validation.oracles.cases import (
     EPS,
     backward_stable,
     distance,

@@ -8,11 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from projlab_validation.oracles import sigma_min
-
-from .cases import (
-    EPS,
-    random_rows,
-)
+from tests.validation.oracles.cases import EPS, random_rows
 
 
 class TestSigmaMin:

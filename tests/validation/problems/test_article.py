@@ -1,8 +1,7 @@
 """The three examples of the article."""
 
 from projlab_validation.problems import catalogue
-
-from .catalogued import problem
+from tests.validation.problems.catalogued import problem
 
 
 class TestArticle:

@@ -9,8 +9,7 @@ from projlab_validation.oracles.exact import integers
 from projlab_validation.oracles.system import equations, factor
 from projlab_validation.problems import catalogue
 from projlab_validation.problems.problem import rank_is_clear
-
-from .catalogued import BUILT, names, problem
+from tests.validation.problems.catalogued import BUILT, names, problem
 
 
 def integer_system(p):

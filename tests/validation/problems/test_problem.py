@@ -7,8 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 from projlab_validation.problems.problem import Problem, rank_is_clear
-
-from .catalogued import problem
+from tests.validation.problems.catalogued import problem
 
 
 class TestContentHash:

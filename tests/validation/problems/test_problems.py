@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from projlab_validation.problems import GROUPS, catalogue, real
-
-from .catalogued import BUILT, names
+from tests.validation.problems.catalogued import BUILT, names
 
 
 class TestCatalogue:

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from projlab_validation.problems import catalogue, real
-
-from .catalogued import names, problem
+from tests.validation.problems.catalogued import names, problem
 
 DATA = files("projlab_validation.data")
 

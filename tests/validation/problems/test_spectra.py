@@ -4,8 +4,7 @@ import numpy as np
 
 from projlab_validation.problems import catalogue, spectra
 from projlab_validation.problems.problem import rank_is_clear
-
-from .catalogued import names
+from tests.validation.problems.catalogued import names
 
 
 class TestSpectra:

@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 from projlab_validation.training.judge import FEASIBLE, NOISES, allowed, judge
-
-from .runs import ENDED, U, verdict
+from tests.validation.training.runs import ENDED, U, verdict
 
 
 def test_a_step_of_fixed_size_may_be_off_by_its_last_ones():

@@ -11,8 +11,7 @@ import torch
 import projlab
 from projlab_validation.training import networks
 from projlab_validation.training.judge import FEASIBLE
-
-from .runs import BRIEF, verdict
+from tests.validation.training.runs import BRIEF, verdict
 
 
 def trained(name, dtype="float32", profile=BRIEF):

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from projlab_validation.training.optimizers import LAST, OPTIMIZERS
-
-from .runs import BY_NAME
+from tests.validation.training.runs import BY_NAME
 
 
 def test_every_optimizer_of_torch_is_there():

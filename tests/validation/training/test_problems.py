@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import projlab
 from projlab_validation.training.problems import BUILDERS
 
 
@@ -33,3 +34,18 @@ def test_the_gradient_is_that_of_the_value(name):
 def test_the_article_s_optima():
     assert np.allclose(BUILDERS["train_article_2"]().optimum(0.0), [1.6, 0.8], atol=1e-15)
     assert np.allclose(BUILDERS["train_article_3"]().optimum(0.0), [1.5, -0.5, 1.0], atol=1e-15)
+
+
+def test_sums_that_are_stated_are_the_equations_of_the_problem():
+    problem = BUILDERS["train_margins"]()
+    W = torch.nn.Parameter(torch.tensor(problem.optimum(0.0)).reshape(4, 5))
+    before = W.detach().clone()
+    optimizer = torch.optim.SGD([W], lr=0.1)
+    handle = projlab.constrain(optimizer, *problem.equations([W]))
+    assert handle.blocks == ("9 rows in 20 entries: commuting means",)
+    assert torch.equal(W.detach(), before)
+    with torch.no_grad():
+        W.copy_(torch.tensor(problem.start).reshape(4, 5))
+    handle.apply()
+    wanted = projlab.project(torch.tensor(problem.start), problem.A, problem.b)
+    torch.testing.assert_close(W.detach().flatten(), wanted)

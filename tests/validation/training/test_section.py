@@ -2,8 +2,7 @@
 
 from projlab_validation.training import section
 from projlab_validation.training.judge import judge
-
-from .runs import BRIEF, BY_NAME
+from tests.validation.training.runs import BRIEF, BY_NAME
 
 
 def test_a_resumed_section_trains_only_what_is_missing(tmp_path, monkeypatch):

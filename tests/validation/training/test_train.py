@@ -1,10 +1,10 @@
 """One training run: where it ends, and what becomes of a fault."""
 
 import projlab
+from projlab.training.blocks.margins import MarginsBlock
 from projlab_validation.training.problems import BUILDERS
 from projlab_validation.training.train import takes, train
-
-from .runs import BY_NAME, verdict
+from tests.validation.training.runs import BY_NAME, verdict
 
 
 def test_only_matrices_are_given_to_what_takes_nothing_else():
@@ -27,6 +27,15 @@ def test_tangent_ends_at_the_optimum_and_post_elsewhere():
 def test_a_constraint_that_is_never_applied_fails(monkeypatch):
     monkeypatch.setattr(projlab, "constrain", lambda *_, **__: None)
     record = train(BUILDERS["train_article_2"](), BY_NAME["SGD"], "tangent", 0.0, steps=50)
+    assert verdict(record) == "fail"
+
+
+def test_sums_projected_as_if_each_left_the_others_alone_fail(monkeypatch):
+    problem = BUILDERS["train_margins"]()
+    honest = train(problem, BY_NAME["SGD"], "tangent", 0.0, steps=200)
+    assert verdict(honest) == "pass", honest
+    monkeypatch.setattr(MarginsBlock, "_corrections", lambda self, means: means)
+    record = train(problem, BY_NAME["SGD"], "tangent", 0.0, steps=200)
     assert verdict(record) == "fail"
 
 

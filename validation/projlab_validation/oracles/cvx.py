@@ -8,13 +8,9 @@ Statuses are the solvers' own words, and lie both ways: "optimal" with few right
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import cvxpy as cp
@@ -23,6 +19,7 @@ from cvxpy.atoms.sum_squares import sum_squares  # cvxpy's own types lose it at 
 
 from projlab_validation.oracles.answer import Answer
 from projlab_validation.problems import Problem
+from projlab_validation.stdout import silent_stdout
 
 SOLVERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "clarabel": (
@@ -62,7 +59,8 @@ def answers(problem: Problem, *, time_limit: float | None) -> list[Answer]:
     `Answer.seconds` is the wall time of one solve of a problem that is compiled already. A solver
     that raises gives its exception as status.
     """
-    with _quiet():
+    with silent_stdout(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they repeat the status
         return list(_answers(problem, time_limit))
 
 
@@ -91,21 +89,6 @@ def _answers(problem: Problem, time_limit: float | None) -> Iterator[Answer]:
                     status, point = f"{type(fault).__name__}: {fault}", None
                 seconds = time.perf_counter() - start
                 yield Answer(f"{solver}_{tolerance}_{formulation}", status, _finite(point), seconds)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep cvxpy's warnings, which repeat the status, and what solvers print, off the terminal."""
-    sys.stdout.flush()
-    stdout = os.dup(1)
-    try:
-        with Path(os.devnull).open("wb") as nowhere, warnings.catch_warnings():
-            os.dup2(nowhere.fileno(), 1)
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        os.dup2(stdout, 1)
-        os.close(stdout)
 
 
 def _limits(solver: str, problem: Problem, time_limit: float | None) -> dict[str, float]:

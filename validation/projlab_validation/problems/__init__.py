@@ -15,7 +15,7 @@ from projlab_validation.problems import (
     spectra,
     starts,
 )
-from projlab_validation.problems.problem import Dtype, Problem
+from projlab_validation.problems.problem import DTYPES, Dtype, Problem
 
 __all__ = ["GROUPS", "Problem", "catalogue"]
 
@@ -36,7 +36,7 @@ GROUPS = tuple(family.group for family in _FAMILIES)
 def catalogue(
     groups: Iterable[str] | None = None,
     names: Iterable[str] | None = None,
-    dtypes: Sequence[Dtype] = ("float64", "float32"),
+    dtypes: Sequence[Dtype] = DTYPES,
 ) -> Iterator[Problem]:
     """The problems of these groups and names (all by default), each built when it is reached.
 
@@ -50,7 +50,7 @@ def catalogue(
     known = {name: family for family in _FAMILIES for name in family.names("float64")}
     wanted_groups = _checked("groups", groups, GROUPS)
     wanted_names = _checked("names", names, tuple(known))
-    wanted_dtypes = _checked("dtypes", dtypes, ("float64", "float32"))
+    wanted_dtypes = _checked("dtypes", dtypes, DTYPES)
     return (
         family.build(name, dtype)
         for name, family in known.items()

@@ -13,6 +13,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 Dtype = Literal["float64", "float32"]
+DTYPES: tuple[Dtype, ...] = ("float64", "float32")
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64] | sp.csr_array
 

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from projlab_validation.problems import catalogue
+from projlab_validation.problems.problem import DTYPES, Dtype
 from projlab_validation.training.problems import Vector
 from projlab_validation.training.train import NAN, TrainingRecord, Way, feasibility
 
 if TYPE_CHECKING:
-    from projlab_validation.problems.problem import Dtype
     from projlab_validation.profiles import Profile
 
 SEEDS = 5
@@ -273,7 +273,7 @@ Train = Callable[["Profile", "Dtype", str], list[TrainingRecord]]
 NETWORKS: dict[str, tuple[Train, tuple[Dtype, ...]]] = {
     "network_digits": (digits, ("float32",)),
     "network_balance": (balance, ("float32",)),
-    "network_noise": (noise, ("float64", "float32")),
+    "network_noise": (noise, DTYPES),
 }
 """By name: what trains it, and in which dtypes."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -161,6 +161,9 @@ class TrainingProblem:
         Of the parameters, whose entries one after the other are p.
     reference
         Where it comes from.
+    stated
+        The same equations as they are written over expressions of the parameters, where that is
+        not A p = b: then A keeps independent rows of them.
     """
 
     name: str
@@ -169,6 +172,16 @@ class TrainingProblem:
     loss: Loss
     shapes: tuple[tuple[int, ...], ...]
     reference: str
+    stated: Callable[[list[Any]], list[Any]] | None = None
+
+    def equations(self, parameters: list[torch.nn.Parameter]) -> list[Any]:
+        """Return the equations over parameters, as `projlab.constrain` takes them."""
+        from projlab import cat, expr
+
+        expressions = [expr(p) for p in parameters]
+        if self.stated is not None:
+            return self.stated(expressions)
+        return [self.A @ cat(*expressions) == self.b]
 
     @property
     def start(self) -> Vector:
@@ -225,6 +238,21 @@ def mixture() -> TrainingProblem:
     H = np.diag(rng.uniform(0.25, 1.0, 24))
     A = np.kron(np.eye(4), np.ones(6))
     return _problem(mixture, A, np.ones(4), Quadratic(H, rng.standard_normal(24)), ((4, 6),))
+
+
+def margins() -> TrainingProblem:
+    """A table of known row and column totals, by weighted least squares (Deming and Stephan 1940).
+
+    The last column follows from the others; all are stated.
+    """
+    rng = _rng(margins)
+    table = rng.integers(1, 8, (4, 5)) / 8
+    A = np.concatenate([np.kron(np.eye(4), np.ones(5)), np.kron(np.ones(4), np.eye(5))[:-1]])
+    rows, columns = table.sum(1), table.sum(0)
+    loss = Quadratic(np.diag(rng.uniform(0.25, 1.0, 20)), rng.standard_normal(20))
+    b = np.concatenate([rows, columns[:-1]])
+    problem = _problem(margins, A, b, loss, ((4, 5),))
+    return replace(problem, stated=lambda e: [e[0].sum(dim=1) == rows, e[0].sum(dim=0) == columns])
 
 
 def reconciliation() -> TrainingProblem:
@@ -286,6 +314,7 @@ BUILDERS: dict[str, Callable[[], TrainingProblem]] = {
         article_3,
         portfolio,
         mixture,
+        margins,
         reconciliation,
         logistic,
         huber,

@@ -35,7 +35,6 @@ NAMES = (*BUILDERS, *NETWORKS)
 SEARCHES = 40
 """Steps of an optimizer that searches: each evaluates the loss up to twenty times."""
 
-
 Work = Callable[[], list[TrainingRecord]]
 
 

@@ -135,17 +135,16 @@ def train(
 def _measure(
     problem: TrainingProblem, choice: Choice, mode: Mode, facts: dict[str, Any]
 ) -> dict[str, Any]:
-    from projlab import cat, constrain, expr
+    from projlab import constrain
 
     steps, decay = facts["steps"], facts["weight_decay"]
     total_decay = decay + choice.own_decay
     optimum, low, high = _solution(problem, total_decay)
     parameters = _parameters(problem, getattr(torch, facts["dtype"]))
     optimizer = choice.make(parameters, decay)
-    pieces = cat(*(expr(p) for p in parameters))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # mode "post" says where it ends; so do we
-        constrain(optimizer, problem.A @ pieces == problem.b, mode=mode, log=0)
+        constrain(optimizer, *problem.equations(parameters), mode=mode, log=0)
     closure = _closure(problem, parameters)
 
     entries = [p.detach().flatten() for p in parameters]

@@ -1,10 +1,13 @@
 """From a plan to a block: which variant factors it, and what contradicts itself."""
 
+from functools import partial
+
 import pytest
 import torch
 
 import projlab
 from projlab import constrain, expr
+from projlab.training.blocks import factoring
 from tests.projlab.training.helpers import F64, blocks_of, parameter, vector
 
 
@@ -69,6 +72,69 @@ def test_a_conflict_in_one_of_many_equal_blocks_is_named():
     with pytest.raises(projlab.ProjlabError):
         handle.apply()  # nobody kept the optimizer
     torch.testing.assert_close(A @ W.detach(), right)
+
+
+REDUNDANT = torch.tensor([[1.0, 2.0, 0.0], [2.0, 4.0, 0.0], [1.0, 0.0, 3.0]], dtype=F64)
+
+
+def test_redundant_rows_of_equal_blocks_are_not_analysed_block_by_block(monkeypatch):
+    analysed, built = [], []
+
+    def counted(*arguments, calls, function, **keywords):
+        calls.append(1)
+        return function(*arguments, **keywords)
+
+    for name, calls in (("analyse", analysed), ("build_one", built)):
+        function = getattr(factoring, name)
+        monkeypatch.setattr(factoring, name, partial(counted, calls=calls, function=function))
+    W = parameter(3, 500)
+    right = REDUNDANT @ torch.randn(3, 500, dtype=F64)
+    (block,) = blocks_of([W], REDUNDANT @ expr(W) == right)
+    assert block.shape[:2] == (500, 3)
+    assert len(built) == 1
+    assert not analysed
+    torch.testing.assert_close(REDUNDANT @ W.detach(), right)
+    right[1, 400] += 1e-3
+    with pytest.raises(projlab.InconsistentError, match=r"\(A @ W0\)\[1, 400\]"):
+        constrain(torch.optim.SGD([W], lr=0.1), REDUNDANT @ expr(W) == right)
+    assert len(analysed) == 1
+
+
+@pytest.mark.parametrize("block", [0, 3])
+def test_what_counts_as_rounding_is_what_counts_everywhere(block):
+    W, x = parameter(3, 5), torch.randn(3, 5, dtype=F64)
+    refused = {}
+    for who in ("constrain", "projector"):
+        for exponent in range(-52, 0):
+            right = REDUNDANT @ x
+            right[1, block] += 2.0**exponent
+            try:
+                if who == "constrain":
+                    constrain(torch.optim.SGD([W], lr=0.1), REDUNDANT @ expr(W) == right)
+                else:
+                    projlab.projector(REDUNDANT, right[:, block])
+            except projlab.InconsistentError:
+                refused[who] = exponent
+                break
+    assert refused["constrain"] == refused["projector"]
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1.0, 1e200])
+def test_single_rows_need_no_factor(scale, monkeypatch):
+    monkeypatch.setattr(factoring, "build_one", None)
+    p = parameter(4, 3)
+    values = torch.randn(4, 3, dtype=F64) * scale
+    optimizer = torch.optim.SGD([p], lr=0.1)
+    handle = constrain(optimizer, (values * expr(p)).sum(1) == 0)
+    (block,) = handle._hooks.system.blocks
+    assert block.variant == "single_row"
+    with torch.no_grad():
+        p += torch.randn_like(p)
+        x = p.clone()
+        block.subtract(block.residual(torch.zeros(4, 1, dtype=F64)))
+    for i in range(4):
+        unit = values[i] / scale
+        torch.testing.assert_close(p[i].detach(), projlab.projector(unit, 0.0)(x[i]))
 
 
 def test_of_many_contradictions_five_are_shown():

@@ -1,0 +1,16 @@
+"""Writes the files of a page."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def write(folder: Path, contents: Mapping[str, str]) -> tuple[Path, ...]:
+    """Write files whole, all or none of them, into a folder that is made; return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".projlab-", dir=folder) as temporary:
+        for name, text in contents.items():
+            (Path(temporary) / name).write_text(text, encoding="utf-8")
+        return tuple((Path(temporary) / name).replace(folder / name) for name in contents)
