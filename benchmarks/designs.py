@@ -29,14 +29,13 @@ def kernels() -> None:
     if importlib.util.find_spec("numba") is None:
         print("kernels: not measured, numba is not installed")
         return
-    from projlab.engine.kernels import native
-
     for m, n in ((504, 2000), (1000, 5000)):
         W, c, x = orthonormal(m, n, dtype=F64), torch.randn(m, dtype=F64), torch.randn(n, dtype=F64)
         arrays = x.numpy(), W.numpy(), c.numpy()
-        timed: Timed = {"sum": W.sum, "in use": partial(native.Rows(W).project_, x, c)}
+        timed: Timed = {"sum": W.sum, "in use": _kernel(W, x, c)}
         for group in (1, 2, 4, 8):
             timed[f"groups of {group}"] = partial(compiled(group, "apart"), *arrays)
+            timed[f"groups of {group}, last first"] = partial(compiled(group, "back"), *arrays)
         timed["groups of 4, fused with the next"] = partial(compiled(4, "fused"), *arrays)
         timed["groups of 8, one dot at a time"] = partial(compiled(8, "single"), *arrays)
         timed["two passes, 8 rows at a time"] = partial(compiled(8, "passes"), *arrays)
@@ -46,6 +45,15 @@ def kernels() -> None:
                 design()
                 check(x, W, -c)
         print(line(f"{m} x {n}", F64, minima(timed, 3.0)), flush=True)
+
+
+def _kernel(W: Tensor, x: Tensor, c: Tensor) -> Callable[[], object]:
+    """The kernel in use, whatever size it is taken for."""
+    from projlab.engine.kernels import native
+
+    found = native.kernel(W.dtype)
+    assert found is not None
+    return partial(native.Rows(W, found).project_, x, c)
 
 
 def compiled(group: int, shape: str) -> Callable[..., None]:
@@ -62,6 +70,12 @@ def compiled(group: int, shape: str) -> Callable[..., None]:
     together = f"for j in range(n):\n    xj = x[j]; {dots}"
     one_by_one = "\n".join(f"for j in range(n):\n    a{k} += w{k}[j] * x[j]" for k in each)
     change = f"for j in range(n):\n    {update}"
+    pieces = "; ".join(f"u{k} = w{k}[start:end]" for k in each)
+    used = " + ".join(f"a{k} * u{k}[j]" for k in each)
+    back = (
+        "end = n\nwhile end > 0:\n    start = max(end - 1024, 0)\n    y = x[start:end]; "
+        f"{pieces}\n    for j in range(end - start):\n        y[j] -= {used}\n    end = start"
+    )
     following = "; ".join(f"v{k} = W[i + {group + k}]" for k in each)
     sums = "; ".join(f"b{k} = c[i + {group + k}]" for k in each)
     fused = f"for j in range(n):\n    {update}\n    xj = x[j]\n    " + "; ".join(
@@ -71,6 +85,7 @@ def compiled(group: int, shape: str) -> Callable[..., None]:
     loop = f"for i in range(0, m, {group}):\n"
     body = {
         "apart": loop + indent(f"{rows}; {zeros}\n{together}\n{change}", "    "),
+        "back": loop + indent(f"{rows}; {zeros}\n{together}\n{back}", "    "),
         "single": loop + indent(f"{rows}; {zeros}\n{one_by_one}\n{change}", "    "),
         "passes": "r = c.copy()\n"
         + loop
@@ -97,8 +112,6 @@ def compiled(group: int, shape: str) -> Callable[..., None]:
 
 def rows() -> None:
     """Few rows of many entries: two passes, and columns in tiles that stay in a cache."""
-    from projlab.engine.kernels import native
-
     for m in (4, 10):
         n = 1_000_000
         W, c, x = orthonormal(m, n, dtype=F64), torch.randn(m, dtype=F64), torch.randn(n, dtype=F64)
@@ -106,7 +119,7 @@ def rows() -> None:
         for size in (2**12, 2**14, 2**16):
             timed[f"tiles of {size} columns"] = partial(_tiled, x, c, W.split(size, 1), size)
         if importlib.util.find_spec("numba"):
-            timed["kernel"] = partial(native.Rows(W).project_, x, c)
+            timed["kernel"] = _kernel(W, x, c)
         for design in timed.values():
             x.normal_()
             design()

@@ -1,14 +1,13 @@
 """The hot path against what the machine allows, and what `projlab.numerics.tuning` rests on.
 
     OMP_NUM_THREADS=1 python -m benchmarks.hot_path            # regimes, choices and limits
-    OMP_NUM_THREADS=1 PROJLAB_NATIVE=1 python -m benchmarks.hot_path regimes
-    OMP_NUM_THREADS=1 PROJLAB_NATIVE=1 python -m benchmarks.hot_path limits
+    OMP_NUM_THREADS=1 PROJLAB_NATIVE=0 python -m benchmarks.hot_path regimes
+    OMP_NUM_THREADS=1 PROJLAB_NATIVE=0 python -m benchmarks.hot_path limits
 
 Times are minima over interleaved repetitions in one process, on one thread; only their ratios mean
 anything. Each timed answer is checked first.
 """
 
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -298,9 +297,11 @@ def line(what: str, dtype: torch.dtype, times: dict[str, float]) -> str:
 
 def main(parts: list[str]) -> None:
     """Run the parts named, by default all."""
+    from projlab.engine.kernels import native
+
     torch.set_num_threads(1)
-    native = "on" if os.environ.get("PROJLAB_NATIVE") == "1" else "off"
-    print(f"torch {torch.__version__}, native kernels {native}; us (ratio of the first to this)")
+    in_use = "on" if native.wanted() and native.kernel(torch.float64) else "off"
+    print(f"torch {torch.__version__}, native kernels {in_use}; us (ratio of the first to this)")
     if not parts or "regimes" in parts:
         for dtype in (torch.float64, torch.float32):
             for m, n in ((1, 10), (3, 10), (10, 100), (64, 128)):

@@ -138,7 +138,9 @@ class BlockSolver:
         return self.solve(v, None, homogeneous=True, dual=dual, want_multipliers=False)[0]
 
     def direct(self, reverse_mode: ReverseMode) -> Direct:
-        """No shorter road than the general one."""
+        """No shorter road than the general one, on which the blocks use their kernels."""
+        for group in self.groups:
+            group.solver.direct(reverse_mode)
         return Direct(lambda _: None, lambda _: False)
 
     def solve(

@@ -99,7 +99,7 @@ def _value(form: Any, source: Iterator[Tensor], x: Tensor) -> Any:
     values = {k: _value(part, source, x) for k, part in form.items() if k != "class"}
     for key, value in values.items():
         if value == "native":
-            values[key] = native.Rows(values["W"])
+            values[key] = native.rows(values["W"])
     own = {field.name for field in fields(kind)} & {"dtype", "device"}
     return _filled(kind, values | {key: getattr(x, key) for key in own})
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from projlab.engine.facts import Facts
 from projlab.engine.kernels.native import PLAIN
 from projlab.engine.variants import Factor
+from projlab.engine.variants.base import InPlace
 from projlab.numerics.precision import lowered, stated_precision
 from projlab.system.metric import Metric
 
@@ -32,7 +33,7 @@ class Direct(NamedTuple):
     """
 
     fresh: Callable[[Tensor], Tensor | None]
-    in_place: Callable[[Tensor], bool]
+    in_place: InPlace
 
 
 ReverseMode = Callable[[Tensor, Callable[[Tensor], Tensor], "Solver"], Tensor | None]
@@ -209,8 +210,10 @@ class Solver:
         if factor is None or c is None or self.metric is not None:
             return Direct(lambda _: None, lambda _: False)
         native, project, project_ = factor.bound(c)
-        batch, n, dtype, device = self.batch, self.shape[1], self.dtype, self.device
+        n, dtype, device, single = self.shape[1], self.dtype, self.device, self.batch is None
         on_cpu, exact, kind = device.type == "cpu", dtype is torch.float64, device.type
+        one = torch.Size((n,) if self.batch is None else (self.batch, n))
+        in_kernel = None if native is None else native(lambda _: False)
 
         # the two repeat their conditions: a function for them would cost a tenth of a projection
         def fresh(x: Tensor) -> Tensor | None:
@@ -218,35 +221,31 @@ class Solver:
                 type(x) in PLAIN
                 and x.dtype is dtype
                 and (x.is_cpu if on_cpu else x.device == device)
-                and 0 < x.ndim <= 2
-                and (x.shape[-1] == n if batch is None else x.shape == (batch, n))
+                and (x.shape == one or (single and x.ndim == 2 and x.shape[1] == n))
                 and (exact or not lowered(dtype, kind))
             ):
                 return None
             if needs_function(x, None):
-                return reverse_mode(x, project, self) if batch is None else None
-            if native is not None:
+                return reverse_mode(x, project, self) if single else None
+            if in_kernel is not None:
                 y = x.clone()
-                return y if native(y) else project(x)
-            return project(x) if batch is None else project(x.unsqueeze(1)).squeeze(1)
+                return y if in_kernel(y) else project(x)
+            return project(x) if single else project(x.unsqueeze(1)).squeeze(1)
 
         def in_place(x: Tensor) -> bool:
-            if native is not None and native(x):
-                return True
             if not (
                 type(x) in PLAIN
                 and x.dtype is dtype
                 and (x.is_cpu if on_cpu else x.device == device)
-                and 0 < x.ndim <= 2
-                and (x.shape[-1] == n if batch is None else x.shape == (batch, n))
+                and (x.shape == one or (single and x.ndim == 2 and x.shape[1] == n))
                 and not x.requires_grad
                 and (exact or not lowered(dtype, kind))
             ):
                 return False
-            project_(x if batch is None else x.unsqueeze(1))
+            project_(x if single else x.unsqueeze(1))
             return True
 
-        return Direct(fresh, in_place)
+        return Direct(fresh, in_place if native is None else native(in_place))
 
     def project_(self, x: Tensor) -> None:
         """In place, x in `dtype` on `device`, no graph: the hot path."""

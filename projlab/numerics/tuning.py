@@ -40,11 +40,6 @@ COORDINATES = 2**10
 """Entries of W X from which that pays for few rows: up to it the calls cost more than the products,
 1.1 to 1.3 times more at 2 x 5, 3 x 10 and 8 x 16; at four times as many 8 to 20 % are gained."""
 
-EIGHT_ROWS = 2**19
-"""Bytes of eight rows up to which the native kernel reads so many at a time: they stay in a
-second-level cache for their second use. 1.59 reads of W against 1.67 for four at 1000 x 5000, 2.0
-against 2.2 at 500 x 2000; at 10 x 1e4 they do not fit and lose."""
-
 NATIVE_MANY = {torch.float64: 2**16, torch.float32: 2**12}
 """Bytes of W up to which the native kernel takes any number of vectors. It reads W once for four of
 them: 30 us against 43 for a matrix product, 256 vectors at 10 x 100, 3.4 ms against 7.8 for 4096 at

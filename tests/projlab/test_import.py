@@ -77,9 +77,10 @@ assert len(REGISTRY) == len(projlab.variants())
 
 
 def test_the_engine_imports_no_more_than_torch_and_numpy():
-    """scipy only where sparse matrices of scipy's come in; nothing of the suite at all."""
+    """scipy only where sparse matrices of scipy's come in, or numba brings it; no suite at all."""
     program = """
-import sys, projlab
+import os, sys, projlab
+os.environ["PROJLAB_NATIVE"] = "0"
 P = projlab.projector([[1.0, 1.0]], 1.0)
 import torch
 P(torch.zeros(2, dtype=torch.float64))

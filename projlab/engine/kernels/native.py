@@ -1,30 +1,89 @@
-"""Optional CPU kernels: one pass over the rows, without the overhead of torch's operators.
+"""CPU kernels: one pass over the rows, without the overhead of torch's operators.
 
-Used where the environment says PROJLAB_NATIVE=1 when a projector is set up, numba is installed
-(`pip install projlab[native]`; no compiler is needed) and the kernel is the faster way. They give
-the answers of the torch operators to rounding. Off by default: importing numba takes half a second,
-compiling takes a few at the very first use on a machine, and installing a package should change no
-bits. One thread each, so that nothing is oversubscribed.
+Used where numba is installed (`pip install projlab[native]`; no compiler is needed), the kernel is
+the faster way, and PROJLAB_NATIVE does not say "0" or "off" when a projector is set up. They give
+the answers of the torch operators to rounding, in one thread each, so that nothing is
+oversubscribed.
+
+numba is imported when the first projector is set up that has a use for it: that takes a second, and
+at the very first use on a machine four seconds more for each dtype, to compile. What was compiled
+is kept on disk (see `numba_kernels`); processes that compile at the same time each do so for
+themselves, and the last one's file, the same, replaces the others'. Where numba cannot be imported,
+cannot compile, or finds no folder to keep its files in, one warning says so and torch projects.
 """
 
 import importlib.util
 import os
+import warnings
+from array import array
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
+from torch._C import _is_tracing, _len_torch_dispatch_stack
 from torch.autograd import forward_ad
 from torch.autograd.graph import increment_version
 
+from projlab.errors import InputError
 from projlab.numerics import tuning
 
 PLAIN = frozenset({Tensor, torch.nn.Parameter})
 """Types whose memory is what they seem to be."""
 
+ON, OFF = ("", "1", "on"), ("0", "off")
+"""What PROJLAB_NATIVE may say; "on" is also what it says where it is not set."""
+
+Kernel = Callable[[int, int, int], None]
+"""`numba_kernels.float64` or `float32`."""
+
 
 def wanted() -> bool:
-    """Whether the environment asks for the kernels and numba is there."""
-    return os.environ.get("PROJLAB_NATIVE") == "1" and importlib.util.find_spec("numba") is not None
+    """Whether the environment leaves the kernels on.
+
+    Raises
+    ------
+    InputError
+        PROJLAB_NATIVE says neither on nor off.
+    """
+    asked = os.environ.get("PROJLAB_NATIVE", "")
+    if asked.lower() not in ON + OFF:
+        raise InputError(
+            f"the environment variable PROJLAB_NATIVE is {asked!r}; it may be '0' or 'off' (no "
+            "native kernels), or '1' or 'on' (where numba is installed, as if it were not set)"
+        )
+    return asked.lower() in ON
+
+
+@cache
+def kernel(dtype: torch.dtype) -> Kernel | None:
+    """The kernel, compiled or loaded at the first call; None where numba is not there or fails."""
+    if importlib.util.find_spec("numba") is None:
+        return None
+    try:
+        from projlab.engine.kernels import numba_kernels
+
+        found: Kernel = getattr(numba_kernels, str(dtype).removeprefix("torch."))
+        nothing = plan(0, 0, 0, 0, 0, 0, 0)
+        found(0, 0, nothing.buffer_info()[0])
+    except Exception as error:  # whatever is wrong with numba, torch can project
+        warnings.warn(
+            f"numba is installed but its kernels cannot be used ({type(error).__name__}: {error}); "
+            "torch's operators project instead. PROJLAB_NATIVE=0 chooses them without this "
+            "warning; NUMBA_CACHE_DIR names a folder for compiled code where none is writable.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+    return found
+
+
+def plan(*numbers: int) -> "array[int]":
+    """Two addresses and five sizes: W, c, B, m, n, step, system.
+
+    The part of c for vector j of system i begins at i * system + j * step.
+    """
+    return array("q", numbers)
 
 
 def rows(W: Tensor) -> "Rows | None":
@@ -33,58 +92,63 @@ def rows(W: Tensor) -> "Rows | None":
     # a vector of one entry may be a view that only torch reads correctly
     if not takes or W.numel() == 0 or W.shape[-1] < 2 or not tuning.native_pays(W) or not wanted():
         return None
-    return Rows(W)
+    compiled = kernel(W.dtype)
+    return None if compiled is None else Rows(W, compiled)
 
 
 class Rows:
     """x -= W'(W x + c) in place, for vectors that lie in memory one after the other."""
 
-    __slots__ = ("_W", "_address", "_call", "_dtype", "_most", "_shape", "_zeros")
+    __slots__ = ("_W", "_address", "_dtype", "_kernel", "_most", "_shape", "_zeros")
 
-    def __init__(self, W: Tensor) -> None:
-        from projlab.engine.kernels import numba_kernels
-
+    def __init__(self, W: Tensor, kernel: Kernel) -> None:
         self._W = W.contiguous()
         self._address = self._W.data_ptr()
         self._dtype = W.dtype
         self._shape = W.shape if W.dim() == 3 else (None, *W.shape)
         self._most = tuning.most_native_vectors(W)
         self._zeros = W.new_zeros(W.shape[-2])
-        wide = W.dtype is torch.float64
-        self._call: Callable[..., None] = numba_kernels.float64 if wide else numba_kernels.float32
-        self._call(0, 0, 0, 0, 0, 0, 0, 0, 0)  # compiles, or loads what was compiled
+        self._kernel = kernel
 
-    def for_vectors(self, c: Tensor) -> Callable[[Tensor], bool]:
-        """`project_` of x (n,) or (k, n), for this c (r,): a third of its time, which is checks."""
-        call, address, dtype, (_, m, n) = self._call, self._address, self._dtype, self._shape
-        c, most = c.contiguous(), self._most
-        right = c.data_ptr()
+    def for_vectors(
+        self, c: Tensor, otherwise: Callable[[Tensor], bool]
+    ) -> Callable[[Tensor], bool]:
+        """`project_` of x (n,) or (k, n) for this c (r,), or `otherwise` what it does not take.
+
+        Checks of x are most of a small projection's time: `project_` for any x takes 0.3 us more.
+        """
+        kernel, dtype, most, (_, m, n) = self._kernel, self._dtype, self._most, self._shape
+        c, vector = c.contiguous(), torch.Size((n,))
+        made = plan(self._address, c.data_ptr(), 1, m, n, 0, 0)
+        address = made.buffer_info()[0]
 
         def project_(
             x: Tensor,
-            held: tuple[Tensor, Tensor] = (self._W, c),  # noqa: ARG001  # at the two addresses
+            held: tuple[object, ...] = (self._W, c, made),  # noqa: ARG001  # at the addresses
         ) -> bool:
             if not (
                 type(x) in PLAIN
                 and x.dtype is dtype
-                and 0 < x.ndim <= 2
-                and x.shape[-1] == n
                 and x.is_cpu
                 and x.is_contiguous()
                 and forward_ad._current_level < 0
+                and not _len_torch_dispatch_stack()
+                and not _is_tracing()
             ):
-                return False
-            k = x.shape[0] if x.ndim == 2 else 1
-            if k > most:
-                return False
+                return otherwise(x)
+            k, shape = 1, x.shape
+            if shape != vector:
+                k = shape[0] if len(shape) == 2 and shape[1] == n else 0
+                if not 0 < k <= most:
+                    return otherwise(x)
             try:
                 at = x.data_ptr()
                 if at == 0:
-                    return False
+                    return otherwise(x)
                 increment_version(x)
             except RuntimeError:
-                return False
-            call(at, address, right, 1, k, m, n, 0, 0)
+                return otherwise(x)
+            kernel(at, k, address)
             return True
 
         return project_
@@ -100,6 +164,9 @@ class Rows:
             and x.is_cpu
             and x.is_contiguous()
             and forward_ad._current_level < 0
+            # what records operators, to run or to count them, would miss a change behind its back
+            and not _len_torch_dispatch_stack()
+            and not _is_tracing()
         ):
             return False
         B, m, n = self._shape
@@ -126,5 +193,6 @@ class Rows:
             increment_version(x)  # autograd's saved tensors see the change, as after any operator
         except RuntimeError:
             return False
-        self._call(at, self._address, right, B, k, m, n, step, system)
+        made = plan(self._address, right, B, m, n, step, system)
+        self._kernel(at, k, made.buffer_info()[0])
         return True

@@ -11,12 +11,15 @@ from torch import Tensor
 from projlab.numerics.triangular import Reflectors
 from projlab.system.rows import Rows
 
+InPlace = Callable[[Tensor], bool]
+"""Projects x where it lies, or says False of an x that it does not take."""
+
 
 class Bound(NamedTuple):
     """One projection of vectors that are known to fit, as functions of x alone."""
 
-    native: Callable[[Tensor], bool] | None
-    """Projects in place, or says False of what it does not take; it checks x itself."""
+    native: Callable[[InPlace], InPlace] | None
+    """Makes of a function in place one that asks a kernel first, which checks x itself."""
     project: Callable[[Tensor], Tensor]
     project_: Callable[[Tensor], object]
 
@@ -42,7 +45,10 @@ class Factor(ABC):
         """`project` in place, to the same bits."""
 
     def bound(self, c: Tensor) -> "Bound":
-        """`project` and `project_` of x (n,) or (k, n) for this c, with what they need at hand."""
+        """`project` and `project_` of x (n,) or (k, n) for this c, with what they need at hand.
+
+        Many projections are to follow: kernels are compiled, and used by `project` too from now on.
+        """
         return Bound(None, lambda x: self.project(x, c), lambda x: self.project_(x, c))
 
     @abstractmethod

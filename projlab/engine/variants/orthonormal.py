@@ -6,6 +6,7 @@ is orthogonal to the others, so that their coordinates are the same before and a
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, addmv
@@ -24,6 +25,7 @@ class OrthonormalRows(Factor):
     _negated: Tensor | None = field(init=False, repr=False, compare=False)
     """-W' where W is small: a second copy saves the keyword that would change the sign."""
     _native: native.Rows | None = field(init=False, repr=False, compare=False)
+    """From `bound` on: a single projection does not pay for importing numba."""
     _blocks: tuple[Tensor, ...] = field(init=False, repr=False, compare=False)
     """Views of W, by rows."""
     _systems: bool = field(init=False, repr=False, compare=False)
@@ -35,15 +37,16 @@ class OrthonormalRows(Factor):
         small = self.W.dim() == 2 and self.W.nbytes <= tuning.SMALL
         object.__setattr__(self, "_systems", self.W.dim() == 3)
         object.__setattr__(self, "_one", self.W.shape[-2] == 1)
-        object.__setattr__(self, "_native", native.rows(self.W))
+        object.__setattr__(self, "_native", None)
         object.__setattr__(self, "_negated", (-self.W).mT if small else None)
         rows = tuning.rows_per_block(self.W)
         whole = rows >= self.W.shape[-2]
         object.__setattr__(self, "_blocks", (self.W,) if whole else self.W.split(rows, dim=-2))
 
     def bound(self, c: Tensor) -> Bound:
+        object.__setattr__(self, "_native", native.rows(self.W))
         if self._native is not None and not self._systems:
-            return super().bound(c)._replace(native=self._native.for_vectors(c))
+            return super().bound(c)._replace(native=partial(self._native.for_vectors, c))
         if self._native is not None or self._negated is None:
             return super().bound(c)
         M, N = self.W, self._negated

@@ -28,12 +28,12 @@ class OneRow(OrthonormalRows):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        long = self.W.dim() == 2 and self.W.nbytes > tuning.SMALL and self._native is None
+        long = self.W.dim() == 2 and self.W.nbytes > tuning.SMALL
         equal = long and bool((self.W[:, :1] == self.W).all())
         object.__setattr__(self, "_equal", self.W[0, :1].clone() if equal else None)
 
     def project_(self, x: Tensor, c: Tensor | None) -> None:
-        if self._equal is None:
+        if self._equal is None or self._native is not None:
             super().project_(x, c)
             return
         r = x.sum(-1, keepdim=True) * self._equal

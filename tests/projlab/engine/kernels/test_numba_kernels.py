@@ -10,6 +10,7 @@ if not NUMBA:
     pytest.skip("numba, the extra `native`, is not installed", allow_module_level=True)
 
 from projlab.engine.kernels import numba_kernels
+from projlab.engine.kernels.native import plan
 
 KERNELS = {torch.float32: numba_kernels.float32, torch.float64: numba_kernels.float64}
 
@@ -22,8 +23,8 @@ def orthonormal(*lead, m, n, dtype):
 def project(x, W, c, *, step, system):
     """In place, x (B, k, n), W (B, m, n); c begins at i * system + j * step for x[i, j]."""
     B, k, n = x.shape
-    addresses = (t.data_ptr() for t in (x, W, c))
-    KERNELS[x.dtype](*addresses, B, k, W.shape[1], n, step, system)
+    numbers = plan(W.data_ptr(), c.data_ptr(), B, W.shape[1], n, step, system)
+    KERNELS[x.dtype](x.data_ptr(), k, numbers.buffer_info()[0])
 
 
 def check(found, x, W, c):
@@ -40,7 +41,7 @@ def check(found, x, W, c):
 @pytest.mark.parametrize("k", [1, 3, 4, 5, 9])
 @pytest.mark.parametrize("m", [*range(1, 17), 23])
 def test_every_group_of_rows_and_of_vectors(m, k, dtype):
-    """Rows go by eight, four, two and one, vectors by four: every remainder."""
+    """Rows go by four, two and one, vectors by four: every remainder."""
     W, x = orthonormal(1, m=m, n=29, dtype=dtype), torch.randn(1, k, 29, dtype=dtype)
     c, found = torch.randn(m, dtype=dtype), x.clone()
     project(found, W, c, step=0, system=0)
@@ -64,8 +65,9 @@ def test_a_system_for_each_batch(each, dtype):
     check(found, x, W, c)
 
 
-def test_rows_too_long_for_the_cache_go_by_four():
-    n = numba_kernels.EIGHT_ROWS // (8 * 8) + 1
+@pytest.mark.parametrize("more", [-1, 0, 1])
+def test_rows_longer_than_what_is_used_again_at_once(more):
+    n = 2 * numba_kernels.COLUMNS + more
     W, x = orthonormal(1, m=9, n=n, dtype=torch.float64), torch.randn(1, 1, n, dtype=torch.float64)
     c, found = torch.randn(9, dtype=torch.float64), x.clone()
     project(found, W, c, step=0, system=0)

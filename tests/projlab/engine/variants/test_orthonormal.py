@@ -109,7 +109,8 @@ def test_nan_and_infinity_go_through(way, take):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_one_vector_takes_two_operators(dtype):
+def test_one_vector_takes_two_operators(dtype, take):
+    take("small")
     given = case("random 5 x 12", dtype)
     P = projlab.projector(given.A, given.b)
     for act in (P, P.project_):
