@@ -47,10 +47,8 @@ def way(P: projlab.Projector) -> str:
     """How setting up came to its factor."""
     if P.constraint.decided:
         return "decided"
-    for word in ("blocks", "shift"):
-        if word in P.reason:
-            return word
-    return "triangle"
+    told = {"blocks": "blocks", "carry the others": "some rows", "shift": "shift"}
+    return next((kind for words, kind in told.items() if words in P.reason), "triangle")
 
 
 def row(name: str, constraint: AffineConstraint, limit: float) -> tuple[str, ...]:
