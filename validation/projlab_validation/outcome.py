@@ -143,7 +143,8 @@ def held_bytes(P: Projector) -> int:
         elif isinstance(thing, (list, tuple)):
             waiting += thing
         elif type(thing).__module__.startswith("projlab"):
-            waiting += vars(thing).values()
+            slots = getattr(type(thing), "__slots__", ())
+            waiting += [getattr(thing, name) for name in slots] or vars(thing).values()
     return sum(sizes.values())
 
 

@@ -286,7 +286,8 @@ def test_there_and_back_gives_the_original_bits(variant):
 
 
 @pytest.mark.parametrize("variant", CHOICES)
-def test_float_half_and_double(variant):
+def test_float_half_and_double(variant, take):
+    take("small")  # to the bits of torch's operators, which factors of a wider dtype stay with
     one = given(variant)
     P = projector(one.A, one.b, variant)
     single = projector(one.A.float(), one.b.float(), variant)
