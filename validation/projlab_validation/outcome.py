@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -71,6 +72,21 @@ class Outcome:
         )
 
 
+@cache
+def load_libraries(dtype: str) -> None:
+    """Let a small projector import and compile what others of the dtype need, once a process.
+
+    A first call that takes as long as many is a measurement, and must be one of projecting.
+    """
+    import torch
+
+    from projlab import AffineConstraint, projector
+
+    rows = [[1.0, 1.0, 0.0], [0.0, 1.0, 1.0], [1.0, 2.0, 1.0]]
+    A = torch.tensor(rows, dtype=getattr(torch, dtype))
+    projector(AffineConstraint(A, 0.0), variant="auto")(A)
+
+
 def ask(
     constraint: AffineConstraint,
     problem: Problem,
@@ -91,6 +107,7 @@ def ask(
 
     from projlab import projector
 
+    load_libraries(problem.dtype)
     x0 = torch.from_numpy(problem.x0).to(device=device, dtype=getattr(torch, problem.dtype))
     synchronise = torch.get_device_module(device).synchronize
     try:

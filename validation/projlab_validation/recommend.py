@@ -175,13 +175,18 @@ def _seconds(value: float) -> str:
 
 
 def _cheapest(lines: Sequence[Line], projections: int = MANY) -> Line:
-    """The least total time for that many projections; of a tie, the least set-up."""
+    """The least total time for that many projections; of a tie, the least set-up.
+
+    Of a tie in that as well, the first in the order of the registry: noise decides nothing.
+    """
 
     def total(line: Line) -> float:
         return line.setup_s + projections * line.project_s
 
     least = min(map(total, lines))
-    return min((x for x in lines if total(x) <= TIE * least), key=lambda line: line.setup_s)
+    tied = [line for line in lines if total(line) <= TIE * least]
+    shortest = min(line.setup_s for line in tied)
+    return next(line for line in tied if line.setup_s <= SET_UP_TIE * shortest)
 
 
 def _changes(question: Question, answered: Sequence[Line], best: Line) -> tuple[str, ...]:
@@ -332,3 +337,7 @@ def _ambiguous(question: Question, answered: Sequence[Line]) -> Recommendation:
         ),
         best.name,
     )
+
+
+SET_UP_TIE = 1.5
+"""Set-ups this near each other are as long: one set-up is timed a few times at most."""
