@@ -1,11 +1,13 @@
 """Setting up: the answer first, and a decision on the rank only where that does not do.
 
 Rows that share no column need no factor, dense rows of full rank a QR whose triangle proves it.
-Where rows may be redundant, the Gram matrix is factored with a shift too small to see, and the
-projection corrected with true residuals, which takes the shift out of the answer again: the
-component along a singular value sigma is left by s / (sigma^2 + s) each time, so that what counts
-converges fast, and what counts as zero stays where it is. Two numbers say whether that is all:
-whether corrections of a random probe came down to rounding, and whether the rest of A x - b did.
+Where rows may be redundant, a pivoted Cholesky factorisation picks some that carry the others, and
+these get a QR. In batches, or by the name of cholesky, the Gram matrix is factored with a shift too
+small to see, and the projection corrected with true residuals, which takes the shift out of the
+answer again: the component along a singular value sigma is left by s / (sigma^2 + s) each time, so
+that what counts converges fast, and what counts as zero stays where it is. Two numbers say whether
+that is all: whether random probes, projected, have come down to rounding on every row, and whether
+A x - b has where zero is projected.
 
 Reference: Riley, "Solving systems of linear equations with a positive definite, symmetric, but
 possibly ill-conditioned matrix", MTAC 9 (1955) (a shift, and iterations that remove it); Golub,
@@ -36,6 +38,7 @@ from projlab.system.constraint import AffineConstraint
 from projlab.system.equilibration import Equilibrated, equilibrate
 from projlab.system.options import Options
 from projlab.system.row_choice import pivot_rows
+from projlab.system.rows import DenseRows
 
 PROBES = 4
 """Random vectors that a factor with a shift has to project to rounding."""
@@ -48,9 +51,12 @@ def build(
 
     `dtype` is the working precision, `data` that of A and b, which decides rank and consistency.
     """
-    with _computing(constraint):
-        by_blocks = blocks.built(constraint, dtype, options, data, build_one)
-    return by_blocks or build_one(constraint, dtype, options, data)
+    if constraint.rows.sparse:
+        with _computing(constraint):
+            by_blocks = blocks.built(constraint, dtype, options, data, build_one)
+        if by_blocks is not None:
+            return by_blocks
+    return build_one(constraint, dtype, options, data)
 
 
 def build_one(
@@ -61,6 +67,7 @@ def build_one(
         if _answers_first(constraint, options):
             system = equilibrate(constraint, dtype)
             if not system.rows.disjoint():
+                system = replace(system, rows=DenseRows(system.rows.to_dense()))
                 solver = _of_full_rank(constraint, system, options, data)
                 if solver is None:
                     solver = _of_some_rows(constraint, system, options, data)
@@ -170,28 +177,18 @@ def _of_some_rows(
         name, factor = "single_row", get("single_row").factor(some, u)
     else:
         name, factor = "qr", QR().factor_from(reflectors, some, u)
-    c = factor.right_side(system.f[kept])
-    zero = factor.project(E.new_zeros(1, n), c)
+    zero = factor.project(E.new_zeros(1, n), factor.right_side(system.f[kept]))
     probes = _probes(E).mT.contiguous()
     if not _at_rest(E, system.f, probes, factor.project(probes, None), zero):
         return None
-    return Solver(
-        shape=(m, n),
-        batch=None,
-        dtype=E.dtype,
-        device=constraint.device,
-        variant=name,
-        reason=f"{name}: {r} of {m} rows in {n} variables carry the others, to rounding: random "
-        "vectors, and zero, projected onto these end on all of them",
-        facts=Facts(constraint, E.dtype, options.rank, data),
-        factor=factor,
-        kept=kept,
-        units=power_of_two(system.exponent[kept], E.dtype),
-        range_basis=None,
-        metric=None,
-        c=c,
-        decided=False,
+    reason = (
+        f"{name}: {r} of {m} rows in {n} variables carry the others, to rounding: random "
+        "vectors, and zero, projected onto these end on all of them"
     )
+    facts = Facts(constraint, E.dtype, options.rank, data)
+    picked = Equilibrated(some, system.f[kept], system.exponent[kept])
+    solver = _solver(constraint, picked, factor, name, reason, facts)
+    return replace(solver, kept=kept, decided=False)
 
 
 def _probes(E: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from projlab.system.rows import SparseRows, sparse_rows
-from projlab.system.structure import connected
+from projlab.system.structure import connected, places
 from projlab.training import grids
 from projlab.training.expressions.maps import DenseMap, LinearMap, Sums
 from projlab.training.memory_order import is_dense
@@ -435,8 +435,8 @@ def _matrices(
         for order in (torch.argsort(rank[owner], stable=True),)
     ]
     row_order, column_order, entry_order = in_order
-    row_place = _places(components.of_row, len(sizes))[entries.rows[entry_order]]
-    column_place = _places(components.of_column, len(sizes))[stored.column[entry_order]]
+    row_place = places(components.of_row, len(sizes))[entries.rows[entry_order]]
+    column_place = places(components.of_column, len(sizes))[stored.column[entry_order]]
     values = entries.values[entry_order]
     counts = torch.bincount(component, minlength=len(sizes))
     plans: list[MatrixPlan] = []
@@ -491,16 +491,6 @@ def _coefficients(m: int, n: int, counts: Tensor, i: Tensor, j: Tensor, values: 
     A = torch.zeros(m, n, dtype=torch.float64)
     A[i, j] = values
     return A
-
-
-def _places(component: Tensor, count: int) -> Tensor:
-    """The position of each item among those of its component, in order."""
-    order = torch.argsort(component, stable=True)
-    size = torch.bincount(component, minlength=count)
-    first = torch.cumsum(size, 0) - size
-    place = torch.empty_like(component)
-    place[order] = torch.arange(len(component)) - first[component[order]]
-    return place
 
 
 def _as_view(piece: Piece, parameters: Sequence[Tensor]) -> Piece:
