@@ -92,3 +92,24 @@ def test_whoever_asks_for_a_decision_gets_one(keywords):
     assert P.rank == 6
     x = torch.randn(15, dtype=F64)
     assert torch.allclose(P(x), projlab.projector(A, b)(x), rtol=0, atol=1e-12)
+
+
+def nearly_parallel():
+    """Six rows of rank 5: one 1e-9 away from following, and one that follows."""
+    E = torch.from_numpy(prescribed_spectrum(5, 15, 1.0))
+    return torch.cat([E[:4], E[:1] + 1e-9 * E[4:], 2 * E[3:4]]), E.sum(0)
+
+
+@pytest.mark.parametrize("variant", ["auto", "qr"])
+def test_a_row_that_nearly_follows_counts_though_b_does_not_show_it(variant):
+    """Its pivot drowns in the Gram matrix, and zero solves b = 0: only a random vector shows it."""
+    A, x0 = nearly_parallel()
+    given = make_case("nearly parallel", A, torch.zeros(6, dtype=F64), x0)
+    P = projlab.projector(A, 0.0, variant)
+    assert P.rank == 5
+    assert exact.distance(P(given.x0), given.solution) <= given.allowed("qr")
+
+
+def test_cholesky_refuses_a_row_that_nearly_follows():
+    with pytest.raises(projlab.RankDeficientError, match="not numerically positive definite"):
+        projlab.projector(nearly_parallel()[0], 0.0, "cholesky")
