@@ -53,7 +53,7 @@ def _kernel(W: Tensor, x: Tensor, c: Tensor) -> Callable[[], object]:
 
     found = native.kernel(W.dtype)
     assert found is not None
-    return partial(native.Rows(W, found).project_, x, c)
+    return partial(native.NativeRows(W, found).project_, x, c)
 
 
 def compiled(group: int, shape: str) -> Callable[..., None]:

@@ -69,7 +69,7 @@ def _form(value: Any, tensors: list[Tensor]) -> str:
         return '"tensor"'
     if isinstance(value, tuple):
         return "[" + ", ".join([_form(item, tensors) for item in value]) + "]"
-    if isinstance(value, native.Rows):
+    if isinstance(value, native.NativeRows):
         return '"native"'
     kind = type(value)
     names = [field.name for field in fields(value) if field.name not in LEFT_OUT]

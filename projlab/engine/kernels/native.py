@@ -86,17 +86,17 @@ def plan(*numbers: int) -> "array[int]":
     return array("q", numbers)
 
 
-def rows(W: Tensor) -> "Rows | None":
+def rows(W: Tensor) -> "NativeRows | None":
     """The kernel for orthonormal rows W (r, n) or (B, r, n), or None where torch does it."""
     takes = W.device.type == "cpu" and W.dtype in (torch.float32, torch.float64)
     # a vector of one entry may be a view that only torch reads correctly
     if not takes or W.numel() == 0 or W.shape[-1] < 2 or not tuning.native_pays(W) or not wanted():
         return None
     compiled = kernel(W.dtype)
-    return None if compiled is None else Rows(W, compiled)
+    return None if compiled is None else NativeRows(W, compiled)
 
 
-class Rows:
+class NativeRows:
     """x -= W'(W x + c) in place, for vectors that lie in memory one after the other."""
 
     __slots__ = ("_W", "_address", "_dtype", "_kernel", "_most", "_shape", "_zeros")

@@ -24,7 +24,7 @@ class OrthonormalRows(Factor):
     W: Tensor
     _negated: Tensor | None = field(init=False, repr=False, compare=False)
     """-W' where W is small: a second copy saves the keyword that would change the sign."""
-    _native: native.Rows | None = field(init=False, repr=False, compare=False)
+    _native: native.NativeRows | None = field(init=False, repr=False, compare=False)
     """From `bound` on: a single projection does not pay for importing numba."""
     _blocks: tuple[Tensor, ...] = field(init=False, repr=False, compare=False)
     """Views of W, by rows."""
