@@ -14,7 +14,7 @@ from torch import Tensor
 
 from projlab import tolerance
 from projlab.engine.facts import Facts
-from projlab.engine.solver import Direct, ReverseMode, Solver
+from projlab.engine.solver import NOTHING, Direct, ReverseMode, Solver
 from projlab.errors import InconsistentError, ProjlabError
 from projlab.numerics import memory, tuning
 from projlab.numerics.precision import lowered, stated_precision
@@ -141,7 +141,7 @@ class BlockSolver:
         """No shorter road than the general one, on which the blocks use their kernels."""
         for group in self.groups:
             group.solver.direct(reverse_mode)
-        return Direct(lambda _: None, lambda _: False)
+        return NOTHING
 
     def solve(
         self,

@@ -19,13 +19,13 @@ from projlab.engine.project import project
 from projlab.engine.reverse import reverse_mode
 from projlab.engine.select import MANY, asked
 from projlab.engine.setup import build
-from projlab.engine.solver import Direct, needs_function
+from projlab.engine.solver import NOTHING, Direct, needs_function
 from projlab.errors import InputError, ProjlabError, RankDeficientError
 from projlab.numerics.precision import set_up, stated_precision
 from projlab.proof.certificate import Certificate, certify
 from projlab.system.constraint import AffineConstraint, as_constraint
 from projlab.system.inputs import check_vector, to_tensor, working_dtype
-from projlab.system.options import ProjectorKeywords, listed
+from projlab.system.options import Options, ProjectorKeywords, listed
 
 
 @listed
@@ -103,6 +103,15 @@ class Projector(nn.Module):
 
     A: Tensor
     b: Tensor
+    _options: Options
+    _constraint: AffineConstraint
+    _dtype: torch.dtype
+    _factors: AnySolver | None
+    _solvers: dict[tuple[torch.dtype, bool], AnySolver]
+    _direct: Direct
+    _known: tuple[Tensor, int, Tensor, int]
+    """The buffers A and b, each with its version, that the factors are of."""
+    _mark: Tensor | None
 
     @listed
     def __init__(
@@ -117,9 +126,7 @@ class Projector(nn.Module):
         dtype = working_dtype(constraint.dtype)
         solver = None if _is_meta(constraint) else build(constraint, dtype, options, dtype)
         super().__init__()
-        self._options = options
-        self.register_buffer("A", constraint.A)
-        self.register_buffer("b", constraint.b)
+        vars(self)["_options"] = options
         self._adopt(constraint, constraint.dtype, solver)
 
     def _adopt(
@@ -133,31 +140,33 @@ class Projector(nn.Module):
 
         No factors where the constraint is on meta: they are made when A and b have values.
         """
-        self._constraint = constraint
-        self._dtype = dtype
-        self._factors = solver
-        self._solvers: dict[tuple[torch.dtype, bool], AnySolver] = {}
+        # past `nn.Module.__setattr__`, which takes as long as a small factorisation
+        vars(self).update(_constraint=constraint, _dtype=dtype, _factors=solver, _solvers={})
         if solver is not None:
             self._keep(solver)
-        self.A, self.b = (constraint.A, constraint.b) if buffers is None else buffers
+        A, b = (constraint.A, constraint.b) if buffers is None else buffers
+        self._buffers.update(A=A, b=b)
         self._derive()
 
     def _derive(self) -> None:
         """What the hot path looks up: not part of the state, and never copied."""
-        nothing = Direct(lambda _: None, lambda _: False)
-        self._direct = nothing if self._factors is None else self._factors.direct(reverse_mode)
+        solver = self._factors
+        vars(self)["_direct"] = NOTHING if solver is None else solver.direct(reverse_mode)
         self._watch()
 
     def _watch(self) -> None:
         """Remember the buffers as they are: the factors are theirs."""
-        A, b = self.A, self.b
-        self._known = (A, A._version, b, b._version)
-        self._mark = compiled.marked(A)
+        A, b = self._buffers["A"], self._buffers["b"]
+        assert A is not None
+        assert b is not None
+        known = A, A._version, b, b._version
+        vars(self).update(_known=known, _mark=compiled.marked(A))
 
     def _keep(self, solver: AnySolver) -> None:
         """Under its precision, and whether its rows are independent ones."""
-        for key in {(solver.dtype, False), (solver.dtype, solver.decided)}:
-            self._solvers[key] = solver
+        self._solvers[solver.dtype, False] = solver
+        if solver.decided:
+            self._solvers[solver.dtype, True] = solver
 
     @property
     def _solver(self) -> AnySolver:
@@ -380,9 +389,9 @@ class Projector(nn.Module):
         constraint = self._constraint
         same_A = same_A or _equal(A, constraint.A)
         if not same_A:
-            constraint = AffineConstraint(A, b, constraint.names)
+            constraint = AffineConstraint(A, b, constraint.given_names)
         elif not (same_b or _equal(b, constraint.b)):
-            constraint = AffineConstraint(constraint.rows, b, constraint.names)
+            constraint = AffineConstraint(constraint.rows, b, constraint.given_names)
         else:
             self.A, self.b = A, b
             self._watch()
@@ -603,7 +612,7 @@ class Projector(nn.Module):
             )
             return
         try:
-            constraint = AffineConstraint(A.to(device), b.to(device), self._constraint.names)
+            constraint = AffineConstraint(A.to(device), b.to(device), self._constraint.given_names)
             work = working_dtype(self._dtype)
             solver = build(constraint, work, self._options, self._data(self._dtype))
         except ProjlabError as error:
@@ -685,4 +694,4 @@ def _equal(changed: Tensor, kept: Tensor) -> bool:
 def moved(constraint: AffineConstraint, device: torch.device) -> AffineConstraint:
     """The same equations on another device."""
     rows = constraint.rows.to(device=device)
-    return AffineConstraint(rows, constraint.b.to(device), constraint.names)
+    return AffineConstraint(rows, constraint.b.to(device), constraint.given_names)

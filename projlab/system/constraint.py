@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from projlab.errors import InputError
-from projlab.numerics.precision import stated_precision
+from projlab.numerics.precision import outside_inference_mode, stated_precision
 from projlab.system.inputs import check_vector, require_finite, to_tensor
 from projlab.system.rows import Rows, as_rows
 
@@ -37,7 +37,7 @@ class AffineConstraint:
 
     b: Tensor
     """(m,) or (B, m)."""
-    names: tuple[str, ...]
+    given_names: tuple[str, ...] | None
     rows: Rows
     """A as the engine uses it."""
     decided: dict[Any, Any]
@@ -52,14 +52,11 @@ class AffineConstraint:
                 )
         if b is None:
             raise InputError("b is missing: give a scalar or one value a row")
-        with torch.no_grad(), torch.inference_mode(False):
+        with outside_inference_mode():
             rows = as_rows(A)
-            self._set(
-                rows=rows,
-                b=_right_side(b, rows),
-                names=_names(names, rows.shape[0]),
-                decided={},
-            )
+            right = _right_side(b, rows)
+        given = None if names is None else _names(names, rows.shape[0])
+        self._set(rows=rows, b=right, given_names=given, decided={})
 
     def _set(self, **attributes: object) -> None:
         for name, value in attributes.items():
@@ -71,8 +68,13 @@ class AffineConstraint:
     @cached_property
     def A(self) -> Tensor:  # noqa: N802  # the mathematics' own name
         """(m, n) or (B, m, n); a sparse COO tensor where A was given sparse."""
-        with torch.inference_mode(False):
+        with outside_inference_mode():
             return self.rows.as_tensor()
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """One a row, as given or "row 0", "row 1", ...; made when first asked for."""
+        return self.given_names or tuple(f"row {i}" for i in range(self.m))
 
     @property
     def m(self) -> int:
@@ -142,9 +144,7 @@ def _right_side(b: Any, rows: Rows) -> Tensor:
     return tensor.to(rows.device).expand(*batch, m).contiguous()
 
 
-def _names(names: Sequence[str] | None, m: int) -> tuple[str, ...]:
-    if names is None:
-        return tuple(f"row {i}" for i in range(m))
+def _names(names: Sequence[str], m: int) -> tuple[str, ...]:
     listed = isinstance(names, Sequence) and not isinstance(names, str)
     if not listed or len(names) != m or not all(isinstance(s, str) for s in names):
         raise InputError(f"names must be {m} strings, one a row of A; got {names!r}")
