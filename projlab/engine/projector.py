@@ -38,7 +38,8 @@ def projector(
     """Factor A once, and return the projection onto {x : A x = b}.
 
     The projection solves argmin 1/2 ||x - x0||_W^2 subject to A x = b. With redundant rows, A has
-    its numerical rank: the singular values of its equilibrated rows above max(m, n) eps sigma_max.
+    its numerical rank: the singular values of its equilibrated rows above max(m, n) eps sigma_max
+    (float32 data: at most 5 sqrt(min(m, n)) eps sigma_max, ten times what its rounding can do).
 
     Parameters
     ----------

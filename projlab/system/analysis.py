@@ -14,7 +14,7 @@ from projlab.system.block_rank import decide_by_blocks, orthonormal_columns
 from projlab.system.combinations import Combination, combinations_of
 from projlab.system.constraint import AffineConstraint
 from projlab.system.equilibration import Equilibrated, equilibrate
-from projlab.system.rank import Rank, RankRule, cutoff_of, decide, decide_each
+from projlab.system.rank import Rank, RankRule, cutoff_of, decide, decide_each, wide_data
 from projlab.system.rows import Rows
 from projlab.system.structure import worthwhile_blocks
 
@@ -87,7 +87,8 @@ def _conflicting(system: Equilibrated, decision: Rank, u: float, rule: RankRule)
     """Positions in `decision.dropped` whose right-hand sides contradict the kept rows.
 
     With x^ = E_r^+ f, row i is off where |E x^ - f|_i exceeds the consistency factor times
-    ||e_i|| ||x^|| + |f_i|. The residual is the part of f outside the range of E_r.
+    ||e_i|| ||x^|| + |f_i|. The residual is the part of f outside the range of E_r. Where only the
+    rounding of coarser data counts, a redundant row is held against those that it follows from.
     """
     if rule == "exact":
         return _conflicting_exactly(system, decision)
@@ -106,12 +107,16 @@ def _conflicting(system: Equilibrated, decision: Rank, u: float, rule: RankRule)
         residual = (f - basis.matvec(inside)).abs()
         xhat = torch.linalg.vector_norm(inside / decision.sigma)
         C = decision.coefficients
-        allowed = factor * (norms * xhat + f.abs())
+        size = norms * xhat + f.abs()
+        allowed = factor * size
         mismatch = (f[dropped] - C.matvec(f[kept])).abs()
-        weight = allowed[dropped] + C.abs().matvec(allowed[kept])
-        if bool((residual > allowed)[norms > 0].any()):
+        weight = size[dropped] + C.abs().matvec(size[kept])
+        if rule == "numerical" and not wide_data(u):
+            off = off | (mismatch > tolerance.ROUNDED_ONCE * u * weight)
+        elif bool((residual > allowed)[norms > 0].any()):
             # the combinations that carry the contradiction, at least the clearest of them
-            ratio = torch.where(zero, 0.0, mismatch / weight.clamp_min(torch.finfo(f.dtype).tiny))
+            weight = (factor * weight).clamp_min(torch.finfo(f.dtype).tiny)
+            ratio = torch.where(zero, 0.0, mismatch / weight)
             off = off | (ratio > min(1.0, float(ratio.max()) * (1 - tolerance.TIE)))
     return [int(i) for i in off.nonzero().flatten()]
 

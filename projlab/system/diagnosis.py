@@ -84,8 +84,8 @@ def diagnose(A: Any, b: Any = None, *, rank: RankRule = "numerical") -> Diagnosi
     A, b
         As `AffineConstraint` takes them, or one AffineConstraint as A; not batched.
     rank
-        "numerical" (singular values of the equilibrated rows above max(m, n) eps sigma_max),
-        a relative tolerance instead of max(m, n) eps, or "exact" (entries taken literally).
+        "numerical" (singular values of the equilibrated rows above the cutoff that `projector`
+        states), a tolerance relative to the largest instead, or "exact" (entries taken literally).
 
     Raises
     ------

@@ -153,7 +153,7 @@ class Counted(NamedTuple):
 
 
 def wide_data(u: float) -> bool:
-    """Whether an SVD in float64 could round as much as the data itself."""
+    """Whether the data is float64's, so that an SVD in float64 could round as much as it does."""
     return u < tolerance.FLOAT32_ROUNDOFF
 
 
