@@ -206,7 +206,11 @@ class Projector(nn.Module):
         """Numerical rank: int, or (B,) tensor for batched A."""
         self._follow()
         ranks = self._solver.facts.ranks
-        return ranks[0] if self._solver.batch is None else torch.tensor(ranks, device="cpu")
+        return (
+            ranks[0]
+            if self._solver.batch is None
+            else torch.tensor(ranks, device="cpu", dtype=torch.long)
+        )
 
     @property
     def condition(self) -> Any:
@@ -661,7 +665,7 @@ class Projector(nn.Module):
         )
 
 
-_UNSEEN = torch.empty(0, device="cpu")
+_UNSEEN = torch.empty(0, device="cpu", dtype=torch.float32)
 """In the place of buffers that were assigned to since the factors were made."""
 
 _DERIVED = frozenset({"_direct", "_known", "_mark"})
