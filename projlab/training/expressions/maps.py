@@ -301,6 +301,7 @@ def _matches(wanted: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Every pair of positions (i, k) with wanted[i] == rows[k]."""
     order = torch.argsort(rows, stable=True)
     ordered = rows[order]
+    wanted = wanted.contiguous()
     first = torch.searchsorted(ordered, wanted)
     count = torch.searchsorted(ordered, wanted, right=True) - first
     i = torch.repeat_interleave(torch.arange(len(wanted), device="cpu"), count)
