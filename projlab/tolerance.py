@@ -320,3 +320,18 @@ def feasibility_bound(*, u: float, m: int, n: int) -> float:
     condition number does not enter for any of the variants.
     """
     return dimension_factor(m, n) * u
+
+
+def sum_rounding(n: int, u: float) -> float:
+    """Relative to the sum of magnitudes: what rounding makes of a sum of n terms.
+
+    Blocked or pairwise sums err by at most (2 + log2(n) / 8) u in blocks of 256 (ASNA section 4.2),
+    their terms, products, by u each; twice that covers a bound that is evaluated the same way.
+    """
+    return 2 * (3 + math.log2(max(n, 2)) / 8) * u
+
+
+STEP_ROUNDINGS = 8.0
+"""In units of u: a Newton step for a row's multiplier t that moves it by no more than this times
+|t| + max |x_j / a_j| is rounding. The entries x_j - t a_j carry 2u (|x_j| + |t a_j|), their sum
+over the free ones as much again, and it is divided by the sum of a_j^2 over the same."""
