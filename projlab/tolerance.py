@@ -335,3 +335,7 @@ STEP_ROUNDINGS = 8.0
 """In units of u: a Newton step for a row's multiplier t that moves it by no more than this times
 |t| + max |x_j / a_j| is rounding. The entries x_j - t a_j carry 2u (|x_j| + |t a_j|), their sum
 over the free ones as much again, and it is divided by the sum of a_j^2 over the same."""
+
+CONTRACTING = 0.9
+"""Corrections of a face go on while each leaves less than this of the residual: one that leaves more
+met a component below the square root of the shift, or rows that contradict each other there."""

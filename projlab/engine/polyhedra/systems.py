@@ -1,0 +1,292 @@
+"""The rows of a polyhedron, equations above inequalities, as the search and the polish use them.
+
+Rows are equilibrated by powers of two and in float64. What is factored is the Gram matrix of the
+active rows on the free variables, with a shift: M_FF' + s I. A correction by it leaves
+s / (sigma^2 + s) of a component, so that true residuals take the shift out again, and components
+that only rounding has are left where they are (as in `projlab.engine.setup`).
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from scipy.sparse import csc_array, csr_array, diags_array, eye_array
+from scipy.sparse.linalg import splu
+from torch import Tensor
+
+from projlab.numerics import memory
+from projlab.numerics.scaling import scale
+from projlab.system.equilibration import equilibrate_rows
+from projlab.system.polyhedron import Polyhedron
+from projlab.system.rows import DenseRows, Rows, sparse_rows
+
+_HELD = 2**24
+"""Entries of a batch of masked rows that are held at a time."""
+
+
+class Factor(Protocol):
+    """Solves with the shifted Gram matrix of each vector's own face."""
+
+    def solve(self, r: Tensor) -> Tensor:
+        """(k, m) to (k, m); zero on rows that are not active."""
+
+
+@dataclass(frozen=True, eq=False)
+class System(ABC):
+    """m rows of which the first `equations` are equations."""
+
+    rows: Rows
+    exponent: Tensor
+    """(m,): the rows are the caller's times 2**exponent."""
+    equations: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, n)."""
+        return self.rows.shape
+
+    @property
+    def device(self) -> torch.device:
+        """Of the rows."""
+        return self.rows.device
+
+    @property
+    def is_equation(self) -> Tensor:
+        """(m,)."""
+        return torch.arange(self.shape[0], device=self.device) < self.equations
+
+    def times(self, x: Tensor) -> Tensor:
+        """M x."""
+        return self.rows.matvec(x)
+
+    def transposed(self, y: Tensor) -> Tensor:
+        """M' y."""
+        return self.rows.rmatvec(y)
+
+    def sizes(self, y: Tensor) -> Tensor:
+        """|M|' |y|, which rounding of M' y is relative to."""
+        return self.magnitudes.rmatvec(y.abs())
+
+    @property
+    def magnitudes(self) -> Rows:
+        """|M|, made once."""
+        made: Rows | None = vars(self).get("_magnitudes")
+        if made is None:
+            made = self.rows.abs()
+            vars(self)["_magnitudes"] = made
+        return made
+
+    def scaled(self, right: Tensor) -> Tensor:
+        """Right sides (..., m) in the rows' units."""
+        return scale(right.to(self.rows.dtype), self.exponent)
+
+    def in_units(self, y: Tensor) -> Tensor:
+        """Multipliers (..., m) of the caller's rows."""
+        return scale(y, self.exponent)
+
+    @abstractmethod
+    def factor(self, free: Tensor, active: Tensor, shift: Tensor) -> Factor:
+        """For each of k vectors: its free variables (k, n), its active rows (k, m), its shift."""
+
+    @abstractmethod
+    def weighted(self, weights: Tensor, diagonal: Tensor) -> Factor:
+        """Of M diag(weights) M' + diag(diagonal), weights (k, n) and diagonal (k, m) positive."""
+
+
+class DenseSystem(System):
+    """Every entry stored; a batch is factored at once."""
+
+    def factor(self, free: Tensor, active: Tensor, shift: Tensor) -> Factor:
+        """See `System`."""
+        M = self.rows.to_dense()
+        if len(free) == 1:
+            return _one_dense(M, free[0], active[0], shift)
+        H = _grams(M, free.to(M.dtype))
+        on = active.to(M.dtype)
+        H = H * on.unsqueeze(-1) * on.unsqueeze(-2)
+        # rows that are not active: ones, so that the factor exists and they stay at zero
+        H.diagonal(dim1=-2, dim2=-1).add_(torch.where(active, shift.unsqueeze(-1), 1.0))
+        return _DenseFactor(_cholesky(H), on)
+
+    def weighted(self, weights: Tensor, diagonal: Tensor) -> Factor:
+        """See `System`."""
+        H = _grams(self.rows.to_dense(), weights)
+        H.diagonal(dim1=-2, dim2=-1).add_(diagonal)
+        return _DenseFactor(_cholesky(H), torch.ones_like(diagonal))
+
+
+def _grams(M: Tensor, weights: Tensor) -> Tensor:
+    """M diag(w) M' for each w (n,) of (k, n)."""
+    step = max(1, _HELD // max(1, M.numel()))
+    return torch.cat([(M * part.unsqueeze(1)) @ M.mT for part in weights.split(step)])
+
+
+def _one_dense(M: Tensor, free: Tensor, active: Tensor, shift: Tensor) -> Factor:
+    on = active.nonzero().squeeze(-1)
+    part = M[on]
+    if not bool(free.all()):
+        part = part[:, free]
+    H = part @ part.mT
+    H.diagonal().add_(shift)
+    return _SelectedFactor(_cholesky(H), on, len(active))
+
+
+def _cholesky(H: Tensor) -> Tensor:
+    """The factor; with a shift that grows where rounding made the matrix indefinite."""
+    L, failed = torch.linalg.cholesky_ex(H)
+    growing = 2.0**-40
+    while bool(failed.any()):
+        bad = failed > 0
+        H = H.clone()
+        H.diagonal(dim1=-2, dim2=-1).add_(torch.where(bad, growing, 0.0).unsqueeze(-1))
+        L, failed = torch.linalg.cholesky_ex(H)
+        growing *= 16
+        if growing > 1:
+            break
+    return L
+
+
+@dataclass(frozen=True)
+class _DenseFactor:
+    L: Tensor
+    on: Tensor
+
+    def solve(self, r: Tensor) -> Tensor:
+        """See `Factor`."""
+        solved: Tensor = torch.cholesky_solve((r * self.on).unsqueeze(-1), self.L).squeeze(-1)
+        return solved * self.on
+
+
+@dataclass(frozen=True)
+class _SelectedFactor:
+    L: Tensor
+    on: Tensor
+    m: int
+
+    def solve(self, r: Tensor) -> Tensor:
+        """See `Factor`."""
+        y = r.new_zeros(len(r), self.m)
+        y[:, self.on] = torch.cholesky_solve(r[:, self.on].mT, self.L).mT
+        return y
+
+
+class SparseSystem(System):
+    """Nonzero entries only, on the CPU; each face gets a sparse LU of its own."""
+
+    @property
+    def matrix(self) -> Any:
+        """The rows for scipy, made once."""
+        made = vars(self).get("_matrix")
+        if made is None:
+            i, j, values = (t.cpu().numpy() for t in self.rows.triplets())
+            made = csr_array((values, (i, j)), shape=self.shape)
+            vars(self)["_matrix"] = made
+        return made
+
+    def times(self, x: Tensor) -> Tensor:
+        """See `System`."""
+        return torch.from_numpy((self.matrix @ x.numpy().T).T.copy())
+
+    def transposed(self, y: Tensor) -> Tensor:
+        """See `System`."""
+        return torch.from_numpy((self.matrix.T @ y.numpy().T).T.copy())
+
+    def factor(self, free: Tensor, active: Tensor, shift: Tensor) -> Factor:
+        """See `System`."""
+        return _SparseFactors(
+            [
+                _of_face(self.matrix, f, a, float(s))
+                for f, a, s in zip(free, active, shift, strict=True)
+            ]
+        )
+
+    def weighted(self, weights: Tensor, diagonal: Tensor) -> Factor:
+        """See `System`."""
+        M, every = self.matrix, torch.arange(self.shape[0])
+        return _SparseFactors(
+            [
+                _SparseFactor(M @ diags_array(w.numpy()) @ M.T + diags_array(d.numpy()), every)
+                for w, d in zip(weights, diagonal, strict=True)
+            ]
+        )
+
+
+def _of_face(M: Any, free: Tensor, active: Tensor, shift: float) -> "_SparseFactor":
+    on = active.nonzero().squeeze(-1)
+    part = M[on.numpy()] if len(on) < len(active) else M
+    part = part @ diags_array(free.numpy().astype(float))
+    part.eliminate_zeros()
+    return _SparseFactor(part @ part.T + shift * eye_array(len(on)), on)
+
+
+class _SparseFactor:
+    def __init__(self, H: Any, on: Tensor) -> None:
+        self.on, self.lu = on, None
+        if len(on) == 0:
+            return
+        self.lu = splu(
+            csc_array(H),
+            permc_spec="MMD_AT_PLUS_A",
+            diag_pivot_thresh=0.0,
+            options={"SymmetricMode": True},
+        )
+
+    def solve(self, r: Tensor) -> Tensor:
+        y = torch.zeros_like(r)
+        if self.lu is not None:
+            y[self.on] = torch.from_numpy(self.lu.solve(r[self.on].numpy()))
+        return y
+
+
+@dataclass(frozen=True)
+class _SparseFactors:
+    each: list[_SparseFactor]
+
+    def solve(self, r: Tensor) -> Tensor:
+        """See `Factor`."""
+        return torch.stack([f.solve(part) for f, part in zip(self.each, r, strict=True)])
+
+
+def system_of(polyhedron: Polyhedron) -> System:
+    """The rows of a polyhedron; sparse where every part of them is given sparse."""
+    parts = [
+        rows
+        for rows in (
+            None if polyhedron.equations is None else polyhedron.equations.rows,
+            polyhedron.inequalities,
+        )
+        if rows is not None
+    ]
+    sparse = bool(parts) and all(part.sparse for part in parts)
+    wide = [part.to(dtype=torch.float64) for part in parts]
+    rows: Rows = _stacked(wide, polyhedron.n, sparse=sparse, device=polyhedron.device)
+    scaled, exponent = equilibrate_rows(rows)
+    kind = SparseSystem if sparse else DenseSystem
+    return kind(scaled, exponent, polyhedron.m)
+
+
+def _stacked(parts: list[Rows], n: int, *, sparse: bool, device: torch.device) -> Rows:
+    if not sparse:
+        entries = [part.to_dense() for part in parts]
+        empty = torch.zeros(0, n, dtype=torch.float64, device=device)
+        return DenseRows(torch.cat([*entries, empty]))
+    above, indices, columns, values = 0, [], [], []
+    for part in parts:
+        i, j, entries_of = part.triplets()
+        indices.append(i + above)
+        columns.append(j)
+        values.append(entries_of)
+        above += part.shape[0]
+    return sparse_rows(torch.cat(indices), torch.cat(columns), torch.cat(values), (above, n))
+
+
+def require_room(system: System, k: int) -> None:
+    """Raise `MemoryLimitError` where k Gram matrices at once do not fit."""
+    if isinstance(system, DenseSystem):
+        m, n = system.shape
+        memory.require(
+            3 * k * m * m * 8 + min(k * m * n, _HELD) * 8,
+            f"Gram matrices of {k} vectors' faces, {m} x {m} each",
+            system.device,
+        )
