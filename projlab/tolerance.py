@@ -339,3 +339,8 @@ over the free ones as much again, and it is divided by the sum of a_j^2 over the
 CONTRACTING = 0.9
 """Corrections of a face go on while each leaves less than this of the residual: one that leaves more
 met a component below the square root of the shift, or rows that contradict each other there."""
+
+
+LARGE_MULTIPLIERS = 4.0
+"""Times max |x0| + max |x|: |M|'|y| beyond it means that terms of M'y cancel, and then rounding of
+x0 - M'y would be more than a few units of x0 and x themselves."""

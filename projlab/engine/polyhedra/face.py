@@ -13,7 +13,10 @@ import torch
 from torch import Tensor
 
 from projlab import tolerance
+from projlab.engine.projector import Projector
 from projlab.engine.polyhedra.systems import Factor, System
+from projlab.errors import ProjlabError
+from projlab.numerics.double_double import add, exact, negative
 
 
 @dataclass
@@ -75,13 +78,23 @@ class Polished(NamedTuple):
 
 
 def polish(
-    system: System, face: Face, x0: Tensor, right: Tensor, lb: Tensor, ub: Tensor, y: Tensor
+    system: System,
+    face: Face,
+    x0: Tensor,
+    right: Tensor,
+    lb: Tensor,
+    ub: Tensor,
+    y: Tensor,
+    *,
+    insist: bool = False,
 ) -> Polished:
-    """The projection onto each face, from multipliers y nearby, and whether its signs hold."""
-    y = torch.where(face.active, y, 0.0)
-    factor = system.factor(face.free, face.active, _shifts(system, x0))
+    """The projection onto each face, from multipliers y nearby, and whether its signs hold.
+
+    `insist` goes on, where corrections through a Gram matrix stall, to a factorisation that decides
+    the rank.
+    """
     fixed = face.fixed(lb, ub)
-    w, y, rest = corrected(system, factor, face, x0, fixed, right, y)
+    w, y, rest = _projected(system, face, x0, fixed, right, torch.where(face.active, y, 0.0), insist)
     x = torch.where(face.free, w, fixed)
     noise = tolerance.ANSWERED * tolerance.unit_roundoff(x.dtype)
     size = noise * (x0.abs() + system.sizes(y))
@@ -91,21 +104,74 @@ def polish(
     over = system.times(x.clamp(lb, ub)) - right
     room = noise * row_size(x, right)
     inequality = ~system.is_equation
-    unsigned = inequality & (y < -noise * y.abs().amax(-1, keepdim=True))
+    unsigned = inequality & (y < -noise * y.abs().amax(-1, keepdim=True)) if y.shape[-1] else over
     holds = rest & (wrong <= size).all(-1)
-    holds &= ~(inequality & (over > room)).any(-1) & ~unsigned.any(-1)
-    off = wrong.clamp_min(0).amax(-1) if x.shape[-1] else wrong.sum(-1)
+    holds &= ~(inequality & (over > room)).any(-1) & ~(unsigned > 0).any(-1)
+    off = wrong.clamp_min(0).amax(-1)
     return Polished(x.clamp(lb, ub), torch.where(inequality, y.clamp_min(0), y), holds, off)
 
 
-def _shifts(system: System, x: Tensor) -> Tensor:
-    shift = tolerance.gram_shift(max(1, system.shape[0])) * _FINER
+def _projected(
+    system: System,
+    face: Face,
+    x0: Tensor,
+    fixed: Tensor,
+    right: Tensor,
+    y: Tensor,
+    insist: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """By corrections; those that stall with a smaller shift, and then with the rank decided."""
+    shift = tolerance.gram_shift(max(1, system.shape[0]))
+    factor = system.factor(face.free, face.active, _each(x0, shift * _FINER))
+    w, y, rest = corrected(system, factor, face, x0, fixed, right, y)
+    if insist:
+        for i in (~rest).nonzero():
+            part = face.take(i)
+            finer = system.factor(part.free, part.active, _each(x0[i], shift))
+            found = corrected(system, finer, part, x0[i], fixed[i], right[i], y[i])
+            if not bool(found[2]):
+                found = _carefully(system, part, x0[i], fixed[i], right[i], found[1]) or found
+            w[i], y[i], rest[i] = found
+    return w, y, rest
+
+
+def _each(x: Tensor, shift: float) -> Tensor:
     return torch.full((len(x),), shift, dtype=x.dtype, device=x.device)
 
 
 _FINER = 2.0**10
 """The shift of a face over that of a Gram matrix: corrections are cheap here beside the search, and
 rounding of a residual is amplified by one over the shift in what rows make of each other."""
+
+
+def _carefully(
+    system: System, face: Face, v: Tensor, fixed: Tensor, right: Tensor, y: Tensor
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """As `corrected` of one vector, by the engine for equations; None where that does not answer.
+
+    The multipliers stay: where rows nearly depend on each other, those of the rows that the engine
+    keeps may be huge. They are as good as they explain x, to rounding of their own terms.
+    """
+    active, free = face.active[0].nonzero().squeeze(-1), face.free[0].nonzero().squeeze(-1)
+    if not len(active) or not len(free):
+        return None
+    rest = right - system.times(fixed)
+    w = _pairwise(system, v, y)
+    try:
+        part = system.rows.select(active).to_dense()[:, free]
+        x = Projector(part, rest[0, active])(w[:, free])
+    except ProjlabError:
+        return None
+    noise = tolerance.ANSWERED * tolerance.unit_roundoff(v.dtype)
+    explained = (x - w[:, free]).abs() <= noise * (v.abs() + system.sizes(y))[:, free]
+    w[:, free] = x
+    return w, y, explained.all(-1)
+
+
+def _pairwise(system: System, v: Tensor, y: Tensor) -> Tensor:
+    """v - M'y of one vector, (1, n), in twice the precision."""
+    product = system.rows.rmatvec_pair(exact(y[0]))
+    return add(exact(v[0]), negative(product)).value().unsqueeze(0)
 
 
 def row_size(x: Tensor, right: Tensor) -> Tensor:
@@ -125,12 +191,13 @@ def corrected(
     """w = v - M'y with M x = right on active rows, x = w on free variables; and whether it is so."""
     free, noise = face.free, tolerance.ANSWERED * tolerance.unit_roundoff(v.dtype)
     w = v - system.transposed(y)
+    start = row_size(v, right)
     before = torch.full((len(v),), torch.inf, dtype=v.dtype, device=v.device)
     resting = torch.zeros_like(before, dtype=torch.bool)
     for _ in range(4 * tolerance.CORRECTIONS):
         x = torch.where(free, w, fixed)
         residual = torch.where(face.active, system.times(x) - right, 0.0)
-        large = residual.abs() > noise * (row_size(x, right) + row_size(v, right))
+        large = residual.abs() > noise * (row_size(x, right) + start)
         residual = torch.where(large, residual, 0.0)
         size = torch.linalg.vector_norm(residual, dim=-1)
         resting = size == 0
@@ -138,10 +205,37 @@ def corrected(
         if not bool(moving.any()):
             break
         before = size
-        y = y + torch.where(moving.unsqueeze(-1), factor.solve(residual), 0.0)
-        w = v - system.transposed(y)
+        step = torch.where(moving.unsqueeze(-1), factor.solve(residual), 0.0)
+        y, w = y + step, w - system.transposed(step)
+    w = _stationary(system, factor, face, v, fixed, right, y, w)
     # what is left is rounding: it moves x, along rows as far as they go, and no multipliers
     x = torch.where(free, w, fixed)
     residual = torch.where(face.active, system.times(x) - right, 0.0)
     w = torch.where(free, w - system.transposed(factor.solve(residual)), w)
     return w, y, resting
+
+
+def _stationary(
+    system: System,
+    factor: Factor,
+    face: Face,
+    v: Tensor,
+    fixed: Tensor,
+    right: Tensor,
+    y: Tensor,
+    w: Tensor,
+) -> Tensor:
+    """w again, from M'y in twice the precision, where terms of it cancel: y may be large."""
+    size = system.sizes(y).amax(-1) if y.shape[-1] else v.new_zeros(len(v))
+    large = size > tolerance.LARGE_MULTIPLIERS * (v.abs().amax(-1) + w.abs().amax(-1))
+    for i in large.nonzero():
+        part = Face(face.low[i], face.high[i], face.active[i])
+        fresh = _pairwise(system, v[i], y[i])
+        for _ in range(2):
+            x = torch.where(part.free, fresh, fixed[i])
+            residual = torch.where(part.active, system.times(x) - right[i], 0.0)
+            whole = torch.zeros_like(y)
+            whole[i] = residual
+            fresh = fresh - system.transposed(factor.solve(whole)[i])
+        w[i] = fresh
+    return w

@@ -81,7 +81,14 @@ class Search:
         if len(still):
             still = self._interior(still)
         if len(still):
+            x, y, face = self.x[still], self.y[still], self.face.take(still)
+            left = ~self.polished[still]
             self._newton(still, _LATE)
+            left &= ~self.polished[still]
+            # Newton's steps from there end on an answer, or are not what is told of
+            i = still[left]
+            self.x[i], self.y[i] = x[left], y[left]
+            self.face.put(i, face.take(left))
 
     def _newton(self, still: Tensor, sigma: float) -> Tensor:
         """Newton steps on these problems; those that are left."""
@@ -111,7 +118,8 @@ class Search:
             due = (face.same(seen) | ended) & ~face.same(tried) & problem.close()
             done = torch.zeros_like(due)
             if bool(due.any()):
-                done = self.attempt(due, face, still, problem.y)
+                last = bool(ended[due].all())
+                done = self.attempt(due, face, still, problem.y, insist=last)
                 tried = Face(*(
                     torch.where(due.unsqueeze(-1), new, old)
                     for new, old in zip(face.parts, tried.parts, strict=True)
@@ -119,21 +127,36 @@ class Search:
             seen = face
             left = done | ended
             if bool(left.any()):
-                out = still[ended & ~done]
-                self.y[out] = problem.y[ended & ~done]
+                self._keep(still, problem, ended & ~done)
                 still = still[~left]
                 problem, seen, tried = problem.take(~left), seen.take(~left), tried.take(~left)
             if not len(still):
                 break
-        self.y[still] = problem.y
+        self._keep(still, problem, torch.ones_like(still, dtype=torch.bool))
         return i[~self.polished[i]]
 
-    def attempt(self, due: Tensor, face: Face, index: Tensor, y: Tensor) -> Tensor:
+    def _keep(self, index: Tensor, problem: interior.Interior, which: Tensor) -> None:
+        """Where the interior point ended, for what it did not polish."""
+        i = index[which]
+        self.x[i] = problem.x[which].clamp(self.lb[i], self.ub[i])
+        self.y[i] = problem.y[which]
+        self.face.put(i, problem.face().take(which))
+
+    def attempt(
+        self, due: Tensor, face: Face, index: Tensor, y: Tensor, *, insist: bool = False
+    ) -> Tensor:
         """Polish the faces that are due, of the problems `index`; which of these hold."""
         which = due.nonzero().squeeze(-1)
         part, i = face.take(which), index[which]
         found = polish(
-            self.system, part, self.x0[i], self.right[i], self.lb[i], self.ub[i], y[which]
+            self.system,
+            part,
+            self.x0[i],
+            self.right[i],
+            self.lb[i],
+            self.ub[i],
+            y[which],
+            insist=insist,
         )
         self.factorisations += len(which)
         good = i[found.holds]
