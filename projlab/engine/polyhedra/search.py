@@ -76,8 +76,9 @@ class Search:
 
     def run(self) -> None:
         """Until every face is polished, or every way has been tried."""
-        everything = torch.arange(len(self.x0), device=self.x0.device)
-        still = self._newton(everything, _FIRST)
+        still = (~self.polished).nonzero().squeeze(-1)
+        if len(still):
+            still = self._newton(still, _FIRST)
         if len(still):
             still = self._interior(still)
         if len(still):
@@ -89,6 +90,13 @@ class Search:
             i = still[left]
             self.x[i], self.y[i] = x[left], y[left]
             self.face.put(i, face.take(left))
+
+    def retry(self) -> None:
+        """Polish the faces that are set already: a step away the active set is mostly the same."""
+        everything = torch.arange(len(self.x0), device=self.x0.device)
+        due = torch.ones_like(everything, dtype=torch.bool)
+        low, high, active = (t.clone() for t in self.face.parts)
+        self.attempt(due, Face(low, high, active), everything, self.y)
 
     def _newton(self, still: Tensor, sigma: float) -> Tensor:
         """Newton steps on these problems; those that are left."""

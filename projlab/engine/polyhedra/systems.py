@@ -16,7 +16,7 @@ from scipy.sparse.linalg import splu
 from torch import Tensor
 
 from projlab.numerics import memory
-from projlab.numerics.scaling import scale
+from projlab.numerics.scaling import power_of_two
 from projlab.system.equilibration import equilibrate_rows
 from projlab.system.polyhedron import Polyhedron
 from projlab.system.rows import DenseRows, Rows, sparse_rows
@@ -40,6 +40,8 @@ class System(ABC):
     exponent: Tensor
     """(m,): the rows are the caller's times 2**exponent."""
     equations: int
+    units: tuple[Tensor, Tensor]
+    """Two factors whose product is 2**exponent."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -79,11 +81,16 @@ class System(ABC):
 
     def scaled(self, right: Tensor) -> Tensor:
         """Right sides (..., m) in the rows' units."""
-        return scale(right.to(self.rows.dtype), self.exponent)
+        return self._times_units(right.to(self.rows.dtype))
 
     def in_units(self, y: Tensor) -> Tensor:
         """Multipliers (..., m) of the caller's rows."""
-        return scale(y, self.exponent)
+        return self._times_units(y)
+
+    def _times_units(self, v: Tensor) -> Tensor:
+        for unit in self.units:
+            v = v * unit
+        return v
 
     @abstractmethod
     def factor(self, free: Tensor, active: Tensor, shift: Tensor) -> Factor:
@@ -263,7 +270,7 @@ def system_of(polyhedron: Polyhedron) -> System:
     rows: Rows = _stacked(wide, polyhedron.n, sparse=sparse, device=polyhedron.device)
     scaled, exponent = equilibrate_rows(rows)
     kind = SparseSystem if sparse else DenseSystem
-    return kind(scaled, exponent, polyhedron.m)
+    return kind(scaled, exponent, polyhedron.m, power_of_two(exponent, torch.float64))
 
 
 def _stacked(parts: list[Rows], n: int, *, sparse: bool, device: torch.device) -> Rows:

@@ -1,0 +1,263 @@
+"""The projection onto any polyhedron, by its active set; differentiable through it.
+
+Autograd sees two things: the active set, which has no derivative, and K (p, y) = (v, r) on it,
+which is linear and self-adjoint, so that its derivative is itself (`_Solved`). Derivatives in the
+rows come from two sweeps of K with the change of the rows on the right, exact to second order.
+
+Reference: Amos and Kolter, "OptNet", ICML 2017, section 3.1; Dontchev and Rockafellar, "Implicit
+functions and solution mappings", 2nd ed., section 2.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from projlab import tolerance
+from projlab.engine.polyhedra import infeasible
+from projlab.engine.polyhedra.face import Face, corrected
+from projlab.engine.polyhedra.search import Search
+from projlab.engine.polyhedra.systems import Factor, System, require_room
+
+
+class Answer(NamedTuple):
+    """Projections x (k, n), multipliers y (k, m) in the system's units, and faces."""
+
+    x: Tensor
+    y: Tensor
+    low: Tensor
+    high: Tensor
+    active: Tensor
+
+
+@dataclass
+class Effort:
+    """What the last search took, and which of its answers are polished."""
+
+    polished: Tensor
+    factorisations: int
+    newton_steps: int
+    interior_steps: int
+
+
+class General:
+    """One system of rows; remembers its last answer, from which the next search starts."""
+
+    def __init__(self, system: System, names: tuple[str, ...]) -> None:
+        self.system = system
+        self.names = names
+        self.effort: Effort | None = None
+        self._last: Answer | None = None
+        self._factor: tuple[Face, Factor] | None = None
+
+    def answer(
+        self, x: Tensor, right: Tensor, lb: Tensor, ub: Tensor, *, checked: bool
+    ) -> Answer:
+        """The projections of x (k, n), without a graph, everything in float64 and of k rows.
+
+        `checked` says that the right sides and bounds are known to leave some x.
+        """
+        require_room(self.system, len(x))
+        search = Search(self.system, x, right, lb, ub, self._start(x))
+        if self._last is not None and len(self._last.x) == len(x):
+            last = self._last
+            search.face = Face(last.low.clone(), last.high.clone(), last.active.clone())
+            search.retry()
+        search.run()
+        if not checked:
+            self._refuse_empty(search)
+        self.effort = Effort(
+            search.polished,
+            search.factorisations,
+            search.newton_steps,
+            search.interior_steps,
+        )
+        face = search.face
+        found = Answer(search.x, search.y, face.low, face.high, face.active)
+        if bool(search.polished.all()):
+            self._last = found
+        return found
+
+    def _start(self, x: Tensor) -> Tensor:
+        if self._last is not None and len(self._last.x) == len(x):
+            return self._last.y.clone()
+        return x.new_zeros(len(x), self.system.shape[0])
+
+    def _refuse_empty(self, search: Search) -> None:
+        for i in (~search.polished).nonzero().flatten().tolist():
+            sides = search.right[i], search.lb[i], search.ub[i]
+            v = infeasible.proof(self.system, *sides)
+            if v is not None:
+                infeasible.raise_empty(self.system, *sides, v, self.names)
+
+    def factor(self, face: Face) -> Factor:
+        """Of these faces, kept for the derivatives that follow."""
+        kept = self._factor
+        if kept is not None and len(kept[0].low) == len(face.low) and bool(
+            kept[0].same(face).all()
+        ):
+            return kept[1]
+        shift = tolerance.gram_shift(max(1, self.system.shape[0]))
+        shifts = torch.full((len(face.low),), shift, dtype=torch.float64, device=face.low.device)
+        factor = self.system.factor(face.free, face.active, shifts)
+        self._factor = face, factor
+        return factor
+
+    def differentiable(
+        self,
+        x: Tensor,
+        right: Tensor,
+        lb: Tensor,
+        ub: Tensor,
+        rows: Tensor | None = None,
+        *,
+        checked: bool = True,
+    ) -> tuple[Tensor, Tensor]:
+        """Projections and multipliers of x (k, n), as functions of everything.
+
+        `rows` are the system's, dense and watched by autograd.
+        """
+        found = Answer(*_Searched.apply(x, right, lb, ub, self, checked))  # type: ignore[no-untyped-call]  # torch leaves it bare
+        fixed = torch.where(found.low, lb, torch.where(found.high, ub, 0.0))
+        free = ~(found.low | found.high)
+        active = found.active
+        v = torch.where(free, x, 0.0)
+
+        def solved(v: Tensor, r: Tensor, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            both: tuple[Tensor, Tensor] = _Solved.apply(  # type: ignore[no-untyped-call]  # as above
+                v, r, found.low, found.high, active, p, y, self
+            )
+            return both
+
+        own = torch.where(free, found.x, 0.0)
+        side = torch.where(torch.isfinite(right), right, 0.0)
+        if rows is None:
+            r = torch.where(active, side - self.system.rows.matvec(fixed), 0.0)
+            p, y = solved(v, r, own, found.y)
+            return p + fixed, y
+        change = rows - rows.detach()
+        r = torch.where(active, side - fixed @ rows.mT, 0.0)
+        p, y = own, torch.where(active, found.y, 0.0)
+        for _ in range(2):
+            p, y = solved(
+                v - torch.where(free, y @ change, 0.0),
+                r - torch.where(active, p @ change.mT, 0.0),
+                own,
+                found.y,
+            )
+        return p + fixed, y
+
+
+class _Searched(Function):
+    """The active set: constants, as far as autograd goes."""
+
+    @staticmethod
+    def forward(
+        x: Tensor, right: Tensor, lb: Tensor, ub: Tensor, general: General, checked: bool
+    ) -> tuple[Tensor, ...]:
+        return tuple(general.answer(x, right, lb, ub, checked=checked))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
+        return (None,) * 6
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[None, ...]:
+        return (None,) * 5
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], *inputs: Any
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        flat, restore = _flattened(info.batch_size, in_dims[:4], inputs[:4])
+        found = _Searched.apply(*flat, *inputs[4:])  # type: ignore[no-untyped-call]  # as above
+        return tuple(restore(t) for t in found), (0,) * 5
+
+
+class _Solved(Function):
+    """(p, y) = K^-1 (v, r) on a face; p0 and y0, where given, are the answer already."""
+
+    @staticmethod
+    def forward(
+        v: Tensor,
+        r: Tensor,
+        low: Tensor,
+        high: Tensor,
+        active: Tensor,
+        p: Tensor | None,
+        y: Tensor | None,
+        general: General,
+    ) -> tuple[Tensor, Tensor]:
+        if p is not None and y is not None:
+            return p.clone(), y.clone()
+        face = Face(low, high, active)
+        zero = torch.zeros_like(v)
+        w, y, _ = corrected(
+            general.system, general.factor(face), face, v, zero, r, torch.zeros_like(r)
+        )
+        return torch.where(face.free, w, 0.0), torch.where(active, y, 0.0)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        _, _, low, high, active, _, _, general = inputs
+        ctx.save_for_backward(low, high, active)
+        ctx.save_for_forward(low, high, active)
+        ctx.general = general
+
+    @staticmethod
+    def _linear(ctx: Any, gp: Tensor, gy: Tensor) -> tuple[Tensor, Tensor]:
+        low, high, active = ctx.saved_tensors
+        both: tuple[Tensor, Tensor] = _Solved.apply(  # type: ignore[no-untyped-call]  # as above
+            torch.where(low | high, 0.0, gp),
+            torch.where(active, gy, 0.0),
+            low,
+            high,
+            active,
+            None,
+            None,
+            ctx.general,
+        )
+        return both
+
+    @staticmethod
+    def backward(ctx: Any, gp: Tensor, gy: Tensor) -> tuple[Tensor | None, ...]:
+        dv, dr = _Solved._linear(ctx, gp, gy)
+        return dv, dr, None, None, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tv: Tensor, tr: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+        return _Solved._linear(ctx, tv, tr)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], *inputs: Any
+    ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+        given = [i for i in range(7) if inputs[i] is not None]
+        flat, restore = _flattened(
+            info.batch_size, tuple(in_dims[i] for i in given), [inputs[i] for i in given]
+        )
+        whole: list[Any] = [None] * 7
+        for i, t in zip(given, flat, strict=True):
+            whole[i] = t
+        p, y = _Solved.apply(*whole, inputs[7])  # type: ignore[no-untyped-call]  # as above
+        return (restore(p), restore(y)), (0, 0)
+
+
+def _flattened(size: int, in_dims: tuple[int | None, ...], tensors: Any) -> tuple[list[Tensor], Any]:
+    """Lanes and rows (k, n) of each tensor as rows (lanes * k, n), and how to part them again."""
+    moved = [
+        t.unsqueeze(0).expand(size, *t.shape) if d is None else t.movedim(d, 0)
+        for t, d in zip(tensors, in_dims, strict=True)
+    ]
+    k = moved[0].shape[1]
+
+    def restore(t: Tensor) -> Tensor:
+        return t.reshape(size, k, *t.shape[1:])
+
+    return [t.reshape(size * k, *t.shape[2:]) for t in moved], restore

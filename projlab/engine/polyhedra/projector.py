@@ -1,0 +1,510 @@
+"""PolyhedralProjector: the projection onto a polyhedron, with the interface of a Projector."""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from projlab import tolerance
+from projlab.engine import compiled
+from projlab.engine.polyhedra import closed, infeasible
+from projlab.engine.polyhedra.general import General
+from projlab.engine.polyhedra.systems import System, system_of
+from projlab.engine.polyhedra.threshold import DisjointRows, limits
+from projlab.errors import InconsistentError, InputError
+from projlab.numerics.precision import set_up, stated_precision
+from projlab.proof.certificate import Certificate
+from projlab.proof.polyhedral import Gap, duality_gap
+from projlab.proof.rounding import norms
+from projlab.system.inputs import check_vector, require_finite, to_tensor, working_dtype
+from projlab.system.polyhedron import Polyhedron
+
+VARIANTS = ("box", "disjoint_rows", "active_set")
+"""Ways to project onto a polyhedron; "auto" takes the first that applies."""
+
+
+class NotPolishedWarning(UserWarning):
+    """An active set was not settled: the answer is near, by the bound that the warning states."""
+
+
+class Multipliers(NamedTuple):
+    """Shadow prices: x0 - x = A'y + G'z - lower + upper, all but y at least zero."""
+
+    equations: Tensor
+    """y (..., m)."""
+    inequalities: Tensor
+    """z (..., p), zero where an inequality is slack."""
+    lower: Tensor
+    """(..., n), zero where x is above lb."""
+    upper: Tensor
+    """(..., n), zero where x is below ub."""
+
+
+@dataclass
+class _Asked:
+    """One call: vectors (k, n), and right sides and bounds that go with them."""
+
+    x: Tensor
+    right: Tensor
+    """(k, m + p)."""
+    lb: Tensor
+    ub: Tensor
+    own: bool
+    """Whether right sides and bounds are the set's own, known to leave some x."""
+    lead: torch.Size
+
+
+class PolyhedralProjector(nn.Module):
+    """Projection onto {x : A x = b, G x <= h, lb <= x <= ub}; built by `projlab.projector`.
+
+    `P(x)` projects x (..., n); b, h, lb and ub given beside x, with x's leading dimensions or
+    without, replace the set's own. Differentiable in x and in those, twice and more: a derivative
+    is that of the projection onto the face where x ends. Where the face changes, the projection has
+    a kink, and the derivative is the one from within the face that was found: for a box, x on its
+    bound counts as free. Where active rows depend on each other the derivative in b and h is the
+    one of least norm.
+
+    The parts are buffers, and what is used: after a change in place or by assignment the next call
+    sets up again. The search runs in float64; the result has x's dtype. The general method starts
+    from the last call's active set where there are as many vectors, and its answer is that of the
+    active set alone: it depends on the start by rounding only.
+    """
+
+    def __init__(self, polyhedron: Polyhedron, variant: str = "auto") -> None:
+        super().__init__()
+        if variant not in ("auto", *VARIANTS):
+            raise InputError(
+                f"variant={variant!r}; with inequalities or bounds it must be "
+                + ", ".join(f'"{v}"' for v in ("auto", *VARIANTS))
+            )
+        vars(self)["_asked_variant"] = variant
+        with set_up(), stated_precision(polyhedron.device):
+            self._set_up(polyhedron)
+        A = polyhedron.equations
+        G = polyhedron.inequalities
+        self.register_buffer("A", None if A is None else A.A)
+        self.register_buffer("b", None if A is None else A.b)
+        self.register_buffer("G", None if G is None else G.as_tensor())
+        self.register_buffer("h", None if G is None else polyhedron.h)
+        self.register_buffer("lb", polyhedron.lb)
+        self.register_buffer("ub", polyhedron.ub)
+        self._watch()
+
+    def _set_up(self, polyhedron: Polyhedron) -> None:
+        system = system_of(polyhedron)
+        variant, reason, rows = _chosen(polyhedron, system, vars(self)["_asked_variant"])
+        general = General(system, polyhedron.names) if variant == "active_set" else None
+        vars(self).update(
+            _polyhedron=polyhedron,
+            _system=system,
+            _variant=variant,
+            _reason=reason,
+            _rows=rows,
+            _general=general,
+            _status="polished",
+        )
+        self._refuse_empty()
+
+    def _refuse_empty(self) -> None:
+        """Raise `InconsistentError` where no x is in the set."""
+        polyhedron = self.polyhedron
+        asked = self._asked(
+            torch.zeros(1, polyhedron.n, dtype=torch.float64, device=polyhedron.device), {}
+        )
+        if self._rows is not None:
+            self._refuse_out_of_reach(asked)
+        elif self._general is not None:
+            self._general.answer(asked.x, asked.right, asked.lb, asked.ub, checked=False)
+
+    def _refuse_out_of_reach(self, asked: _Asked) -> None:
+        rows = self._rows.to(torch.float64, asked.x.device)
+        least, largest, noise = limits(rows, asked.lb, asked.ub)
+        right = asked.right
+        noise = noise + tolerance.unit_roundoff("float64") * right.abs()
+        low = right < least - noise
+        high = (right > largest + noise) & ~rows.inequality
+        bad = (low | high).nonzero()
+        if len(bad):
+            i, row = bad[0].tolist()
+            v = torch.zeros(rows.m, dtype=torch.float64, device=asked.x.device)
+            v[row] = 1.0 if bool(low[i, row]) else -1.0
+            system = self._system
+            infeasible.raise_empty(
+                system, asked.right[i], asked.lb[i], asked.ub[i], v, self.polyhedron.names
+            )
+            raise InconsistentError("no x satisfies the constraints")
+
+    @property
+    def polyhedron(self) -> Polyhedron:
+        """The set, as given or as the buffers have it since."""
+        polyhedron: Polyhedron = vars(self)["_polyhedron"]
+        return polyhedron
+
+    @property
+    def variant(self) -> str:
+        """"box", "disjoint_rows" or "active_set"."""
+        variant: str = vars(self)["_variant"]
+        return variant
+
+    @property
+    def reason(self) -> str:
+        """Why this variant, in a sentence."""
+        reason: str = vars(self)["_reason"]
+        return reason
+
+    @property
+    def status(self) -> str:
+        """Of the last call: "polished", or "not polished" where a warning stated a bound."""
+        status: str = vars(self)["_status"]
+        return status
+
+    @property
+    def effort(self) -> Any:
+        """What the last search of the general method took; None for closed forms."""
+        return None if self._general is None else self._general.effort
+
+    @property
+    def device(self) -> torch.device:
+        """Of every part."""
+        return self.polyhedron.device
+
+    def forward(
+        self,
+        x: Tensor,
+        b: Any = None,
+        h: Any = None,
+        lb: Any = None,
+        ub: Any = None,
+    ) -> Tensor:
+        """Project x (..., n); see the class."""
+        return self._projected(x, {"b": b, "h": h, "lb": lb, "ub": ub})[0]
+
+    def project_(self, x: Tensor) -> Tensor:
+        """Project x in place, without a graph, and return it."""
+        with torch.no_grad():
+            x.copy_(self.forward(x))
+        return x
+
+    def multipliers(
+        self, x: Tensor, b: Any = None, h: Any = None, lb: Any = None, ub: Any = None
+    ) -> Multipliers:
+        """Lagrange multipliers of equations, inequalities and bounds; in the caller's units."""
+        given = {"b": b, "h": h, "lb": lb, "ub": ub}
+        projected, y = self._projected(x, given)
+        units = self._system.in_units(y)
+        m = self._system.equations
+        wide = torch.promote_types(y.dtype, x.dtype)
+        pull = self._system.rows.to(wide).rmatvec(y.to(wide)) if y.shape[-1] else 0.0
+        w = x.to(wide) - pull
+        moved = projected.to(wide) - w
+        at_low, at_high = self._at_bounds(x, projected, given)
+        return Multipliers(
+            units[..., :m].to(x.dtype),
+            units[..., m:].clamp_min(0).to(x.dtype),
+            torch.where(at_low, moved, 0.0).clamp_min(0).to(x.dtype),
+            torch.where(at_high, -moved, 0.0).clamp_min(0).to(x.dtype),
+        )
+
+    def _at_bounds(
+        self, x: Tensor, projected: Tensor, given: dict[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        asked = self._asked(x, given)
+        lb, ub = (t.expand(asked.x.shape).reshape(x.shape) for t in (asked.lb, asked.ub))
+        return projected <= lb.to(x.dtype), projected >= ub.to(x.dtype)
+
+    def certify(
+        self,
+        x0: Tensor,
+        x: Tensor,
+        accuracy: float | None = None,
+        *,
+        b: Any = None,
+        h: Any = None,
+        lb: Any = None,
+        ub: Any = None,
+    ) -> Certificate:
+        """Bound the forward error of anybody's x as the projection of x0, by a duality gap.
+
+        Multipliers come from this projector's own answer; the bound holds whatever they are (see
+        `projlab/proof/polyhedral.py`). It is the distance to the projection onto the set whose
+        right sides are those that x has; `feasibility` says how far these are from b and h, and
+        more than rounding fails.
+        """
+        self._follow()
+        check_vector(x, self.polyhedron.n, None, self.device)
+        if x.shape != x0.shape:
+            raise InputError(f"x0 has shape {tuple(x0.shape)}, x {tuple(x.shape)}; they must match")
+        given = {"b": b, "h": h, "lb": lb, "ub": ub}
+        with torch.no_grad():
+            asked = self._asked(x0.double(), given)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotPolishedWarning)
+                reference, y = self._solved(asked)
+            y = self._system.in_units(y.double())
+            points = x.double().reshape(-1, self.polyhedron.n)
+            gap, own = (self._gap(asked, t, y) for t in (points, reference.double()))
+        return _certificate(asked, points, reference.double(), gap, own, accuracy, x)
+
+    def _gap(self, asked: _Asked, x: Tensor, y: Tensor) -> Gap:
+        m = self._system.equations
+        units = self._system.exponent
+        right = torch.ldexp(asked.right, -units)
+        sides = right[:, :m], right[:, m:]
+        return duality_gap(
+            self.polyhedron, asked.x, x, y[:, :m], y[:, m:], sides, (asked.lb, asked.ub)
+        )
+
+    @compiled.eager
+    def _projected(self, x: Tensor, given: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Projection and multipliers (..., m + p), in the system's units, of x's shape."""
+        self._follow()
+        asked = self._asked(x, given)
+        with stated_precision(self.device):
+            found, y = self._solved(asked)
+        projected = found.reshape(x.shape).to(x.dtype)
+        return projected, y.reshape(*asked.lead, y.shape[-1])
+
+    def _solved(self, asked: _Asked) -> tuple[Tensor, Tensor]:
+        watched = not torch._C._are_functorch_transforms_active()
+        if self.variant == "box":
+            found = closed.box(asked.x, asked.lb.to(asked.x), asked.ub.to(asked.x))
+            return found, asked.x.new_zeros(len(asked.x), 0)
+        if self._rows is not None:
+            if watched and not asked.own:
+                self._refuse_out_of_reach(_detached(asked))
+            rows = self._rows.to(asked.x.dtype, asked.x.device)
+            bounds = asked.lb.to(asked.x), asked.ub.to(asked.x)
+            return closed.rows_with_bounds(rows, asked.x, asked.right, *bounds)
+        general = self._general
+        assert general is not None
+        found, y = general.differentiable(
+            asked.x, asked.right, asked.lb, asked.ub, checked=asked.own
+        )
+        if watched:
+            self._say_status(asked, found, y)
+        return found, y
+
+    def _say_status(self, asked: _Asked, found: Tensor, y: Tensor) -> None:
+        effort = self._general.effort
+        assert effort is not None
+        vars(self)["_status"] = "polished" if bool(effort.polished.all()) else "not polished"
+        if self.status == "polished":
+            return
+        i = ~effort.polished
+        some = _detached(asked, i)
+        with torch.no_grad():
+            gap = self._gap(some, found[i].detach(), self._system.in_units(y[i].detach()))
+        warnings.warn(
+            f"the active sets of {int(i.sum())} of {len(i)} projections were not settled: each is "
+            f"within {float(gap.distance.max()):.2g} of the projection onto the set whose rows are "
+            f"moved by {float(gap.feasibility.max()):.2g} of their size",
+            NotPolishedWarning,
+            stacklevel=2,
+        )
+
+    def _asked(self, x: Tensor, given: dict[str, Any]) -> _Asked:
+        polyhedron = self.polyhedron
+        check_vector(x, polyhedron.n, None, polyhedron.device)
+        lead, n = x.shape[:-1], polyhedron.n
+        m, p = polyhedron.m, polyhedron.p
+        own = all(value is None for value in given.values())
+        sizes = {"b": m, "h": p, "lb": n, "ub": n}
+        parts = {
+            name: _beside(given.get(name), name, size, lead, polyhedron.device)
+            for name, size in sizes.items()
+        }
+        if parts["b"] is None and polyhedron.equations is not None:
+            parts["b"] = polyhedron.equations.b
+        for name in ("h", "lb", "ub"):
+            if parts[name] is None:
+                parts[name] = getattr(polyhedron, name)
+        k = lead.numel()
+        work = torch.float64 if self._general is not None or self._narrow(x) else x.dtype
+        work = working_dtype(work)
+
+        def whole(name: str, size: int, dtype: torch.dtype) -> Tensor:
+            part = parts[name]
+            if part is None:
+                part = torch.zeros(0, dtype=dtype, device=polyhedron.device)
+            part = part.to(dtype)
+            if part.dim() > 1 or size == 0:
+                return part.expand(*lead, size).reshape(k, size)
+            return part if self._rows is not None and part.dim() == 0 else part.expand(k, size)
+
+        right = torch.cat(
+            [
+                whole("b", m, torch.float64).expand(k, m),
+                whole("h", p, torch.float64).expand(k, p),
+            ],
+            -1,
+        )
+        right = self._system.scaled(right) if right.shape[-1] else right
+        sides = torch.float64 if self._general is not None else work
+        lb, ub = whole("lb", n, sides), whole("ub", n, sides)
+        return _Asked(x.reshape(k, n).to(work), right, lb, ub, own, lead)
+
+    def _narrow(self, x: Tensor) -> bool:
+        """Whether the set's entries are wider than x."""
+        dtype = self.polyhedron.dtype
+        return dtype is not None and torch.promote_types(dtype, x.dtype) is torch.float64
+
+    def _watch(self) -> None:
+        known = [(t, -1 if t is None else t._version) for t in self._buffers.values()]
+        vars(self)["_known_parts"] = known
+
+    def _follow(self) -> None:
+        """Set up again where buffers changed."""
+        now = list(self._buffers.values())
+        known = vars(self)["_known_parts"]
+        if all(
+            t is old and (t is None or t._version == version)
+            for t, (old, version) in zip(now, known, strict=True)
+        ):
+            return
+        parts = dict(self._buffers)
+        with set_up(), stated_precision(self.device):
+            self._set_up(Polyhedron(n=self.polyhedron.n, names=self.polyhedron.names, **parts))
+        self._watch()
+
+    def extra_repr(self) -> str:
+        """Sizes and variant."""
+        polyhedron = self.polyhedron
+        return (
+            f"m={polyhedron.m}, p={polyhedron.p}, n={polyhedron.n}, variant={self.variant!r}"
+        )
+
+
+def _detached(asked: _Asked, which: Tensor | None = None) -> _Asked:
+    n = asked.x.shape[-1]
+    k = len(asked.x)
+    parts = [asked.x, asked.right, asked.lb.expand(k, n), asked.ub.expand(k, n)]
+    x, right, lb, ub = (t.detach() if which is None else t.detach()[which] for t in parts)
+    return _Asked(x, right, lb.double(), ub.double(), asked.own, asked.lead)
+
+
+def _beside(
+    value: Any, name: str, size: int, lead: torch.Size, device: torch.device
+) -> Tensor | None:
+    """A right side or bound given beside x, (size,) or (..., size), or `InputError`."""
+    if value is None:
+        return None
+    if size == 0 and name in "bh":
+        raise InputError(f"{name} is given, but the set has no {'AG'['bh'.index(name)]}")
+    if isinstance(value, Tensor) and value.dim() > 0 and value.device != device:
+        raise InputError(f"{name} is on {value.device}, the set on {device}; move one of them")
+    tensor = value if isinstance(value, Tensor) and value.is_floating_point() else to_tensor(
+        value, name
+    )
+    tensor = tensor.to(device)
+    fits = tensor.dim() == 0 or tensor.shape[-1] == size
+    try:
+        fits = fits and torch.broadcast_shapes(tensor.shape, (*lead, size)) == (*lead, size)
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise InputError(
+            f"{name} has shape {tuple(tensor.shape)}; beside x of shape {(*lead, '…')} it must be "
+            f"a scalar, ({size},)" + (f" or {(*lead, size)}" if lead else "")
+        )
+    return tensor
+
+
+def _chosen(
+    polyhedron: Polyhedron, system: System, asked: str
+) -> tuple[str, str, DisjointRows | None]:
+    """The variant, the reason, and the rows where no two share a column."""
+    m = system.shape[0]
+    if m == 0:
+        if asked not in ("auto", "box"):
+            raise InputError(f'variant="{asked}" needs rows; bounds alone are variant "box"')
+        return "box", "box: there are bounds alone", None
+    if asked == "box":
+        raise InputError('variant="box" takes bounds alone; there are rows beside them')
+    shared = None if asked == "active_set" else system.rows.overlap()
+    if shared is not None and asked == "disjoint_rows":
+        i, j, column = shared
+        names = polyhedron.names
+        raise InputError(
+            f'variant="disjoint_rows", but {names[i]} and {names[j]} share x[{column}]'
+        )
+    empty = bool((system.rows.row_max() == 0).any())
+    loose = bool(torch.isinf(polyhedron.h).any())
+    if asked == "active_set" or shared is not None or empty or loose:
+        why = "asked for by name" if asked == "active_set" else "rows share variables"
+        return "active_set", f"active_set: {why}; faces are searched for, and polished", None
+    i, j, values = system.rows.triplets()
+    n = polyhedron.n
+    a = torch.zeros(n, dtype=torch.float64, device=system.device).index_put((j,), values)
+    segment = torch.zeros(n, dtype=torch.long, device=system.device).index_put((j,), i)
+    rows = DisjointRows(a, None if m == 1 else segment, m, ~system.is_equation)
+    what = "there is one row" if m == 1 else f"no two of {m} rows share a variable"
+    return (
+        "disjoint_rows",
+        f"disjoint_rows: {what}: its multiplier is found by a search over breakpoints",
+        rows,
+    )
+
+
+def _certificate(
+    asked: _Asked,
+    x: Tensor,
+    reference: Tensor,
+    gap: Gap,
+    own: Gap,
+    accuracy: float | None,
+    given: Tensor,
+) -> Certificate:
+    """Bounds of each, and the verdict of the worst."""
+    u = tolerance.unit_roundoff(given.dtype)
+    n, m = x.shape[-1], asked.right.shape[-1]
+    size = norms(x)
+    scale = torch.where(size > 0, size, norms(asked.x)).clamp_min(torch.finfo(x.dtype).tiny)
+    upper = gap.distance / scale
+    lower = ((norms(x - reference) - own.distance) / scale).clamp_min(0)
+    held = accuracy
+    amplification = (norms(asked.x) + norms(asked.x - x)) / scale
+    allowed = tolerance.dimension_factor(max(m, 1), n) * u * amplification
+    wanted = allowed if held is None else torch.full_like(allowed, held)
+    feasible = tolerance.feasibility_bound(u=u, m=max(m, 1), n=n)
+    verdict, reason = _verdict(gap, upper, lower, wanted, feasible)
+
+    def shaped(t: Tensor) -> Any:
+        return t.reshape(asked.lead) if len(asked.lead) else float(t)
+
+    return Certificate(
+        feasibility=shaped(gap.feasibility),
+        stationarity=shaped(gap.distance / (norms(asked.x) + size).clamp_min(1e-300)),
+        forward_error_bound=shaped(upper),
+        forward_error_at_least=shaped(lower),
+        accuracy=shaped(wanted),
+        verdict=verdict,
+        reason=reason,
+    )
+
+
+def _verdict(
+    gap: Gap, upper: Tensor, lower: Tensor, wanted: Tensor, feasible: float
+) -> tuple[Any, str]:
+    finite = torch.isfinite(upper) & torch.isfinite(gap.feasibility)
+    if not bool(finite.all()):
+        return "failed", "x is not finite"
+    worst = float(gap.feasibility.max())
+    if worst > feasible:
+        return "failed", f"x misses a row or a bound by {worst:.2g} of its size"
+    i = int((upper / wanted).argmax())
+    if bool((upper <= wanted).all()):
+        return "certified", f"the bound {float(upper[i]):.2g} is within {float(wanted[i]):.2g}"
+    if bool((lower > wanted).any()):
+        i = int((lower / wanted).argmax())
+        return "failed", f"at least {float(lower[i]):.2g} off, more than {float(wanted[i]):.2g}"
+    return "uncertifiable", (
+        f"the duality gap proves {float(upper[i]):.2g}, not {float(wanted[i]):.2g}"
+    )
+
+
+def refuse_not_finite(x: Tensor) -> None:
+    """`project` called eagerly refuses what no projection exists of."""
+    if not torch._C._are_functorch_transforms_active():
+        require_finite(x.detach(), "x")
