@@ -8,12 +8,14 @@ from torch import Tensor
 from torch import nn as torch_nn
 from torch.nn.utils import parametrize
 
+from projlab.engine.polyhedra.projector import PolyhedralProjector
 from projlab.engine.projector import Projector
 from projlab.errors import InputError
 from projlab.system.constraint import AffineConstraint
 from projlab.system.options import LayerKeywords, listed
+from projlab.system.polyhedron import Polyhedron
 
-__all__ = ["AffineProjection", "affine"]
+__all__ = ["AffineProjection", "Projection", "affine"]
 
 
 class AffineProjection(torch_nn.Module):
@@ -85,6 +87,91 @@ class AffineProjection(torch_nn.Module):
         """What differs from the default."""
         dim = "" if self.dims == (-1,) else f"dim={self.dims if self.dims[1:] else self.dims[0]}"
         return ", ".join([part for part in (dim, "b with each x" if self.needs_b else "") if part])
+
+
+class Projection(torch_nn.Module):
+    """A layer that projects the outputs before it onto {y : A y = b, G y <= h, lb <= y <= ub}.
+
+    `forward(x, b=None, h=None, lb=None, ub=None)` takes x (..., n) and returns its shape and dtype;
+    inside autocast float32. Right sides and bounds given there replace the layer's own: of shape
+    (m,), (p,) or (n,), or with x's leading dimensions, one for each vector. Differentiable in x and
+    in them, through the face where each vector ends (`projlab.PolyhedralProjector` says what that
+    means at a kink).
+
+    Parameters
+    ----------
+    A, b, G, h, lb, ub
+        As `projlab.projector` takes them, or one `projlab.Polyhedron` as A. Without b beside A, or
+        h beside G, `forward` must be given one; a set that is known here is checked here.
+    variant
+        "auto", "box", "disjoint_rows" or "active_set".
+    dim
+        The dimension, or dimensions, of x that make up a vector, as for `AffineProjection`.
+    n
+        How many variables, where no part says so.
+
+    Raises
+    ------
+    InputError
+        As `projlab.projector`; in `forward`: x has no such dimension, or b or h is missing.
+    InconsistentError
+        No y is in the set, by the rows and bounds that prove it.
+
+    References
+    ----------
+    Amos and Kolter, "OptNet", ICML 2017 (quadratic programmes as layers).
+    """
+
+    def __init__(
+        self,
+        A: Any = None,
+        b: Any = None,
+        *,
+        G: Any = None,
+        h: Any = None,
+        lb: Any = None,
+        ub: Any = None,
+        variant: str = "auto",
+        dim: int | tuple[int, ...] = -1,
+        n: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.dims = _dims(dim)
+        self.needs = []
+        if not isinstance(A, Polyhedron):
+            if A is not None and b is None and not isinstance(A, AffineConstraint):
+                self.needs.append("b")
+                b = 0.0
+            if G is not None and h is None:
+                self.needs.append("h")
+                h = 0.0
+            A = Polyhedron(A, b, G, h, lb, ub, n=n)
+        elif not (b is G is h is lb is ub is n is None):
+            raise InputError("A is a Polyhedron and holds every part; give no other")
+        self.projector = PolyhedralProjector(A, variant, sides_follow=bool(self.needs))
+
+    def forward(
+        self, x: Tensor, b: Any = None, h: Any = None, lb: Any = None, ub: Any = None
+    ) -> Tensor:
+        """The projection of x."""
+        for name, value in (("b", b), ("h", h)):
+            if value is None and name in self.needs:
+                raise InputError(
+                    f"the layer was built without {name}: give one, forward(x, {name}=...)"
+                )
+        if torch._C._is_any_autocast_enabled() and isinstance(x, Tensor):
+            x = _widened(x)
+        if self.dims == (-1,) or not isinstance(x, Tensor):
+            projected: Tensor = self.projector(x, b, h, lb, ub)
+            return projected
+        dims = _checked(self.dims, x, "x")
+        return _spread(self.projector(_gathered(x, dims), b, h, lb, ub), x, dims)
+
+    def extra_repr(self) -> str:
+        """What differs from the default."""
+        dim = "" if self.dims == (-1,) else f"dim={self.dims if self.dims[1:] else self.dims[0]}"
+        needed = [f"{name} with each x" for name in self.needs]
+        return ", ".join([part for part in (dim, *needed) if part])
 
 
 def _widened(x: Tensor) -> Tensor:

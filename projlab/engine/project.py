@@ -25,7 +25,15 @@ from projlab.numerics import memory
 from projlab.numerics.precision import lowered, stated_precision
 from projlab.system.constraint import AffineConstraint, as_constraint
 from projlab.system.inputs import FLOATS, check_vector, require_finite, to_tensor, working_dtype
-from projlab.system.options import DEFAULTS, OnInconsistent, Options, ProjectorKeywords, listed
+from projlab.system.options import (
+    DEFAULTS,
+    OnInconsistent,
+    Options,
+    ProjectorKeywords,
+    listed,
+    refuse_keywords,
+)
+from projlab.system.polyhedron import Polyhedron
 from projlab.system.rows import is_scipy_sparse
 
 
@@ -108,12 +116,17 @@ def _constants(A: Tensor, b: Any) -> bool:
 @listed
 def project(
     x: Tensor,
-    A: Any,
+    A: Any = None,
     b: Any = None,
     variant: str = "auto",
+    *,
+    G: Any = None,
+    h: Any = None,
+    lb: Any = None,
+    ub: Any = None,
     **keywords: Unpack[ProjectorKeywords],
 ) -> Tensor:
-    """Project x onto {x : A x = b}, once.
+    """Project x onto {x : A x = b}, or {x : A x = b, G x <= h, lb <= x <= ub}, once.
 
     Differentiable, twice and more: in x always, in A and b where the rows are independent. All
     keywords are `projector`'s; use that where A serves more than one call.
@@ -124,6 +137,9 @@ def project(
         (..., n), or (B, ..., n) for batched A; floating-point, finite.
     A, b
         As `AffineConstraint` takes them, or one AffineConstraint as A (then no b).
+    G, h, lb, ub
+        Inequalities and bounds, as `projector` takes them; b, h and bounds may have x's leading
+        dimensions. Differentiable in all of them, in A and G where these are dense.
 
     Returns
     -------
@@ -142,6 +158,8 @@ def project(
     Amos and Kolter, "OptNet", ICML 2017, section 3.1 (derivatives of the equality-constrained
     problem).
     """
+    if isinstance(A, Polyhedron) or not (G is h is lb is ub is None):
+        return _onto_polyhedron(x, A, b, G, h, lb, ub, variant, keywords)
     if is_compiling():
         if isinstance(A, Tensor) and A.layout is torch.strided:
             return as_operator(x, A, b, variant, keywords)
@@ -149,6 +167,25 @@ def project(
     if get_eval_frame_callback() is not None:  # the compiler would try every function from here on
         return _uncompiled(x, A, b, variant, keywords)
     return projected(x, A, b, variant, keywords)
+
+
+@eager
+def _onto_polyhedron(
+    x: Tensor,
+    A: Any,
+    b: Any,
+    G: Any,
+    h: Any,
+    lb: Any,
+    ub: Any,
+    variant: str,
+    keywords: ProjectorKeywords,
+) -> Tensor:
+    # its faces are projected onto by the equations' projector, which imports this module
+    from projlab.engine.polyhedra.projector import project_polyhedron  # noqa: PLC0415
+
+    refuse_keywords(keywords)
+    return project_polyhedron(x, A, b, G, h, lb, ub, variant)
 
 
 def projected(x: Tensor, A: Any, b: Any, variant: str, keywords: ProjectorKeywords) -> Tensor:

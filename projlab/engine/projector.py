@@ -25,17 +25,26 @@ from projlab.numerics.precision import set_up, stated_precision
 from projlab.proof.certificate import Certificate, certify
 from projlab.system.constraint import AffineConstraint, as_constraint
 from projlab.system.inputs import check_vector, to_tensor, working_dtype
-from projlab.system.options import Options, ProjectorKeywords, listed
+from projlab.system.options import Options, ProjectorKeywords, listed, refuse_keywords
+from projlab.system.polyhedron import Polyhedron
 
 
 @listed
 def projector(
-    A: Any,
+    A: Any = None,
     b: Any = None,
     variant: str = "auto",
+    *,
+    G: Any = None,
+    h: Any = None,
+    lb: Any = None,
+    ub: Any = None,
     **keywords: Unpack[ProjectorKeywords],
-) -> "Projector":
-    """Factor A once, and return the projection onto {x : A x = b}.
+) -> Any:
+    """Factor A once, and return the projection onto {x : A x = b}, or onto a polyhedron.
+
+    With G, h, lb or ub, or a `Polyhedron` as A, a `PolyhedralProjector` onto {x : A x = b,
+    G x <= h, lb <= x <= ub}; its variants are "box", "disjoint_rows" and "active_set".
 
     The projection solves argmin 1/2 ||x - x0||_W^2 subject to A x = b. With redundant rows, A has
     its numerical rank: the singular values of its equilibrated rows above max(m, n) eps sigma_max
@@ -59,6 +68,8 @@ def projector(
         "drop" rows that follow from the others, or "raise".
     on_inconsistent
         "raise", or "least_squares": project onto {x : A'A x = A'b}, with the rows as given.
+    G, h, lb, ub
+        Inequalities and bounds, as `Polyhedron` takes them; A and b may be left out then.
     b_error
         By how much entries of b may be off, as `AffineConstraint` takes it: rows that contradict
         each other by no more are not refused, and `reason` says how far they are apart.
@@ -67,7 +78,7 @@ def projector(
     ------
     InputError
         A or b is not what `AffineConstraint` takes, or requires grad; an unknown keyword value;
-        single_row for rows that share a column.
+        single_row for rows that share a column; one of these keywords beside G, h, lb or ub.
     InconsistentError
         No x satisfies A x = b (and `on_inconsistent` is "raise").
     RankDeficientError
@@ -81,7 +92,23 @@ def projector(
     ----------
     Golub and Van Loan, "Matrix Computations", 4th ed., sections 5.3, 5.5 and 6.1.
     """
+    if isinstance(A, Polyhedron) or not (G is h is lb is ub is None):
+        refuse_keywords(keywords)
+        return polyhedral_projector(A, b, G, h, lb, ub, variant)
     return Projector(A, b, variant, **keywords)
+
+
+def polyhedral_projector(
+    A: Any, b: Any, G: Any, h: Any, lb: Any, ub: Any, variant: str
+) -> nn.Module:
+    """The projection onto a polyhedron, which equality projections are the last step of."""
+    from projlab.engine.polyhedra.projector import PolyhedralProjector  # noqa: PLC0415
+
+    if not isinstance(A, Polyhedron):
+        return PolyhedralProjector(Polyhedron(A, b, G, h, lb, ub), variant)
+    if not (b is G is h is lb is ub is None):
+        raise InputError("A is a Polyhedron and holds every part; give no other")
+    return PolyhedralProjector(A, variant)
 
 
 class Projector(nn.Module):

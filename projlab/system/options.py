@@ -107,6 +107,17 @@ def refuse_unknown(keywords: Mapping[str, object], known: type) -> None:
             raise TypeError(f"unexpected keyword argument {name!r}; there are {', '.join(names)}")
 
 
+def refuse_keywords(keywords: Mapping[str, object]) -> None:
+    """Raise for keywords that go with equations alone, beside inequalities or bounds."""
+    refuse_unknown(keywords, ProjectorKeywords)
+    for name, value in keywords.items():
+        default = DEFAULTS[name]
+        if value is not default and not (isinstance(value, str | float) and value == default):
+            raise InputError(
+                f"{name} goes with equations alone; beside G, h, lb or ub it must be left out"
+            )
+
+
 @cache
 def _names(keywords: type) -> tuple[str, ...]:
     """The names of a list of keywords, in the order of `Options`."""

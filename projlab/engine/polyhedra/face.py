@@ -208,10 +208,17 @@ def corrected(
         step = torch.where(moving.unsqueeze(-1), factor.solve(residual), 0.0)
         y, w = y + step, w - system.transposed(step)
     w = _stationary(system, factor, face, v, fixed, right, y, w)
-    # what is left is rounding: it moves x, along rows as far as they go, and no multipliers
-    x = torch.where(free, w, fixed)
-    residual = torch.where(face.active, system.times(x) - right, 0.0)
-    w = torch.where(free, w - system.transposed(factor.solve(residual)), w)
+    # what is left is rounding: it moves x, along rows as far as they go, and multipliers only where
+    # rows that depend on each other do not make more of it than that
+    reach = torch.linalg.vector_norm(v, dim=-1, keepdim=True) + system.sizes(y)
+    for _ in range(2):
+        x = torch.where(free, w, fixed)
+        residual = torch.where(face.active, system.times(x) - right, 0.0)
+        step = factor.solve(residual)
+        pull = system.transposed(step)
+        quiet = (pull.abs() <= 4 * noise * reach).all(-1, keepdim=True)
+        y = torch.where(quiet, y + step, y)
+        w = torch.where(free | quiet, w - pull, w)
     return w, y, resting
 
 

@@ -106,6 +106,7 @@ def raise_empty(
     system: System, right: Tensor, lb: Tensor, ub: Tensor, v: Tensor, names: Sequence[str]
 ) -> None:
     """Raise `InconsistentError` with the combination of rows, and the bounds that it breaks."""
+    v = v / system.in_units(v).abs().max()  # the largest coefficient a reader sees is one
     least, gap, _ = _evaluated(system, right, lb, ub, v)
     c = system.transposed(v[None])[0]
     u = tolerance.unit_roundoff("float64")

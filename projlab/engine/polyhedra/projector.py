@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from projlab import tolerance
 from projlab.engine import compiled
@@ -18,6 +19,7 @@ from projlab.numerics.precision import set_up, stated_precision
 from projlab.proof.certificate import Certificate
 from projlab.proof.polyhedral import Gap, duality_gap
 from projlab.proof.rounding import norms
+from projlab.system.constraint import AffineConstraint
 from projlab.system.inputs import check_vector, require_finite, to_tensor, working_dtype
 from projlab.system.polyhedron import Polyhedron
 
@@ -72,14 +74,17 @@ class PolyhedralProjector(nn.Module):
     active set alone: it depends on the start by rounding only.
     """
 
-    def __init__(self, polyhedron: Polyhedron, variant: str = "auto") -> None:
+    def __init__(
+        self, polyhedron: Polyhedron, variant: str = "auto", *, sides_follow: bool = False
+    ) -> None:
+        """`sides_follow`: b, h and bounds come with each call, so that no set is looked at here."""
         super().__init__()
         if variant not in ("auto", *VARIANTS):
             raise InputError(
                 f"variant={variant!r}; with inequalities or bounds it must be "
                 + ", ".join(f'"{v}"' for v in ("auto", *VARIANTS))
             )
-        vars(self)["_asked_variant"] = variant
+        vars(self).update(_asked_variant=variant, _sides_follow=sides_follow)
         with set_up(), stated_precision(polyhedron.device):
             self._set_up(polyhedron)
         A = polyhedron.equations
@@ -105,7 +110,8 @@ class PolyhedralProjector(nn.Module):
             _general=general,
             _status="polished",
         )
-        self._refuse_empty()
+        if not vars(self)["_sides_follow"]:
+            self._refuse_empty()
 
     def _refuse_empty(self) -> None:
         """Raise `InconsistentError` where no x is in the set."""
@@ -114,7 +120,7 @@ class PolyhedralProjector(nn.Module):
             torch.zeros(1, polyhedron.n, dtype=torch.float64, device=polyhedron.device), {}
         )
         if self._rows is not None:
-            self._refuse_out_of_reach(asked)
+            self._refuse_out_of_reach(_detached(asked))
         elif self._general is not None:
             self._general.answer(asked.x, asked.right, asked.lb, asked.ub, checked=False)
 
@@ -256,17 +262,28 @@ class PolyhedralProjector(nn.Module):
             self.polyhedron, asked.x, x, y[:, :m], y[:, m:], sides, (asked.lb, asked.ub)
         )
 
+    def with_rows(self, x: Tensor, given: dict[str, Any], A: Any, G: Any) -> Tensor:
+        """`forward` where autograd watches A or G: dense tensors with this set's own values."""
+        whole = torch.cat(
+            [t.double().reshape(-1, self.polyhedron.n) for t in (A, G) if t is not None]
+        )
+        for unit in self._system.units:
+            whole = whole * unit.unsqueeze(-1)
+        return self._projected(x, given, whole)[0]
+
     @compiled.eager
-    def _projected(self, x: Tensor, given: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def _projected(
+        self, x: Tensor, given: dict[str, Any], entries: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Projection and multipliers (..., m + p), in the system's units, of x's shape."""
         self._follow()
         asked = self._asked(x, given)
         with stated_precision(self.device):
-            found, y = self._solved(asked)
+            found, y = self._solved(asked, entries)
         projected = found.reshape(x.shape).to(x.dtype)
         return projected, y.reshape(*asked.lead, y.shape[-1])
 
-    def _solved(self, asked: _Asked) -> tuple[Tensor, Tensor]:
+    def _solved(self, asked: _Asked, entries: Tensor | None = None) -> tuple[Tensor, Tensor]:
         watched = not torch._C._are_functorch_transforms_active()
         if self.variant == "box":
             found = closed.box(asked.x, asked.lb.to(asked.x), asked.ub.to(asked.x))
@@ -276,11 +293,19 @@ class PolyhedralProjector(nn.Module):
                 self._refuse_out_of_reach(_detached(asked))
             rows = self._rows.to(asked.x.dtype, asked.x.device)
             bounds = asked.lb.to(asked.x), asked.ub.to(asked.x)
-            return closed.rows_with_bounds(rows, asked.x, asked.right, *bounds)
+            a = None
+            if entries is not None:
+                if len(entries) > 1:
+                    raise InputError(
+                        'variant="disjoint_rows" differentiates in the entries of one row; for '
+                        'several take "active_set"'
+                    )
+                a = entries[0].to(asked.x.dtype)
+            return closed.rows_with_bounds(rows, asked.x, asked.right, *bounds, a)
         general = self._general
         assert general is not None
         found, y = general.differentiable(
-            asked.x, asked.right, asked.lb, asked.ub, checked=asked.own
+            asked.x, asked.right, asked.lb, asked.ub, entries, checked=asked.own
         )
         if watched:
             self._say_status(asked, found, y)
@@ -343,6 +368,8 @@ class PolyhedralProjector(nn.Module):
         right = self._system.scaled(right) if right.shape[-1] else right
         sides = torch.float64 if self._general is not None else work
         lb, ub = whole("lb", n, sides), whole("ub", n, sides)
+        if not own and not torch._C._are_functorch_transforms_active():
+            _refuse_crossed(lb, ub)
         return _Asked(x.reshape(k, n).to(work), right, lb, ub, own, lead)
 
     def _narrow(self, x: Tensor) -> bool:
@@ -398,6 +425,8 @@ def _beside(
         value, name
     )
     tensor = tensor.to(device)
+    if not torch._C._are_functorch_transforms_active() and bool(torch.isnan(tensor).any()):
+        require_finite(torch.where(torch.isinf(tensor), 0, tensor).detach(), name)
     fits = tensor.dim() == 0 or tensor.shape[-1] == size
     try:
         fits = fits and torch.broadcast_shapes(tensor.shape, (*lead, size)) == (*lead, size)
@@ -409,6 +438,17 @@ def _beside(
             f"a scalar, ({size},)" + (f" or {(*lead, size)}" if lead else "")
         )
     return tensor
+
+
+def _refuse_crossed(lb: Tensor, ub: Tensor) -> None:
+    crossed = (lb > ub).detach()
+    if bool(crossed.any()):
+        where = [int(i) for i in crossed.nonzero()[0]] if crossed.dim() else [0]
+        lower, upper = (t.detach().expand(crossed.shape)[crossed][0] for t in (lb, ub))
+        raise InconsistentError(
+            f"no x satisfies the bounds: x[{where[-1]}] >= {float(lower):.17g} and x[{where[-1]}] "
+            f"<= {float(upper):.17g}. Mend lb or ub"
+        )
 
 
 def _chosen(
@@ -504,7 +544,54 @@ def _verdict(
     )
 
 
-def refuse_not_finite(x: Tensor) -> None:
-    """`project` called eagerly refuses what no projection exists of."""
+def project_polyhedron(
+    x: Tensor, A: Any, b: Any, G: Any, h: Any, lb: Any, ub: Any, variant: str
+) -> Tensor:
+    """The one-off form, differentiable in x, A, b, G, h, lb and ub (A and G dense)."""
+    if not isinstance(x, Tensor) or not x.dim():
+        check_vector(x, 1, None, torch.device("cpu"))
     if not torch._C._are_functorch_transforms_active():
         require_finite(x.detach(), "x")
+    if isinstance(A, Polyhedron):
+        if any(part is not None for part in (b, G, h, lb, ub)):
+            raise InputError("A is a Polyhedron and holds every part; give no other")
+        return PolyhedralProjector(A, variant)(x)
+    if isinstance(A, AffineConstraint):
+        if b is not None:
+            raise InputError("A is an AffineConstraint and holds its own b; give no other")
+        A, b = A.A, A.b
+    for name, matrix, right, of in (("A", A, b, "b"), ("G", G, h, "h")):
+        if (matrix is None) != (right is None):
+            missing, there = (of, name) if right is None else (name, of)
+            raise InputError(f"{missing} is missing, {there} is given; give both, or neither")
+    watched = _watched(A, "A"), _watched(G, "G")
+    plain = [t.detach() if isinstance(t, Tensor) else t for t in (A, G)]
+    zero = [None if t is None else 0.0 for t in (A, G)]
+    polyhedron = Polyhedron(plain[0], zero[0], plain[1], zero[1], n=x.shape[-1])
+    if any(watched) and variant == "auto" and polyhedron.m + polyhedron.p > 1:
+        variant = "active_set"  # where rows share no column, zeros have derivatives too
+    projector = PolyhedralProjector(polyhedron, variant, sides_follow=True)
+    given = {"b": b, "h": h, "lb": lb, "ub": ub}
+    if not any(watched):
+        return projector(x, **given)
+    dense = [
+        None
+        if t is None
+        else (t if isinstance(t, Tensor) else to_tensor(t, name)).to_dense()
+        for t, name in zip((A, G), "AG", strict=True)
+    ]
+    return projector.with_rows(x, given, *dense)
+
+
+def _watched(matrix: Any, name: str) -> bool:
+    """Whether derivatives in A or G are asked for."""
+    if not isinstance(matrix, Tensor):
+        return False
+    tangent = forward_ad._current_level >= 0 and forward_ad.unpack_dual(matrix).tangent is not None
+    if not (matrix.requires_grad or tangent):
+        return False
+    if matrix.layout is not torch.strided:
+        raise InputError(
+            f"{name} requires grad but is sparse; project differentiates in dense {name} only"
+        )
+    return True

@@ -124,8 +124,11 @@ class DisjointRows:
 
 def limits(rows: DisjointRows, lb: Tensor, ub: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Least and largest a x within the bounds, (..., m), and what rounding may make of either."""
-    lower, upper = rows.times(lb.expand(rows.a.shape)), rows.times(ub.expand(rows.a.shape))
     none = rows.a == 0
+    lower, upper = (
+        rows.times(bound.expand(torch.broadcast_shapes(bound.shape, none.shape)))
+        for bound in (lb, ub)
+    )
     lower, upper = torch.where(none, 0.0, lower), torch.where(none, 0.0, upper)
     least, largest = rows.total(torch.minimum(lower, upper)), rows.total(torch.maximum(lower, upper))
     sizes = torch.where(lower.isfinite(), lower.abs(), 0) + torch.where(
