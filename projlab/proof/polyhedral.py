@@ -77,7 +77,9 @@ def duality_gap(
         if not equal:
             slack = torch.where(used, -over, 0.0).clamp_min(0)
             rounding = tolerance.sum_rounding(x.shape[-1], _U) * scale
-            total = total + (multipliers * torch.where(slack > rounding, slack + rounding, 0)).sum(-1)
+            total = total + (multipliers * torch.where(slack > rounding, slack + rounding, 0)).sum(
+                -1
+            )
     distance = (2 * total).sqrt() * (1 + tolerance.PROOF_ROUNDING)
     return Gap(distance, torch.stack(parts).amax(0), nearest)
 

@@ -50,9 +50,7 @@ def rows_with_bounds(
     projected = torch.where(free, x - rows.spread(t).to(x.dtype) * entries, fixed)
     over = rows.total(entries * projected) - right
     further = torch.where(moves, over / safe, 0.0)
-    projected = torch.where(
-        free, projected - rows.spread(further).to(x.dtype) * entries, projected
-    )
+    projected = torch.where(free, projected - rows.spread(further).to(x.dtype) * entries, projected)
     # the search's own digits, which are the better ones
     projected = projected + (found - projected).detach()
     t = t + further

@@ -94,7 +94,9 @@ def polish(
     the rank.
     """
     fixed = face.fixed(lb, ub)
-    w, y, rest = _projected(system, face, x0, fixed, right, torch.where(face.active, y, 0.0), insist)
+    w, y, rest = _projected(
+        system, face, x0, fixed, right, torch.where(face.active, y, 0.0), insist
+    )
     x = torch.where(face.free, w, fixed)
     noise = tolerance.ANSWERED * tolerance.unit_roundoff(x.dtype)
     size = noise * (x0.abs() + system.sizes(y))

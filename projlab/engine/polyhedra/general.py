@@ -52,9 +52,7 @@ class General:
         self._last: Answer | None = None
         self._factor: tuple[Face, Factor] | None = None
 
-    def answer(
-        self, x: Tensor, right: Tensor, lb: Tensor, ub: Tensor, *, checked: bool
-    ) -> Answer:
+    def answer(self, x: Tensor, right: Tensor, lb: Tensor, ub: Tensor, *, checked: bool) -> Answer:
         """The projections of x (k, n), without a graph, everything in float64 and of k rows.
 
         `checked` says that the right sides and bounds are known to leave some x.
@@ -95,8 +93,10 @@ class General:
     def factor(self, face: Face) -> Factor:
         """Of these faces, kept for the derivatives that follow."""
         kept = self._factor
-        if kept is not None and len(kept[0].low) == len(face.low) and bool(
-            kept[0].same(face).all()
+        if (
+            kept is not None
+            and len(kept[0].low) == len(face.low)
+            and bool(kept[0].same(face).all())
         ):
             return kept[1]
         shift = tolerance.gram_shift(max(1, self.system.shape[0]))
@@ -249,7 +249,9 @@ class _Solved(Function):
         return (restore(p), restore(y)), (0, 0)
 
 
-def _flattened(size: int, in_dims: tuple[int | None, ...], tensors: Any) -> tuple[list[Tensor], Any]:
+def _flattened(
+    size: int, in_dims: tuple[int | None, ...], tensors: Any
+) -> tuple[list[Tensor], Any]:
     """Lanes and rows (k, n) of each tensor as rows (lanes * k, n), and how to part them again."""
     moved = [
         t.unsqueeze(0).expand(size, *t.shape) if d is None else t.movedim(d, 0)

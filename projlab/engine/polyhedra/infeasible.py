@@ -119,8 +119,10 @@ def raise_empty(
     ]
     side = float((v * torch.where(v != 0, right, 0.0)).sum())
     relation = "=" if not bool((v[system.equations :] != 0).any()) else "<="
-    within = f" while {', '.join(few(sides))} keep it at {float(least):.6g} or more" if sides else (
-        f" while it is {float(least):.6g} for every x"
+    within = (
+        f" while {', '.join(few(sides))} keep it at {float(least):.6g} or more"
+        if sides
+        else (f" while it is {float(least):.6g} for every x")
     )
     raise InconsistentError(
         f"no x satisfies the constraints: {' + '.join(few(rows))} asks for a sum {relation} "

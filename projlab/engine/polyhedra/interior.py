@@ -53,6 +53,7 @@ class Interior:
         slack = self.right - self.system.times(self.x)
         self.t = torch.where(self.inequality, torch.maximum(slack, self.scale), 0.0)
         self.y = torch.where(self.inequality, self.scale, 0.0).expand_as(self.right).clone()
+        self.broken = torch.zeros(len(lb), dtype=torch.bool, device=lb.device)
 
     @property
     def gaps(self) -> tuple[Tensor, Tensor]:
@@ -90,10 +91,10 @@ class Interior:
         return small & (self.complementarity() <= _CLOSE * scale.square())
 
     def ended(self) -> Tensor:
-        """(k,) whether nothing but rounding is left, or the iterates are no numbers any more."""
+        """(k,) whether nothing but rounding is left, or a step was no number."""
         u = tolerance.unit_roundoff(self.x.dtype)
         mu = self.complementarity()
-        return ~(mu > (u * self.scale.squeeze(-1)).square())
+        return ~(mu > (u * self.scale.squeeze(-1)).square()) | self.broken
 
     def take(self, kept: Tensor) -> "Interior":
         """Of these problems."""
@@ -126,9 +127,9 @@ class Interior:
         after = (
             torch.where(self.has_low, (low + p_ * dx) * (self.zl + d_ * dzl), 0.0)
             + torch.where(self.has_high, (high - p_ * dx) * (self.zu + d_ * dzu), 0.0)
-        ).sum(-1) + torch.where(
-            self.inequality, (self.t + p_ * dt) * (self.y + d_ * dy), 0.0
-        ).sum(-1)
+        ).sum(-1) + torch.where(self.inequality, (self.t + p_ * dt) * (self.y + d_ * dy), 0.0).sum(
+            -1
+        )
         count = self.has_low.sum(-1) + self.has_high.sum(-1) + self.inequality.sum(-1)
         reached = after / count.clamp_min(1)
         target = (mu * (reached / mu.clamp_min(1e-300)).clamp(0, 1) ** 3).unsqueeze(-1)
@@ -140,11 +141,12 @@ class Interior:
         p, d = self._lengths(full)
         # one length for both: x - x0 stands in the dual equation too
         length = (_TO_THE_BOUNDARY * torch.minimum(p, d)).unsqueeze(-1)
-        self.x = self.x + length * full.dx
-        self.t = self.t + length * full.dt
-        self.y = self.y + length * full.dy
-        self.zl = self.zl + length * full.dzl
-        self.zu = self.zu + length * full.dzu
+        steps = (full.dx, full.dt, full.dy, full.dzl, full.dzu)
+        sound = torch.stack([torch.isfinite(step).all(-1) for step in steps]).all(0)
+        self.broken = self.broken | ~sound
+        for name, step in zip(("x", "t", "y", "zl", "zu"), steps, strict=True):
+            moved = getattr(self, name) + length * step
+            setattr(self, name, torch.where(sound.unsqueeze(-1), moved, getattr(self, name)))
 
     def _lengths(self, step: "_Step") -> tuple[Tensor, Tensor]:
         low, high = self.gaps

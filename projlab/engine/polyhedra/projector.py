@@ -150,7 +150,7 @@ class PolyhedralProjector(nn.Module):
 
     @property
     def variant(self) -> str:
-        """"box", "disjoint_rows" or "active_set"."""
+        """ "box", "disjoint_rows" or "active_set"."""
         variant: str = vars(self)["_variant"]
         return variant
 
@@ -398,9 +398,7 @@ class PolyhedralProjector(nn.Module):
     def extra_repr(self) -> str:
         """Sizes and variant."""
         polyhedron = self.polyhedron
-        return (
-            f"m={polyhedron.m}, p={polyhedron.p}, n={polyhedron.n}, variant={self.variant!r}"
-        )
+        return f"m={polyhedron.m}, p={polyhedron.p}, n={polyhedron.n}, variant={self.variant!r}"
 
 
 def _detached(asked: _Asked, which: Tensor | None = None) -> _Asked:
@@ -421,8 +419,8 @@ def _beside(
         raise InputError(f"{name} is given, but the set has no {'AG'['bh'.index(name)]}")
     if isinstance(value, Tensor) and value.dim() > 0 and value.device != device:
         raise InputError(f"{name} is on {value.device}, the set on {device}; move one of them")
-    tensor = value if isinstance(value, Tensor) and value.is_floating_point() else to_tensor(
-        value, name
+    tensor = (
+        value if isinstance(value, Tensor) and value.is_floating_point() else to_tensor(value, name)
     )
     tensor = tensor.to(device)
     if not torch._C._are_functorch_transforms_active() and bool(torch.isnan(tensor).any()):
@@ -575,9 +573,7 @@ def project_polyhedron(
     if not any(watched):
         return projector(x, **given)
     dense = [
-        None
-        if t is None
-        else (t if isinstance(t, Tensor) else to_tensor(t, name)).to_dense()
+        None if t is None else (t if isinstance(t, Tensor) else to_tensor(t, name)).to_dense()
         for t, name in zip((A, G), "AG", strict=True)
     ]
     return projector.with_rows(x, given, *dense)

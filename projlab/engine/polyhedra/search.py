@@ -62,12 +62,12 @@ class Search:
     x: Tensor = field(init=False)
     face: Face = field(init=False)
     polished: Tensor = field(init=False)
-    """(k,) whether the face's own signs hold."""
+    """(k,) whether the face's own signs hold, or x0 is not finite."""
 
     def __post_init__(self) -> None:
-        k = len(self.x0)
         self.x = torch.full_like(self.x0, torch.nan)
-        self.polished = torch.zeros(k, dtype=torch.bool, device=self.x0.device)
+        # NaN goes through: there is nothing to search for
+        self.polished = ~(torch.isfinite(self.x0).all(-1) & ~self.right.isnan().any(-1))
         self.face = Face(
             torch.zeros_like(self.x0, dtype=torch.bool),
             torch.zeros_like(self.x0, dtype=torch.bool),
@@ -94,7 +94,7 @@ class Search:
     def retry(self) -> None:
         """Polish the faces that are set already: a step away the active set is mostly the same."""
         everything = torch.arange(len(self.x0), device=self.x0.device)
-        due = torch.ones_like(everything, dtype=torch.bool)
+        due = ~self.polished
         low, high, active = (t.clone() for t in self.face.parts)
         self.attempt(due, Face(low, high, active), everything, self.y)
 
@@ -128,10 +128,12 @@ class Search:
             if bool(due.any()):
                 last = bool(ended[due].all())
                 done = self.attempt(due, face, still, problem.y, insist=last)
-                tried = Face(*(
-                    torch.where(due.unsqueeze(-1), new, old)
-                    for new, old in zip(face.parts, tried.parts, strict=True)
-                ))
+                tried = Face(
+                    *(
+                        torch.where(due.unsqueeze(-1), new, old)
+                        for new, old in zip(face.parts, tried.parts, strict=True)
+                    )
+                )
             seen = face
             left = done | ended
             if bool(left.any()):

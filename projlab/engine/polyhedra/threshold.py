@@ -130,7 +130,10 @@ def limits(rows: DisjointRows, lb: Tensor, ub: Tensor) -> tuple[Tensor, Tensor, 
         for bound in (lb, ub)
     )
     lower, upper = torch.where(none, 0.0, lower), torch.where(none, 0.0, upper)
-    least, largest = rows.total(torch.minimum(lower, upper)), rows.total(torch.maximum(lower, upper))
+    least, largest = (
+        rows.total(torch.minimum(lower, upper)),
+        rows.total(torch.maximum(lower, upper)),
+    )
     sizes = torch.where(lower.isfinite(), lower.abs(), 0) + torch.where(
         upper.isfinite(), upper.abs(), 0
     )
@@ -205,7 +208,9 @@ def _of_one_vector(rows: DisjointRows, x: Tensor, right: Tensor, lb: Tensor) -> 
     multiplier = torch.full_like(right, t, dtype=_wide(x))
     moved = (few.moved(entries, multiplier) if len(entries) else entries).reshape(1, -1)
     fixed = w * floor * (n - len(entries))
-    moved, further_t = _corrected(few, moved, right - fixed, torch.ones_like(moved, dtype=torch.bool))
+    moved, further_t = _corrected(
+        few, moved, right - fixed, torch.ones_like(moved, dtype=torch.bool)
+    )
     projected = torch.full_like(x, floor)
     projected[0, free] = moved[0].clamp_min(floor)
     return Found(projected, (multiplier + further_t).to(x.dtype))

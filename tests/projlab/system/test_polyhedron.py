@@ -20,7 +20,9 @@ def test_parts_may_be_left_out_and_scalars_hold_for_all():
     assert half.violation(torch.tensor([[1.0, 1.0], [2.0, 1.0]])).tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("form", [torch.tensor, sp.csr_array, lambda a: torch.tensor(a).to_sparse()])
+@pytest.mark.parametrize(
+    "form", [torch.tensor, sp.csr_array, lambda a: torch.tensor(a).to_sparse()]
+)
 def test_dense_and_sparse_measure_alike(form):
     A, G = [[1.0, 1.0, 0.0]], [[0.0, 1.0, -1.0], [1.0, 0.0, 0.0]]
     P = Polyhedron(form(A), [1.0], form(G), [0.5, torch.inf], lb=0)
