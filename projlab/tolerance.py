@@ -337,8 +337,8 @@ STEP_ROUNDINGS = 8.0
 over the free ones as much again, and it is divided by the sum of a_j^2 over the same."""
 
 CONTRACTING = 0.9
-"""Corrections of a face go on while each leaves less than this of the residual: one that leaves more
-met a component below the square root of the shift, or rows that contradict each other there."""
+"""Corrections of a face go on while each leaves less than this of the residual: one that leaves
+more met a component below the square root of the shift, or rows that contradict each other."""
 
 
 LARGE_MULTIPLIERS = 4.0

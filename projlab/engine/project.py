@@ -182,7 +182,7 @@ def _onto_polyhedron(
     keywords: ProjectorKeywords,
 ) -> Tensor:
     # its faces are projected onto by the equations' projector, which imports this module
-    from projlab.engine.polyhedra.projector import project_polyhedron  # noqa: PLC0415
+    from projlab.engine.polyhedra.projector import project_polyhedron
 
     refuse_keywords(keywords)
     return project_polyhedron(x, A, b, G, h, lb, ub, variant)

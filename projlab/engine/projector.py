@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,32 @@ from projlab.system.constraint import AffineConstraint, as_constraint
 from projlab.system.inputs import check_vector, to_tensor, working_dtype
 from projlab.system.options import Options, ProjectorKeywords, listed, refuse_keywords
 from projlab.system.polyhedron import Polyhedron
+
+if TYPE_CHECKING:
+    from projlab.engine.polyhedra.projector import PolyhedralProjector
+
+
+@overload
+def projector(A: Polyhedron, b: None = None, variant: str = "auto") -> "PolyhedralProjector": ...
+
+
+@overload
+def projector(
+    A: Any, b: Any = None, variant: str = "auto", **keywords: Unpack[ProjectorKeywords]
+) -> "Projector": ...
+
+
+@overload
+def projector(
+    A: Any = None,
+    b: Any = None,
+    variant: str = "auto",
+    *,
+    G: Any = None,
+    h: Any = None,
+    lb: Any = None,
+    ub: Any = None,
+) -> "PolyhedralProjector": ...
 
 
 @listed
@@ -100,9 +126,9 @@ def projector(
 
 def polyhedral_projector(
     A: Any, b: Any, G: Any, h: Any, lb: Any, ub: Any, variant: str
-) -> nn.Module:
+) -> "PolyhedralProjector":
     """The projection onto a polyhedron, which equality projections are the last step of."""
-    from projlab.engine.polyhedra.projector import PolyhedralProjector  # noqa: PLC0415
+    from projlab.engine.polyhedra.projector import PolyhedralProjector
 
     if not isinstance(A, Polyhedron):
         return PolyhedralProjector(Polyhedron(A, b, G, h, lb, ub), variant)

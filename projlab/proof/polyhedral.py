@@ -93,11 +93,11 @@ def _lagrangian(
     """x0 - A'y - G'z (k, n), rounded once, and a bound on that rounding."""
     found = []
     for k in range(len(x0)):
-        w = exact(x0[k])
+        pair = exact(x0[k])
         for part, multipliers in zip(rows, (y, z), strict=True):
             if part is not None and part.shape[0]:
                 product: Pair = part.rmatvec_pair(exact(multipliers[k]))
-                w = add(w, negative(product))
-        found.append(w.value())
+                pair = add(pair, negative(product))
+        found.append(pair.value())
     w = torch.stack(found)
     return w, 2 * _U * (w.abs() + x0.abs())

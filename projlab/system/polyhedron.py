@@ -97,7 +97,7 @@ class Polyhedron:
 
     @classmethod
     def of(cls, *parts: Any, n: int | None = None) -> "Polyhedron":
-        """The intersection of polyhedra, AffineConstraints, and scipy's LinearConstraint and Bounds.
+        """The intersection of sets: polyhedra, AffineConstraint, scipy's LinearConstraint, Bounds.
 
         A row of a LinearConstraint whose two sides are equal is an equation, one with two finite
         sides gives two inequalities, and an infinite side none.

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from projlab import tolerance
-from projlab.engine.projector import Projector
 from projlab.engine.polyhedra.systems import Factor, System
+from projlab.engine.projector import Projector
 from projlab.errors import ProjlabError
 from projlab.numerics.double_double import add, exact, negative
 
@@ -149,7 +149,7 @@ rounding of a residual is amplified by one over the shift in what rows make of e
 def _carefully(
     system: System, face: Face, v: Tensor, fixed: Tensor, right: Tensor, y: Tensor
 ) -> tuple[Tensor, Tensor, Tensor] | None:
-    """As `corrected` of one vector, by the engine for equations; None where that does not answer.
+    """As `corrected` of one vector, by the engine for equations; None where it does not answer.
 
     The multipliers stay: where rows nearly depend on each other, those of the rows that the engine
     keeps may be huge. They are as good as they explain x, to rounding of their own terms.
@@ -178,7 +178,8 @@ def _pairwise(system: System, v: Tensor, y: Tensor) -> Tensor:
 
 def row_size(x: Tensor, right: Tensor) -> Tensor:
     """(k, m): what rounding of a residual M x - r is relative to, rows of norm about one."""
-    return torch.linalg.vector_norm(x, dim=-1, keepdim=True) + right.abs()
+    size: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True) + right.abs()
+    return size
 
 
 def corrected(
@@ -190,7 +191,7 @@ def corrected(
     right: Tensor,
     y: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """w = v - M'y with M x = right on active rows, x = w on free variables; and whether it is so."""
+    """w = v - M'y with M x = right on active rows, x = w where free; and whether it is so."""
     free, noise = face.free, tolerance.ANSWERED * tolerance.unit_roundoff(v.dtype)
     w = v - system.transposed(y)
     start = row_size(v, right)

@@ -10,6 +10,7 @@ Schrijver, "Theory of linear and integer programming", 1986, section 7.3.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ def proof(system: System, right: Tensor, lb: Tensor, ub: Tensor) -> Tensor | Non
             np.tile([0.0, np.inf], (2 * p + q, 1)),
         ]
     )
-    found = linprog(
+    found: Any = linprog(  # type: ignore[call-overload]  # its stubs take no sparse matrices
         np.concatenate([np.zeros(n), np.ones(2 * p + q)]),
         A_ub=A_ub,
         b_ub=r[p:][keep] if q else None,
@@ -113,10 +114,10 @@ def raise_empty(
     c = torch.where(c.abs() <= tolerance.ANSWERED * u * system.sizes(v[None])[0], 0.0, c)
     units = system.in_units(v)
     rows = [f"{float(units[i]):.6g} * {names[i]}" for i in (v != 0).nonzero().flatten().tolist()]
-    sides = [
-        f"x[{j}] {'>=' if float(c[j]) > 0 else '<='} {float((lb if float(c[j]) > 0 else ub)[j]):.6g}"
-        for j in (c != 0).nonzero().flatten().tolist()
-    ]
+    sides = []
+    for j in (c != 0).nonzero().flatten().tolist():
+        relation, bound = (">=", lb) if float(c[j]) > 0 else ("<=", ub)
+        sides.append(f"x[{j}] {relation} {float(bound[j]):.6g}")
     side = float((v * torch.where(v != 0, right, 0.0)).sum())
     relation = "=" if not bool((v[system.equations :] != 0).any()) else "<="
     within = (

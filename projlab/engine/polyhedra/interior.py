@@ -82,7 +82,8 @@ class Interior:
         norm = torch.linalg.vector_norm
         dual = self.x - self.x0 + self.system.transposed(self.y) - self.zl + self.zu
         primal = self.system.times(self.x) + self.t - self.right
-        return norm(torch.where(self.fixed, 0.0, dual), dim=-1) + norm(primal, dim=-1)
+        left: Tensor = norm(torch.where(self.fixed, 0.0, dual), dim=-1) + norm(primal, dim=-1)
+        return left
 
     def close(self) -> Tensor:
         """(k,) whether the face is worth a polish: what is left is small beside the problem."""

@@ -2,7 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,20 @@ class PolyhedralProjector(nn.Module):
     active set alone: it depends on the start by rounding only.
     """
 
+    A: Tensor | None
+    b: Tensor | None
+    G: Tensor | None
+    h: Tensor | None
+    lb: Tensor
+    ub: Tensor
+    _polyhedron: Polyhedron
+    _system: System
+    _variant: str
+    _reason: str
+    _status: str
+    _rows: DisjointRows | None
+    _general: General | None
+
     def __init__(
         self, polyhedron: Polyhedron, variant: str = "auto", *, sides_follow: bool = False
     ) -> None:
@@ -125,6 +139,7 @@ class PolyhedralProjector(nn.Module):
             self._general.answer(asked.x, asked.right, asked.lb, asked.ub, checked=False)
 
     def _refuse_out_of_reach(self, asked: _Asked) -> None:
+        assert self._rows is not None
         rows = self._rows.to(torch.float64, asked.x.device)
         least, largest, noise = limits(rows, asked.lb, asked.ub)
         right = asked.right
@@ -145,26 +160,22 @@ class PolyhedralProjector(nn.Module):
     @property
     def polyhedron(self) -> Polyhedron:
         """The set, as given or as the buffers have it since."""
-        polyhedron: Polyhedron = vars(self)["_polyhedron"]
-        return polyhedron
+        return self._polyhedron
 
     @property
     def variant(self) -> str:
-        """ "box", "disjoint_rows" or "active_set"."""
-        variant: str = vars(self)["_variant"]
-        return variant
+        """Its name: "box", "disjoint_rows" or "active_set"."""
+        return self._variant
 
     @property
     def reason(self) -> str:
         """Why this variant, in a sentence."""
-        reason: str = vars(self)["_reason"]
-        return reason
+        return self._reason
 
     @property
     def status(self) -> str:
         """Of the last call: "polished", or "not polished" where a warning stated a bound."""
-        status: str = vars(self)["_status"]
-        return status
+        return self._status
 
     @property
     def effort(self) -> Any:
@@ -175,6 +186,13 @@ class PolyhedralProjector(nn.Module):
     def device(self) -> torch.device:
         """Of every part."""
         return self.polyhedron.device
+
+    if TYPE_CHECKING:  # nn.Module leaves it untyped
+
+        def __call__(
+            self, x: Tensor, b: Any = None, h: Any = None, lb: Any = None, ub: Any = None
+        ) -> Tensor:
+            """See `forward`."""
 
     def forward(
         self,
@@ -312,6 +330,7 @@ class PolyhedralProjector(nn.Module):
         return found, y
 
     def _say_status(self, asked: _Asked, found: Tensor, y: Tensor) -> None:
+        assert self._general is not None
         effort = self._general.effort
         assert effort is not None
         vars(self)["_status"] = "polished" if bool(effort.polished.all()) else "not polished"
@@ -472,10 +491,12 @@ def _chosen(
     if asked == "active_set" or shared is not None or empty or loose:
         why = "asked for by name" if asked == "active_set" else "rows share variables"
         return "active_set", f"active_set: {why}; faces are searched for, and polished", None
-    i, j, values = system.rows.triplets()
+    of_row, column_of, values = system.rows.triplets()
     n = polyhedron.n
-    a = torch.zeros(n, dtype=torch.float64, device=system.device).index_put((j,), values)
-    segment = torch.zeros(n, dtype=torch.long, device=system.device).index_put((j,), i)
+    a = torch.zeros(n, dtype=torch.float64, device=system.device)
+    a = a.index_put((column_of,), values)
+    segment = torch.zeros(n, dtype=torch.long, device=system.device)
+    segment = segment.index_put((column_of,), of_row)
     rows = DisjointRows(a, None if m == 1 else segment, m, ~system.is_equation)
     what = "there is one row" if m == 1 else f"no two of {m} rows share a variable"
     return (

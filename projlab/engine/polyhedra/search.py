@@ -10,10 +10,9 @@ face is polished: one equality-constrained projection on its free variables, who
 whether it is the answer. No digit of the answer comes from the search.
 
 References: Rockafellar, "Augmented Lagrangians and applications of the proximal point algorithm in
-convex programming", Math. Oper. Res. 1 (1976); Qi and Sun, "A quadratically convergent Newton method
-for computing the nearest correlation matrix", SIAM J. Matrix Anal. Appl. 28 (2006); Li, Sun and Toh,
-"On the efficient computation of a generalized Jacobian of the projector over the Birkhoff
-polytope", Math. Program. 179 (2020); Bertsekas, "Projected Newton methods for optimization problems
+convex programming", Math. Oper. Res. 1 (1976); Li, Sun and Toh, "On the efficient computation of a
+generalized Jacobian of the projector over the Birkhoff polytope", Math. Program. 179 (2020);
+Bertsekas, "Projected Newton methods for optimization problems
 with simple constraints", SIAM J. Control Optim. 20 (1982).
 """
 

@@ -151,7 +151,8 @@ def _cholesky(H: Tensor) -> Tensor:
         growing *= 16
         if growing > 1:
             break
-    return L
+    factor: Tensor = L
+    return factor
 
 
 @dataclass(frozen=True)

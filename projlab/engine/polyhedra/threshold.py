@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from projlab import tolerance
+from projlab.engine.kernels import rows_with_bounds
 
 _NEWTON_STEPS = 50
 """Newton steps before every other step halves the bracket instead: pieces are skipped fast, and a
@@ -157,6 +158,15 @@ def project(rows: DisjointRows, x: Tensor, right: Tensor, lb: Tensor, ub: Tensor
         found = _of_one_vector(rows, x, right, lb)
         if found is not None:
             return found
+    if rows.segment is None:
+        found = _natively(rows, x, right, lb, ub)
+        if found is not None:
+            return found
+    return _searched(rows, x, right, lb, ub)
+
+
+def _searched(rows: DisjointRows, x: Tensor, right: Tensor, lb: Tensor, ub: Tensor) -> Found:
+    """In torch's operators, all vectors at once."""
     t = _search(rows, x, right, lb, ub)
     v = rows.moved(x, t)
     projected = v.clamp(lb, ub)
@@ -164,6 +174,31 @@ def project(rows: DisjointRows, x: Tensor, right: Tensor, lb: Tensor, ub: Tensor
     free = v == projected
     projected, further = _corrected(rows, projected, right, free, held)
     return Found(projected.clamp_(lb, ub), (t + further).to(x.dtype))
+
+
+def _natively(rows: DisjointRows, x: Tensor, right: Tensor, lb: Tensor, ub: Tensor) -> Found | None:
+    """By the compiled kernel, and in torch for the vectors that it leaves; None where it is not."""
+    found = rows_with_bounds.project(
+        x,
+        rows.a,
+        right,
+        lb,
+        ub,
+        inequality=rows.any_inequality,
+        ahead=_one_sided(rows, lb, ub) and math.isfinite(float(lb)),
+        noise=tolerance.STEP_ROUNDINGS * tolerance.unit_roundoff("float64"),
+        steps=_NEWTON_STEPS,
+    )
+    if found is None:
+        return None
+    projected, multipliers, done = found
+    if not bool(done.all()):
+        left = (~done).nonzero().squeeze(-1)
+        bounds = (t[left] if t.dim() > 1 else t for t in (lb, ub))
+        rest = _searched(rows, x[left], right[left], *bounds)
+        projected[left] = rest.x
+        multipliers[left] = rest.multipliers[:, 0].double()
+    return Found(projected, multipliers.unsqueeze(-1).to(x.dtype))
 
 
 def _one_sided(rows: DisjointRows, lb: Tensor, ub: Tensor) -> bool:

@@ -10,8 +10,8 @@ from projlab import (
     InconsistentError,
     InputError,
     NotPolishedWarning,
-    Polyhedron,
     PolyhedralProjector,
+    Polyhedron,
     project,
     projector,
     tolerance,
@@ -85,7 +85,7 @@ def test_a_start_from_the_last_call_costs_one_factorisation():
 
 @pytest.mark.parametrize("name", ["netlib_afiro", "netlib_adlittle", "netlib_brandy", "mm_stcqp1"])
 def test_real_systems_with_bounds(name):
-    A, _, x0 = load(name)
+    A, _, _ = load(name)
     generator = torch.Generator().manual_seed(1)
     n = A.shape[1]
     inside = torch.randn(n, generator=generator, dtype=torch.float64).clamp_min(0)
@@ -167,8 +167,8 @@ def test_what_is_not_polished_says_so_with_a_bound(monkeypatch):
     monkeypatch.setattr(search, "NEWTON_STEPS", 0)
     monkeypatch.setattr(interior, "STEPS", 4)
     monkeypatch.setattr(search.Search, "attempt", lambda self, due, *a, **k: due & False)
+    P = projector(**parts, variant="active_set")
     with pytest.warns(NotPolishedWarning, match="within"):
-        P = projector(**parts, variant="active_set")
         near = P(x0)
     assert P.status == "not polished"
     with warnings.catch_warnings():

@@ -193,3 +193,25 @@ def test_the_search_alone_keeps_to_rows_it_is_given():
     found = project(rows, inside, torch.ones(1, 1, dtype=F64), -inf, inf)
     assert torch.equal(found.x, inside)
     assert float(found.multipliers) == 0
+
+
+def test_the_kernel_and_torch_agree(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(50, 33, generator=generator, dtype=F64)
+    a = torch.randn(33, generator=generator, dtype=F64)
+    lb, ub = -torch.rand(33, generator=generator, dtype=F64), torch.rand(50, 33, dtype=F64)
+    cases = [
+        projector(torch.ones(33, dtype=F64), 1, lb=0),
+        projector(a, 0.2, lb=lb, ub=1.0),
+        projector(G=a, h=-0.1, lb=lb),
+    ]
+    for P in cases:
+        monkeypatch.setenv("PROJLAB_NATIVE", "1")
+        given = {"ub": ub + 0.5} if P.polyhedron.p else {}
+        native = P(x, **given), P.multipliers(x, **given)
+        monkeypatch.setenv("PROJLAB_NATIVE", "0")
+        plain = P(x, **given), P.multipliers(x, **given)
+        torch.testing.assert_close(native[0], plain[0], rtol=0, atol=64 * U * float(x.abs().max()))
+        for one, other in zip(native[1], plain[1], strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e3 * U * float(x.abs().max()))
+        assert native[0].dtype == P(x.float(), **given).double().dtype
