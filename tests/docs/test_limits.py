@@ -84,7 +84,14 @@ def too_large() -> None:
 
 
 LIMITS: dict[str, tuple[type[Exception], Callable[[], object]]] = {
-    "inequalities, bounds: G x ≤ h, lb ≤ x ≤ ub": (TypeError, lambda: projector(A, B, lb=0.0)),
+    "a metric, `rank=`, `accuracy=` and the like beside [inequalities and bounds](bounds.md)": (
+        projlab.InputError,
+        lambda: projector(A, B, lb=0.0, metric=torch.ones(3)),
+    ),
+    "a batch of systems with inequalities or bounds": (
+        projlab.InputError,
+        lambda: projector(torch.stack([A, A]), B, lb=0.0),
+    ),
     "nonlinear equations": (projlab.InputError, lambda: expr(parameter()) * expr(parameter())),
     "… where that does not fit into half of the memory": (projlab.MemoryLimitError, too_large),
     "iterative methods, A as an operator only": (

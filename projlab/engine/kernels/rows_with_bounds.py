@@ -12,7 +12,7 @@ from torch import Tensor
 from projlab.engine.kernels.native import PLAIN, wanted
 
 LONGEST = 4096
-"""Entries of a vector at most: serial sums of more would gather too many roundings."""
+"""Entries at most: serial sums of more would gather too many roundings."""
 FEWEST = 2
 """Vectors at least: one alone is searched in torch, whose operators leave entries out as it goes."""
 

@@ -150,9 +150,9 @@ def test_a_layer_with_a_bad_keyword_leaves_the_module_as_it_was():
 @pytest.mark.parametrize(
     ("function", "names"),
     [
-        (projlab.projector, [*KEYWORDS]),
+        (projlab.projector, ["G", "h", "lb", "ub", *KEYWORDS]),
         (projlab.Projector, [*KEYWORDS]),
-        (projlab.project, [*KEYWORDS]),
+        (projlab.project, ["G", "h", "lb", "ub", *KEYWORDS]),
         (projlab.certify, ["rank", "metric", "on_inconsistent", "b_error"]),
         (nn.AffineProjection, ["variant", *KEYWORDS]),
         (nn.affine, ["variant", *KEYWORDS]),
@@ -162,7 +162,7 @@ def test_help_knows_the_keywords_and_their_defaults(function, names):
     parameters = inspect.signature(function).parameters.values()
     keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
     assert [p.name for p in keywords] == names
-    assert [p.default for p in keywords] == [getattr(Options, name) for name in names]
+    assert [p.default for p in keywords] == [getattr(Options, name, None) for name in names]
     assert not any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
