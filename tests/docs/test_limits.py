@@ -84,7 +84,7 @@ def too_large() -> None:
 
 
 LIMITS: dict[str, tuple[type[Exception], Callable[[], object]]] = {
-    "a metric, `rank=`, `accuracy=` and the like beside [inequalities and bounds](bounds.md)": (
+    "metric, rank, accuracy and the like beside [inequalities, bounds](bounds.md)": (
         projlab.InputError,
         lambda: projector(A, B, lb=0.0, metric=torch.ones(3)),
     ),
