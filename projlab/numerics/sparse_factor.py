@@ -112,11 +112,16 @@ def factored(
     if device.type == "cpu":
         return SuperLU(ready)
     if device.type != "cuda" or not definite:
-        kind = "" if definite else "quasi-definite "
-        raise InputError(
-            f"{what}: there is no sparse {kind}factor on {device}; move the system to the CPU"
-        )
+        raise no_factor(what, device, definite=definite)
     return Cholespy(matrix, ready.fill, device)
+
+
+def no_factor(what: str, device: torch.device, *, definite: bool) -> InputError:
+    """The error where a device has no sparse factor of such a matrix."""
+    kind = "" if definite else "quasi-definite "
+    return InputError(
+        f"{what}: there is no sparse {kind}factor on {device}; move the system to the CPU"
+    )
 
 
 def from_entries(
@@ -149,6 +154,7 @@ class SuperLU(SparseFactor):
             raise np.linalg.LinAlgError(str(error)) from error
 
     def solve(self, b: Tensor) -> Tensor:
+        """See `SparseFactor.solve`."""
         flat = b.detach().reshape(-1, self.m).numpy()
         # (m, k) in columns, as SuperLU takes and gives it
         given = np.ascontiguousarray(flat[:, self._order], dtype=np.float64).T
@@ -174,6 +180,7 @@ class Cholespy(SparseFactor):
         self._solver = CholeskySolverD(self.m, i, j, values, MatrixType.COO)
 
     def solve(self, b: Tensor) -> Tensor:
+        """See `SparseFactor.solve`."""
         columns = b.detach().reshape(-1, self.m).double().mT
         solved = [self._solved(part.contiguous()) for part in columns.split(_AT_ONCE, dim=1)]
         return torch.cat(solved, 1).mT.to(b.dtype).reshape(b.shape)
