@@ -103,6 +103,10 @@ SPARSE_PASSES = 3
 SPARSE_GAIN = 4
 """Dense operations in the time of a sparse one."""
 
+DENSE_BLOCK = 2**18
+"""Entries of the largest of independent blocks up to which they are factored dense: 512 x 512 takes
+20 ms, as ordering and factoring thousands of sparse rows does."""
+
 
 def rows_per_block(W: Tensor) -> int:
     """How many rows of W (..., r, n) are projected onto at a time: all of them where it is best."""

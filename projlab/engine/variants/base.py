@@ -83,6 +83,8 @@ class Variant(ABC):
     summary: str
     """One line for people who choose."""
     needs_disjoint_rows: bool = False
+    finds_out: bool = False
+    """Whether it tries where theory expects it to be unable, and refuses only what it could not."""
 
     @abstractmethod
     def factor(self, rows: Rows, u: float) -> Factor:

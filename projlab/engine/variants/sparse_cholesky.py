@@ -218,6 +218,7 @@ def judged(
 class SparseCholesky(Variant):
     name = "sparse_cholesky"
     summary = "sparse factor of the Gram matrix, corrected; errs like kappa u; never made dense"
+    finds_out = True
 
     def factor(self, rows: Rows, u: float) -> SparseCholeskyFactor:
         i, j, values = rows.triplets()
