@@ -55,7 +55,7 @@ class Factor(ABC):
     def multipliers(self, x: Tensor, c: Tensor | None) -> Tensor:
         """y with x - E' y the projection of x."""
 
-    def independent(self, cutoff: float) -> bool:  # noqa: ARG002  # of others
+    def independent(self, cutoff: float) -> bool:
         """Whether the factor tells cheaply that the rank is full, by far, at this cutoff."""
         return False
 
