@@ -241,9 +241,9 @@ def shift_unsafe(m: int, condition: float) -> bool:
     """Whether `CORRECTIONS` of `INNER_STEPS` may not take the shift of a Gram matrix out.
 
     Preconditioned by a factor of G + s I, eigenvalues lie between 1 / (1 + s / sigma_min^2) and 1,
-    and sigma_min^2 is at least 1 / (2 kappa^2) (`gram_unsafe`). With q their quotient, k steps leave
-    2 ((sqrt(q) - 1) / (sqrt(q) + 1))^k (Golub and Van Loan, 4th ed., theorem 11.3.3), which must be
-    u after all corrections.
+    and sigma_min^2 is at least 1 / (2 kappa^2) (`gram_unsafe`). With q their quotient, k steps
+    leave 2 ((sqrt(q) - 1) / (sqrt(q) + 1))^k (Golub and Van Loan, 4th ed., theorem 11.3.3), which
+    must be u after all corrections.
     """
     root = math.sqrt(1 + 2 * gram_shift(m) * condition**2)
     left: float = 2 * ((root - 1) / (root + 1)) ** INNER_STEPS[-1]
