@@ -19,7 +19,6 @@ from projlab.engine.variants.sparse_cholesky import (
 )
 from projlab.errors import InconsistentError, InputError, MemoryLimitError, RankDeficientError
 from projlab.numerics import memory, tuning
-from projlab.numerics.scaling import power_of_two
 from projlab.numerics.sparse_gram import SparseGram
 from projlab.system.constraint import AffineConstraint
 from projlab.system.equilibration import Equilibrated
@@ -36,6 +35,7 @@ def takes(constraint: AffineConstraint, options: Options) -> bool:
         and options.rank == "numerical"
         and options.metric is None
         and options.accuracy is None
+        and constraint.b_error is None
         and options.on_redundant == "drop"
         and options.on_inconsistent == "raise"
         and (options.variant == NAME or (options.variant == "auto" and constraint.rows.sparse))
@@ -86,7 +86,7 @@ def solver(
         facts=facts,
         factor=factor,
         kept=None,
-        units=power_of_two(system.exponent, system.rows.dtype),
+        units=system.units,
         range_basis=None,
         metric=None,
         c=factor.right_side(system.f),

@@ -144,8 +144,9 @@ class SparseGram:
         probability of at most sqrt(m) far^(1/2 - k) (Kuczynski and Wozniakowski, SIAM J. Matrix
         Anal. Appl. 13 (1992), theorem 4.1).
         """
-        generator = torch.Generator().manual_seed(0)
-        v = torch.randn((_STARTS, self.shape[0]), generator=generator, dtype=torch.float64)
+        generator = torch.Generator("cpu").manual_seed(0)
+        shape = _STARTS, self.shape[0]
+        v = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
         v = v.to(self.device)
         for _ in range(_STEPS):
             v = self._solved(v / torch.linalg.vector_norm(v, dim=-1, keepdim=True))
