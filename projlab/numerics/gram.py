@@ -90,7 +90,10 @@ class GramFactor:
         G = gram_matrix(E)
         ready = prepared(G, what)
         ready.require_memory(what, CPU)
-        factor = SuperLU(ready)
+        try:
+            factor = SuperLU(ready)
+        except np.linalg.LinAlgError as error:
+            raise IndefiniteError("a pivot of the Gram matrix is zero") from error
         if not bool((factor.pivots() > 0).all()):
             raise IndefiniteError("a pivot of the Gram matrix is not positive")
         return GramFactor(E, E.T.tocsr(), G, ready, factor)

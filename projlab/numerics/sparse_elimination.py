@@ -84,7 +84,8 @@ class _Elimination:
     touched: int = 0
 
     def fill(self, rows: Index, cols: Index, values: Index, m: int) -> None:
-        """Take the nonzero entries."""
+        """Take the entries that are not zero modulo p."""
+        rows, cols, values = (part[values != 0] for part in (rows, cols, values))
         order = np.argsort(rows, kind="stable")
         bounds = np.searchsorted(rows[order], np.arange(m + 1)).tolist()
         columns, entries = cols[order].tolist(), values[order].tolist()

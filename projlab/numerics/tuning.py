@@ -93,8 +93,8 @@ SPARSE_OPERATIONS = 2e10
 about 20 seconds."""
 
 SPARSE_DECISION = 3e8
-"""min(m, n) m n from which the rank of sparse rows is decided by sparse factors: 548 x 1092 takes 50
-ms against 120 by singular values, 920 x 1061 20 against 310, 214 x 315 30 against 10."""
+"""min(m, n) m n from which the rank of sparse rows is decided by sparse factors: 548 x 1092 takes
+50 ms against 120 by singular values, 920 x 1061 20 against 310, 214 x 315 30 against 10."""
 
 ITERATED = 1.5e8
 """Entries that an iteration for the largest singular value may read, about a second, before it

@@ -47,8 +47,9 @@ def sparse_redundancy(
     i, k, c = decision.coefficients.triplets()
     C, product = exact(c), _Combined.of(kept, dropped, i, k)
     delta, size = product.left_over(C)
+    negligible = tolerance.NEGLIGIBLE_SHIFT * U * steering.sigma_min
     for _ in range(tolerance.REFINEMENT_STEPS):
-        if delta.nnz == 0:
+        if size <= negligible or delta.nnz == 0:
             break
         trial = add(C, exact(_lacking(delta, kept, i, k, steering)))
         left, now = product.left_over(trial)
@@ -70,12 +71,15 @@ def _lacking(
     """What each of the coefficients, of dropped row i on kept row k, lacks."""
     right = (scipy_rows(delta) @ scipy_rows(kept).T).tocsr()
     numbers, others = i.cpu().numpy(), k.cpu().numpy()
-    found = np.empty(len(numbers))
+    found = np.zeros(len(numbers))
+    inexact = np.flatnonzero(np.diff(right.indptr))
+    starts = np.searchsorted(numbers, inexact), np.searchsorted(numbers, inexact, side="right")
     step = max(1, tuning.PORTION // max(kept.shape))
-    for first in range(0, delta.shape[0], step):
-        mine = slice(*np.searchsorted(numbers, [first, first + step]))
-        lacking = steering.corrections(right[first : first + step].toarray())
-        found[mine] = lacking[numbers[mine] - first, others[mine]]
+    for first in range(0, len(inexact), step):
+        some = slice(first, first + step)
+        lacking = steering.corrections(right[inexact[some]].toarray())
+        for row, start, stop in zip(lacking, *(t[some] for t in starts), strict=True):
+            found[start:stop] = row[others[start:stop]]
     return torch.from_numpy(found).to(i.device)
 
 

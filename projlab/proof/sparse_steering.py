@@ -45,6 +45,7 @@ class SparseSteering:
             It has one that does not fit.
         """
         rows, exponent = equilibrate_rows(F)
+        assert isinstance(rows, SparseRows)
         r, n = F.shape
         factor = GramFactor.of(scipy_rows(rows), f"the Gram matrix of {r} x {n} rows")
         proven = factor.proven(factor.smallest(tolerance.ROUGH).value)
@@ -78,7 +79,8 @@ class SparseSteering:
     def corrections(self, right: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """(k, r) coefficients on the rows of what has the products `right` (k, r) with them."""
         d = scale(torch.ones_like(self.exponent, dtype=torch.float64), self.exponent).cpu().numpy()
-        return self.factor.once(right * d) * d
+        found: npt.NDArray[np.float64] = self.factor.once(right * d) * d
+        return found
 
     def _solved(self, g: Tensor) -> Tensor:
         return torch.from_numpy(self.factor.solve(_array(g))).to(g.device)

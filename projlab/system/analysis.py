@@ -86,12 +86,12 @@ def _decided(rows: Rows, u: float, rule: RankRule) -> Rank:
     blocks = None if rule == "exact" else worthwhile_blocks(rows)
     operations = float(min(m, n)) * m * n if blocks is None else blocks.operations
     why = ""
-    if isinstance(rows, SparseRows) and operations >= tuning.SPARSE_DECISION:
-        if not rows.disjoint():
-            try:
-                return decide_sparse(rows, u, rule)
-            except UndecidedError as error:
-                why = str(error)
+    large = operations >= tuning.SPARSE_DECISION
+    if large and isinstance(rows, SparseRows) and not rows.disjoint():
+        try:
+            return decide_sparse(rows, u, rule)
+        except UndecidedError as error:
+            why = str(error)
     try:
         return decide(rows, u, rule) if blocks is None else decide_by_blocks(blocks, u, rule)
     except MemoryLimitError as error:

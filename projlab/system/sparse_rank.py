@@ -389,9 +389,10 @@ def _stepped(factor: GramFactor, C: Any, left: Any) -> Any:
     """One step of refinement of the coefficients that C has."""
     right = (left.astype(np.float64) @ factor.transposed).tocsr()
     starts, numbers, values = C.indptr, C.indices, C.data.copy()
-    for some in _portions(C.shape[0], max(factor.E.shape)):
-        step = factor.once(right[some].toarray())
-        for k, i in enumerate(some.tolist()):
+    inexact = np.flatnonzero(np.diff(right.indptr))
+    for some in _portions(len(inexact), max(factor.E.shape)):
+        step = factor.once(right[inexact[some]].toarray())
+        for row, i in zip(step, inexact[some].tolist(), strict=True):
             mine = slice(starts[i], starts[i + 1])
-            values[mine] += step[k, numbers[mine]]
+            values[mine] += row[numbers[mine]]
     return type(C)((values, numbers, starts), shape=C.shape)
