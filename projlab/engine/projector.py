@@ -483,8 +483,11 @@ class Projector(nn.Module):
     @compiled.eager
     def _decide(self, dtype: torch.dtype) -> None:
         """Decide which rows are independent, where that is first needed, and keep their factors."""
-        data = self._data(self._dtype)
+        data, answering = self._data(self._dtype), self._solvers[dtype, False]
         with set_up(), stated_precision(self.device):
+            if answering.independent:
+                self._solvers[dtype, True] = answering
+                return
             solver = decided(self._constraint, dtype, self._options, data)
         self._solvers[dtype, True] = solver
 
