@@ -175,7 +175,7 @@ class SuperLU(SparseFactor):
     def pivots(self) -> NDArray[np.float64]:
         """(m,) the pivot D of each row of M."""
         found = np.empty(self.m)
-        found[self._order] = self._lu.U.diagonal()[self._lu.perm_c]
+        found[self.order.numpy()] = self._lu.U.diagonal()[self._lu.perm_c]
         return found
 
     def misfit(self) -> float:

@@ -17,13 +17,15 @@ Each pair is within the error that `eft.Product` states, which is added. sigma_m
 by the smallest singular value of R less the backward error of the QR and the SVD; where nothing is
 left, the verdict is "uncertifiable". Of large sparse rows E a sparse factor of E E' steers instead,
 and sigma_min^2 is at least t less what L D L' is off, where E E' - t I has the computed factor
-L D L' with D > 0 (`projlab.numerics.gram`). Redundant rows are proven to follow from the kept ones: with
+L D L' with D > 0 (`projlab.numerics.gram`).
+
+Redundant rows are proven to follow from the kept ones, where a sparse C is that of the rank
+decision, corrected, and Delta is summed entry by entry: with
 E_D = C E_K + Delta and f_D = C f_K + phi, and the numerical-rank projection that of E_r,
 ||E - E_r|| <= ||Delta||, the two projections differ by at most
 
     (4 ||Delta|| ||x0 - x*|| + ||Delta x0 - phi||) (1 + small) / sigma_min,
 
-where a sparse C is that of the rank decision, corrected, and Delta is summed entry by entry,
 from Stewart and Sun, "Matrix Perturbation Theory", theorem III.3.9 (pseudoinverses of one rank).
 No factor of the variant that computed x enters.
 """
@@ -96,7 +98,7 @@ def certify(
     accuracy
         Forward error to be proven, relative to ||x*||. By default what a backward-stable method
         reaches in x's precision: dimension factor * kappa * u * (||x0|| + ||x0 - x*||) / ||x*||.
-    rank, metric, on_inconsistent
+    rank, metric, on_inconsistent, b_error
         As for `projector`: they say which projection x* is.
 
     Returns
@@ -118,6 +120,7 @@ def certify(
     constraint = as_constraint(A, b)
     refuse_unknown(keywords, ProblemKeywords)
     options = check_options(constraint.n, {"accuracy": accuracy, **keywords})
+    constraint = constraint.stating(options.b_error)
     least_squares = options.on_inconsistent == "least_squares"
     _check_pair(x0, x, constraint)
     device = constraint.device

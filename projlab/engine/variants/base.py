@@ -18,8 +18,8 @@ InPlace = Callable[[Tensor], bool]
 class Bound(NamedTuple):
     """One projection of vectors that are known to fit, as functions of x alone."""
 
-    native: Callable[[InPlace], InPlace] | None
-    """Makes of a function in place one that asks a kernel first, which checks x itself."""
+    native: InPlace | None
+    """By a kernel, which checks x itself."""
     project: Callable[[Tensor], Tensor]
     project_: Callable[[Tensor], object]
 
@@ -55,7 +55,7 @@ class Factor(ABC):
     def multipliers(self, x: Tensor, c: Tensor | None) -> Tensor:
         """y with x - E' y the projection of x."""
 
-    def independent(self, cutoff: float) -> bool:  # noqa: ARG002  # of others
+    def independent(self, cutoff: float) -> bool:  # of others
         """Whether the factor tells cheaply that the rank is full, by far, at this cutoff."""
         return False
 

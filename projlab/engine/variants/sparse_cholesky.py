@@ -13,7 +13,7 @@ Large Sparse Positive Definite Systems" (1981). The order and the factor: see
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import count
 from typing import NamedTuple, Self

@@ -173,7 +173,7 @@ def test_a_permutation_applied_twice_certifies_nothing_wrong(monkeypatch):
     x0, b, x = answers(A)
     off = x + 1e-5
     honest = SuperLU.solve
-    monkeypatch.setattr(SuperLU, "solve", lambda self, g: honest(self, g[..., self._order]))
+    monkeypatch.setattr(SuperLU, "solve", lambda self, g: honest(self, g[..., self.order]))
     constraint = AffineConstraint(A, b)
     try:
         assert projlab.certify(x0, off, constraint, accuracy=1e-9).verdict != "certified"

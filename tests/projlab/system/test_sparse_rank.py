@@ -1,5 +1,7 @@
 """Rank by sparse factors: what singular values say, or that it is undecided."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -181,7 +183,7 @@ def wrong_when(fault, monkeypatch):
     """What `decide_sparse` does of rows with a planted fault in what it stands on."""
     if fault == "a permutation applied twice":
         honest = SuperLU.pivots
-        monkeypatch.setattr(SuperLU, "pivots", lambda self: honest(self)[self._order])
+        monkeypatch.setattr(SuperLU, "pivots", lambda self: honest(self)[self.order.numpy()])
     elif fault == "a row is dropped that carries the rank":
         honest_pick = analysis.decide_sparse.__globals__["_picked"]
         monkeypatch.setitem(
@@ -204,10 +206,8 @@ def wrong_when(fault, monkeypatch):
 def test_a_fault_in_picking_rows_never_decides_a_wrong_rank(fault, monkeypatch):
     A, _ = redundant(scattered(50, 80, 3, seed=1), 10, seed=1)
     wrong_when(fault, monkeypatch)
-    try:
+    with contextlib.suppress(UndecidedError):
         assert decide_sparse(equilibrated(A), U, "numerical").rank == 50
-    except UndecidedError:
-        pass
 
 
 def test_a_dropped_dense_row_is_seen(monkeypatch):
