@@ -27,6 +27,19 @@ LONGER = 1000.0
 """A long double is worth its time where its eps is this many times smaller than that of float64:
 the noise, some u sigma_1, must fall well below a tenth of the cutoff. That of x86 has 2048."""
 
+MEASURED = 1e-6
+"""Relative residual at which an extreme eigenvalue of a Gram matrix, or of its inverse, is known:
+the eigenvalue is that near, and nearer by the square over the distance to the next one; a singular
+value by half of it."""
+
+ROUGH = 1e-1
+"""The same, for an eigenvalue of which half will be proven."""
+
+DOUBTFUL_PIVOT = 1e-3
+"""Of a Gram matrix with unit diagonal: a row with a smaller one, at a distance below 0.03 from the
+span of those before it, is looked at again. A redundant row's pivot is what the shift makes of it,
+s (1 + ||c||^2), c its combination of the rows before: below 1e-3 for 1e7 terms."""
+
 COMBINATION_NOISE = 1e-9
 """Coefficients of a redundant row below this, relative to the largest, are rounding: they are
 computed in float64 by solving with a well-conditioned block (entries of its inverse are O(1)), so

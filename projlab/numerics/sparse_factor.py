@@ -7,14 +7,17 @@ matrices", SIAM J. Optim. 5 (1995)). On CUDA CHOLMOD and the triangular solves o
 definite ones. What a factor takes is counted before it is made (`projlab.numerics.fill`).
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from projlab import tolerance
 from projlab.errors import InputError, MemoryLimitError
 from projlab.numerics import memory
 from projlab.numerics.fill import LARGEST_INDEX, Fill, count, elimination_order
@@ -160,6 +163,37 @@ class SuperLU(SparseFactor):
         given = np.ascontiguousarray(flat[:, self._order], dtype=np.float64).T
         solved = self._lu.solve(given).T[:, self._back]
         return torch.from_numpy(solved).to(b.dtype).reshape(b.shape)
+
+    def pivots(self) -> NDArray[np.float64]:
+        """(m,) the pivot D of each row of M."""
+        found = np.empty(self.m)
+        found[self._order] = self._lu.U.diagonal()[self._lu.perm_c]
+        return found
+
+    def misfit(self) -> float:
+        """Upper bound on ||L D L' - M||_2, rounding included; infinite where a pivot moved.
+
+        |L U - M| <= gamma_k |L| |U|, k the entries of a row of L (ASNA, theorem 9.3, whatever the
+        order of the sums), and U is D L' to within what is computed. ||X||_2^2 <= ||X||_1 ||X||_inf
+        needs two products with vectors of ones.
+        """
+        lu = self._lu
+        if not np.array_equal(lu.perm_r, lu.perm_c):
+            return math.inf
+        L, U = lu.L.tocsr(), lu.U.tocsr()
+        u = tolerance.unit_roundoff("float64")
+        k = int(np.diff(L.indptr).max(initial=0)) + 2
+        skew = abs(U - L.T.multiply(U.diagonal()[:, None]).tocsr())
+        L, U = abs(L), abs(U)
+        ones = np.ones(self.m)
+        worst = _norm_bound(L, U, ones) * 2 * k * u / (1 - k * u) + _norm_bound(L, skew, ones)
+        return worst * (1 + tolerance.PRODUCT_ROUNDING)
+
+
+def _norm_bound(L: Any, U: Any, ones: NDArray[np.float64]) -> float:
+    """Of ||L U||_2 of matrices without negative entries."""
+    rows, columns = L @ (U @ ones), U.T @ (L.T @ ones)
+    return math.sqrt(float(rows.max(initial=0.0)) * float(columns.max(initial=0.0)))
 
 
 class Cholespy(SparseFactor):

@@ -85,6 +85,13 @@ EXCHANGED = 500_000_000
 an exchange of a 1113 x 939 block takes 6 ms. Up to 790 rows nothing is given up."""
 
 
+SPARSE_OPERATIONS = 2e10
+"""Multiplications of triangular solves or exchanges that a decision by sparse factors may take:
+about 20 seconds."""
+
+PORTION = 2**22
+"""Entries of dense rows that are held at a time, 32 MiB."""
+
 FEW_SHAPES = 16
 """Shapes of independent blocks that are worth a batched solve each."""
 

@@ -55,10 +55,27 @@ def choose_rows(basis: Tensor, norms: Tensor) -> RowChoice:
     exchanged.shrink()
     exchanged.move_forward()
     kept, dropped = np.sort(exchanged.kept), np.sort(exchanged.dropped)
-    U = exchanged.U
+    U = unit.cpu().numpy()
     C = torch.from_numpy(np.linalg.solve(U[kept].T, U[dropped].T).T).to(basis.device)
     keep, drop = (torch.from_numpy(numbers).to(basis.device) for numbers in (kept, dropped))
     return RowChoice(keep, drop, C * norms[drop][:, None] / norms[keep])
+
+
+def exchange(
+    C: npt.NDArray[np.float64],
+    kept: npt.NDArray[np.int64],
+    dropped: npt.NDArray[np.int64],
+    most: int,
+) -> tuple[npt.NDArray[np.int64], int]:
+    """As `choose_rows`, of rows (scaled to norm one) for which a choice is at hand.
+
+    rows[dropped] = C rows[kept], C (d, r). The rows to keep, and how many coefficients were
+    touched, at most `most` for the sake of earlier rows.
+    """
+    exchanged = _Exchange(kept.copy(), dropped.copy(), C)
+    exchanged.shrink()
+    exchanged.move_forward(most)
+    return np.sort(exchanged.kept), exchanged.touched
 
 
 def rows_given(basis: Tensor, kept: Tensor) -> RowChoice:
@@ -73,12 +90,17 @@ def rows_given(basis: Tensor, kept: Tensor) -> RowChoice:
 class _Exchange:
     """A choice that is changed by exchanging a dropped row for a kept one."""
 
-    U: npt.NDArray[np.float64]
-    """(m, r): all rows."""
     kept: npt.NDArray[np.int64]
     dropped: npt.NDArray[np.int64]
     C: npt.NDArray[np.float64]
-    """U[dropped] = C @ U[kept]."""
+    """rows[dropped] = C @ rows[kept]."""
+    touched: int = 0
+    """Coefficients that exchanges have changed or tried to."""
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return len(self.kept) + len(self.dropped)
 
     @staticmethod
     def of(unit: Tensor) -> "_Exchange":
@@ -90,21 +112,24 @@ class _Exchange:
             order[[i, j - 1]] = order[[j - 1, i]]
         kept, dropped = np.sort(order[:rank]), np.sort(order[rank:])
         U = unit.cpu().numpy()
-        return _Exchange(U, kept, dropped, np.linalg.solve(U[kept].T, U[dropped].T).T)
+        return _Exchange(kept, dropped, np.linalg.solve(U[kept].T, U[dropped].T).T)
 
     def shrink(self) -> None:
         """Exchange until no coefficient is larger than `tolerance.LARGEST_COEFFICIENT`."""
-        for _ in range(4 * len(self.U)):
+        for _ in range(4 * self.rows):
             d, k = _largest(np.abs(self.C))
             if abs(self.C[d, k]) <= tolerance.LARGEST_COEFFICIENT:
                 break
             self.C = self._coefficients_after(d, k)
             self._swap(d, k)
 
-    def move_forward(self) -> None:
-        """Exchange kept rows for earlier ones, as long as `shrink` would have nothing to do."""
+    def move_forward(self, most: int = tuning.EXCHANGED) -> None:
+        """Exchange kept rows for earlier ones, as long as `shrink` would have nothing to do.
+
+        And until `most` coefficients were touched.
+        """
         refused: set[tuple[int, int]] = set()
-        for _ in range(min(4 * len(self.U), tuning.EXCHANGED // max(self.C.size, 1))):
+        for _ in range(min(4 * self.rows, most // max(self.C.size, 1))):
             earlier = self.kept[None, :] - self.dropped[:, None]
             lead = np.where(np.abs(self.C) >= tolerance.EARLIER_ROW, earlier, 0)
             for place in refused:
@@ -125,6 +150,7 @@ class _Exchange:
 
     def _coefficients_after(self, d: int, k: int) -> npt.NDArray[np.float64]:
         """C once dropped[d] and kept[k] have changed places."""
+        self.touched += self.C.size
         pivot = self.C[d, k]
         row, column = self.C[d] / pivot, self.C[:, k]
         after: npt.NDArray[np.float64] = self.C - np.outer(column, row)
