@@ -83,6 +83,8 @@ class Variant(ABC):
     summary: str
     """One line for people who choose."""
     needs_disjoint_rows: bool = False
+    keeps_sparse: bool = False
+    """Whether sparse rows are never made dense."""
 
     @abstractmethod
     def factor(self, rows: Rows, u: float) -> Factor:

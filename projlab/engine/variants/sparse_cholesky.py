@@ -162,6 +162,7 @@ def judged(
 
 class SparseCholesky(Variant):
     name = "sparse_cholesky"
+    keeps_sparse = True
     summary = "sparse factor of the Gram matrix, corrected; errs like kappa u; never made dense"
 
     def factor(self, rows: Rows, u: float) -> SparseCholeskyFactor:

@@ -190,9 +190,11 @@ def _pivots(E: sp.csr_array) -> Array:
 
 def _limits(pivots: Array) -> list[float]:
     """The pivots that dependent rows may reach: those below the widest gaps, and none."""
+    m = len(pivots)
     sizes = np.sort(pivots)
     steps = sizes[1:] / sizes[:-1]
-    steps[sizes[:-1] > DEPENDENT] = 0.0
+    # The sum of all rows leaves δ times their number.
+    steps[sizes[:-1] > max(DEPENDENT, 4 * SHIFT * m**1.5)] = 0.0
     widest = np.argsort(-steps, kind="stable")[: GUESSES - 1]
     return [float(sizes[i]) for i in widest if steps[i] > GAP] + [0.0]
 
