@@ -41,6 +41,7 @@ from projlab.system.options import Options
 from projlab.system.row_choice import pivot_rows
 from projlab.system.rows import DenseRows
 
+
 def build(
     constraint: AffineConstraint, dtype: torch.dtype, options: Options, data: torch.dtype
 ) -> AnySolver:
@@ -225,9 +226,7 @@ def _with_shift(
     L, failed = torch.linalg.cholesky_ex(G)
     if bool(failed.any()):
         return None
-    products = Products(
-        system.rows.matvec, system.rows.rmatvec, lambda r: cholesky_solve(L, r)
-    )
+    products = Products(system.rows.matvec, system.rows.rmatvec, lambda r: cholesky_solve(L, r))
     found = corrected(system.rows, system.f, products)
     if not found.answered:
         return None

@@ -147,9 +147,13 @@ def _reason(
     m, n = constraint.m, constraint.n
     steps = f" of {inner} steps of conjugate gradients" if inner else ""
     apart = f", {gram.apart} long columns kept apart" if gram.apart else ""
-    why = "asked for by name" if options.variant == NAME else (
-        f"a dense factor of {m} rows in {n} variables "
-        + ("would take longer" if fits else "does not fit into memory")
+    why = (
+        "asked for by name"
+        if options.variant == NAME
+        else (
+            f"a dense factor of {m} rows in {n} variables "
+            + ("would take longer" if fits else "does not fit into memory")
+        )
     )
     return (
         f"{NAME}: {why}; the sparse factor has {gram.fill.nonzeros:,} nonzeros{apart}, and "

@@ -21,6 +21,7 @@ from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
 from torch.compiler import is_exporting
 
 from projlab import tolerance
@@ -76,10 +77,7 @@ class SparseCholeskyFactor(Factor):
         return -f
 
     def project(self, x: Tensor, c: Tensor | None) -> Tensor:
-        work, right = self._flat(x).double(), self._right(x, c)
-        for _ in range(self.passes):
-            work = work - self._step(work, right)[0]
-        return self._shaped(work, x).to(x.dtype)
+        return self._solved(x, c)[0]
 
     def project_(self, x: Tensor, c: Tensor | None) -> None:
         if self.batch is not None or x.dtype is not torch.float64:
@@ -90,6 +88,14 @@ class SparseCholeskyFactor(Factor):
             x.sub_(self._step(x, right)[0])
 
     def multipliers(self, x: Tensor, c: Tensor | None) -> Tensor:
+        return self._solved(x, c)[1]
+
+    def _solved(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The projection and its multipliers."""
+        if is_legacy_batchedtensor(x):
+            self.gram  # noqa: B018  # made where the operator finds it
+            systems = 0 if self.batch is None else self.batch
+            return _lanes(x, c, self._number, self.passes, self.inner, systems)
         work, right = self._flat(x).double(), self._right(x, c)
         total: Tensor | None = None
         for _ in range(self.passes):
@@ -97,7 +103,7 @@ class SparseCholeskyFactor(Factor):
             work = work - moved
             total = y if total is None else total + y
         assert total is not None
-        return self._shaped(total, x).to(x.dtype)
+        return self._shaped(work, x).to(x.dtype), self._shaped(total, x).to(x.dtype)
 
     def to(self, device: torch.device) -> Self:
         moved = super().to(device)
@@ -133,6 +139,19 @@ class SparseCholeskyFactor(Factor):
         # (B, k, r), or (B, 1, r) or (B, r) for one right side for all vectors
         c = (c.unsqueeze(1) if c.dim() == 2 else c).double()
         return self._flat(c.expand(-1, x.shape[1], -1))
+
+
+@torch.library.custom_op("projlab::sparse_cholesky", mutates_args=())
+def _lanes(
+    x: Tensor, c: Tensor | None, number: int, passes: int, inner: int, systems: int
+) -> tuple[Tensor, Tensor]:
+    """`SparseCholeskyFactor._solved` for `is_grads_batched`, which calls operators lane by lane."""
+    gram = _grams[number]
+    batch = systems or None
+    shape = gram.shape[0] // (batch or 1), gram.shape[1] // (batch or 1)
+    factor = SparseCholeskyFactor(*gram.entries, shape, batch, passes, inner)
+    projected, y = factor.with_gram(gram)._solved(x, c)
+    return projected.clone(), y.clone()
 
 
 def gram_of(
