@@ -27,7 +27,7 @@ LONGER = 1000.0
 """A long double is worth its time where its eps is this many times smaller than that of float64:
 the noise, some u sigma_1, must fall well below a tenth of the cutoff. That of x86 has 2048."""
 
-MEASURED = 1e-6
+MEASURED = 1e-5
 """Relative residual at which an extreme eigenvalue of a Gram matrix, or of its inverse, is known:
 the eigenvalue is that near, and nearer by the square over the distance to the next one; a singular
 value by half of it."""
@@ -54,6 +54,10 @@ LARGEST_COEFFICIENT = 2.0
 two rows multiplies the volume of the kept block by it; at the end sigma_min of the kept rows is
 within a factor sqrt(1 + 4 r (m - r)) of sigma_r (Goreinov, Tyrtyshnikov and Zamarashkin 1997; Gu
 and Eisenstat 1996, strong rank-revealing QR)."""
+
+EXCHANGE_NOISE = 1e-13
+"""A coefficient this small after an exchange, of rows scaled to norm one, is the rounding of those
+that cancelled, which are at most a few units: to take it for zero keeps sparse ones sparse."""
 
 EARLIER_ROW = 0.5
 """An exchange that keeps the earlier of two rows may cost this factor in volume, as long as

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from projlab import tolerance
+from projlab.numerics import memory
 from projlab.numerics.lanczos import Eigenvalue, largest
 from projlab.numerics.sparse_factor import CPU, Prepared, SuperLU, prepared
 
@@ -32,7 +33,17 @@ class IndefiniteError(Exception):
 
 
 def gram_matrix(E: Any) -> Any:
-    """E E' of scipy rows."""
+    """E E' of scipy rows.
+
+    Raises
+    ------
+    MemoryLimitError
+        It does not fit: a column that many rows hold makes it dense.
+    """
+    m = E.shape[0]
+    shared = np.bincount(E.indices, minlength=E.shape[1]).astype(np.float64)
+    entries = min(float(m) ** 2, float((shared**2).sum()))
+    memory.require(int(16 * entries), f"the sparse Gram matrix of {m} x {E.shape[1]} rows", CPU)
     return (E @ E.T).tocsc()
 
 

@@ -199,7 +199,9 @@ class _Elimination:
         return found
 
 
-def _first_rows(kept: set[int], combinations: dict[int, Row], p: int, spend: Callable[[int], None]) -> set[int]:
+def _first_rows(
+    kept: set[int], combinations: dict[int, Row], p: int, spend: Callable[[int], None]
+) -> set[int]:
     """Exchange kept rows for earlier dropped ones until the kept are the first maximal set.
 
     Each dropped row joins once and the last row of its combination leaves: the greedy algorithm of

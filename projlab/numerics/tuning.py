@@ -85,9 +85,20 @@ EXCHANGED = 500_000_000
 an exchange of a 1113 x 939 block takes 6 ms. Up to 790 rows nothing is given up."""
 
 
+PASSED = 8
+"""Coefficients that are looked through for the next exchange in the time in which one changes."""
+
 SPARSE_OPERATIONS = 2e10
 """Multiplications of triangular solves or exchanges that a decision by sparse factors may take:
 about 20 seconds."""
+
+SPARSE_DECISION = 3e8
+"""min(m, n) m n from which the rank of sparse rows is decided by sparse factors: 548 x 1092 takes 50
+ms against 120 by singular values, 920 x 1061 20 against 310, 214 x 315 30 against 10."""
+
+ITERATED = 1.5e8
+"""Entries that an iteration for the largest singular value may read, about a second, before it
+stops short of the accuracy that it was to have; it says which it has."""
 
 PORTION = 2**22
 """Entries of dense rows that are held at a time, 32 MiB."""

@@ -80,15 +80,15 @@ def _decide(rows: SparseRows, u: float, rule: RankRule) -> Rank:
     nonzero = (~zero).nonzero().flatten()
     E = scipy_rows(rows)[nonzero.cpu().numpy()]
     adjoint = E.T.tocsr()
-    top = largest(lambda v: E @ (adjoint @ v), E.shape[0], tolerance.MEASURED, STEPS)
+    steps = min(STEPS, int(tuning.ITERATED / E.nnz) + STEPS // 10)
+    top = largest(lambda v: E @ (adjoint @ v), E.shape[0], tolerance.MEASURED, steps)
     most = math.sqrt(top.value + top.residual)
     cutoff = cutoff_of(rule, *rows.shape, u)
     if rule == "exact":
         kept = _first_exactly(E)
-        follow = _Follow.of(E, kept)
     else:
         kept = _picked(E, cutoff * most)
-        follow = _Follow.of(E, kept).moved_forward(E)
+    follow = _Follow.of(E, kept, forward=rule != "exact")
     least = math.sqrt(follow.factor.proven(follow.factor.smallest(tolerance.ROUGH).value))
     beyond = follow.size
     if rule != "exact":
@@ -96,6 +96,8 @@ def _decide(rows: SparseRows, u: float, rule: RankRule) -> Rank:
     elif least == 0:
         raise UndecidedError("no positive lower bound on the smallest singular value is proven")
     bottom = follow.smallest()
+    # corrected solves with G err by kappa^2 u, however often they are corrected in float64
+    rounding = tolerance.unit_roundoff("float64") * top.value / bottom.value
     sigma = [math.sqrt(top.value), math.sqrt(bottom.value)]
     found, place = nonzero.cpu(), _places(follow, zero.cpu())
     return Rank(
@@ -109,7 +111,7 @@ def _decide(rows: SparseRows, u: float, rule: RankRule) -> Rank:
         basis=None,
         sigma=torch.tensor(sigma, dtype=torch.float64, device=rows.device),
         inverse=follow if len(follow.dropped) else None,
-        uncertainty=(top.residual / top.value + bottom.residual / bottom.value) / 2,
+        uncertainty=(top.residual / top.value + bottom.residual / bottom.value + rounding) / 2,
     )
 
 
@@ -193,7 +195,7 @@ def _beside(factor: GramFactor, rows: Any, cutoff: float) -> _Beside:
     for some in _portions(rows.shape[0], max(rows.shape)):
         left = rows[some].toarray()
         for _ in range(2):
-            left = left - (factor.transposed @ factor.solve((factor.E @ left.T).T).T).T
+            left = left - (factor.transposed @ factor.once((factor.E @ left.T).T).T).T
         far = np.linalg.norm(left, axis=1) > cutoff
         numbers.append(some[far])
         vectors.append(left[far])
@@ -226,51 +228,29 @@ class _Follow:
     """Upper bound on ||Delta||, but for its rounding in long double."""
 
     @staticmethod
-    def of(E: Any, kept: Index) -> "_Follow":
-        """Of independent rows `kept` (r,), ascending."""
+    def of(E: Any, kept: Index, *, forward: bool) -> "_Follow":
+        """Of independent rows `kept` (r,), ascending.
+
+        `forward` exchanges rows so that coefficients are small and, if that is cheap, earlier rows
+        are kept.
+        """
         from scipy.sparse import csr_array
 
         others = np.ones(E.shape[0], dtype=bool)
         others[kept] = False
         dropped = np.flatnonzero(others)
-        factor = GramFactor.of(E[kept], f"the Gram matrix of {len(kept)} x {E.shape[1]} rows")
+        factor = _factored(E, kept)
         if len(dropped) == 0:
             return _Follow(kept, dropped, factor, csr_array((0, len(kept))), 0.0)
         _afford(len(dropped) * float(factor.factor.fill.nonzeros), "the redundant rows")
-        C, size = _coefficients(factor, E[dropped])
+        C = _coefficients(factor, E[dropped])
+        if forward:
+            now, then, C = _exchanged(E, kept, dropped, C)
+            if not np.array_equal(now, kept):
+                factor = _factored(E, now)
+            kept, dropped = now, then
+        C, size = _corrected(factor, E[dropped], C)
         return _Follow(kept, dropped, factor, C, size)
-
-    def moved_forward(self, E: Any) -> "_Follow":
-        """Rows exchanged so that coefficients are small and, if that is cheap, earlier rows kept.
-
-        Dropped rows that share no kept row, directly or through others, are looked at apart.
-        """
-        if len(self.dropped) == 0:
-            return self
-        C = self.C.tocoo()
-        lengths = np.sqrt((E.multiply(E)).sum(axis=1))
-        d, r = self.C.shape
-        i, j = (torch.from_numpy(t.astype(np.int64)) for t in (C.row, C.col))
-        count, label = connected(d + r, i, j + d)
-        label = label.numpy()
-        kept = np.ones(E.shape[0], dtype=bool)
-        kept[self.dropped] = False
-        table = self.C.tocsc()
-        by_row, by_column = _members(label[:d], count), _members(label[d:], count)
-        budget = tuning.EXCHANGED
-        for rows, columns in zip(by_row, by_column, strict=True):
-            if len(rows) == 0 or len(columns) == 0:
-                continue
-            _afford(float(len(rows)) ** 2 * len(columns), "the choice of rows")
-            part = table[:, columns][rows].toarray()
-            these, those = self.kept[columns], self.dropped[rows]
-            scaled = part * lengths[these] / lengths[those][:, None]
-            now, spent = exchange(scaled, these, those, budget)
-            budget -= spent
-            kept[these] = False
-            kept[now] = True
-        chosen = np.flatnonzero(kept)
-        return self if np.array_equal(chosen, self.kept) else _Follow.of(E, chosen)
 
     @cached_property
     def _woodbury(self) -> SuperLU:
@@ -325,26 +305,78 @@ def _members(label: Index, count: int) -> list[Index]:
     return np.split(order, np.cumsum(np.bincount(label, minlength=count))[:-1])
 
 
-def _coefficients(factor: GramFactor, rows: Any) -> tuple[Any, float]:
-    """C (d, r) with rows = C E_K + Delta, and a bound on ||Delta||.
+def _factored(E: Any, kept: Index) -> GramFactor:
+    return GramFactor.of(E[kept], f"the Gram matrix of {len(kept)} x {E.shape[1]} rows")
 
-    Coefficients that are rounding are left out where the row follows without them; the others are
-    corrected by what long double leaves, so that simple ones come out exact.
+
+def _exchanged(E: Any, kept: Index, dropped: Index, C: Any) -> tuple[Index, Index, Any]:
+    """Kept and dropped rows, ascending, after exchanges; and C with E[dropped] = C E[kept].
+
+    Dropped rows that share no kept row, directly or through others, are looked at apart.
     """
+    from scipy.sparse import coo_array
+
+    kept, dropped = kept.copy(), dropped.copy()
+    lengths = np.sqrt((E.multiply(E)).sum(axis=1))
+    (d, r), entries = C.shape, C.tocoo()
+    i, j = (torch.from_numpy(t.astype(np.int64)) for t in (entries.row, entries.col))
+    count, label = connected(d + r, i, j + d)
+    by_row, by_column = (_members(part, count) for part in (label[:d].numpy(), label[d:].numpy()))
+    budget, found = tuning.EXCHANGED // 4, []
+    for rows, columns in zip(by_row, by_column, strict=True):
+        if len(rows) == 0 or len(columns) == 0:
+            continue
+        part = C[rows][:, columns].toarray()
+        these, those = kept[columns], dropped[rows]
+        part *= lengths[these] / lengths[those][:, None]
+        budget -= exchange(part, these, those, budget)
+        part *= lengths[those][:, None] / lengths[these]
+        kept[columns], dropped[rows] = these, those
+        a, b = np.nonzero(part)
+        found.append((rows[a], columns[b], part[a, b]))
+    none = np.zeros(0, dtype=np.int64)
+    found.append((none, none, np.zeros(0)))
+    a, b, values = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    now, then = np.argsort(kept), np.argsort(dropped)
+    moved = coo_array((values, (a, b)), shape=C.shape).tocsr()[then][:, now].tocsr()
+    return kept[now], dropped[then], moved
+
+
+def _coefficients(factor: GramFactor, rows: Any) -> Any:
+    """C (d, r) with rows ~ C E_K; coefficients that look like rounding are left out."""
     from scipy.sparse import csr_array, vstack
 
     parts = []
     for some in _portions(rows.shape[0], max(factor.E.shape)):
-        right = (factor.E @ rows[some].T).T.toarray()
-        C = factor.solve(right)
+        C = factor.solve((factor.E @ rows[some].T).T.toarray())
         loud = np.abs(C) > tolerance.COMBINATION_NOISE * np.abs(C).max(axis=1, keepdims=True)
         parts.append(csr_array(np.where(loud, C, 0.0)))
-    C = vstack(parts, format="csr")
-    for _ in range(2):
-        C = _corrected(factor, rows, C)
-    left = abs(_left_over(factor, rows, C))
-    by_row, by_column = np.asarray(left.sum(axis=1)), np.asarray(left.sum(axis=0))
-    return C, math.sqrt(float(by_row.max(initial=0.0)) * float(by_column.max(initial=0.0)))
+    return vstack(parts, format="csr")
+
+
+def _corrected(factor: GramFactor, rows: Any, C: Any) -> tuple[Any, float]:
+    """C with what Delta = rows - C E_K says that it lacks, and a bound on ||Delta||.
+
+    Delta in long double, so that simple coefficients come out exact; as long as that halves it.
+    """
+    left = _left_over(factor, rows, C)
+    size = _norm_bound(left)
+    for _ in range(tolerance.REFINEMENT_STEPS):
+        trial = _stepped(factor, C, left)
+        left = _left_over(factor, rows, trial)
+        before, size = size, min(size, _norm_bound(left))
+        if size < before:
+            C = trial
+        if not size < before * tolerance.REFINEMENT_GAIN:
+            return C, size
+    return C, size
+
+
+def _norm_bound(left: Any) -> float:
+    """Of the 2-norm."""
+    sizes = abs(left)
+    by_row, by_column = np.asarray(sizes.sum(axis=1)), np.asarray(sizes.sum(axis=0))
+    return math.sqrt(float(by_row.max(initial=0.0)) * float(by_column.max(initial=0.0)))
 
 
 def _left_over(factor: GramFactor, rows: Any, C: Any) -> Any:
@@ -353,13 +385,12 @@ def _left_over(factor: GramFactor, rows: Any, C: Any) -> Any:
     return rows.astype(wide) - C.astype(wide) @ factor.E.astype(wide)
 
 
-def _corrected(factor: GramFactor, rows: Any, C: Any) -> Any:
-    """C with what Delta says that it lacks, where C has coefficients."""
-    left = _left_over(factor, rows, C).astype(np.float64).tocsr()
-    right, starts, numbers = left @ factor.transposed, C.indptr, C.indices
-    values = C.data.copy()
+def _stepped(factor: GramFactor, C: Any, left: Any) -> Any:
+    """One step of refinement of the coefficients that C has."""
+    right = (left.astype(np.float64) @ factor.transposed).tocsr()
+    starts, numbers, values = C.indptr, C.indices, C.data.copy()
     for some in _portions(C.shape[0], max(factor.E.shape)):
-        step = factor.solve(right[some].toarray())
+        step = factor.once(right[some].toarray())
         for k, i in enumerate(some.tolist()):
             mine = slice(starts[i], starts[i + 1])
             values[mine] += step[k, numbers[mine]]
