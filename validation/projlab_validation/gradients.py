@@ -43,8 +43,8 @@ def gradient_error(
 ) -> float:
     """Return the largest error of the gradients of a variant, relative to `TERMS` times theory's.
 
-    A is the matrix as the variant gets it, in the problem's dtype. Redundant rows leave the gradient
-    in x₀ alone, sparse ones those in x₀ and b.
+    A is the matrix as the variant gets it, in the problem's dtype. Redundant rows leave the
+    gradient in x₀ alone, sparse ones those in x₀ and b.
     """
     rng = np.random.default_rng([problem.seed, 2])
     g = rounded(rng.standard_normal(problem.n), problem.dtype)

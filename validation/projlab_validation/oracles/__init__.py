@@ -15,7 +15,13 @@ from projlab_validation.oracles.sparse_system import Undecided
 from projlab_validation.oracles.system import FactoredSystem, equations, factor
 from projlab_validation.problems import Problem
 
-__all__ = ["Answer", "Reference", "rank_at_float64", "reference"]
+__all__ = [
+    "Answer",
+    "Reference",
+    "extreme_singular_values",
+    "rank_at_float64",
+    "reference",
+]
 
 MIN_GAP = 10.0
 """Below this σ_r/σ_{r+1}, nothing separates the singular values that count from the others."""
@@ -158,6 +164,20 @@ def rank_at_float64(problem: Problem) -> int:
         with contextlib.suppress(Undecided):
             return sparse_ball.decide(E, f, problem.x0, eps, np.inf).system.rank
     return factor(E, f, problem.x0, eps).rank
+
+
+def extreme_singular_values(problem: Problem, rank: int) -> tuple[float, float] | None:
+    """σ_r and σ₁ of the rows as given, through sparse factors; None where these do not tell."""
+    E, f = equations(problem, equilibrate=True)
+    eps = float(np.finfo(problem.dtype).eps)
+    try:
+        system = sparse_ball.decide(E, f, problem.x0, eps, np.inf).system
+        if system.rank != rank:
+            return None
+        system = system.rows_as_given(*equations(problem, equilibrate=False))
+    except Undecided:
+        return None
+    return system.smallest, system.largest
 
 
 def _impossible_row(problem: Problem) -> bool:

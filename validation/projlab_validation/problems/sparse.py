@@ -14,6 +14,7 @@ from functools import cache
 
 import numpy as np
 import scipy.sparse as sp
+from numpy.typing import NDArray
 
 from projlab_validation.problems import real
 from projlab_validation.problems.builders import Rng
@@ -103,35 +104,35 @@ def dynamics(rng: Rng, steps: int) -> Built:
 def circulant(rng: Rng, size: int) -> Built:
     """A moving average around a circle: square, Toeplitz, and dense when inverted (Davis 1979)."""
     entries = [4.0, 1.0, -1.0, 0.5]
-    A = sum(
-        value * sp.csr_array(sp.eye_array(size, k=k) + sp.eye_array(size, k=k - size))
-        for k, value in enumerate(entries)
-    )
-    return _solvable(rng, sp.csr_array(A)[: size - size // 4])
+    row = np.repeat(np.arange(size), len(entries))
+    column = (row + np.tile(np.arange(len(entries)), size)) % size
+    A = sp.csr_array((np.tile(entries, size), (row, column)), shape=(size, size))
+    return _solvable(rng, A[: size - size // 4])
 
 
 def one_dense_row(rng: Rng, columns: int) -> Built:
-    """A budget over all variables below rows of five, whose Gram matrix it fills (Andersen 1996)."""
+    """A budget over all variables below rows of five, which it all touches (Andersen 1996)."""
     m = columns // 4 - 8
     first = 4 * np.arange(m)[:, None]
     where = np.concatenate([first + np.arange(4), first + rng.integers(4, 32, (m, 1))], axis=1)
     values = 1.0 + rng.random((m, 5))
     rows = sp.csr_array((values.ravel(), where.ravel(), 5 * np.arange(m + 1)), shape=(m, columns))
-    A = sp.vstack([rows, np.ones((1, columns))], format="csr")
+    A = sp.vstack([rows, sp.csr_array(np.ones((1, columns)))], format="csr")
     return _solvable(rng, sp.csr_array(A))
 
 
 def nearly_redundant(rng: Rng, rows: int) -> Built:
     """Tenths, whose last rows are sums of others in decimals, off by a rounding in binary."""
-    whole = sp.random_array(
-        (rows, 3 * rows), density=4 / rows, rng=rng, data_sampler=_small_integers(rng)
-    )
-    whole = sp.csr_array(whole + 5 * sp.eye_array(rows, 3 * rows))
+    place = rng.integers(0, 3 * rows, (rows, 4))
+    values = rng.integers(1, 5, place.size).astype(np.float64)
+    random = sp.csr_array((values, place.ravel(), 4 * np.arange(rows + 1)), shape=(rows, 3 * rows))
+    random.sum_duplicates()
+    whole = sp.csr_array(random + 5 * sp.eye_array(rows, 3 * rows, format="csr"))
     pick = sp.csr_array(
         (np.ones(15), (np.repeat(np.arange(5), 3), rng.permutation(rows)[:15])), shape=(5, rows)
     )
-    rows_in_tenths = sp.vstack([whole, pick @ whole], format="csr")
-    built = _integers(rng, sp.csr_array(rows_in_tenths))
+    sums = sp.csr_array(pick @ whole)
+    built = _integers(rng, sp.csr_array(sp.vstack([whole, sums], format="csr")))
     return Built(sp.csr_array(built.A / 10), built.b / 10)
 
 
@@ -191,9 +192,7 @@ def _build(name: str, dtype: Dtype) -> Problem:
     return Problem(
         name=name,
         group=GROUP,
-        A=sp.csr_array(
-            (rounded(built.A.data, dtype), built.A.indices, built.A.indptr), built.A.shape
-        ),
+        A=_rounded(built.A, dtype),
         b=rounded(built.b, dtype),
         x0=rounded(rng.standard_normal(built.A.shape[1]), dtype),
         dtype=dtype,
@@ -211,7 +210,9 @@ def _real(name: str, rng: Rng, seed: int) -> Problem:
     return replace(problem, name=name, group=GROUP, x0=x0, seed=seed, stays_sparse=True)
 
 
-def _incidence(rng: Rng, tails: Vector, heads: Vector, nodes: int) -> Built:
+def _incidence(
+    rng: Rng, tails: NDArray[np.integer], heads: NDArray[np.integer], nodes: int
+) -> Built:
     """What leaves each node less what arrives, for edges from tail to head."""
     edges = len(tails)
     data = np.repeat([1.0, -1.0], edges)
@@ -231,13 +232,6 @@ def _integers(rng: Rng, A: sp.csr_array) -> Built:
 def _solvable(rng: Rng, A: sp.csr_array) -> Built:
     """b = A x for a normal x: consistent at full row rank."""
     return Built(A, A @ rng.standard_normal(A.shape[1]))
-
-
-def _small_integers(rng: Rng) -> Callable[..., Vector]:
-    def sample(size: int) -> Vector:
-        return rng.integers(1, 5, size).astype(np.float64)
-
-    return sample
 
 
 FAMILY = Family(GROUP, cache(_names), _build)
