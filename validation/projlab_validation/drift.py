@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from projlab import projector
+from projlab import AffineConstraint, projector
 from projlab_validation.problems.drift import GRID
 from projlab_validation.record import NAN, Record
 from projlab_validation.truth import Truth
@@ -74,11 +74,9 @@ def trajectory(
         For k = 1, 10, 100, …
     """
     dtype = getattr(torch, problem.dtype)
-    P = projector(
-        torch.tensor(problem.dense(), dtype=dtype, device=device),
-        torch.tensor(problem.b, dtype=dtype, device=device),
-        variant,
-    )
+    there = np.dtype(problem.dtype)
+    constraint = AffineConstraint(problem.given().astype(there), problem.b.astype(there))
+    P = projector(constraint, variant=variant).to(device)
     rng = np.random.default_rng([problem.seed, 3])
     total = problem.x0.copy()
     x = torch.tensor(problem.x0, dtype=dtype, device=device)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from projlab.engine.variants import get
 from projlab_validation.problems.problem import DTYPES, Dtype
-from projlab_validation.problems.sparse import SMALLEST
+from projlab_validation.problems.sparse import GROUP, SMALLEST
 from projlab_validation.subjects import is_subject, takes_sparse
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def over_budget(profile: Profile, variant: str, problem: Problem) -> str | None:
     flops = m * m * n
     keeps_sparse = not is_subject(variant) and get(variant).keeps_sparse
     if problem.stays_sparse:
-        if profile.sparse is not None and problem.name not in profile.sparse:
+        if problem.group == GROUP and profile.sparse and problem.name not in profile.sparse:
             return (
                 f"the {profile.name} profile takes {len(profile.sparse)} sparse systems, and this "
                 "is none of them; `projlab validate --profile standard` has all but the largest"
