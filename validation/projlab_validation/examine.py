@@ -33,6 +33,7 @@ from projlab_validation.outcome import Outcome
 from projlab_validation.problems.problem import scattered
 from projlab_validation.profiles import Profile
 from projlab_validation.record import Check, Record
+from projlab_validation.tensors import sparse_tensor
 from projlab_validation.truth import Truth
 from projlab_validation.watch import Answered, Asked, Tell
 
@@ -147,15 +148,10 @@ class _Examination:
 
     def matrix(self, A: sp.csr_array) -> Tensor:
         """A as the subject gets it: dense, or as COO whose duplicates are not added up."""
-        import torch
-
         if not self.sparse:
             return self.tensor(A.toarray())
         given = scattered(A, self.problem.seed)
-        index = torch.from_numpy(np.stack(given.coords).astype(np.int64))
-        return torch.sparse_coo_tensor(
-            index.to(self.blank.device), self.tensor(given.data), A.shape, check_invariants=True
-        )
+        return sparse_tensor(given, self.problem.dtype, self.blank.device)
 
     def tensor(self, values: Any) -> Tensor:
         """Values in the problem's dtype, in memory of their own."""
