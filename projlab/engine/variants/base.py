@@ -85,6 +85,8 @@ class Variant(ABC):
     needs_disjoint_rows: bool = False
     finds_out: bool = False
     """Whether it tries where theory expects it to be unable, and refuses only what it could not."""
+    keeps_sparse: bool = False
+    """Whether sparse rows are never made dense."""
 
     @abstractmethod
     def factor(self, rows: Rows, u: float) -> Factor:

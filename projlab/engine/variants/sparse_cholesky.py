@@ -226,6 +226,7 @@ def _tried(gram: SparseGram, inner: int, ordered: Rows, f: Tensor) -> Judged:
 
 class SparseCholesky(Variant):
     name = "sparse_cholesky"
+    keeps_sparse = True
     summary = "sparse factor of the Gram matrix, corrected; errs like kappa u; never made dense"
     finds_out = True
 
