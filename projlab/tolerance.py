@@ -222,6 +222,34 @@ the three were at most 20, 20 and 12 where the answer was right (but for one, se
 and at least 1600, 4e5 and 1000 where it was not."""
 
 
+FAR_ABOVE = 100.0
+"""An eigenvalue found from above by a few steps of inverse iteration is taken to be beyond a bound
+where it is this many times larger: the true one is as small as that with a probability below 1e-8
+up to 1e6 rows after six steps (Kuczynski and Wozniakowski, SIAM J. Matrix Anal. Appl. 13 (1992))."""
+
+INNER_STEPS = (0, 8, 24)
+"""Steps of preconditioned conjugate gradients within a correction, tried in turn."""
+
+
+def shift_unsafe(m: int, condition: float) -> bool:
+    """Whether `CORRECTIONS` of `INNER_STEPS` may not take the shift of a Gram matrix out.
+
+    Preconditioned by a factor of G + s I, eigenvalues lie between 1 / (1 + s / sigma_min^2) and 1,
+    and sigma_min^2 is at least 1 / (2 kappa^2) (`gram_unsafe`). With their quotient q, k steps leave
+    2 ((sqrt(q) - 1) / (sqrt(q) + 1))^k (Golub and Van Loan, 4th ed., theorem 11.3.3), which must be
+    u after all corrections.
+    """
+    root = math.sqrt(1 + 2 * gram_shift(m) * condition**2)
+    left = 2 * ((root - 1) / (root + 1)) ** INNER_STEPS[-1]
+    return left > unit_roundoff(torch.float64) ** (1 / CORRECTIONS)
+
+
+STALLED = 2.0**-26
+"""Over a vector's length: a correction of this size may be rounding. It solves for a residual that
+is rounding, and so moves by up to kappa u; kappa 2^-27 of a float64 is as far as a shift lets a
+factor of the Gram matrix go. Slow convergence shows in the residual of random vectors before."""
+
+
 def square_range(dtype: torch.dtype) -> tuple[float, float]:
     """Squares of norms between which sums of squares neither overflow nor lose digits."""
     info = torch.finfo(dtype)

@@ -91,6 +91,18 @@ FEW_SHAPES = 16
 SPLIT_GAIN = 8
 """How many times fewer operations blocks must need than the whole for their launches to pay."""
 
+SPARSE_SET_UP = 2e7
+"""Dense operations in the time that ordering, counting and factoring take besides their own."""
+
+SPARSE_CALL = 2e5
+"""Dense operations in the time of the calls of one sparse projection."""
+
+SPARSE_PASSES = 3
+"""Corrections that a sparse projection is expected to take."""
+
+SPARSE_GAIN = 4
+"""Dense operations in the time of a sparse one."""
+
 
 def rows_per_block(W: Tensor) -> int:
     """How many rows of W (..., r, n) are projected onto at a time: all of them where it is best."""

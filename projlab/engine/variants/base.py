@@ -55,6 +55,10 @@ class Factor(ABC):
     def multipliers(self, x: Tensor, c: Tensor | None) -> Tensor:
         """y with x - E' y the projection of x."""
 
+    def independent(self, cutoff: float) -> bool:  # noqa: ARG002  # of others
+        """Whether the factor tells cheaply that the rank is full, by far, at this cutoff."""
+        return False
+
     def to(self, device: torch.device) -> Self:
         """The same factor on another device."""
         return replace(
