@@ -191,22 +191,23 @@ class ParameterSystem:
 
         Nothing moves where `skip` is true.
         """
-        left = []
+        left, reads = [], skip is None and self._reads
         for block, b in self._current():
             r = block.residual(b)
-            once = skip is None and self._reads and block.one_is_enough(b, r)
-            # a second correction for what the first leaves by rounding
-            for another in (False,) if once else (True, False):
+            most = 1 if reads and block.one_is_enough(b, r) else block.corrections
+            for done in range(1, most + 1):
                 block.subtract(skipped(r, skip))
-                if another or last:
+                if done < most or last:
                     r = block.residual(b)
+                if done < most and reads and block.settled(b, r):
+                    break
             left.append(r)
         return left
 
     def restore_(self, skip: Tensor | None, factor: float) -> None:
         """Onto the set; blocks whose rows all hold up to `factor` roundings keep their bits."""
         for block, b in self._current():
-            for _ in range(2):
+            for _ in range(block.corrections):
                 r = block.residual(b)
                 holds = block.together(self._holds(block, b, r, factor))
                 r = skipped(r, holds if skip is None else holds | skip)

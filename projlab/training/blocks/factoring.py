@@ -10,7 +10,9 @@ from projlab.engine.select import asked
 from projlab.engine.setup import build_one
 from projlab.engine.solver import Solver
 from projlab.engine.variants.orthonormal import OrthonormalRows
+from projlab.engine.variants.sparse_cholesky import SparseCholeskyFactor
 from projlab.errors import InconsistentError, first_few
+from projlab.numerics import tuning
 from projlab.system.analysis import analyse
 from projlab.system.constraint import AffineConstraint
 from projlab.system.options import Options, ProjectorKeywords
@@ -18,6 +20,7 @@ from projlab.training.blocks.base import Block
 from projlab.training.blocks.margins import MarginsBlock
 from projlab.training.blocks.matrix import MatrixBlock
 from projlab.training.blocks.solver import SolverBlock
+from projlab.training.blocks.sparse import SparseBlock
 from projlab.training.blocks.sums import SumsBlock
 from projlab.training.blocks.ties import TiesBlock
 from projlab.training.grids import MarginsPlan
@@ -80,13 +83,17 @@ def make_block(
         plan.A.to(device), (right if batched else right[0]).to(device), names(plan.rows[0])
     )
     try:
-        solver = build_one(constraint, dtype, _options(constraint.n, variant, strict), data)
-    except InconsistentError:
+        solver = _factored(constraint, dtype, variant, data, strict=strict)
+    except InconsistentError as error:
+        if not _decidable(plan.A):
+            raise InconsistentError(f"{error} Nothing was changed.") from None
         _refuse(plan, right, range(len(right)), names, data)
         raise
-    if strict and not batched:
+    if strict and not batched and (len(right) > 1 or not constraint.rows.sparse):
         off = _off(solver, right.to(device), tolerance.unit_roundoff(data))
         _refuse(plan, right, off.nonzero().flatten().tolist(), names, data)
+    if isinstance(solver.factor, SparseCholeskyFactor):
+        return SparseBlock(plan, parameters, solver)
     if not isinstance(solver.factor, OrthonormalRows):
         return SolverBlock(plan, parameters, solver, constraint)
     eye = torch.eye(constraint.m, dtype=dtype, device=device)
@@ -94,6 +101,34 @@ def make_block(
     assert K is not None
     A = plan.A if plan.A.layout == torch.strided else constraint.rows.to_dense()
     return MatrixBlock(plan, parameters, A, solver.factor.W, K.mT, solver.variant)
+
+
+def _factored(
+    constraint: AffineConstraint,
+    dtype: torch.dtype,
+    variant: str,
+    data: torch.dtype,
+    *,
+    strict: bool,
+) -> Solver:
+    """A solver of the rows, which are met as well as they can be where not `strict`.
+
+    Rows that stay sparse have no least-squares solution, and seldom need one: parameters that are
+    held where they are were on the set before.
+    """
+    n = constraint.n
+    if not strict and constraint.rows.sparse:
+        try:
+            return build_one(constraint, dtype, _options(n, variant, strict=True), data)
+        except InconsistentError:
+            pass
+    return build_one(constraint, dtype, _options(n, variant, strict=strict), data)
+
+
+def _decidable(A: Tensor) -> bool:
+    """Whether a dense decision on which rows contradict each other takes no more than seconds."""
+    m, n = A.shape[-2:]
+    return A.layout == torch.strided or min(m, n) * m * n <= tuning.DECIDABLE
 
 
 def _single_rows(plan: MatrixPlan, parameters: Sequence[Tensor], variant: str) -> MatrixBlock:
@@ -124,7 +159,7 @@ def _off(solver: Solver, right: Tensor, u: float) -> Tensor:
     return off
 
 
-def _options(n: int, variant: str, strict: bool) -> Options:
+def _options(n: int, variant: str, *, strict: bool) -> Options:
     keywords: ProjectorKeywords = {"on_inconsistent": "raise" if strict else "least_squares"}
     return asked(n, variant, keywords, applications=STEPS)
 
