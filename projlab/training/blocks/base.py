@@ -82,7 +82,7 @@ class Block(ABC):
         needed = tolerance.ONE_CORRECTION * self._moved_by_rounding(r)
         return bool((needed <= self.magnitude_at_least(b)).all())
 
-    def settled(self, b: Tensor, r: Tensor) -> bool:  # noqa: ARG002  # of those that can tell
+    def settled(self, b: Tensor, r: Tensor) -> bool:
         """Whether the residual r after a correction is known to be rounding; may wait."""
         return False
 

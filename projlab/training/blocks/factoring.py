@@ -11,7 +11,7 @@ from projlab.engine.setup import build_one
 from projlab.engine.solver import Solver
 from projlab.engine.variants.orthonormal import OrthonormalRows
 from projlab.engine.variants.sparse_cholesky import SparseCholeskyFactor
-from projlab.errors import InconsistentError, first_few
+from projlab.errors import InconsistentError, ProjlabError, first_few
 from projlab.numerics import tuning
 from projlab.system.analysis import analyse
 from projlab.system.constraint import AffineConstraint
@@ -79,16 +79,16 @@ def make_block(
     right = b.cpu()[plan.rows]
     batched = plan.A.dim() == 3
     dtype = torch.float64 if device.type != "mps" else torch.float32
-    constraint = AffineConstraint(
-        plan.A.to(device), (right if batched else right[0]).to(device), names(plan.rows[0])
-    )
+    A, own = plan.A.to(device), (right if batched else right[0]).to(device)
+    constraint = AffineConstraint(A, own)
     try:
         solver = _factored(constraint, dtype, variant, data, strict=strict)
-    except InconsistentError as error:
-        if not _decidable(plan.A):
-            raise InconsistentError(f"{error} Nothing was changed.") from None
-        _refuse(plan, right, range(len(right)), names, data)
-        raise
+    except ProjlabError as error:
+        if isinstance(error, InconsistentError) and _decidable(plan.A):
+            _refuse(plan, right, range(len(right)), names, data)
+        # many names take longer than the factors: they are made where one is wanted
+        named = AffineConstraint(A, own, names(plan.rows[0]))
+        solver = _factored(named, dtype, variant, data, strict=strict)
     if strict and not batched and (len(right) > 1 or not constraint.rows.sparse):
         off = _off(solver, right.to(device), tolerance.unit_roundoff(data))
         _refuse(plan, right, off.nonzero().flatten().tolist(), names, data)

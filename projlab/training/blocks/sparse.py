@@ -54,7 +54,7 @@ class SparseBlock(Block):
         size = self._absolute.times(z.abs())
         for done in range(1, most):
             z = z - self._correction(self.gram.times(z))
-            if bool((self.gram.times(z).abs() <= self._rounding * size).all()):
+            if self._rounds(self.gram.times(z), size):
                 return done
         return most
 
@@ -70,7 +70,11 @@ class SparseBlock(Block):
         self._subtract(self.ts, self._correction(r * self._units))
 
     def settled(self, b: Tensor, r: Tensor) -> bool:
-        return bool((r.abs() <= self._rounding * self.magnitude(b)).all())
+        return self._rounds(r, self.magnitude(b))
+
+    def _rounds(self, r: Tensor, size: Tensor) -> bool:
+        """Whether residuals are rounding beside the sizes of what they are summed from."""
+        return bool((r.abs() <= self._rounding * size).all())
 
     def tangent(self, gs: Sequence[Tensor], shift: Shift | None) -> None:
         v = self._read(gs)
@@ -78,10 +82,9 @@ class SparseBlock(Block):
             parts = [e.read(self.ts).to(self.work) * shift[e.parameter] for e in self.entries]
             v = v + torch.cat(parts, -1)
         total = self._correction(self.gram.times(v))
-        limit = self._rounding * self._absolute.times(v.abs()) if self._passes > 1 else None
         for _ in range(1, self._passes):
             r = self.gram.times(v - total)
-            if self._reads and bool((r.abs() <= limit).all()):
+            if self._reads and self._rounds(r, self._absolute.times(v.abs())):
                 break
             total += self._correction(r)
         self._subtract(gs, total)
@@ -105,7 +108,7 @@ class SparseBlock(Block):
 def _usable(units: Tensor) -> Tensor:
     """The scales of the rows, or `InputError` where one is out of float64's range."""
     lowest, highest = torch.aminmax(units)
-    if not (0 < float(lowest) and float(highest) < torch.inf):
+    if float(lowest) == 0 or float(highest) == torch.inf:
         raise InputError(
             "the coefficients of an equation over- or underflow in float64 when its row is scaled "
             "to norm one; multiply the equation by a number that brings them near one"
