@@ -7,6 +7,7 @@ is what the table shows. Every answer is checked before it is timed.
 
 import argparse
 import gc
+import itertools
 import json
 import os
 import platform
@@ -274,6 +275,15 @@ def _channels_last() -> Iterator[Cell]:
     yield Cell(label, by_format["channels_last"] / by_format["contiguous"])
 
 
+def _flow_step() -> Iterator[Cell]:
+    """What conserving a flow adds to a step, in units of one solve and four products."""
+    for k, dtype in itertools.product((71, 224), DTYPES):
+        times = structured.flow_step(k, getattr(torch, dtype))
+        added = times.best("with") - times.best("without")
+        edges = 2 * k * (k - 1)
+        yield Cell(f"{edges} edges {dtype}", added / times.best("passes"))
+
+
 def _set_up(*sizes: str) -> Iterator[Cell]:
     for size in sizes:
         case = common.system(size, "float64")
@@ -417,6 +427,8 @@ TARGETS: tuple[Target, ...] = (
     Target("channels-last", "50 convolutions, filters of mean zero", "≤ 1.3",
            "what equations make of a step, over the same in contiguous weights", MOST, 1.3,
            _channels_last),
+    Target("flow", "flow conserved on a grid of 1e4 and 1e5 edges, a step of Adam", "≤ 3",
+           "what it adds to a step, over one sparse solve and four products", MOST, 3, _flow_step),
     Target("set-up-small", "set-up, 10 × 100", "≤ 15", "`projector` over LAPACK's QR of Aᵀ", MOST,
            15, lambda: _set_up("10x100")),
     Target("set-up-large", "the same, 500 × 2000", "≤ 1.2", "`projector` over LAPACK's QR of Aᵀ",

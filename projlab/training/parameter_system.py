@@ -12,7 +12,7 @@ from projlab.system.inputs import working_dtype
 from projlab.training.blocks.base import Block, Shift, TouchedEntries, skipped, widest_dtype
 from projlab.training.blocks.factoring import inconsistent, make_block
 from projlab.training.equations import StackedEquations
-from projlab.training.expressions.maps import LinearMap, Sums
+from projlab.training.expressions.maps import LinearMap, Sums, placed
 from projlab.training.memory_order import in_memory_order, laid_out
 from projlab.training.partition import EquationRows, MatrixPlan, SumsPlan, split
 
@@ -93,7 +93,7 @@ class ParameterSystem:
             for term in e.difference.terms:
                 p = self.actual(term.parameter)
                 if not varies(p):
-                    self._constants.append((start, start + e.rows, term))
+                    self._constants.append((start, start + e.rows, placed(term, p.device)))
                     continue
                 if id(p) not in index:
                     index[id(p)] = len(self.parameters)
