@@ -92,7 +92,7 @@ def make_block(
     if strict and not batched and (len(right) > 1 or not constraint.rows.sparse):
         off = _off(solver, right.to(device), tolerance.unit_roundoff(data))
         _refuse(plan, right, off.nonzero().flatten().tolist(), names, data)
-    if isinstance(solver.factor, SparseCholeskyFactor):
+    if isinstance(solver.factor, SparseCholeskyFactor) and solver.kept is None and not batched:
         return SparseBlock(plan, parameters, solver)
     if not isinstance(solver.factor, OrthonormalRows):
         return SolverBlock(plan, parameters, solver, constraint)
