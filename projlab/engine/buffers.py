@@ -64,14 +64,16 @@ class SystemBuffers(nn.Module):
     _known: tuple[Tensor, int, Tensor, int]
     """The entries of A, b, and how often each had been changed when they were last looked at."""
     _known_indices: tuple[Tensor, int]
+    _size: tuple[int, int] | None
+    """The shape of sparse A; None where A is dense."""
+    _entries: str
+    """The name of the buffer with the entries."""
+    _assembled: "_Assembled | None"
 
     def __init__(self) -> None:
         super().__init__()
-        self._size: tuple[int, int] | None = None
-        """The shape of sparse A; None where A is dense."""
-        self._entries = "A"
-        """The name of the buffer with the entries."""
-        self._assembled: _Assembled | None = None
+        # past `nn.Module.__setattr__`, which takes as long as a small factorisation
+        vars(self).update(_size=None, _entries="A", _assembled=None)
 
     @property
     def A(self) -> Tensor:  # noqa: N802  # the mathematics' own name
@@ -92,7 +94,7 @@ class SystemBuffers(nn.Module):
             with torch.inference_mode(False):
                 tensor = assembled(indices, values, self._size)
             made = _Assembled(tensor, tensor._version, indices, values, versions)
-            self._assembled = made
+            vars(self)["_assembled"] = made
         return made.tensor
 
     def _write_back(self) -> None:
@@ -119,19 +121,19 @@ class SystemBuffers(nn.Module):
         self._put({"A_indices": indices, "A_values": values}, (coo.shape[0], coo.shape[1]))
         if A.layout is torch.sparse_coo and constant(values):
             versions = (indices._version, values._version)
-            self._assembled = _Assembled(A, A._version, indices, values, versions)
+            vars(self)["_assembled"] = _Assembled(A, A._version, indices, values, versions)
 
     def _put(self, buffers: Named, size: tuple[int, int] | None) -> None:
         """These in the place of A, and of b where it is among them."""
-        rest = {name: t for name, t in self._buffers.items() if name not in (*ENTRIES, "b")}
-        if "b" not in buffers and "b" in self._buffers:
-            buffers = {**buffers, "b": self._buffers["b"]}  # type: ignore[dict-item]
-        self._buffers = {**buffers, **rest}
-        self._size, self._entries = size, "A" if size is None else "A_values"
-        self._assembled = None
-        if "_known" in self.__dict__:
-            self._known = (UNSEEN, 0, *self._known[2:])
-            self._known_indices = (UNSEEN, 0)
+        own = vars(self)
+        before = own["_buffers"]
+        if "b" not in buffers and "b" in before:
+            buffers = {**buffers, "b": before["b"]}
+        rest = {name: t for name, t in before.items() if name not in (*ENTRIES, "b")}
+        own["_buffers"] = {**buffers, **rest}
+        own.update(_size=size, _entries="A" if size is None else "A_values", _assembled=None)
+        if "_known" in own:
+            own.update(_known=(UNSEEN, 0, *self._known[2:]), _known_indices=(UNSEEN, 0))
 
     def _hold(self, constraint: AffineConstraint) -> None:
         """A and b of a constraint, in its memory."""
@@ -155,10 +157,9 @@ class SystemBuffers(nn.Module):
     def _look(self) -> None:
         """Remember the buffers as they are."""
         own = self._own()
-        entries, b = own[self._entries], own["b"]
-        self._known = (entries, entries._version, b, b._version)
-        indices = own.get("A_indices", UNSEEN)
-        self._known_indices = (indices, indices._version)
+        entries, b, indices = own[self._entries], own["b"], own.get("A_indices", UNSEEN)
+        known = entries, entries._version, b, b._version
+        vars(self).update(_known=known, _known_indices=(indices, indices._version))
 
     def _same(self) -> Same:
         """What has not been changed or assigned to since."""
@@ -213,11 +214,11 @@ class SystemBuffers(nn.Module):
         if not started:
             return
         if name == self._entries:
-            self._known = (UNSEEN, 0, *self._known[2:])
+            vars(self)["_known"] = (UNSEEN, 0, *self._known[2:])
         elif name == "b":
-            self._known = (*self._known[:2], UNSEEN, 0)
+            vars(self)["_known"] = (*self._known[:2], UNSEEN, 0)
         elif name == "A_indices":
-            self._known_indices = (UNSEEN, 0)
+            vars(self)["_known_indices"] = (UNSEEN, 0)
 
     @contextmanager
     def _aside(self) -> Iterator[None]:

@@ -17,13 +17,13 @@ from projlab.engine.project import project
 from projlab.engine.reverse import reverse_mode
 from projlab.engine.select import MANY, asked
 from projlab.engine.setup import build
-from projlab.engine.solver import Direct, needs_function
+from projlab.engine.solver import NOTHING, Direct, needs_function
 from projlab.errors import InputError, ProjlabError, RankDeficientError
 from projlab.numerics.precision import set_up, stated_precision
 from projlab.proof.certificate import Certificate, certify
 from projlab.system.constraint import AffineConstraint, as_constraint
 from projlab.system.inputs import check_vector, to_tensor, working_dtype
-from projlab.system.options import ProjectorKeywords, listed
+from projlab.system.options import Options, ProjectorKeywords, listed
 
 
 @listed
@@ -36,7 +36,8 @@ def projector(
     """Factor A once, and return the projection onto {x : A x = b}.
 
     The projection solves argmin 1/2 ||x - x0||_W^2 subject to A x = b. With redundant rows, A has
-    its numerical rank: the singular values of its equilibrated rows above max(m, n) eps sigma_max.
+    its numerical rank: the singular values of its equilibrated rows above max(m, n) eps sigma_max
+    (float32 data: at most 5 sqrt(min(m, n)) eps sigma_max, ten times what its rounding can do).
 
     Parameters
     ----------
@@ -56,6 +57,9 @@ def projector(
         "drop" rows that follow from the others, or "raise".
     on_inconsistent
         "raise", or "least_squares": project onto {x : A'A x = A'b}, with the rows as given.
+    b_error
+        By how much entries of b may be off, as `AffineConstraint` takes it: rows that contradict
+        each other by no more are not refused, and `reason` says how far they are apart.
 
     Raises
     ------
@@ -100,6 +104,14 @@ class Projector(SystemBuffers):
     Batched A (B, m, n) projects x (B, n) or (B, ..., n).
     """
 
+    _options: Options
+    _constraint: AffineConstraint
+    _dtype: torch.dtype
+    _factors: AnySolver | None
+    _solvers: dict[tuple[torch.dtype, bool], AnySolver]
+    _direct: Direct
+    _mark: Tensor | None
+
     @listed
     def __init__(
         self,
@@ -110,10 +122,11 @@ class Projector(SystemBuffers):
     ) -> None:
         constraint = as_constraint(A, b)
         options = asked(constraint.n, variant, keywords, applications=MANY)
+        constraint = constraint.stating(options.b_error)
         dtype = working_dtype(constraint.dtype)
         solver = None if _is_meta(constraint) else build(constraint, dtype, options, dtype)
         super().__init__()
-        self._options = options
+        vars(self)["_options"] = options
         self._adopt(constraint, constraint.dtype, solver)
 
     def _adopt(
@@ -128,10 +141,8 @@ class Projector(SystemBuffers):
 
         No factors where the constraint is on meta: they are made when A and b have values.
         """
-        self._constraint = constraint
-        self._dtype = dtype
-        self._factors = solver
-        self._solvers: dict[tuple[torch.dtype, bool], AnySolver] = {}
+        # past `nn.Module.__setattr__`, which takes as long as a small factorisation
+        vars(self).update(_constraint=constraint, _dtype=dtype, _factors=solver, _solvers={})
         if solver is not None:
             self._keep(solver)
         if hold:
@@ -140,14 +151,14 @@ class Projector(SystemBuffers):
 
     def _derive(self) -> None:
         """What the hot path looks up: not part of the state, and never copied."""
-        nothing = Direct(lambda _: None, lambda _: False)
-        self._direct = nothing if self._factors is None else self._factors.direct(reverse_mode)
+        solver = self._factors
+        vars(self)["_direct"] = NOTHING if solver is None else solver.direct(reverse_mode)
         self._watch()
 
     def _watch(self) -> None:
         """Remember the buffers as they are: the factors are theirs."""
         self._look()
-        self._mark = compiled.marked(self._watched())
+        vars(self)["_mark"] = compiled.marked(self._watched())
 
     def _watched(self) -> list[Tensor]:
         """The buffers of A, of which a compiled program notices changes."""
@@ -155,8 +166,9 @@ class Projector(SystemBuffers):
 
     def _keep(self, solver: AnySolver) -> None:
         """Under its precision, and whether its rows are independent ones."""
-        for key in {(solver.dtype, False), (solver.dtype, solver.decided)}:
-            self._solvers[key] = solver
+        self._solvers[solver.dtype, False] = solver
+        if solver.decided:
+            self._solvers[solver.dtype, True] = solver
 
     @property
     def _solver(self) -> AnySolver:
@@ -404,9 +416,9 @@ class Projector(SystemBuffers):
         constraint, b = self._constraint, self.b
         same_A = same_A or self._holds(constraint.rows)
         if not same_A:
-            constraint = AffineConstraint(self._rows(), b, constraint.names)
+            constraint = constraint.like(self._rows(), b)
         elif not (same_b or _equal(b, constraint.b)):
-            constraint = AffineConstraint(constraint.rows, b, constraint.names)
+            constraint = constraint.like(constraint.rows, b)
         else:
             self._watch()
             return
@@ -435,6 +447,7 @@ class Projector(SystemBuffers):
             metric=options.metric,
             on_redundant=options.on_redundant,
             on_inconsistent=options.on_inconsistent,
+            b_error=options.b_error,
         )
 
     def _solve(
@@ -621,7 +634,7 @@ class Projector(SystemBuffers):
                     f"{tuple(self.b.shape)}"
                 )
                 return
-            constraint = AffineConstraint(A.to(device), b.to(device), self._constraint.names)
+            constraint = self._constraint.like(A.to(device), b.to(device))
             work = working_dtype(self._dtype)
             solver = build(constraint, work, self._options, self._data(self._dtype))
         except ProjlabError as error:
@@ -675,4 +688,4 @@ def _equal(changed: Tensor, kept: Tensor) -> bool:
 def moved(constraint: AffineConstraint, device: torch.device) -> AffineConstraint:
     """The same equations on another device."""
     rows = constraint.rows.to(device=device)
-    return AffineConstraint(rows, constraint.b.to(device), constraint.names)
+    return constraint.like(rows, constraint.b.to(device))

@@ -32,14 +32,15 @@ from projlab.engine.variants import Factor, get
 from projlab.engine.variants.cholesky import CholeskyFactor
 from projlab.engine.variants.qr import QR
 from projlab.numerics import memory
-from projlab.numerics.precision import lowered, stated_precision
-from projlab.numerics.scaling import power_of_two, widened
-from projlab.numerics.triangular import cholesky_solve, condition_bound, householder, upper
+from projlab.numerics.precision import lowered, outside_inference_mode, stated_precision
+from projlab.numerics.scaling import widened
+from projlab.numerics.triangular import cholesky_solve, condition_bound, householder
 from projlab.system.constraint import AffineConstraint
 from projlab.system.equilibration import Equilibrated, equilibrate
 from projlab.system.options import Options
 from projlab.system.row_choice import pivot_rows
 from projlab.system.rows import DenseRows
+
 
 def build(
     constraint: AffineConstraint, dtype: torch.dtype, options: Options, data: torch.dtype
@@ -68,7 +69,8 @@ def build_one(
                     found = sparse.solver(constraint, system, options, data)
                     if found is not None or options.variant == sparse.NAME:
                         return found or careful.decided(constraint, dtype, options, data)
-                system = replace(system, rows=DenseRows(system.rows.to_dense()))
+                if system.rows.sparse:
+                    system = replace(system, rows=DenseRows(system.rows.to_dense()))
                 solver = _of_full_rank(constraint, system, options, data)
                 if solver is None:
                     solver = _of_some_rows(constraint, system, options, data)
@@ -82,9 +84,10 @@ def build_one(
 @contextmanager
 def _computing(constraint: AffineConstraint) -> Iterator[None]:
     kind = constraint.device.type
-    switched = lowered(torch.float32, kind)  # contexts cost more than a small factorisation
+    # contexts cost as much as a small factorisation, and constants record no graph
+    switched = lowered(torch.float32, kind)
     stated = stated_precision(constraint.device) if switched else nullcontext()
-    with torch.no_grad(), torch.inference_mode(False), stated:
+    with outside_inference_mode(), stated:
         yield
 
 
@@ -106,8 +109,7 @@ def _of_full_rank(
         return None
     E = system.rows.to_dense()
     reflectors = householder(widened(E).mT)
-    R = upper(reflectors.a)
-    bounds = condition_bound(R).reshape(-1).tolist()
+    bounds = condition_bound(reflectors.R).reshape(-1).tolist()
     limit = 1 / (tolerance.PROVEN * tolerance.rank_cutoff(m, n, tolerance.unit_roundoff(data)))
     if not all(bound <= limit for bound in bounds):  # NaN too
         return None
@@ -169,7 +171,7 @@ def _of_some_rows(
         return None
     some = system.rows.select(kept)
     reflectors = householder(some.to_dense().mT)
-    bound = float(condition_bound(upper(reflectors.a)))
+    bound = float(condition_bound(reflectors.R))
     u = tolerance.unit_roundoff(data)
     if not bound <= 1 / (tolerance.PROVEN * tolerance.rank_cutoff(m, n, u)):  # NaN too
         return None
@@ -283,7 +285,7 @@ def _solver(
         facts=facts,
         factor=factor,
         kept=None,
-        units=power_of_two(system.exponent, dtype),
+        units=system.units,
         range_basis=None,
         metric=None,
         c=factor.right_side(f),
