@@ -236,6 +236,11 @@ FAR_ABOVE = 100.0
 where it is this many times larger: the true one is as small as that with a probability below 1e-8
 up to 1e6 rows after six steps (Kuczynski and Wozniakowski, SIAM J. Matrix Anal. Appl. 13 (1992))."""
 
+SMALLER_SHIFT = 2.0**-7
+"""Of `gram_shift`, where that one is too slow to take out: about 2^3 u sqrt(m), as much as rounding
+puts into the Gram matrix and its factor anyway. With redundant rows such a factor may be wrong by
+as much as it holds, which corrections with true residuals show; without, kappa may be larger."""
+
 INNER_STEPS = (0, 8, 24)
 """Steps of preconditioned conjugate gradients within a correction, tried in turn."""
 

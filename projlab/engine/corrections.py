@@ -73,9 +73,7 @@ def probes(count: int, n: int, dtype: torch.dtype, device: torch.device) -> Tens
     return torch.randn((count, n), generator=generator, dtype=dtype, device="cpu").to(device)
 
 
-def corrected(
-    rows: Rows, f: Tensor, products: Products, count: int = PROBES
-) -> Corrected:
+def corrected(rows: Rows, f: Tensor, products: Products, count: int = PROBES) -> Corrected:
     """Correct `count` random vectors and zero, f (m,) or (B, m), until they have come down.
 
     In float64, as is what is looked for: a right side that moves slowly counts like the others.

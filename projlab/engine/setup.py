@@ -227,9 +227,7 @@ def _with_shift(
     L, failed = torch.linalg.cholesky_ex(G)
     if bool(failed.any()):
         return None
-    products = Products(
-        system.rows.matvec, system.rows.rmatvec, lambda r: cholesky_solve(L, r)
-    )
+    products = Products(system.rows.matvec, system.rows.rmatvec, lambda r: cholesky_solve(L, r))
     found = corrected(system.rows, system.f, products)
     if not found.answered:
         return None

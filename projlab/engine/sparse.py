@@ -13,7 +13,7 @@ from projlab.engine.corrections import Corrected
 from projlab.engine.facts import Facts
 from projlab.engine.solver import Solver
 from projlab.engine.variants.sparse_cholesky import (
-    SparseCholeskyFactor,
+    Judged,
     gram_of,
     judged,
     too_slow,
@@ -70,13 +70,11 @@ def solver(
         raise
     # where each correction takes many steps, a dense factor that fits is faster
     steps = tolerance.INNER_STEPS[:1] if fits and auto else tolerance.INNER_STEPS
-    inner, found = judged(gram, system.rows, system.f.double(), steps)
-    factor = SparseCholeskyFactor(
-        *gram.entries, constraint.rows.shape, None, found.passes, inner
-    ).with_gram(gram)
+    best = judged(gram, system.rows, system.f.double(), steps)
+    factor = best.factor(constraint.rows.shape)
     facts = Facts(constraint, system.rows.dtype, options.rank, data, factor=factor)
     try:
-        _require_answer(constraint, found, facts)
+        _require_answer(constraint, best.found, facts)
     except (RankDeficientError, InconsistentError):
         if fits:
             return None
@@ -87,7 +85,7 @@ def solver(
         dtype=system.rows.dtype,
         device=constraint.device,
         variant=NAME,
-        reason=_reason(constraint, gram, found, inner, options, fits),
+        reason=_reason(constraint, best, options, fits),
         facts=facts,
         factor=factor,
         kept=None,
@@ -136,20 +134,17 @@ def _operations(gram: SparseGram | None, options: Options) -> float:
     return calls + tuning.SPARSE_GAIN * (gram.fill.operations + options.applications * each)
 
 
-def _reason(
-    constraint: AffineConstraint,
-    gram: SparseGram,
-    found: Corrected,
-    inner: int,
-    options: Options,
-    fits: bool,
-) -> str:
-    m, n = constraint.m, constraint.n
+def _reason(constraint: AffineConstraint, best: Judged, options: Options, fits: bool) -> str:
+    (m, n), (gram, inner, found) = constraint.rows.shape, best
     steps = f" of {inner} steps of conjugate gradients" if inner else ""
     apart = f", {gram.apart} long columns kept apart" if gram.apart else ""
-    why = "asked for by name" if options.variant == NAME else (
-        f"a dense factor of {m} rows in {n} variables "
-        + ("would take longer" if fits else "does not fit into memory")
+    why = (
+        "asked for by name"
+        if options.variant == NAME
+        else (
+            f"a dense factor of {m} rows in {n} variables "
+            + ("would take longer" if fits else "does not fit into memory")
+        )
     )
     return (
         f"{NAME}: {why}; the sparse factor has {gram.fill.nonzeros:,} nonzeros{apart}, and "

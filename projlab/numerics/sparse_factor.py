@@ -31,10 +31,18 @@ class SparseFactor(ABC):
     m: int
     fill: Fill
     device: torch.device
+    order: Tensor
+    """(m,) which row of M each row of the factor is."""
 
     @abstractmethod
+    def solve_ordered(self, b: Tensor) -> Tensor:
+        """`solve` for vectors whose entries are in the factor's order, in float64."""
+
     def solve(self, b: Tensor) -> Tensor:
         """M^-1 b for vectors b (..., m), in b's dtype; no graph, and NaN goes through."""
+        found = torch.empty(b.shape, dtype=torch.float64, device=b.device)
+        found[..., self.order] = self.solve_ordered(b.detach()[..., self.order].double())
+        return found.to(b.dtype)
 
 
 @dataclass(frozen=True)
@@ -65,8 +73,10 @@ class Prepared:
 REMEDY = "Split the constraint into independent blocks, or leave out the rows that couple them."
 
 
-def prepared(matrix: Any, what: str = "the matrix") -> Prepared:
+def prepared(matrix: Any, what: str = "the matrix", order: Any = None) -> Prepared:
     """Order a symmetric scipy matrix (duplicates summed) and count the fill of its factor.
+
+    In the order given (m,), or one of minimum degree.
 
     Raises
     ------
@@ -88,7 +98,7 @@ def prepared(matrix: Any, what: str = "the matrix") -> Prepared:
         (given.data, given.indices.astype(np.int32), given.indptr.astype(np.int32)),
         shape=given.shape,
     )
-    order = elimination_order(narrow)
+    order = elimination_order(narrow) if order is None else order
     permuted = csc_array(narrow[order][:, order])
     return Prepared(permuted, order, count(permuted))
 
@@ -113,7 +123,7 @@ def factored(
         return SuperLU(ready)
     if device.type != "cuda" or not definite:
         raise no_factor(what, device, definite=definite)
-    return Cholespy(matrix, ready.fill, device)
+    return Cholespy(ready, device)
 
 
 def no_factor(what: str, device: torch.device, *, definite: bool) -> InputError:
@@ -141,8 +151,7 @@ class SuperLU(SparseFactor):
         from scipy.sparse.linalg import splu
 
         self.m, self.fill, self.device = ready.matrix.shape[0], ready.fill, CPU
-        self._order = ready.order
-        self._back = np.argsort(ready.order)
+        self.order = torch.from_numpy(ready.order).long()
         try:
             self._lu = splu(
                 ready.matrix,
@@ -153,19 +162,18 @@ class SuperLU(SparseFactor):
         except RuntimeError as error:  # "Factor is exactly singular"
             raise np.linalg.LinAlgError(str(error)) from error
 
-    def solve(self, b: Tensor) -> Tensor:
-        """See `SparseFactor.solve`."""
-        flat = b.detach().reshape(-1, self.m).numpy()
+    def solve_ordered(self, b: Tensor) -> Tensor:
+        """See `SparseFactor.solve_ordered`."""
+        flat = b.detach().reshape(-1, self.m).contiguous().numpy()
         # (m, k) in columns, as SuperLU takes and gives it
-        given = np.ascontiguousarray(flat[:, self._order], dtype=np.float64).T
-        solved = self._lu.solve(given).T[:, self._back]
-        return torch.from_numpy(solved).to(b.dtype).reshape(b.shape)
+        found = self._lu.solve(flat[0]) if len(flat) == 1 else self._lu.solve(flat.T).T
+        return torch.from_numpy(found).reshape(b.shape)
 
 
 class Cholespy(SparseFactor):
     """By cholespy, on a CUDA device."""
 
-    def __init__(self, matrix: Any, fill: Fill, device: torch.device) -> None:
+    def __init__(self, ready: Prepared, device: torch.device) -> None:
         try:
             from cholespy import CholeskySolverD, MatrixType
         except ImportError as error:
@@ -173,17 +181,18 @@ class Cholespy(SparseFactor):
                 f"a sparse factor on {device} needs cholespy: pip install 'projlab[sparse]', or "
                 "move the system to the CPU"
             ) from error
-        self.m, self.fill, self.device = matrix.shape[0], fill, device
-        coo = matrix.tocoo()
+        self.m, self.fill, self.device = ready.matrix.shape[0], ready.fill, device
+        self.order = torch.from_numpy(ready.order).long().to(device)
+        coo = ready.matrix.tocoo()
         i, j = (torch.from_numpy(t.astype(np.int32)).to(device) for t in (coo.row, coo.col))
         values = torch.from_numpy(coo.data.astype(np.float64)).to(device)
         self._solver = CholeskySolverD(self.m, i, j, values, MatrixType.COO)
 
-    def solve(self, b: Tensor) -> Tensor:
-        """See `SparseFactor.solve`."""
-        columns = b.detach().reshape(-1, self.m).double().mT
+    def solve_ordered(self, b: Tensor) -> Tensor:
+        """See `SparseFactor.solve_ordered`."""
+        columns = b.detach().reshape(-1, self.m).mT
         solved = [self._solved(part.contiguous()) for part in columns.split(_AT_ONCE, dim=1)]
-        return torch.cat(solved, 1).mT.to(b.dtype).reshape(b.shape)
+        return torch.cat(solved, 1).mT.reshape(b.shape)
 
     def _solved(self, b: Tensor) -> Tensor:
         x = torch.empty_like(b)

@@ -12,6 +12,8 @@ Vanderbei, SIAM J. Optim. 5 (1995)). A long row of E makes one long row of E E',
 last and fills nothing else.
 """
 
+from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -45,7 +47,13 @@ _STARTS, _STEPS = 2, 6
 
 
 class SparseGram:
-    """E (m, n) by its products, and the matrix E E' + s I, ready to be factored."""
+    """E (m, n) by its products, and the matrix E E' + s I, ready to be factored.
+
+    Rows are taken in the order in which they are eliminated: entries of E x and of y with E'y are.
+    """
+
+    order: Tensor
+    """(m,) which row of the given ones each row is."""
 
     def __init__(
         self,
@@ -54,17 +62,22 @@ class SparseGram:
         values: Tensor,
         shape: tuple[int, int],
         shift: float,
+        elimination: Tensor | None = None,
     ) -> None:
         self.shape, self.shift, self.device = shape, shift, values.device
         self.entries = rows, cols, values.double()
-        self.E = SparseMatrix(rows, cols, values, shape)
-        self._host = self.E
-        if not values.is_cpu:
-            self._host = SparseMatrix(rows.cpu(), cols.cpu(), values.cpu(), shape)
         self.what = f"the Gram matrix of {shape[0]} x {shape[1]} rows"
-        matrix, self.apart = self._formed(self._host)
-        self.ready: Prepared = prepared(matrix, self.what)
-        self._matrix = None if self.device.type == "cpu" else matrix
+        host = SparseMatrix(*(t.cpu() for t in (rows, cols, values)), shape)
+        matrix, self.apart = self._formed(host)
+        known = None if elimination is None else elimination.cpu().numpy()
+        self.ready: Prepared = prepared(matrix, self.what, known)
+        m, order = shape[0], torch.from_numpy(self.ready.order).long()
+        self.elimination = order.to(self.device)
+        self._own = None if not self.apart else (order < m).nonzero().flatten().to(self.device)
+        self.order = order[order < m].to(self.device)
+        place = torch.empty_like(self.order)
+        place[self.order] = torch.arange(m, device=self.device)
+        self.E = SparseMatrix(*_sorted(place[rows], cols, values), shape)
         self._factor: SparseFactor | None = None
 
     @property
@@ -87,13 +100,24 @@ class SparseGram:
         D, k = csc_array(E.forward[:, long]), int(long.sum())
         return block_array([[G, D], [D.T, -eye_array(k)]], format="csc"), k
 
+    def reshifted(self, shift: float) -> "SparseGram":
+        """The same rows with another shift, not yet factored."""
+        from scipy.sparse import csc_array, diags_array
+
+        change = np.where(self.ready.order < self.shape[0], shift - self.shift, 0.0)
+        other = copy(self)
+        matrix = csc_array(self.ready.matrix + diags_array(change))
+        other.ready = replace(self.ready, matrix=matrix)
+        other.shift, other._factor = shift, None
+        return other
+
     def factor(self) -> None:
         """Factor; see `projlab.numerics.sparse_factor.factored` for what is refused."""
         self.ready.require_memory(self.what, self.device)
         if self.device.type == "cpu":
             self._factor = SuperLU(self.ready)
         elif self.device.type == "cuda" and not self.apart:
-            self._factor = Cholespy(self._matrix, self.fill, self.device)
+            self._factor = Cholespy(self.ready, self.device)
         else:
             raise no_factor(self.what, self.device, definite=not self.apart)
 
@@ -124,10 +148,12 @@ class SparseGram:
 
     def largest(self) -> float:
         """At least the square of the largest singular value of E: ||E||_1 ||E||_inf."""
-        one = torch.ones(max(self.shape), dtype=torch.float64)
-        forward, back = (abs(matrix) for matrix in (self._host.forward, self._host.back))
-        down, across = back @ one[: self.shape[0]].numpy(), forward @ one[: self.shape[1]].numpy()
-        return float(down.max(initial=0.0) * across.max(initial=0.0))
+        down = torch.zeros(self.shape[1], dtype=torch.float64, device=self.device)
+        across = torch.zeros(self.shape[0], dtype=torch.float64, device=self.device)
+        rows, cols, values = self.entries
+        down.index_add_(0, cols, values.abs())
+        across.index_add_(0, rows, values.abs())
+        return float(down.max() * across.max())
 
     def solve(self, r: Tensor, steps: int = 0) -> Tensor:
         """(E E' + s I)^-1 r for vectors (..., m), or nearly (E E')^+ r by that many steps.
@@ -153,14 +179,21 @@ class SparseGram:
         if self._factor is None:
             self.factor()
         assert self._factor is not None
-        if not self.apart:
-            return self._factor.solve(r)
-        return self._factor.solve(torch.nn.functional.pad(r, (0, self.apart)))[..., : len(r.mT)]
+        if self._own is None:
+            return self._factor.solve_ordered(r)
+        whole = r.new_zeros(*r.shape[:-1], self._factor.m)
+        whole[..., self._own] = r
+        return self._factor.solve_ordered(whole)[..., self._own]
 
 
 def _quotient(a: Tensor, b: Tensor) -> Tensor:
     """a / b, and zero where there is nothing left to go along; NaN goes through."""
     return torch.where((b <= 0) | (a <= 0), 0.0, a / b)
+
+
+def _sorted(rows: Tensor, cols: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    order = torch.argsort(rows, stable=True)
+    return rows[order], cols[order], values[order]
 
 
 def _long(counts: Any, m: int) -> Any:

@@ -53,9 +53,7 @@ class SparseMatrix:
 Compressed = tuple[Tensor, Tensor, Tensor, tuple[int, int]]
 
 
-def _compressed(
-    rows: Tensor, cols: Tensor, values: Tensor, shape: tuple[int, ...]
-) -> Compressed:
+def _compressed(rows: Tensor, cols: Tensor, values: Tensor, shape: tuple[int, ...]) -> Compressed:
     """Where each row begins, columns and values, with indices of 32 bits."""
     start = torch.zeros(shape[0] + 1, dtype=torch.int32, device=rows.device)
     start[1:] = torch.cumsum(torch.bincount(rows, minlength=shape[0]), 0)

@@ -16,11 +16,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import count
-from typing import Self
+from typing import NamedTuple, Self
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
 from torch.compiler import is_exporting
 
 from projlab import tolerance
@@ -40,15 +41,19 @@ _numbers = count()
 class SparseCholeskyFactor(Factor):
     """Entries of E, from which all else is made again where it is not there.
 
-    Works in float64 whatever dtype vectors have. B systems are one, block diagonal.
+    Works in float64 whatever dtype vectors have. The entries of B systems are those of one that is
+    block diagonal.
     """
 
     rows: Tensor
     cols: Tensor
     values: Tensor
+    order: Tensor
+    """In which the rows, and columns kept apart, are eliminated."""
     shape: tuple[int, int]
     """Of one system."""
     batch: int | None
+    shift: float
     passes: int
     inner: int
     _number: int = field(init=False, repr=False, compare=False)
@@ -62,7 +67,9 @@ class SparseCholeskyFactor(Factor):
         """Products and factor, made at first use."""
         found = _grams.get(self._number)
         if found is None:
-            found = gram_of(self.rows, self.cols, self.values, self.shape, self.batch)
+            (m, n), systems = self.shape, self.batch or 1
+            whole = systems * m, systems * n
+            found = SparseGram(self.rows, self.cols, self.values, whole, self.shift, self.order)
             found.factor()
             _grams[self._number] = found
         return found
@@ -73,13 +80,10 @@ class SparseCholeskyFactor(Factor):
         return self
 
     def right_side(self, f: Tensor) -> Tensor:
-        return -f
+        return -(f if self.batch is not None else f[..., self.gram.order])
 
     def project(self, x: Tensor, c: Tensor | None) -> Tensor:
-        work, right = self._flat(x).double(), self._right(x, c)
-        for _ in range(self.passes):
-            work = work - self._step(work, right)[0]
-        return self._shaped(work, x).to(x.dtype)
+        return self._solved(x, c)[0]
 
     def project_(self, x: Tensor, c: Tensor | None) -> None:
         if self.batch is not None or x.dtype is not torch.float64:
@@ -90,6 +94,14 @@ class SparseCholeskyFactor(Factor):
             x.sub_(self._step(x, right)[0])
 
     def multipliers(self, x: Tensor, c: Tensor | None) -> Tensor:
+        return self._solved(x, c)[1]
+
+    def _solved(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The projection and its multipliers."""
+        if is_legacy_batchedtensor(x):
+            self.gram  # noqa: B018  # made where the operator finds it
+            systems = 0 if self.batch is None else self.batch
+            return _lanes(x, c, self._number, self.passes, self.inner, systems)
         work, right = self._flat(x).double(), self._right(x, c)
         total: Tensor | None = None
         for _ in range(self.passes):
@@ -97,7 +109,9 @@ class SparseCholeskyFactor(Factor):
             work = work - moved
             total = y if total is None else total + y
         assert total is not None
-        return self._shaped(total, x).to(x.dtype)
+        y = torch.empty_like(total)
+        y[..., self.gram.order] = total
+        return self._shaped(work, x).to(x.dtype), self._shaped(y, x).to(x.dtype)
 
     def to(self, device: torch.device) -> Self:
         moved = super().to(device)
@@ -132,7 +146,22 @@ class SparseCholeskyFactor(Factor):
             return None if c is None else c.double()
         # (B, k, r), or (B, 1, r) or (B, r) for one right side for all vectors
         c = (c.unsqueeze(1) if c.dim() == 2 else c).double()
-        return self._flat(c.expand(-1, x.shape[1], -1))
+        return self._flat(c.expand(-1, x.shape[1], -1))[..., self.gram.order]
+
+
+@torch.library.custom_op("projlab::sparse_cholesky", mutates_args=())
+def _lanes(
+    x: Tensor, c: Tensor | None, number: int, passes: int, inner: int, systems: int
+) -> tuple[Tensor, Tensor]:
+    """`SparseCholeskyFactor._solved` for `is_grads_batched`, which calls operators lane by lane."""
+    gram = _grams[number]
+    batch = systems or None
+    shape = gram.shape[0] // (batch or 1), gram.shape[1] // (batch or 1)
+    factor = SparseCholeskyFactor(
+        *gram.entries, gram.elimination, shape, batch, gram.shift, passes, inner
+    )
+    projected, y = factor.with_gram(gram)._solved(x, c)
+    return projected.clone(), y.clone()
 
 
 def gram_of(
@@ -147,17 +176,43 @@ def gram_of(
     return SparseGram(rows, cols, values.flatten(), shape, tolerance.gram_shift(m))
 
 
+class Judged(NamedTuple):
+    """A factor of the shifted Gram matrix, and what corrections with it came to."""
+
+    gram: SparseGram
+    inner: int
+    """Steps of conjugate gradients in each correction."""
+    found: Corrected
+
+    def factor(self, shape: tuple[int, int], batch: int | None = None) -> SparseCholeskyFactor:
+        """As a factor of systems of this shape."""
+        made = SparseCholeskyFactor(
+            *self.gram.entries,
+            self.gram.elimination,
+            shape,
+            batch,
+            self.gram.shift,
+            self.found.passes,
+            self.inner,
+        )
+        return made.with_gram(self.gram)
+
+
 def judged(
     gram: SparseGram, rows: Rows, f: Tensor, steps: Sequence[int] = tolerance.INNER_STEPS
-) -> tuple[int, Corrected]:
-    """How many steps within a correction do, of those given, and what the corrections came to."""
-    for inner in steps:
-        solve: Callable[[Tensor], Tensor] = partial(gram.solve, steps=inner)
-        products = Products(gram.times, gram.transposed_times, solve)
-        found = corrected(rows, f, products)
+) -> Judged:
+    """The first way that does: this shift or a smaller one, or steps within each correction."""
+    ordered, f = rows.select(gram.order), f[gram.order]
+    ways = [(gram.shift, 0), (gram.shift * tolerance.SMALLER_SHIFT, 0)]
+    ways += [(gram.shift, inner) for inner in steps if inner]
+    for shift, inner in ways:
+        other = gram if shift == gram.shift else gram.reshifted(shift)
+        solve: Callable[[Tensor], Tensor] = partial(other.solve, steps=inner)
+        found = corrected(ordered, f, Products(gram.times, gram.transposed_times, solve))
         if found.at_rest:
             break
-    return inner, found
+    found = found._replace(worst=int(gram.order[found.worst]))
+    return Judged(other, inner, found)
 
 
 class SparseCholesky(Variant):
@@ -169,13 +224,10 @@ class SparseCholesky(Variant):
         gram = gram_of(i, j, values, rows.shape, rows.batch)
         gram.factor()
         whole = SparseRows(*gram.entries, gram.shape)
-        inner, found = judged(gram, whole, whole.values.new_zeros(gram.shape[0]))
-        if not found.at_rest:
-            raise RankDeficientError(too_slow(*gram.shape, found))
-        factor = SparseCholeskyFactor(
-            i, j, values.double(), rows.shape, rows.batch, found.passes, inner
-        )
-        return factor.with_gram(gram)
+        best = judged(gram, whole, whole.values.new_zeros(gram.shape[0]))
+        if not best.found.at_rest:
+            raise RankDeficientError(too_slow(*gram.shape, best.found))
+        return best.factor(rows.shape, rows.batch)
 
     def error_growth(self, condition: float, u: float) -> float:
         return tolerance.backward_stable_growth(condition, u)
