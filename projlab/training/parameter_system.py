@@ -75,7 +75,16 @@ class ParameterSystem:
         if strict:
             self._refuse_empty(empty, b)
         self.blocks: list[Block] = [
-            make_block(plan, self.parameters, b, variant, data, stacked.row_names, strict=strict)
+            make_block(
+                plan,
+                self.parameters,
+                b,
+                variant,
+                data,
+                self._coarsest([]),
+                stacked.row_names,
+                strict=strict,
+            )
             for plan in plans
         ]
         self._right = [block.right_side(self._b) for block in self.blocks]
@@ -120,8 +129,11 @@ class ParameterSystem:
 
     def _data(self) -> torch.dtype:
         """The precision of coefficients and of right sides: constants bring their own."""
-        dtypes = [e.difference.data for e in self.stacked.equations]
-        dtypes += [self.actual(term.parameter).dtype for _, _, term in self._constants]
+        return self._coarsest([self.actual(term.parameter).dtype for _, _, term in self._constants])
+
+    def _coarsest(self, besides: list[torch.dtype]) -> torch.dtype:
+        """float32 where a coefficient, a given right side or one of these is no finer."""
+        dtypes = besides + [e.difference.data for e in self.stacked.equations]
         coarse = any(working_dtype(d) is torch.float32 for d in dtypes)
         return torch.float32 if coarse else torch.float64
 

@@ -33,10 +33,11 @@ class SparseBlock(Block):
         factor = solver.factor
         assert isinstance(factor, SparseCholeskyFactor)
         self.gram, self._steps = factor.gram, factor.inner
-        self.rows = plan.rows.to(solver.device)
+        # in the order of their elimination, as products give them and solves take them
+        self.rows = plan.rows.to(solver.device)[:, self.gram.order]
         self.variant = solver.variant
         self.shape = (len(plan.rows), *solver.shape)
-        self._units = _usable(solver.units[0] * solver.units[1])
+        self._units = _usable((solver.units[0] * solver.units[1])[self.gram.order])
         self.entries = [TouchedEntries(piece, parameters[piece.parameter]) for piece in plan.pieces]
         rows, cols, values = self.gram.entries
         self._absolute = SparseMatrix(rows, cols, values.abs(), solver.shape)
