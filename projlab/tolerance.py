@@ -233,8 +233,9 @@ and at least 1600, 4e5 and 1000 where it was not."""
 
 FAR_ABOVE = 100.0
 """An eigenvalue found from above by a few steps of inverse iteration is taken to be beyond a bound
-where it is this many times larger: the true one is as small as that with a probability below 1e-8
-up to 1e6 rows after six steps (Kuczynski and Wozniakowski, SIAM J. Matrix Anal. Appl. 13 (1992))."""
+where it is this many times larger: up to 1e6 rows and after six steps, the true one is as small as
+that with a probability below 1e-8 (Kuczynski and Wozniakowski, SIAM J. Matrix Anal. Appl. 13
+(1992))."""
 
 SMALLER_SHIFT = 2.0**-7
 """Of `gram_shift`, where that one is too slow to take out: about 2^3 u sqrt(m), as much as rounding
@@ -249,13 +250,14 @@ def shift_unsafe(m: int, condition: float) -> bool:
     """Whether `CORRECTIONS` of `INNER_STEPS` may not take the shift of a Gram matrix out.
 
     Preconditioned by a factor of G + s I, eigenvalues lie between 1 / (1 + s / sigma_min^2) and 1,
-    and sigma_min^2 is at least 1 / (2 kappa^2) (`gram_unsafe`). With their quotient q, k steps leave
-    2 ((sqrt(q) - 1) / (sqrt(q) + 1))^k (Golub and Van Loan, 4th ed., theorem 11.3.3), which must be
-    u after all corrections.
+    and sigma_min^2 is at least 1 / (2 kappa^2) (`gram_unsafe`). With q their quotient, k steps
+    leave 2 ((sqrt(q) - 1) / (sqrt(q) + 1))^k (Golub and Van Loan, 4th ed., theorem 11.3.3), which
+    must be u after all corrections.
     """
     root = math.sqrt(1 + 2 * gram_shift(m) * condition**2)
-    left = 2 * ((root - 1) / (root + 1)) ** INNER_STEPS[-1]
-    return left > unit_roundoff(torch.float64) ** (1 / CORRECTIONS)
+    left: float = 2 * ((root - 1) / (root + 1)) ** INNER_STEPS[-1]
+    enough: float = unit_roundoff(torch.float64) ** (1 / CORRECTIONS)
+    return left > enough
 
 
 STALLED = 2.0**-26

@@ -36,9 +36,11 @@ class Corrected(NamedTuple):
     passes: int
     """Corrections made until a further one would be rounding, or as many as were allowed."""
     moved: float
-    """By a further one, over the length of the vector it corrects: the worst vector's."""
+    """By a further one, over the length of the random vector it corrects: the worst one's."""
     before: float
     """The same, of the last one made."""
+    drift: float
+    """As `moved`, of the projection of zero: what contradicts in f moves it on and on."""
     left: float
     """Of the random vectors' residual, row by row over sum_j |e_ij| |z_j|: the worst row's."""
     off: float
@@ -53,10 +55,7 @@ class Corrected(NamedTuple):
         That is of the residual, and so up to kappa times as much: where the residuals of random
         vectors are rounding and steps no longer shorten, all that a factor could do is done.
         """
-        if self.left > _LIMIT:
-            return False
-        stalled = self.moved > self.before / 2 and self.moved <= tolerance.STALLED
-        return self.moved <= _LIMIT or stalled
+        return self.left <= _LIMIT and _rest(self.moved, self.before)
 
     @property
     def answered(self) -> bool:
@@ -65,6 +64,11 @@ class Corrected(NamedTuple):
 
 
 _LIMIT = tolerance.ANSWERED * tolerance.unit_roundoff(torch.float64)
+
+
+def _rest(moved: float, before: float) -> bool:
+    """Whether a correction is rounding, by its length and that of the one before."""
+    return moved <= _LIMIT or before / 2 < moved <= tolerance.STALLED
 
 
 def probes(count: int, n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -86,21 +90,23 @@ def corrected(rows: Rows, f: Tensor, products: Products, count: int = PROBES) ->
     lengths, sizes = norm(z, dim=-1), rows.abs().matvec(z.abs())
     R = _residual(products, X, f)
     norms = rows.row_norms()
-    done, before = 0, torch.inf
+    done, before, drifted = 0, torch.inf, torch.inf
     while True:
         step = products.transposed_times(products.solve(R))
         length = norm(X - step, dim=-1)
         scale = torch.cat([lengths, length[..., -1:]], -1)
-        moved = float((norm(step, dim=-1) / scale.clamp_min(_TINY)).max())
+        lengths_moved = norm(step, dim=-1) / scale.clamp_min(_TINY)
+        moved, drift = (float(t.max()) for t in lengths_moved.split([count, 1], dim=-1))
         left = float((R[..., :-1, :].abs() / sizes.clamp_min(_TINY)).max())
         allowed = norms * norm(X[..., -1, :], dim=-1, keepdim=True) + f.abs()
         off = (R[..., -1, :].abs() / allowed.clamp_min(_TINY)).flatten()
         worst = int(off.argmax())
-        found = Corrected(done, moved, before, left, float(off[worst]), worst)
+        found = Corrected(done, moved, before, drift, left, float(off[worst]), worst)
         # the first is made whatever it moves, and the last that moves nothing is not
-        if done and (found.at_rest or done == tolerance.CORRECTIONS or not moved < torch.inf):
+        settled = found.at_rest and _rest(drift, drifted)
+        if done and (settled or done == tolerance.CORRECTIONS or not moved < torch.inf):
             return found
-        X, done, before = X - step, done + 1, moved
+        X, done, before, drifted = X - step, done + 1, moved, drift
         R = _residual(products, X, f)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling, is_dynamo_compiling, is_exporting
 
-from projlab.engine import compiled
+from projlab.engine import compiled, sparse
 from projlab.engine.autograd import solve
 from projlab.engine.blocks import AnySolver
 from projlab.engine.buffers import UNSEEN, Named, SystemBuffers, constant
@@ -284,14 +284,19 @@ class Projector(SystemBuffers):
         return self._solve(solver, v.to(solver.dtype), None, homogeneous=True)[0].to(v.dtype)
 
     def multipliers(self, x: Tensor, b: Tensor | None = None) -> Tensor:
-        """Lagrange multipliers y (..., m) with P(x) = x - W^-1 A'y, zero on dropped rows."""
+        """Lagrange multipliers y (..., m) with P(x) = x - W^-1 A'y, zero on dropped rows.
+
+        `sparse_cholesky` drops no row; where some are redundant, y is one of the possible ones.
+        """
         A, right = self._replaced()
         if A is not None:
             raise InputError(
                 "A was replaced by a tensor that a transform or autograd watches, or that keeps no "
                 "count of its changes: multipliers need factors of A; build a projector of it"
             )
-        solver, work, right = self._prepared(x, right if b is None else b, decided=True)
+        right = right if b is None else b
+        drops = right is not None or self._solver.variant != sparse.NAME
+        solver, work, right = self._prepared(x, right, decided=drops)
         y = self._solve(solver, work, right, homogeneous=False, want_multipliers=True)[1]
         assert y is not None
         return y.to(x.dtype)
@@ -519,8 +524,11 @@ class Projector(SystemBuffers):
     @compiled.eager
     def _decide(self, dtype: torch.dtype) -> None:
         """Decide which rows are independent, where that is first needed, and keep their factors."""
-        data = self._data(self._dtype)
+        data, answering = self._data(self._dtype), self._solvers[dtype, False]
         with set_up(), stated_precision(self.device):
+            if answering.independent:
+                self._solvers[dtype, True] = answering
+                return
             solver = decided(self._constraint, dtype, self._options, data)
         self._solvers[dtype, True] = solver
 

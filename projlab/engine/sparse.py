@@ -5,7 +5,6 @@ down to rounding, as in `projlab.engine.setup`. For "auto" it is taken where a d
 more or does not fit.
 """
 
-import numpy as np
 import torch
 
 from projlab import tolerance
@@ -62,11 +61,9 @@ def solver(
         if auto and fits and dense <= _operations(gram, options):
             return None
         gram.factor()
-    except (MemoryLimitError, InputError, np.linalg.LinAlgError) as error:
+    except (MemoryLimitError, InputError, RankDeficientError):
         if fits:
             return None
-        if isinstance(error, np.linalg.LinAlgError):
-            raise RankDeficientError(f"{NAME}: {gram.what} is singular") from error
         raise
     # where each correction takes many steps, a dense factor that fits is faster
     steps = tolerance.INNER_STEPS[:1] if fits and auto else tolerance.INNER_STEPS

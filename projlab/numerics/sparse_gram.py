@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from projlab.errors import RankDeficientError
 from projlab.numerics import memory
 from projlab.numerics.fill import Fill
 from projlab.numerics.sparse_factor import (
@@ -67,7 +68,7 @@ class SparseGram:
         self.shape, self.shift, self.device = shape, shift, values.device
         self.entries = rows, cols, values.double()
         self.what = f"the Gram matrix of {shape[0]} x {shape[1]} rows"
-        host = SparseMatrix(*(t.cpu() for t in (rows, cols, values)), shape)
+        host = SparseMatrix(rows.cpu(), cols.cpu(), values.cpu(), shape)
         matrix, self.apart = self._formed(host)
         known = None if elimination is None else elimination.cpu().numpy()
         self.ready: Prepared = prepared(matrix, self.what, known)
@@ -115,7 +116,12 @@ class SparseGram:
         """Factor; see `projlab.numerics.sparse_factor.factored` for what is refused."""
         self.ready.require_memory(self.what, self.device)
         if self.device.type == "cpu":
-            self._factor = SuperLU(self.ready)
+            try:
+                self._factor = SuperLU(self.ready)
+            except np.linalg.LinAlgError as error:
+                raise RankDeficientError(
+                    f'{self.what} is singular: {error}. Use variant="qr" or "pinv"'
+                ) from error
         elif self.device.type == "cuda" and not self.apart:
             self._factor = Cholespy(self.ready, self.device)
         else:
@@ -197,7 +203,7 @@ def _sorted(rows: Tensor, cols: Tensor, values: Tensor) -> tuple[Tensor, Tensor,
 
 
 def _long(counts: Any, m: int) -> Any:
-    """(n,) which columns are kept apart: those that give E E' most of the terms it is summed from."""
+    """(n,) which columns are kept apart: those with most of the terms that E E' is summed from."""
     none = np.zeros(len(counts), dtype=bool)
     longest = LONG_COLUMN * max(np.sqrt(m), counts.sum() / max(np.count_nonzero(counts), 1))
     long = counts > longest

@@ -55,7 +55,7 @@ class Factor(ABC):
     def multipliers(self, x: Tensor, c: Tensor | None) -> Tensor:
         """y with x - E' y the projection of x."""
 
-    def independent(self, cutoff: float) -> bool:  # noqa: ARG002  # of others
+    def independent(self, cutoff: float) -> bool:
         """Whether the factor tells cheaply that the rank is full, by far, at this cutoff."""
         return False
 
@@ -83,6 +83,8 @@ class Variant(ABC):
     summary: str
     """One line for people who choose."""
     needs_disjoint_rows: bool = False
+    finds_out: bool = False
+    """Whether it tries where theory expects it to be unable, and refuses only what it could not."""
 
     @abstractmethod
     def factor(self, rows: Rows, u: float) -> Factor:

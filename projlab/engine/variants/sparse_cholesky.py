@@ -13,7 +13,7 @@ Large Sparse Positive Definite Systems" (1981). The order and the factor: see
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import count
 from typing import NamedTuple, Self
@@ -101,7 +101,10 @@ class SparseCholeskyFactor(Factor):
         if is_legacy_batchedtensor(x):
             self.gram  # noqa: B018  # made where the operator finds it
             systems = 0 if self.batch is None else self.batch
-            return _lanes(x, c, self._number, self.passes, self.inner, systems)
+            lanes: tuple[Tensor, Tensor] = _lanes(
+                x, c, self._number, self.passes, self.inner, systems
+            )
+            return lanes
         work, right = self._flat(x).double(), self._right(x, c)
         total: Tensor | None = None
         for _ in range(self.passes):
@@ -203,21 +206,28 @@ def judged(
 ) -> Judged:
     """The first way that does: this shift or a smaller one, or steps within each correction."""
     ordered, f = rows.select(gram.order), f[gram.order]
-    ways = [(gram.shift, 0), (gram.shift * tolerance.SMALLER_SHIFT, 0)]
-    ways += [(gram.shift, inner) for inner in steps if inner]
-    for shift, inner in ways:
-        other = gram if shift == gram.shift else gram.reshifted(shift)
-        solve: Callable[[Tensor], Tensor] = partial(other.solve, steps=inner)
-        found = corrected(ordered, f, Products(gram.times, gram.transposed_times, solve))
-        if found.at_rest:
-            break
-    found = found._replace(worst=int(gram.order[found.worst]))
-    return Judged(other, inner, found)
+    best = _tried(gram, 0, ordered, f)
+    if not best.found.at_rest:
+        smaller = gram.reshifted(gram.shift * tolerance.SMALLER_SHIFT)
+        ways = ((smaller, 0), *((gram, inner) for inner in steps if inner))
+        for other, inner in ways:
+            best = _tried(other, inner, ordered, f)
+            if best.found.at_rest:
+                break
+    return best
+
+
+def _tried(gram: SparseGram, inner: int, ordered: Rows, f: Tensor) -> Judged:
+    """One way; rows and f in the order of the factor."""
+    solve: Callable[[Tensor], Tensor] = partial(gram.solve, steps=inner)
+    found = corrected(ordered, f, Products(gram.times, gram.transposed_times, solve))
+    return Judged(gram, inner, found._replace(worst=int(gram.order[found.worst])))
 
 
 class SparseCholesky(Variant):
     name = "sparse_cholesky"
     summary = "sparse factor of the Gram matrix, corrected; errs like kappa u; never made dense"
+    finds_out = True
 
     def factor(self, rows: Rows, u: float) -> SparseCholeskyFactor:
         i, j, values = rows.triplets()
