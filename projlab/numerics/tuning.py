@@ -127,6 +127,11 @@ DENSE_BLOCK = 2**18
 20 ms, as ordering and factoring thousands of sparse rows does."""
 
 
+DECIDABLE = 1e10
+"""Of min(m, n) m n of sparse rows: a dense decision on which of them contradict each other then
+takes a few seconds, and names the combination."""
+
+
 def rows_per_block(W: Tensor) -> int:
     """How many rows of W (..., r, n) are projected onto at a time: all of them where it is best."""
     r, n = W.shape[-2:]
