@@ -15,6 +15,7 @@ from torch import Tensor
 from projlab import tolerance
 from projlab.engine.facts import Facts
 from projlab.engine.solver import Direct, ReverseMode, Solver
+from projlab.engine.variants import Factor
 from projlab.errors import InconsistentError, ProjlabError
 from projlab.numerics import memory, tuning
 from projlab.numerics.precision import lowered, stated_precision
@@ -107,6 +108,10 @@ class BlockSolver:
     def solvers(self) -> list["BlockSolver"]:
         """Itself, as a source of derivatives."""
         return [self]
+
+    def factors(self) -> list[Factor | None]:
+        """Those of the blocks."""
+        return [group.solver.factor for group in self.groups]
 
     def stacked(self) -> "BlockSolver":
         """Itself, as a source of derivatives."""

@@ -1,6 +1,7 @@
 """Setting up: the answer first, and a decision on the rank only where that does not do.
 
-Rows that share no column need no factor, dense rows of full rank a QR whose triangle proves it.
+Operators, and sparse rows that fit no factor, are iterated on (`projlab.engine.iterated`). Rows
+that share no column need no factor, dense rows of full rank a QR whose triangle proves it.
 Where rows may be redundant, a pivoted Cholesky factorisation picks some that carry the others, and
 these get a QR. In batches, or by the name of cholesky, the Gram matrix is factored with a shift too
 small to see, and the projection corrected with true residuals, which takes the shift out of the
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from projlab import tolerance
-from projlab.engine import blocks, careful
+from projlab.engine import blocks, careful, iterated
 from projlab.engine.blocks import AnySolver
 from projlab.engine.facts import Facts
 from projlab.engine.select import Traits, choose, undecided
@@ -51,6 +52,9 @@ def build(
 
     `dtype` is the working precision, `data` that of A and b, which decides rank and consistency.
     """
+    if iterated.by_iteration(constraint, options):
+        with _computing(constraint):
+            return iterated.built(constraint, dtype, options, data)
     if constraint.rows.sparse:
         with _computing(constraint):
             by_blocks = blocks.built(constraint, dtype, options, data, build_one)
@@ -64,6 +68,8 @@ def build_one(
 ) -> Solver:
     """As `build`, without looking for independent blocks."""
     with _computing(constraint):
+        if iterated.last_resort(constraint, options):
+            return iterated.built(constraint, dtype, options, data)
         if _answers_first(constraint, options):
             system = equilibrate(constraint, dtype)
             if not system.rows.disjoint():

@@ -81,6 +81,10 @@ class Solver:
     def solvers(self) -> list["Solver"]:
         return [self]
 
+    def factors(self) -> list[Factor | None]:
+        """What projects, one for each system or block."""
+        return [self.factor]
+
     def stacked(self) -> "Solver":
         return self
 

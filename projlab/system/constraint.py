@@ -10,6 +10,7 @@ from torch import Tensor
 from projlab.errors import InputError
 from projlab.numerics.precision import stated_precision
 from projlab.system.inputs import check_vector, require_finite, to_tensor
+from projlab.system.operator_rows import OperatorRows, is_operator, operator_rows
 from projlab.system.rows import Rows, as_rows
 
 
@@ -21,7 +22,10 @@ class AffineConstraint:
     A
         (m, n); (n,) for one row; (B, m, n) for B systems of one shape. Dense torch or numpy array,
         nested lists, scipy.sparse, or a torch sparse tensor (two-dimensional). Integers and Python
-        numbers are taken as float64. Copied.
+        numbers are taken as float64. Copied. Or an operator: a
+        `scipy.sparse.linalg.LinearOperator`, or any object with `shape`, `matvec` and `rmatvec`,
+        of tensors or of numpy arrays; `matmat` and `rmatmat` are used where both stand beside them.
+        It is kept, not copied, and must not change.
     b
         Scalar, (m,) or (B, m); a scalar holds for every row. None only where A is an
         AffineConstraint already.
@@ -32,7 +36,9 @@ class AffineConstraint:
     ------
     InputError
         Wrong shapes, complex or non-finite entries, different devices, or a tensor that requires
-        grad: A and b are constants here, `projlab.project(x, A, b)` differentiates in them.
+        grad: A and b are constants here, `projlab.project(x, A, b)` differentiates in them. An
+        operator whose products with random vectors are not what they should be (see
+        `projlab.system.operator_rows`).
     """
 
     b: Tensor
@@ -53,7 +59,7 @@ class AffineConstraint:
         if b is None:
             raise InputError("b is missing: give a scalar or one value a row")
         with torch.no_grad(), torch.inference_mode(False):
-            rows = as_rows(A)
+            rows = operator_rows(A) if is_operator(A) else as_rows(A)
             self._set(
                 rows=rows,
                 b=_right_side(b, rows),
@@ -70,9 +76,14 @@ class AffineConstraint:
 
     @cached_property
     def A(self) -> Tensor:  # noqa: N802  # the mathematics' own name
-        """(m, n) or (B, m, n); a sparse COO tensor where A was given sparse."""
+        """(m, n) or (B, m, n); a sparse COO tensor where A is sparse, (m, 0) of an operator."""
         with torch.inference_mode(False):
             return self.rows.as_tensor()
+
+    @property
+    def operator(self) -> Any:
+        """A as given, where it is an operator; None where it has entries."""
+        return self.rows.operator if isinstance(self.rows, OperatorRows) else None
 
     @property
     def m(self) -> int:
@@ -111,7 +122,7 @@ class AffineConstraint:
         return product - b
 
     def __repr__(self) -> str:
-        kind = "sparse " if self.rows.sparse else ""
+        kind = "sparse " if self.rows.sparse else "" if self.operator is None else "operator, "
         batch = "" if self.batch is None else f"{self.batch} systems of "
         return (
             f"AffineConstraint({batch}{self.m} equations in {self.n} variables, "
