@@ -343,7 +343,7 @@ bound on them, by the spectrum, is the same for all; a vector that has its whole
 part of it, and roundings, may take more."""
 
 FINITE_STEPS = 3
-"""Times m steps at most where left vectors are kept orthogonal: m are enough in exact arithmetic."""
+"""Times m steps at most where left vectors are kept orthogonal: m do in exact arithmetic."""
 
 UNSEEN = 0.5
 """Of the smallest singular value that an iteration has met: what is counted on, since the smallest
@@ -359,10 +359,15 @@ CYCLE_DROP = 2.0
 one is computed again; it says nothing below."""
 
 
-def iterated_floor(u: float) -> float:
-    """Of ||E x - f|| over sigma_1 max(||x0||, ||x||): what is wanted where no accuracy is.
+CYCLE_AIM = 0.9
+"""Of what the true residual should come down to: the recurred one, which it need not agree with to
+more than a tenth."""
 
-    Rounding x moves E x by u sigma_1 ||x||; half of that is aimed at. At most `ANSWERED` times u is
+
+def iterated_floor(u: float) -> float:
+    """Of ||E x - f|| over sigma_1 max(||x0||, ||x||): what is wanted unless an accuracy is.
+
+    Rounding x moves E x by u sigma_1 ||x||. At most `ANSWERED` times u is
     accepted where no more can be had. Divided by sigma_min it is kappa u: backward stable.
     """
     return u

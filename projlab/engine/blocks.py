@@ -15,7 +15,6 @@ from torch import Tensor
 from projlab import tolerance
 from projlab.engine.facts import Facts
 from projlab.engine.solver import Direct, ReverseMode, Solver
-from projlab.engine.variants import Factor
 from projlab.errors import InconsistentError, ProjlabError
 from projlab.numerics import memory, tuning
 from projlab.numerics.precision import lowered, stated_precision
@@ -109,9 +108,10 @@ class BlockSolver:
         """Itself, as a source of derivatives."""
         return [self]
 
-    def factors(self) -> list[Factor | None]:
-        """Those of the blocks."""
-        return [group.solver.factor for group in self.groups]
+    @property
+    def opaque(self) -> bool:
+        """As `Solver.opaque`, of any block."""
+        return any(group.solver.opaque for group in self.groups)
 
     def stacked(self) -> "BlockSolver":
         """Itself, as a source of derivatives."""

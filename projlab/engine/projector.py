@@ -157,9 +157,7 @@ class Projector(nn.Module):
         """What the hot path looks up: not part of the state, and never copied."""
         nothing = Direct(lambda _: None, lambda _: False)
         self._direct = nothing if self._factors is None else self._factors.direct(reverse_mode)
-        self._opaque = self._factors is not None and any(
-            factor is not None and factor.opaque for factor in self._factors.factors()
-        )
+        self._opaque = self._factors is not None and self._factors.opaque
         self._watch()
 
     def _watch(self) -> None:

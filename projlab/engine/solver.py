@@ -81,9 +81,10 @@ class Solver:
     def solvers(self) -> list["Solver"]:
         return [self]
 
-    def factors(self) -> list[Factor | None]:
-        """What projects, one for each system or block."""
-        return [self.factor]
+    @property
+    def opaque(self) -> bool:
+        """Whether no transform or compiler may look inside a projection."""
+        return self.factor is not None and self.factor.opaque
 
     def stacked(self) -> "Solver":
         return self

@@ -166,7 +166,8 @@ def solve(
         before.append(u, z)
     v = rmatvec(z)
     a = torch.linalg.vector_norm(v, dim=-1)
-    v, source = v * _inverse(a), z * _inverse(a)  # v = E' source
+    # v is the long one: it keeps its length a, and is divided by it where it is used
+    source = z * _inverse(a)  # v = a E' source
     direction, y = source, torch.zeros_like(r)
     left, bar = b, a
     steps = Steps(0, b, (a > 0) & (b > 0), a)
@@ -175,21 +176,24 @@ def solve(
             steps = steps._replace(active=steps.active & (steps.left > goal(steps)))
             if not bool(steps.active.any()) or (watch is not None and watch(steps)):
                 break
-        u = torch.addcmul(matvec(v), u, a.unsqueeze(-1), value=-1)
+        # zero where nothing moves any more, so that nothing there can overflow
+        inverse = torch.where(steps.active.unsqueeze(-1), _inverse(a), 0)
+        u = torch.addcmul(matvec(v).mul_(inverse), u, a.unsqueeze(-1), value=-1)
         u, z, b = _normed(u if before is None else before.remove(u), precondition)
         if before is not None:
             before.append(u, z)
         spread = b.unsqueeze(-1)
-        v = torch.addcmul(rmatvec(z), v, spread, value=-1)
+        v = rmatvec(z).addcmul_(v, spread * inverse, value=-1)
         source = torch.addcmul(z, source, spread, value=-1)
         a = torch.linalg.vector_norm(v, dim=-1)
-        v, source = v * _inverse(a), source * _inverse(a)
         rho = torch.hypot(bar, b)
         active = steps.active & (rho > 0)
+        source = source.mul_(torch.where(active.unsqueeze(-1), _inverse(a), 0))
         c, s = bar / rho, b / rho
         theta = s * a
         y.addcmul_(direction, torch.where(active, c * left / rho, 0).unsqueeze(-1))
-        direction = torch.addcmul(source, direction, (theta / rho).unsqueeze(-1), value=-1)
+        turn = torch.where(active, theta / rho, 0).unsqueeze(-1)
+        direction = torch.addcmul(source, direction, turn, value=-1)
         left, bar = torch.where(active, s * left, left), -c * a
         if coefficients is not None:
             coefficients.diagonal.append(torch.where(active, rho, 0))

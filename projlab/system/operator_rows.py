@@ -43,7 +43,9 @@ class LinearMap:
         dtype = x.dtype if x.dtype in self.dtypes else _widest(self.dtypes)
         flat = x.detach().reshape(-1, self.shape[1]).to(dtype)
         if self.numpy and self.together is not None and len(flat) > 1:
-            found = self._taken(self.together(flat.cpu().numpy().T), (self.shape[0], len(flat))).T
+            # a copy: what is returned may be the vectors themselves, or a buffer used again
+            columns = self.together(flat.cpu().numpy().T)
+            found = self._taken(columns, (self.shape[0], len(flat))).T.clone()
         else:
             vectors = [self._one(v) for v in flat]
             found = torch.stack(vectors) if vectors else flat.new_zeros(0, self.shape[0])

@@ -207,7 +207,7 @@ class IterativeFactor(Factor):
             # ||r - E E' y||^2 = ||r||^2 - ||E E' y||^2, and x is at least ||E' y|| - ||x0|| long
             moved = (first.square() - at.left.square()).clamp_min(0).sqrt() / self.largest
             grown = relative * (moved - start)
-            return torch.maximum(torch.maximum(wanted, grown) / 2, least)
+            return torch.maximum(torch.maximum(wanted, grown) * tolerance.CYCLE_AIM, least)
 
         y, at = self.run(r, goal, limit, watch=Progress(limit))
         return y, at.taken
@@ -381,7 +381,7 @@ def _learned(blank: IterativeFactor, z: Tensor) -> IterativeFactor:
     coefficients = lsqr.Coefficients()
 
     def goal(at: lsqr.Steps) -> Tensor:
-        floor: Tensor = tolerance.iterated_floor(u) / 2 * start * at.largest
+        floor: Tensor = tolerance.CYCLE_AIM * tolerance.iterated_floor(u) * start * at.largest
         return floor
 
     watch = _Enough(blank.accuracy, start, coefficients, Progress(blank.limit))
