@@ -32,7 +32,7 @@ class Compressed:
         if x.dim() == 1:
             return matrix @ x
         flat = x.reshape(-1, x.shape[-1])
-        product = (matrix @ flat.mT).mT.contiguous() if len(flat) > 1 else (matrix @ flat[0])
+        product = matrix @ flat[0] if len(flat) == 1 else (matrix @ flat.mT).mT.contiguous()
         return product.reshape(*x.shape[:-1], self.size[0])
 
     def to(self, device: torch.device) -> Self:

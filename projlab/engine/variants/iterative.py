@@ -84,6 +84,8 @@ class IterativeFactor(Factor):
     smallest: Tensor
     """Singular value that is counted on, (), or (B, 1) for a batch."""
     largest: Tensor
+    rough: Tensor
+    """What rounding of x is, over u ||x||, as `measure` sees it."""
     left: Tensor
     """Of E x - f, where zero is projected: what redundant rows disagree by."""
     taken: int
@@ -119,6 +121,8 @@ class IterativeFactor(Factor):
 
     def _parts(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
         """Projection and multipliers, as many vectors at once as there is memory for."""
+        if torch._C._functorch.is_legacy_batchedtensor(x):
+            return self._in_lanes(x, c)
         many = x.shape[-2] if x.dim() > 1 else 1
         m, n = self.size
         each = vector_bytes(m, n, x.dtype) * (x.numel() // max(many * n, 1))
@@ -132,6 +136,34 @@ class IterativeFactor(Factor):
             for i, part in enumerate(x.split(together, -2))
         ]
         return torch.cat([p for p, _ in parts], -2), torch.cat([y for _, y in parts], -2)
+
+    def _in_lanes(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
+        """`_parts` of what `torch.autograd.grad(..., is_grads_batched=True)` hands in.
+
+        Its lanes are wrapped in tensors that tell no values, and no function can give a rule.
+        """
+        level = torch._C._vmapmode_increment_nesting() - 1
+        torch._C._vmapmode_decrement_nesting()
+        systems = self.smallest.dim() > 0
+
+        def opened(t: Tensor) -> Tensor:
+            lanes: Tensor = torch._remove_batch_dim(t, level, 1, 0)
+            return lanes.movedim(0, 1).flatten(1, 2) if systems else lanes
+
+        wide = opened(x)
+        lanes = wide.numel() // x.numel()
+        if c is not None and torch._C._functorch.is_legacy_batchedtensor(c):
+            c = opened(c)
+        elif c is not None and systems and c.shape[1] > 1:
+            c = c.repeat(1, lanes, 1)
+
+        def closed(t: Tensor) -> Tensor:
+            apart = t.unflatten(1, (lanes, -1)).movedim(1, 0) if systems else t
+            wrapped: Tensor = torch._add_batch_dim(apart, 0, level)
+            return wrapped
+
+        projected, y = self._parts(wide, c)
+        return closed(projected), closed(y)
 
     def solved(self, x0: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor, int]:
         """Projection, multipliers, and the steps of all cycles.
@@ -185,10 +217,10 @@ class IterativeFactor(Factor):
     def _limits(self, scale: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """What the residual should come down to, and what is accepted where it does not."""
         u = tolerance.unit_roundoff(dtype)
-        floor = tolerance.iterated_floor(u) * self.largest * scale
+        floor = tolerance.iterated_floor(u) * self.rough * scale
         if self.accuracy is None:
             coarse = tolerance.ANSWERED * max(u, self.data)
-            most = coarse * self.largest * scale + 2 * self.left
+            most = coarse * self.rough * scale + 2 * self.left
             return floor, most
         wanted = self.accuracy * self.smallest * scale
         return wanted, wanted
@@ -364,9 +396,28 @@ def prepared(
     limit = tolerance.STEPS
     if m <= tolerance.ORTHOGONAL:
         limit = tolerance.FINITE_STEPS * m + LOOK
+    rough = 0 * one
+    if preconditioner is not None:
+        # rounding has no reason to lie where M is small: as a random vector, by the trace of M
+        g = torch.randn(
+            m, generator=torch.Generator().manual_seed(5), dtype=rows.dtype, device="cpu"
+        )
+        g = g.to(rows.device)
+        rough = torch.linalg.vecdot(g, preconditioner(g)).sqrt()
     products = Products.of(rows)
     blank = IterativeFactor(
-        products, inverse, preconditioner, one, one, 0 * one, 0, limit, accuracy, (m, n), data
+        products,
+        inverse,
+        preconditioner,
+        one,
+        one,
+        rough,
+        0 * one,
+        0,
+        limit,
+        accuracy,
+        (m, n),
+        data,
     )
     generator = torch.Generator().manual_seed(0)
     lead = () if batch is None else (batch, 1)
@@ -381,14 +432,17 @@ def _learned(blank: IterativeFactor, z: Tensor) -> IterativeFactor:
     coefficients = lsqr.Coefficients()
 
     def goal(at: lsqr.Steps) -> Tensor:
-        floor: Tensor = tolerance.CYCLE_AIM * tolerance.iterated_floor(u) * start * at.largest
-        return floor
+        rough = torch.maximum(blank.rough, at.largest)
+        return tolerance.CYCLE_AIM * tolerance.iterated_floor(u) * start * rough
 
     watch = _Enough(blank.accuracy, start, coefficients, Progress(blank.limit))
     y, at = blank.run(blank.products.matvec(z), goal, blank.limit, watch, coefficients)
     smallest, largest = coefficients.extremes()
     learned = replace(
-        blank, smallest=tolerance.UNSEEN * smallest, largest=largest, limit=at.taken + blank.limit
+        blank,
+        smallest=tolerance.UNSEEN * smallest,
+        largest=largest,
+        rough=torch.maximum(blank.rough, largest),
     )
     learned.require_reachable(u)
     more = learned.solved(z - blank.products.rmatvec(y), None)[2]
