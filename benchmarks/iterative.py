@@ -37,7 +37,8 @@ def case(columns: int) -> Case:
     m, each = 3 * columns // 10, 10
     where = np.repeat(np.arange(m), each), rng.integers(0, columns, m * each)
     A = scipy.sparse.csr_array((rng.standard_normal(m * each), where), shape=(m, columns))
-    return Case(A, A @ rng.standard_normal(columns), rng.standard_normal(columns))
+    b: Array = np.asarray(A @ rng.standard_normal(columns))
+    return Case(A, b, rng.standard_normal(columns))
 
 
 def jacobi_cg(system: Case, tolerance: float) -> Callable[[], Array]:
@@ -52,7 +53,8 @@ def jacobi_cg(system: Case, tolerance: float) -> Callable[[], Array]:
         y, failed = cg(gram, A @ x0 - b, rtol=tolerance, atol=0.0, M=jacobi)
         if failed:
             raise AssertionError(f"scipy's cg did not converge: {failed}")
-        return x0 - A.T @ y
+        projected: Array = x0 - A.T @ y
+        return projected
 
     return project
 
@@ -79,16 +81,3 @@ def _check(who: str, x: Array, reference: Array) -> None:
     error = _error(x, reference)
     if error > ACCURACY:
         raise AssertionError(f"{who} errs by {error:.2g}, not within {ACCURACY}")
-
-
-class Iterative:
-    """One projection to `ACCURACY` by iteration."""
-
-    params = ((10_000, 100_000, 1_000_000),)
-    param_names = ("columns",)
-
-    def setup(self, columns):
-        self.project = calls(columns)["projlab"]
-
-    def time_project(self, columns):
-        self.project()

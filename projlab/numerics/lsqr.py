@@ -49,7 +49,7 @@ class Coefficients:
         like = self.diagonal[0]
         parts = (torch.stack(part).double().cpu() for part in (self.diagonal, self.above))
         pairs = zip(*(part.reshape(len(part), -1).T.numpy() for part in parts), strict=True)
-        found = torch.tensor([_extremes(d, above) for d, above in pairs], dtype=torch.float64)
+        found = torch.from_numpy(np.array([_extremes(d, above) for d, above in pairs]))
         smallest, largest = found.reshape(-1, 2).unbind(-1)
         return smallest.to(like).reshape(like.shape), largest.to(like).reshape(like.shape)
 

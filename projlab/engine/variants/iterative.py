@@ -125,7 +125,8 @@ class IterativeFactor(Factor):
             return self._in_lanes(x, c)
         many = x.shape[-2] if x.dim() > 1 else 1
         m, n = self.size
-        each = vector_bytes(m, n, x.dtype) * (x.numel() // max(many * n, 1))
+        systems = x.shape[0] if self.smallest.dim() else 1
+        each = vector_bytes(m, n, x.dtype) * max(systems, 1)
         together = max(1, memory.limit(x.device) // each)
         if many <= together:
             return self.solved(x, c)[:2]
@@ -433,11 +434,12 @@ def _learned(blank: IterativeFactor, z: Tensor) -> IterativeFactor:
 
     def goal(at: lsqr.Steps) -> Tensor:
         rough = torch.maximum(blank.rough, at.largest)
-        return tolerance.CYCLE_AIM * tolerance.iterated_floor(u) * start * rough
+        floor: Tensor = tolerance.CYCLE_AIM * tolerance.iterated_floor(u) * start * rough
+        return floor
 
     watch = _Enough(blank.accuracy, start, coefficients, Progress(blank.limit))
     y, at = blank.run(blank.products.matvec(z), goal, blank.limit, watch, coefficients)
-    smallest, largest = coefficients.extremes()
+    smallest, largest = coefficients.extremes() if at.taken else (blank.smallest, blank.largest)
     learned = replace(
         blank,
         smallest=tolerance.UNSEEN * smallest,
