@@ -377,9 +377,11 @@ def iterated_condition_limit(m: int, n: int, u: float) -> float:
     """kappa up to which cycles of an iteration contract, and so corrections reach rounding.
 
     A run of LSQR errs like a backward-stable method (Bjorck, Elfving and Strakos 1998, section 5):
-    it leaves c kappa u of the distance to the set, and must leave less than half.
+    it leaves c kappa u of the distance to the set, and the `FINITE_STEPS` runs there are steps for
+    must leave u.
     """
-    return REFINEMENT_GAIN / (dimension_factor(m, n) * u)
+    contraction: float = u ** (1 / FINITE_STEPS)
+    return contraction / (dimension_factor(m, n) * u)
 
 
 def iterated_steps(m: int, condition: float, u: float) -> float:
