@@ -198,6 +198,8 @@ def _left(
     off, length = end.r.abs(), torch.linalg.vector_norm(end.x)
     most = tolerance.consistency_factor(tolerance.rank_cutoff(*factor.size, u))
     allowed = most * (system.rows.row_norms() * length + system.f.abs())
+    if constraint.b_error is not None:
+        allowed = allowed + equilibrated_side(constraint.b_error, system.exponent).to(allowed)
     if not bool((off > allowed).any()):
         return end.off
     ratio = off / allowed

@@ -19,13 +19,13 @@ from projlab.engine.project import project
 from projlab.engine.reverse import reverse_mode
 from projlab.engine.select import MANY, asked
 from projlab.engine.setup import build
-from projlab.engine.solver import Direct, needs_function
+from projlab.engine.solver import NOTHING, Direct, needs_function
 from projlab.errors import InputError, ProjlabError, RankDeficientError
 from projlab.numerics.precision import set_up, stated_precision
 from projlab.proof.certificate import Certificate, certify
 from projlab.system.constraint import AffineConstraint, as_constraint
 from projlab.system.inputs import check_vector, to_tensor, working_dtype
-from projlab.system.options import ProjectorKeywords, listed
+from projlab.system.options import Options, ProjectorKeywords, listed
 
 
 @listed
@@ -38,7 +38,8 @@ def projector(
     """Factor A once, and return the projection onto {x : A x = b}.
 
     The projection solves argmin 1/2 ||x - x0||_W^2 subject to A x = b. With redundant rows, A has
-    its numerical rank: the singular values of its equilibrated rows above max(m, n) eps sigma_max.
+    its numerical rank: the singular values of its equilibrated rows above max(m, n) eps sigma_max
+    (float32 data: at most 5 sqrt(min(m, n)) eps sigma_max, ten times what its rounding can do).
 
     Parameters
     ----------
@@ -61,6 +62,9 @@ def projector(
     preconditioner
         About (A A')^-1, symmetric positive definite, for the variant iterative: a function of one
         vector (m,), tensor or array, or a `scipy.sparse.linalg.LinearOperator`.
+    b_error
+        By how much entries of b may be off, as `AffineConstraint` takes it: rows that contradict
+        each other by no more are not refused, and `reason` says how far they are apart.
 
     Raises
     ------
@@ -114,6 +118,15 @@ class Projector(nn.Module):
 
     A: Tensor
     b: Tensor
+    _options: Options
+    _constraint: AffineConstraint
+    _dtype: torch.dtype
+    _factors: AnySolver | None
+    _solvers: dict[tuple[torch.dtype, bool], AnySolver]
+    _direct: Direct
+    _known: tuple[Tensor, int, Tensor, int]
+    """The buffers A and b, each with its version, that the factors are of."""
+    _mark: Tensor | None
 
     @listed
     def __init__(
@@ -125,12 +138,12 @@ class Projector(nn.Module):
     ) -> None:
         constraint = as_constraint(A, b)
         options = asked(constraint.n, variant, keywords, applications=MANY)
+        constraint = constraint.stating(options.b_error)
         dtype = working_dtype(constraint.dtype)
         solver = None if _is_meta(constraint) else build(constraint, dtype, options, dtype)
         super().__init__()
-        self._options = options
+        vars(self)["_options"] = options
         self.register_buffer("A", constraint.A, persistent=constraint.operator is None)
-        self.register_buffer("b", constraint.b)
         self._adopt(constraint, constraint.dtype, solver)
 
     def _adopt(
@@ -144,32 +157,34 @@ class Projector(nn.Module):
 
         No factors where the constraint is on meta: they are made when A and b have values.
         """
-        self._constraint = constraint
-        self._dtype = dtype
-        self._factors = solver
-        self._solvers: dict[tuple[torch.dtype, bool], AnySolver] = {}
+        # past `nn.Module.__setattr__`, which takes as long as a small factorisation
+        vars(self).update(_constraint=constraint, _dtype=dtype, _factors=solver, _solvers={})
         if solver is not None:
             self._keep(solver)
-        self.A, self.b = (constraint.A, constraint.b) if buffers is None else buffers
+        A, b = (constraint.A, constraint.b) if buffers is None else buffers
+        self._buffers.update(A=A, b=b)
         self._derive()
 
     def _derive(self) -> None:
         """What the hot path looks up: not part of the state, and never copied."""
-        nothing = Direct(lambda _: None, lambda _: False)
-        self._direct = nothing if self._factors is None else self._factors.direct(reverse_mode)
-        self._opaque = self._factors is not None and self._factors.opaque
+        solver = self._factors
+        direct = NOTHING if solver is None else solver.direct(reverse_mode)
+        vars(self).update(_direct=direct, _opaque=solver is not None and solver.opaque)
         self._watch()
 
     def _watch(self) -> None:
         """Remember the buffers as they are: the factors are theirs."""
-        A, b = self.A, self.b
-        self._known = (A, A._version, b, b._version)
-        self._mark = compiled.marked(A)
+        A, b = self._buffers["A"], self._buffers["b"]
+        assert A is not None
+        assert b is not None
+        known = A, A._version, b, b._version
+        vars(self).update(_known=known, _mark=compiled.marked(A))
 
     def _keep(self, solver: AnySolver) -> None:
         """Under its precision, and whether its rows are independent ones."""
-        for key in {(solver.dtype, False), (solver.dtype, solver.decided)}:
-            self._solvers[key] = solver
+        self._solvers[solver.dtype, False] = solver
+        if solver.decided:
+            self._solvers[solver.dtype, True] = solver
 
     @property
     def _solver(self) -> AnySolver:
@@ -204,7 +219,11 @@ class Projector(nn.Module):
         """Numerical rank: int, or (B,) tensor for batched A."""
         self._follow()
         ranks = self._solver.facts.ranks
-        return ranks[0] if self._solver.batch is None else torch.tensor(ranks, device="cpu")
+        return (
+            ranks[0]
+            if self._solver.batch is None
+            else torch.tensor(ranks, device="cpu", dtype=torch.long)
+        )
 
     @property
     def condition(self) -> Any:
@@ -392,9 +411,9 @@ class Projector(nn.Module):
         constraint = self._constraint
         same_A = same_A or _equal(A, constraint.A)
         if not same_A:
-            constraint = AffineConstraint(A, b, constraint.names)
+            constraint = constraint.like(A, b)
         elif not (same_b or _equal(b, constraint.b)):
-            constraint = AffineConstraint(constraint.rows, b, constraint.names)
+            constraint = constraint.like(constraint.rows, b)
         else:
             self.A, self.b = A, b
             self._watch()
@@ -425,6 +444,7 @@ class Projector(nn.Module):
             on_redundant=options.on_redundant,
             on_inconsistent=options.on_inconsistent,
             preconditioner=options.preconditioner,
+            b_error=options.b_error,
         )
 
     def _solve(
@@ -638,8 +658,7 @@ class Projector(nn.Module):
             )
             return
         try:
-            rows = A.to(device) if A is not self.A else self._constraint.rows
-            constraint = AffineConstraint(rows, b.to(device), self._constraint.names)
+            constraint = self._constraint.like(A.to(device), b.to(device))
             work = working_dtype(self._dtype)
             solver = build(constraint, work, self._options, self._data(self._dtype))
         except ProjlabError as error:
@@ -682,7 +701,7 @@ class Projector(nn.Module):
         )
 
 
-_UNSEEN = torch.empty(0, device="cpu")
+_UNSEEN = torch.empty(0, device="cpu", dtype=torch.float32)
 """In the place of buffers that were assigned to since the factors were made."""
 
 _DERIVED = frozenset({"_direct", "_known", "_mark", "_opaque"})
@@ -721,4 +740,4 @@ def _equal(changed: Tensor, kept: Tensor) -> bool:
 def moved(constraint: AffineConstraint, device: torch.device) -> AffineConstraint:
     """The same equations on another device."""
     rows = constraint.rows.to(device=device)
-    return AffineConstraint(rows, constraint.b.to(device), constraint.names)
+    return constraint.like(rows, constraint.b.to(device))

@@ -60,13 +60,14 @@ def choose(
         if accuracy is not None and _predicted(variant, system) > accuracy:
             raise AccuracyError(_unreachable(accuracy, system, f'variant "{name}"', variant))
         return variant, f"{name}: asked for by name"
-    able, target = _able(system), _target(system, accuracy)
-    reaching = [v for v in able if _predicted(v, system) <= target]
-    if not reaching:
-        best = min(able, key=lambda v: _predicted(v, system))
-        raise AccuracyError(_unreachable(target, system, "no variant", best))
-    variant = min(reaching, key=lambda v: _cost(v, system, applications))
-    return variant, _reason(variant, able, system, accuracy, target, applications)
+    target = _target(system, accuracy)
+    able = sorted(_able(system), key=lambda v: _cost(v, system, applications))
+    for i, variant in enumerate(able):
+        if _predicted(variant, system) <= target:
+            ruled_out = [v.name for v in able[:i]]
+            return variant, _reason(variant, ruled_out, system, accuracy, applications)
+    best = min(able, key=lambda v: _predicted(v, system))
+    raise AccuracyError(_unreachable(target, system, "no variant", best))
 
 
 def undecided(name: str, system: Traits, accuracy: float | None, applications: int) -> bool:
@@ -123,10 +124,9 @@ def _unreachable(accuracy: float, system: Traits, who: str, best: Variant) -> st
 
 def _reason(
     variant: Variant,
-    able: list[Variant],
+    ruled_out: list[str],
     system: Traits,
     accuracy: float | None,
-    target: float,
     applications: int,
 ) -> str:
     use = "one projection" if applications == 1 else "many projections"
@@ -134,12 +134,6 @@ def _reason(
     if variant.needs_disjoint_rows:
         rows = "one row" if system.m == 1 else f"no two of the {system.m} rows share a column"
         return f"{variant.name}: {rows}, so that a projection costs O(nnz) and needs no matrix"
-    ruled_out = [
-        v.name
-        for v in able
-        if _cost(v, system, applications) < _cost(variant, system, applications)
-        and _predicted(v, system) > target
-    ]
     cheaper = (
         f"{' and '.join(ruled_out)} would be cheaper but loses digits there"
         if ruled_out

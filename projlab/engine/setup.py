@@ -32,9 +32,9 @@ from projlab.engine.variants import Factor, get
 from projlab.engine.variants.cholesky import CholeskyFactor
 from projlab.engine.variants.qr import QR
 from projlab.numerics import memory
-from projlab.numerics.precision import lowered, stated_precision
-from projlab.numerics.scaling import power_of_two, widened
-from projlab.numerics.triangular import condition_bound, householder, upper
+from projlab.numerics.precision import lowered, outside_inference_mode, stated_precision
+from projlab.numerics.scaling import widened
+from projlab.numerics.triangular import condition_bound, householder
 from projlab.system.constraint import AffineConstraint
 from projlab.system.equilibration import Equilibrated, equilibrate
 from projlab.system.options import Options
@@ -73,7 +73,8 @@ def build_one(
         if _answers_first(constraint, options):
             system = equilibrate(constraint, dtype)
             if not system.rows.disjoint():
-                system = replace(system, rows=DenseRows(system.rows.to_dense()))
+                if system.rows.sparse:
+                    system = replace(system, rows=DenseRows(system.rows.to_dense()))
                 solver = _of_full_rank(constraint, system, options, data)
                 if solver is None:
                     solver = _of_some_rows(constraint, system, options, data)
@@ -87,9 +88,10 @@ def build_one(
 @contextmanager
 def _computing(constraint: AffineConstraint) -> Iterator[None]:
     kind = constraint.device.type
-    switched = lowered(torch.float32, kind)  # contexts cost more than a small factorisation
+    # contexts cost as much as a small factorisation, and constants record no graph
+    switched = lowered(torch.float32, kind)
     stated = stated_precision(constraint.device) if switched else nullcontext()
-    with torch.no_grad(), torch.inference_mode(False), stated:
+    with outside_inference_mode(), stated:
         yield
 
 
@@ -111,8 +113,7 @@ def _of_full_rank(
         return None
     E = system.rows.to_dense()
     reflectors = householder(widened(E).mT)
-    R = upper(reflectors.a)
-    bounds = condition_bound(R).reshape(-1).tolist()
+    bounds = condition_bound(reflectors.R).reshape(-1).tolist()
     limit = 1 / (tolerance.PROVEN * tolerance.rank_cutoff(m, n, tolerance.unit_roundoff(data)))
     if not all(bound <= limit for bound in bounds):  # NaN too
         return None
@@ -174,7 +175,7 @@ def _of_some_rows(
         return None
     some = system.rows.select(kept)
     reflectors = householder(some.to_dense().mT)
-    bound = float(condition_bound(upper(reflectors.a)))
+    bound = float(condition_bound(reflectors.R))
     u = tolerance.unit_roundoff(data)
     if not bound <= 1 / (tolerance.PROVEN * tolerance.rank_cutoff(m, n, u)):  # NaN too
         return None
@@ -320,7 +321,7 @@ def _solver(
         facts=facts,
         factor=factor,
         kept=None,
-        units=power_of_two(system.exponent, dtype),
+        units=system.units,
         range_basis=None,
         metric=None,
         c=factor.right_side(f),

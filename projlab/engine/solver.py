@@ -36,6 +36,9 @@ class Direct(NamedTuple):
     in_place: InPlace
 
 
+NOTHING = Direct(lambda _: None, lambda _: False)
+"""Takes no x."""
+
 ReverseMode = Callable[[Tensor, Callable[[Tensor], Tensor], "Solver"], Tensor | None]
 """See `projlab.engine.reverse`."""
 
@@ -62,9 +65,9 @@ class Solver:
     """None where no row is left: the projection is the identity."""
     kept: Tensor | None
     """(r,) or (B, r) rows that the factor holds, None for all; short elements repeat row 0."""
-    units: tuple[Tensor, Tensor]
-    """(r,) or (B, r): their product takes b to the factor's right-hand side, and multipliers back;
-    zero where a row only pads a batch."""
+    units: tuple[Tensor, ...]
+    """(r,) or (B, r), one or two: their product takes b to the factor's right-hand side, and
+    multipliers back; zero where a row only pads a batch."""
     range_basis: Tensor | None
     """(m, r): b is projected onto the range of A first (least squares)."""
     metric: Metric | None
@@ -105,7 +108,7 @@ class Solver:
             device=device,
             factor=None if self.factor is None else self.factor.to(device),
             kept=move(self.kept),
-            units=(self.units[0].to(device), self.units[1].to(device)),
+            units=tuple(t.to(device) for t in self.units),
             range_basis=move(self.range_basis),
             metric=None if self.metric is None else self.metric.to(device),
             c=move(self.c),
@@ -123,8 +126,7 @@ class Solver:
             b = b.to(self.dtype) @ self.range_basis @ self.range_basis.mT
         if self.kept is not None:
             b = b[..., self.kept] if self.batch is None else _gather(b, self.kept)
-        first, second = (self.beside(t) for t in self.units)
-        return self.factor.right_side((b * first * second).to(self.dtype))
+        return self.factor.right_side(self._times_units(b).to(self.dtype))
 
     def for_right_side(self, b: Tensor) -> "Solver | None":
         """The same factors for another b; None where entries on redundant rows must be checked."""
@@ -134,6 +136,11 @@ class Solver:
         b = b.to(torch.promote_types(b.dtype, self.dtype))
         with stated_precision(self.device):
             return replace(self, c=self.right_side(self.beside(b)))
+
+    def _times_units(self, v: Tensor) -> Tensor:
+        for unit in self.units:
+            v = v * self.beside(unit)
+        return v
 
     def beside(self, t: Tensor) -> Tensor:
         """Per-element rows (B, r) beside vectors (B, k, r)."""
@@ -156,8 +163,7 @@ class Solver:
             return x.new_zeros(*x.shape[:-1], m)
         if self.metric is not None:
             x = self.metric.whiten(x, dual=dual)
-        first, second = (self.beside(t) for t in self.units)
-        y = self.factor.multipliers(x, c) * first * second
+        y = self._times_units(self.factor.multipliers(x, c))
         if self.kept is None:
             return y
         whole = y.new_zeros(*y.shape[:-1], m)
@@ -213,12 +219,11 @@ class Solver:
         """The hot path for the constraint's own b, made once."""
         factor, c = self.factor, self.c
         if factor is None or c is None or self.metric is not None:
-            return Direct(lambda _: None, lambda _: False)
+            return NOTHING
         native, project, project_ = factor.bound(c)
         n, dtype, device, single = self.shape[1], self.dtype, self.device, self.batch is None
         on_cpu, exact, kind = device.type == "cpu", dtype is torch.float64, device.type
         one = torch.Size((n,) if self.batch is None else (self.batch, n))
-        in_kernel = None if native is None else native(lambda _: False)
 
         # the two repeat their conditions: a function for them would cost a tenth of a projection
         def fresh(x: Tensor) -> Tensor | None:
@@ -232,9 +237,9 @@ class Solver:
                 return None
             if needs_function(x, None):
                 return reverse_mode(x, project, self) if single else None
-            if in_kernel is not None:
+            if native is not None:
                 y = x.clone()
-                return y if in_kernel(y) else project(x)
+                return y if native(y) else project(x)
             return project(x) if single else project(x.unsqueeze(1)).squeeze(1)
 
         def in_place(x: Tensor) -> bool:
@@ -250,7 +255,7 @@ class Solver:
             project_(x if single else x.unsqueeze(1))
             return True
 
-        return Direct(fresh, in_place if native is None else native(in_place))
+        return Direct(fresh, in_place if native is None else native)
 
     def project_(self, x: Tensor) -> None:
         """In place, x in `dtype` on `device`, no graph: the hot path."""

@@ -5,7 +5,7 @@ behind the back of the code that asks for it.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -29,6 +29,11 @@ def lowered(dtype: torch.dtype, device_type: str) -> bool:
     except RuntimeError:  # the caller uses torch.backends.*.fp32_precision
         return True
     return precision != "highest" or torch.is_autocast_enabled(device_type)
+
+
+def outside_inference_mode() -> AbstractContextManager[object]:
+    """Inside, tensors are made that can be used anywhere."""
+    return torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
 
 
 @contextmanager

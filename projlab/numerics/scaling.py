@@ -22,6 +22,12 @@ def power_of_two(exponent: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     )
 
 
+def exact_power(exponent: Tensor, dtype: torch.dtype) -> Tensor:
+    """2**exponent, for exponents of numbers that are normal in `dtype`."""
+    power = torch.from_numpy(np.ldexp(1.0, exponent.cpu().numpy()))
+    return power.to(device=exponent.device, dtype=dtype)
+
+
 @cache
 def _normal_range(dtype: torch.dtype) -> tuple[float, float]:
     """Exponents of two that are normal numbers: from the first on, below the second."""
@@ -33,8 +39,7 @@ def scale(values: Tensor, exponent: Tensor) -> Tensor:
     """values * 2**exponent, exact short of overflow and underflow."""
     e, (lowest, highest) = exponent.cpu().numpy(), _normal_range(values.dtype)
     if e.size and lowest <= e.min() and e.max() < highest:
-        factor = torch.from_numpy(np.ldexp(1.0, e))
-        return values * factor.to(device=exponent.device, dtype=values.dtype)
+        return values * exact_power(exponent, values.dtype)
     first, second = power_of_two(exponent, values.dtype)
     return values * first * second
 

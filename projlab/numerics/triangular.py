@@ -9,20 +9,21 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 
 class Reflectors(NamedTuple):
-    """A Householder QR as LAPACK leaves it: R above the diagonal of a, the reflectors below."""
+    """A Householder QR as LAPACK leaves it, and its triangle.
+
+    R stands above the diagonal of a too, the reflectors below.
+    """
 
     a: Tensor
     tau: Tensor
+    R: Tensor
+    """(..., m, m)."""
 
 
 def householder(M: Tensor) -> Reflectors:
     """Householder QR of M (..., n, m), the orthogonal factor not formed."""
-    return Reflectors(*torch.geqrf(M))
-
-
-def upper(a: Tensor) -> Tensor:
-    """R (..., m, m) of a Householder QR as LAPACK leaves it."""
-    return a[..., : a.shape[-1], :].triu()
+    a, tau = torch.geqrf(M)
+    return Reflectors(a, tau, a[..., : a.shape[-1], :].triu())
 
 
 def condition_bound(R: Tensor) -> Tensor:

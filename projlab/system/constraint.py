@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from projlab.errors import InputError
-from projlab.numerics.precision import stated_precision
+from projlab.numerics.precision import outside_inference_mode, stated_precision
 from projlab.system.inputs import check_vector, require_finite, to_tensor
 from projlab.system.operator_rows import OperatorRows, is_operator, operator_rows
+from projlab.system.options import check_b_error
 from projlab.system.rows import Rows, as_rows
 
 
@@ -31,6 +32,10 @@ class AffineConstraint:
         AffineConstraint already.
     names
         m row names for messages and diagnoses; "row 0", "row 1", ... by default.
+    b_error
+        By how much each entry of b may be off, beyond its own rounding: absolute, in b's units, a
+        scalar or of b's shape. Rows that contradict each other by no more are consistent; b that is
+        the difference of large numbers carries an error that nobody else can know.
 
     Raises
     ------
@@ -43,13 +48,22 @@ class AffineConstraint:
 
     b: Tensor
     """(m,) or (B, m)."""
-    names: tuple[str, ...]
+    given_names: tuple[str, ...] | None
     rows: Rows
     """A as the engine uses it."""
+    b_error: Tensor | None
+    """Of b's shape, in float64; None where nothing was stated."""
     decided: dict[Any, Any]
     """Ranks and conflicts, once somebody asked (see `projlab.system.analysis`)."""
 
-    def __init__(self, A: Any, b: Any = None, names: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        A: Any,
+        b: Any = None,
+        names: Sequence[str] | None = None,
+        *,
+        b_error: Any = 0.0,
+    ) -> None:
         for name, value in (("A", A), ("b", b)):
             if isinstance(value, Tensor) and value.requires_grad:
                 raise InputError(
@@ -58,14 +72,13 @@ class AffineConstraint:
                 )
         if b is None:
             raise InputError("b is missing: give a scalar or one value a row")
-        with torch.no_grad(), torch.inference_mode(False):
-            rows = operator_rows(A) if is_operator(A) else as_rows(A)
-            self._set(
-                rows=rows,
-                b=_right_side(b, rows),
-                names=_names(names, rows.shape[0]),
-                decided={},
-            )
+        with outside_inference_mode():
+            named = not isinstance(A, Rows) and is_operator(A)
+            rows = operator_rows(A) if named else as_rows(A)
+            right = _right_side(b, rows)
+            stated = None if _is_zero(b_error) else _stated(check_b_error(b_error), right)
+        given = None if names is None else _names(names, rows.shape[0])
+        self._set(rows=rows, b=right, given_names=given, b_error=stated, decided={})
 
     def _set(self, **attributes: object) -> None:
         for name, value in attributes.items():
@@ -77,8 +90,13 @@ class AffineConstraint:
     @cached_property
     def A(self) -> Tensor:  # noqa: N802  # the mathematics' own name
         """(m, n) or (B, m, n); a sparse COO tensor where A is sparse, (m, 0) of an operator."""
-        with torch.inference_mode(False):
+        with outside_inference_mode():
             return self.rows.as_tensor()
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """One a row, as given or "row 0", "row 1", ...; made when first asked for."""
+        return self.given_names or tuple(f"row {i}" for i in range(self.m))
 
     @property
     def operator(self) -> Any:
@@ -110,6 +128,20 @@ class AffineConstraint:
         """Of A and b."""
         return self.rows.device
 
+    def like(self, A: Any, b: Any) -> "AffineConstraint":
+        """Other numbers, with the names and the stated error of these; an operator stays."""
+        error = 0.0 if self.b_error is None else self.b_error
+        rows = A if self.operator is None else self.rows
+        return AffineConstraint(rows, b, self.given_names, b_error=error)
+
+    def stating(self, b_error: Any) -> "AffineConstraint":
+        """The same equations, of which b may be off by `b_error`; themselves where that is zero."""
+        if _is_zero(b_error):
+            return self
+        if self.b_error is not None:
+            raise InputError("b_error is given twice: with the AffineConstraint, and beside it")
+        return AffineConstraint(self.rows, self.b, self.given_names, b_error=b_error)
+
     def residual(self, x: Tensor) -> Tensor:
         """A x - b for x of shape (..., n), or (B, ..., n) where A is batched; shape (..., m)."""
         check_vector(x, self.n, self.batch, self.device)
@@ -139,6 +171,22 @@ def as_constraint(A: Any, b: Any) -> AffineConstraint:
     return A
 
 
+def _is_zero(b_error: Any) -> bool:
+    return isinstance(b_error, float) and b_error == 0
+
+
+def _stated(error: float | Tensor, b: Tensor) -> Tensor | None:
+    if not isinstance(error, Tensor):
+        return None
+    if error.shape not in {torch.Size(()), b.shape[-1:], b.shape}:
+        of_batch = f" or {tuple(b.shape)}" if b.dim() == 2 else ""
+        raise InputError(
+            f"b_error has shape {tuple(error.shape)}; with this A it must be a scalar, "
+            f"({b.shape[-1]},){of_batch}"
+        )
+    return error.to(b.device).expand(b.shape).contiguous()
+
+
 def _right_side(b: Any, rows: Rows) -> Tensor:
     m = rows.shape[0]
     batch = () if rows.batch is None else (rows.batch,)
@@ -153,9 +201,7 @@ def _right_side(b: Any, rows: Rows) -> Tensor:
     return tensor.to(rows.device).expand(*batch, m).contiguous()
 
 
-def _names(names: Sequence[str] | None, m: int) -> tuple[str, ...]:
-    if names is None:
-        return tuple(f"row {i}" for i in range(m))
+def _names(names: Sequence[str], m: int) -> tuple[str, ...]:
     listed = isinstance(names, Sequence) and not isinstance(names, str)
     if not listed or len(names) != m or not all(isinstance(s, str) for s in names):
         raise InputError(f"names must be {m} strings, one a row of A; got {names!r}")

@@ -134,6 +134,9 @@ class OperatorRows(Rows):
         total = exponent if self.exponent is None else self.exponent + exponent
         return replace(self, exponent=total)
 
+    def multiply_rows(self, factor: Tensor) -> "OperatorRows":
+        return self.scale_rows(torch.frexp(factor).exponent - 1)
+
     def row_norms(self) -> Tensor:
         """Estimates, the same every time: the root mean square of products with random vectors."""
         return self._products().square().mean(0).sqrt()

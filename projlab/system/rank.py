@@ -17,7 +17,7 @@ from projlab import tolerance
 from projlab.numerics import memory, tuning
 from projlab.numerics.exact_rank import independent_rows
 from projlab.numerics.scaling import scale, widened
-from projlab.numerics.triangular import Reflectors, householder, upper
+from projlab.numerics.triangular import Reflectors, householder
 from projlab.system.row_choice import choose_rows, rows_given
 from projlab.system.rows import DenseRows, Rows
 
@@ -58,7 +58,7 @@ class Rank:
         """The same decision with the singular values that `reflectors` still tell."""
         if self.measured or self.reflectors is None:
             return self
-        sigma = torch.linalg.svdvals(upper(self.reflectors.a))
+        sigma = torch.linalg.svdvals(self.reflectors.R)
         condition = float(sigma[0] / sigma[-1])
         return replace(
             self, condition=condition, gap=(1 / condition, 0.0), sigma=sigma, measured=True
@@ -118,7 +118,7 @@ def _factored(E: Tensor, zero: Tensor, u: float, rule: RankRule) -> Rank:
     counted = count(sigma if tail is None else tail, cutoff, extended=tail is not None)
     kept = None
     if rule == "exact":
-        kept = torch.tensor(independent_rows(E.cpu().numpy()), device=E.device)
+        kept = torch.tensor(independent_rows(E.cpu().numpy()), device=E.device, dtype=torch.long)
         counted = counted.at(len(kept))
     if counted.rank == len(nonzero):
         decision = all_kept(nonzero, zero, counted.condition, sigma, counted.gap, counted.ambiguous)
@@ -153,7 +153,7 @@ class Counted(NamedTuple):
 
 
 def wide_data(u: float) -> bool:
-    """Whether an SVD in float64 could round as much as the data itself."""
+    """Whether the data is float64's, so that an SVD in float64 could round as much as it does."""
     return u < tolerance.FLOAT32_ROUNDOFF
 
 
@@ -211,13 +211,13 @@ def decide_each(rows: Rows, u: float, rule: RankRule) -> tuple[Rank, ...]:
             f"the rank decision of {B} systems of {m} x {n} rows",
             rows.device,
         )
-        R, (a, tau) = triangle(widened(rows.to_dense()))
+        R, every_one = triangle(widened(rows.to_dense()))
         limit = 1 / (tolerance.PROVEN * cutoff_of(rule, m, n, u))
         bounds = (_norm_bound(R) * _norm_bound(_inverse(R))).tolist()
         every = torch.arange(m, device=R.device)
         for i, bound in enumerate(bounds):
             if bound <= limit:
-                proven[i] = _proven(every, bound, Reflectors(a[i], tau[i]))
+                proven[i] = _proven(every, bound, Reflectors(*(t[i] for t in every_one)))
     return tuple(proven[i] if i in proven else decide(rows.element(i), u, rule) for i in range(B))
 
 
@@ -277,7 +277,7 @@ def triangle(E: Tensor) -> tuple[Tensor, Reflectors]:
     With its reflectors, from which a factorisation need not start again.
     """
     reflectors = householder(E.mT if E.shape[-2] <= E.shape[-1] else E)
-    return upper(reflectors.a), reflectors
+    return reflectors.R, reflectors
 
 
 def extended_precision_tail(

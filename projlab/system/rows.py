@@ -99,6 +99,10 @@ class Rows(ABC):
         """Each row times 2**exponent, exactly; exponent is (m,) or (B, m)."""
 
     @abstractmethod
+    def multiply_rows(self, factor: Tensor) -> Self:
+        """Each row times its factor, a power of two; factor is (m,) or (B, m)."""
+
+    @abstractmethod
     def divide_columns(self, d: Tensor) -> Self:
         """Column j divided by d_j, d (n,)."""
 
@@ -153,7 +157,8 @@ class DenseRows(Rows):
     def to(
         self, dtype: torch.dtype | None = None, device: torch.device | None = None
     ) -> "DenseRows":
-        return DenseRows(self.entries.to(device=device, dtype=dtype))
+        entries = self.entries.to(device=device, dtype=dtype)
+        return self if entries is self.entries else DenseRows(entries)
 
     def to_dense(self) -> Tensor:
         return self.entries
@@ -194,6 +199,9 @@ class DenseRows(Rows):
     def scale_rows(self, exponent: Tensor) -> "DenseRows":
         return DenseRows(scale(self.entries, exponent.unsqueeze(-1)))
 
+    def multiply_rows(self, factor: Tensor) -> "DenseRows":
+        return DenseRows(self.entries * factor.unsqueeze(-1))
+
     def divide_columns(self, d: Tensor) -> "DenseRows":
         return DenseRows(self.entries / d)
 
@@ -222,7 +230,11 @@ class DenseRows(Rows):
         return int(rows[0]), int(rows[1]), column
 
     def disjoint(self) -> bool:
-        # the first two rows tell in most systems
+        # a few entries tell of most dense systems, the first two rows of most others
+        if self.entries.dim() == 2 and any(
+            map(all, zip(*self.entries[:2, :2].tolist(), strict=True))
+        ):
+            return self.shape[0] < 2
         first = self.entries[..., :2, :] != 0
         if self.shape[0] > 1 and bool(first.all(-2).any()):
             return False
@@ -309,6 +321,9 @@ class SparseRows(Rows):
 
     def scale_rows(self, exponent: Tensor) -> "SparseRows":
         return self._with(scale(self.values, exponent[self.rows]))
+
+    def multiply_rows(self, factor: Tensor) -> "SparseRows":
+        return self._with(self.values * factor[self.rows])
 
     def divide_columns(self, d: Tensor) -> "SparseRows":
         return self._with(self.values / d[self.cols])

@@ -107,13 +107,11 @@ class NativeRows:
         self._dtype = W.dtype
         self._shape = W.shape if W.dim() == 3 else (None, *W.shape)
         self._most = tuning.most_native_vectors(W)
-        self._zeros = W.new_zeros(W.shape[-2])
+        self._zeros: Tensor | None = None
         self._kernel = kernel
 
-    def for_vectors(
-        self, c: Tensor, otherwise: Callable[[Tensor], bool]
-    ) -> Callable[[Tensor], bool]:
-        """`project_` of x (n,) or (k, n) for this c (r,), or `otherwise` what it does not take.
+    def for_vectors(self, c: Tensor) -> Callable[[Tensor], bool]:
+        """`project_` of x (n,) or (k, n) for this c (r,).
 
         Checks of x are most of a small projection's time: `project_` for any x takes 0.3 us more.
         """
@@ -135,19 +133,19 @@ class NativeRows:
                 and not _len_torch_dispatch_stack()
                 and not _is_tracing()
             ):
-                return otherwise(x)
+                return False
             k, shape = 1, x.shape
             if shape != vector:
                 k = shape[0] if len(shape) == 2 and shape[1] == n else 0
                 if not 0 < k <= most:
-                    return otherwise(x)
+                    return False
             try:
                 at = x.data_ptr()
                 if at == 0:
-                    return otherwise(x)
+                    return False
                 increment_version(x)
             except RuntimeError:
-                return otherwise(x)
+                return False
             kernel(at, k, address)
             return True
 
@@ -185,7 +183,10 @@ class NativeRows:
             if c is not None:
                 step = 0 if c.shape[1] == 1 else m
                 c, system = c.contiguous(), m * c.shape[1]
-        c = self._zeros if c is None else c
+        if c is None:
+            if self._zeros is None:
+                self._zeros = self._W.new_zeros(m)
+            c = self._zeros
         try:  # functorch's wrappers have no memory, or one at zero
             at, right = x.data_ptr(), c.data_ptr()
             if at == 0 or right == 0:

@@ -18,8 +18,8 @@ InPlace = Callable[[Tensor], bool]
 class Bound(NamedTuple):
     """One projection of vectors that are known to fit, as functions of x alone."""
 
-    native: Callable[[InPlace], InPlace] | None
-    """Makes of a function in place one that asks a kernel first, which checks x itself."""
+    native: InPlace | None
+    """By a kernel, which checks x itself."""
     project: Callable[[Tensor], Tensor]
     project_: Callable[[Tensor], object]
 

@@ -6,7 +6,6 @@ is orthogonal to the others, so that their coordinates are the same before and a
 """
 
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from torch import Tensor, addmv
@@ -46,7 +45,7 @@ class OrthonormalRows(Factor):
     def bound(self, c: Tensor) -> Bound:
         object.__setattr__(self, "_native", native.rows(self.W))
         if self._native is not None and not self._systems:
-            return super().bound(c)._replace(native=partial(self._native.for_vectors, c))
+            return super().bound(c)._replace(native=self._native.for_vectors(c))
         if self._native is not None or self._negated is None:
             return super().bound(c)
         M, N = self.W, self._negated

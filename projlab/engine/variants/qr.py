@@ -15,7 +15,7 @@ from projlab.engine.variants.base import Variant
 from projlab.engine.variants.orthonormal import OrthonormalRows
 from projlab.numerics import tuning
 from projlab.numerics.scaling import widened
-from projlab.numerics.triangular import Reflectors, householder, triangular_solve, upper
+from projlab.numerics.triangular import Reflectors, householder, triangular_solve
 from projlab.system.rows import Rows
 
 
@@ -55,9 +55,9 @@ class QR(Variant):
         return self.factor_from(householder(widened(rows.to_dense()).mT), rows, u)
 
     def factor_from(self, reflectors: Reflectors, rows: Rows, u: float) -> QRFactor:
-        E, (a, tau) = rows.to_dense(), reflectors
+        E, (a, tau, R) = rows.to_dense(), reflectors
         W = torch.linalg.householder_product(a, tau).mT.to(E).contiguous()
-        R = upper(a).to(E)
+        R = R.to(E)
         if E.dim() == 2 and len(R) >= tuning.IN_PARTS:
             k = len(R) // 2
             return QRFactor(W, *(t.clone() for t in (R[:k, :k], R[:k, k:], R[k:, k:])))

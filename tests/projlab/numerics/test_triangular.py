@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from projlab.numerics.triangular import columns, triangular_solve, uncolumns, upper
+from projlab.numerics.triangular import columns, householder, triangular_solve, uncolumns
 
 F64 = torch.float64
 
@@ -39,10 +39,9 @@ def test_what_is_below_the_diagonal_is_not_read():
 
 @pytest.mark.parametrize("lead", [(), (3,)])
 @pytest.mark.parametrize("n", [4, 9])
-def test_upper_is_the_R_of_a_householder_QR(n, lead):
+def test_the_reflectors_have_the_R_of_a_QR(n, lead):
     M = torch.randn(*lead, n, 4, dtype=F64)
-    a, _ = torch.geqrf(M)
-    R = upper(a)
+    R = householder(M).R
     assert R.shape == (*lead, 4, 4)
     assert torch.equal(R, torch.linalg.qr(M, mode="r").R)
     assert torch.equal(R, R.triu())
