@@ -11,6 +11,7 @@ from projlab.system.constraint import AffineConstraint
 from projlab.system.inputs import working_dtype
 from projlab.training.blocks.base import Block, Shift, TouchedEntries, skipped, widest_dtype
 from projlab.training.blocks.factoring import inconsistent, make_block
+from projlab.training.blocks.sums import SumsBlock, alike
 from projlab.training.equations import StackedEquations
 from projlab.training.expressions.maps import LinearMap, Sums
 from projlab.training.memory_order import in_memory_order, laid_out
@@ -74,9 +75,14 @@ class ParameterSystem:
         )
         if strict:
             self._refuse_empty(empty, b)
+        sums = [plan for plan in plans if isinstance(plan, SumsPlan)]
         self.blocks: list[Block] = [
+            SumsBlock(same, self.parameters) for same in alike(sums, self.parameters)
+        ]
+        self.blocks += [
             make_block(plan, self.parameters, b, variant, data, stacked.row_names, strict=strict)
             for plan in plans
+            if not isinstance(plan, SumsPlan)
         ]
         self._right = [block.right_side(self._b) for block in self.blocks]
         if not self._constants:

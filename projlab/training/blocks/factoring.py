@@ -18,10 +18,9 @@ from projlab.training.blocks.base import Block
 from projlab.training.blocks.margins import MarginsBlock
 from projlab.training.blocks.matrix import MatrixBlock
 from projlab.training.blocks.solver import SolverBlock
-from projlab.training.blocks.sums import SumsBlock
 from projlab.training.blocks.ties import TiesBlock
 from projlab.training.grids import MarginsPlan
-from projlab.training.partition import MatrixPlan, Plan, SumsPlan
+from projlab.training.partition import MatrixPlan
 from projlab.training.ties import TiesPlan
 
 STEPS = 10**6
@@ -29,7 +28,7 @@ STEPS = 10**6
 
 
 def make_block(
-    plan: Plan,
+    plan: MarginsPlan | TiesPlan | MatrixPlan,
     parameters: Sequence[Tensor],
     b: Tensor,
     variant: str,
@@ -58,8 +57,6 @@ def make_block(
     InputError, AccuracyError, MemoryLimitError, RankDeficientError
         As `projlab.projector`.
     """
-    if isinstance(plan, SumsPlan):
-        return SumsBlock(plan, parameters)
     if isinstance(plan, MarginsPlan):
         margins = MarginsBlock(plan, parameters)
         if strict:

@@ -214,7 +214,7 @@ class MarginsBlock(Block):
     def _sum(self, i: int, view: Tensor) -> Tensor:
         """The sums of equation i without its scale, in the shape of its margin, of the grid."""
         if self._by_product[i]:
-            return column_sums(view.mT).mT
+            return column_sums(view)
         dims = self.margins[i].dims
         return view.sum(dims, keepdim=True, dtype=self.work) if dims else view.to(self.work)
 
