@@ -88,6 +88,9 @@ class ParameterSystem:
         if not self._constants:
             for block, b in zip(self.blocks, self._right, strict=True):
                 block.fix(b)
+        self._reads = reads_values(device)
+        """Whether values are looked at, to save passes: only where that does not wait."""
+        self._strides = [p.stride() for p in self.parameters]
         self._addresses: list[int] = []
 
     def _varying(self, varies: Callable[[Tensor], bool], strict: bool) -> list[EquationRows]:
@@ -200,12 +203,13 @@ class ParameterSystem:
         left = []
         for block, b in self._current():
             r = block.residual(b)
-            once = skip is None and self._reads and block.one_is_enough(b, r)
-            # a second correction for what the first leaves by rounding
-            for another in (False,) if once else (True, False):
+            if skip is not None or not (self._reads and block.one_is_enough(b, r)):
+                # a second correction for what the first leaves by rounding
                 block.subtract(skipped(r, skip))
-                if another or last:
-                    r = block.residual(b)
+                r = block.residual(b)
+            block.subtract(skipped(r, skip))
+            if last:
+                r = block.residual(b)
             left.append(r)
         return left
 
@@ -223,11 +227,6 @@ class ParameterSystem:
                 if once:
                     break
 
-    @property
-    def _reads(self) -> bool:
-        """Whether values are looked at, to save passes: only where that does not wait."""
-        return reads_values(self._b.device)
-
     def project_in_metric_(self, inverse: list[Tensor], skip: Tensor | None) -> None:
         """Onto the set in the diagonal metric whose inverse is given for each parameter."""
         inverse = [laid_out(w, p) for w, p in zip(inverse, self.parameters, strict=True)]
@@ -240,12 +239,15 @@ class ParameterSystem:
         if shift is not None:
             self._bind()
         # blocks read gradients as they read the parameters
-        own = [laid_out(g, p) for g, p in zip(gs, self.parameters, strict=True)]
+        own = gs
+        if [g.stride() for g in gs] != self._strides:
+            own = [laid_out(g, p) for g, p in zip(gs, self.parameters, strict=True)]
         for block in self.blocks:
             block.tangent(own, shift)
-        for g, projected in zip(gs, own, strict=True):
-            if projected is not g:
-                g.copy_(projected)
+        if own is not gs:
+            for g, projected in zip(gs, own, strict=True):
+                if projected is not g:
+                    g.copy_(projected)
 
     def residuals(self) -> list[Tensor]:
         """A x - b, block by block."""

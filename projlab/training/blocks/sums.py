@@ -151,6 +151,9 @@ class SumsBlock(Block):
 
     def _subtract(self, views: Sequence[Tensor], r: Tensor) -> None:
         rs = self._rs if r is self._r else r.unbind(0)
+        if len(views) == 1:
+            views[0].sub_(rs[0], alpha=self._steps[0])
+            return
         count = len(rs)
         for i, step in enumerate(self._steps):
             torch._foreach_sub_(views[i * count : (i + 1) * count], rs, alpha=step)
