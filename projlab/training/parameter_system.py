@@ -188,6 +188,7 @@ class ParameterSystem:
         return list(zip(self.blocks, self.right_sides(), strict=True))
 
     def _bind(self) -> None:
+        """Blocks to the parameters' present memory."""
         addresses = [p.data_ptr() for p in self.parameters]
         if addresses != self._addresses:
             values = self.values()
@@ -201,7 +202,8 @@ class ParameterSystem:
         Nothing moves where `skip` is true.
         """
         left = []
-        for block, b in self._current():
+        self._bind()
+        for block, b in zip(self.blocks, self.right_sides(), strict=True):
             r = block.residual(b)
             if skip is not None or not (self._reads and block.one_is_enough(b, r)):
                 # a second correction for what the first leaves by rounding

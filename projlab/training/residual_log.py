@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from projlab.training.blocks.base import largest_of
 from projlab.training.parameter_system import reads_values
 
 _LARGEST = torch.finfo(torch.float32).max
@@ -29,11 +30,11 @@ class ResidualLog:
             self._largest = torch.zeros((), device=device)
 
     def record(self, residuals: list[Tensor]) -> None:
-        """One step, by the residuals of all blocks, which are overwritten."""
+        """One step, by the residuals of all blocks."""
         if not isinstance(self.steps, Tensor):
             worst = 0.0
             for r in residuals:
-                size = r.abs_().max().item()
+                size = largest_of(r)
                 if size > worst or size != size:  # NaN stays: nothing is larger
                     worst = size
             self._written[self.steps % self.size] = math.inf if worst > _LARGEST else worst

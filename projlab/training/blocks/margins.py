@@ -23,7 +23,7 @@ from torch import Tensor
 
 from projlab import tolerance
 from projlab.numerics import tuning
-from projlab.training.blocks.base import Block, Shift, widest_dtype
+from projlab.training.blocks.base import Block, Shift, largest_of, widest_dtype
 from projlab.training.blocks.sums import column_sums, sums_by_product
 from projlab.training.expressions.maps import Sums
 from projlab.training.grids import Margin, MarginsPlan
@@ -38,9 +38,7 @@ class _Corrections:
     parts: list[Tensor]
     """In the shapes of their margins."""
     factors: tuple[Tensor, Tensor] | None
-    """(1, s_1) and (s_2, 1), where their product is what is subtracted."""
-    transposed: bool
-    """Whether the product is that of the transposed matrix."""
+    """Of rows and columns, (1, s) and (t, 1), where their product is what is subtracted."""
 
     @staticmethod
     def of(margins: Sequence[Margin], like: Tensor, *, product: bool) -> "_Corrections":
@@ -53,18 +51,15 @@ class _Corrections:
         parts = zip(flat.split(sizes), margins, strict=True)
         factors = None
         if product:
-            factors = memory[: 2 * before].view(2, -1).T, memory[2 * before :].view(2, -1)
-        return _Corrections(
-            flat,
-            [part.view(m.rows.shape) for part, m in parts],
-            factors,
-            product and margins[0].dims == (0,),
-        )
+            first, second = memory[: 2 * before].view(2, -1), memory[2 * before :].view(2, -1)
+            rows_first = margins[0].dims == (1,)
+            factors = (first.T, second) if rows_first else (second.T, first)
+        return _Corrections(flat, [part.view(m.rows.shape) for part, m in parts], factors)
 
     def subtract_from(self, view: Tensor) -> None:
         """From the grid."""
         if self.factors is not None:
-            (view.mT if self.transposed else view).addmm_(*self.factors, alpha=-1)
+            view.addmm_(*self.factors, alpha=-1)
             return
         for s in self.parts:
             view.sub_(s)
@@ -168,8 +163,8 @@ class MarginsBlock(Block):
 
     def one_is_enough(self, b: Tensor, r: Tensor) -> bool:
         if self.b_at_least > 0:
-            largest = float(r.abs().max())
-            if tolerance.ONE_CORRECTION * self._spreading * largest <= self.b_at_least:
+            needed = tolerance.ONE_CORRECTION * self._spreading * largest_of(r)
+            if needed <= self.b_at_least:
                 return True
         return super().one_is_enough(b, r)
 
@@ -264,7 +259,8 @@ class MarginsBlock(Block):
     def _correct(self, r: Tensor) -> _Corrections:
         """The corrections that a residual asks for."""
         flat = self._corrections.flat
-        torch.mul(r[: len(flat)], self._lengths, out=flat)
+        independent = r if len(r) == len(flat) else r[: len(flat)]
+        torch.mul(independent, self._lengths, out=flat)
         self._separate(self._corrections.parts)
         return self._corrections
 

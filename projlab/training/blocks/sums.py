@@ -13,7 +13,7 @@ from torch import Tensor
 
 from projlab import tolerance
 from projlab.numerics import tuning
-from projlab.training.blocks.base import Block, Shift, skipped, widest_dtype
+from projlab.training.blocks.base import Block, Shift, largest_of, skipped, widest_dtype
 from projlab.training.expressions.maps import Sums
 from projlab.training.partition import SumsPlan
 
@@ -114,7 +114,7 @@ class SumsBlock(Block):
     def one_is_enough(self, b: Tensor, r: Tensor) -> bool:
         if (
             self.b_at_least > 0
-            and tolerance.ONE_CORRECTION * r.abs().max().item() <= self.b_at_least
+            and tolerance.ONE_CORRECTION * largest_of(r) <= self.b_at_least
         ):
             return True
         return super().one_is_enough(b, r)
@@ -138,8 +138,12 @@ class SumsBlock(Block):
 
     def _sums(self, views: Sequence[Tensor], shift: Shift | None = None) -> Tensor:
         """A x, or A (g + shift * x) for views of gradients; overwritten by the next one."""
-        for v, x, out in zip(self._views, views, self._outs, strict=True):
-            v.sum(x, self.work, out)
+        work, total = self.work, torch.sum
+        for x, out, v in zip(views, self._outs, self._views, strict=True):
+            if v.by_product:
+                v.sum(x, work, out)
+            else:
+                total(x, v.dims, True, dtype=work, out=out)
         if shift is not None:
             for v, x, out in zip(self._views, self._own, self._outs, strict=True):
                 out.add_(v.sum(x, self.work) * shift[v.parameter])
