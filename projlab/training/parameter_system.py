@@ -11,11 +11,11 @@ from projlab.system.constraint import AffineConstraint
 from projlab.system.inputs import working_dtype
 from projlab.training.blocks.base import Block, Shift, TouchedEntries, skipped, widest_dtype
 from projlab.training.blocks.factoring import inconsistent, make_block
-from projlab.training.blocks.sums import SumsBlock, alike
+from projlab.training.blocks.sums import SumsBlock
 from projlab.training.equations import StackedEquations
 from projlab.training.expressions.maps import LinearMap, Sums
 from projlab.training.memory_order import in_memory_order, laid_out
-from projlab.training.partition import EquationRows, MatrixPlan, SumsPlan, split
+from projlab.training.partition import EquationRows, MatrixPlan, SumsPlan, alike, split
 
 
 def reads_values(device: torch.device) -> bool:

@@ -7,7 +7,7 @@ of the graph that joins a row to the entries it holds, and components of one sha
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -23,6 +23,9 @@ from projlab.training.ties import Graph, TiesPlan, ties
 
 FEW = 16
 """Blocks of different shapes that are worth a kernel launch each; more are put together."""
+
+SHORT = 2**10
+"""Entries of a row up to which gathering costs less than the operators on its view."""
 
 
 class EquationRows(NamedTuple):
@@ -121,7 +124,9 @@ def split(
     if join and len(views) > FEW:
         # many views of no common pattern: one block that gathers is faster than a launch for each
         small = [v for v in views if v.rows.numel() == 1]
-        if len(small) > FEW:
+        entries = sum(t.count for v in small for _, t in v.terms)
+        short = entries < SHORT * len(small)
+        if len(small) > FEW and (short or len(alike(small, parameters)) > FEW):
             views = [v for v in views if v.rows.numel() != 1]
             scattered += [EquationRows(int(v.rows), v.rows.shape, v.terms) for v in small]
     components, empty = _stored(scattered, parameters, structured=structured, join=join)
@@ -231,6 +236,18 @@ def _overlaps(
             else:
                 owner[footprint] = i + 1
     return pairs
+
+
+def alike(plans: Iterable[SumsPlan], parameters: Sequence[Tensor]) -> list[list[SumsPlan]]:
+    """Plans that one block can hold, together: equal sums of parameters that are laid out alike."""
+    groups: dict[object, list[SumsPlan]] = {}
+    for plan in plans:
+        terms = tuple(
+            (t.scale, t.out, t.inner, q.dtype, q.shape, q.stride())
+            for q, t in ((parameters[p], t) for p, t in plan.terms)
+        )
+        groups.setdefault((plan.rows.shape, terms), []).append(plan)
+    return list(groups.values())
 
 
 def _merged(views: list[SumsPlan]) -> list[SumsPlan]:

@@ -128,7 +128,9 @@ class MarginsBlock(Block):
             self._sum(i, self._own, self._parts[i])
         for i in range(len(self._independent), len(self._parts)):
             finer, dims = self._parts[self._finer[i]], self.margins[i].dims
-            torch.sum(finer, dims, True, out=self._parts[i]) if dims else self._parts[i].copy_(finer)
+            torch.sum(finer, dims, True, out=self._parts[i]) if dims else self._parts[i].copy_(
+                finer
+            )
         r = self._r
         if self._scales is not None:
             r.mul_(self._scales)
@@ -295,9 +297,7 @@ def _multiplied(grid: Sums) -> bool:
     return min(stride for _, stride in grid.out) == 1
 
 
-def _coupling(
-    margins: Sequence[Margin], i: int, j: int
-) -> tuple[int, int, tuple[int, ...], float]:
+def _coupling(margins: Sequence[Margin], i: int, j: int) -> tuple[int, int, tuple[int, ...], float]:
     """How a correction of equation j enters number i: summed over which axes, and times what."""
     shape = margins[j].rows.shape
     dims = tuple(d for d in margins[i].dims if shape[d] > 1)

@@ -4,7 +4,7 @@ Equal sums of several parameters, as of the weights of equal layers, are one blo
 the entries is one operator a parameter, and whatever is done to residuals is done to all at once.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -50,7 +50,7 @@ class SumsBlock(Block):
     Parameters
     ----------
     plans
-        Of one shape, with equal terms over parameters of equal dtypes (`alike`).
+        Of one shape, with equal terms over parameters of equal dtypes (`partition.alike`).
     """
 
     disjoint = True
@@ -112,10 +112,7 @@ class SumsBlock(Block):
         self._subtract(self._own, r)
 
     def one_is_enough(self, b: Tensor, r: Tensor) -> bool:
-        if (
-            self.b_at_least > 0
-            and tolerance.ONE_CORRECTION * largest_of(r) <= self.b_at_least
-        ):
+        if self.b_at_least > 0 and tolerance.ONE_CORRECTION * largest_of(r) <= self.b_at_least:
             return True
         return super().one_is_enough(b, r)
 
@@ -132,7 +129,7 @@ class SumsBlock(Block):
         for view, weight, own in zip(self._own, weights, ys, strict=True):
             view.sub_(own * weight)
 
-    def _added(self, sums: Sequence[Tensor], factors: Tensor) -> Tensor:
+    def _added(self, sums: list[Tensor], factors: Tensor) -> Tensor:
         """What the terms come to together, in the shape of the residual."""
         return (torch.stack(sums).view(self._sums_of_terms.shape) * factors).sum(0)
 
@@ -153,7 +150,7 @@ class SumsBlock(Block):
             torch.sum(self._sums_of_terms, 0, out=self._r)
         return self._r
 
-    def _subtract(self, views: Sequence[Tensor], r: Tensor) -> None:
+    def _subtract(self, views: list[Tensor], r: Tensor) -> None:
         rs = self._rs if r is self._r else r.unbind(0)
         if len(views) == 1:
             views[0].sub_(rs[0], alpha=self._steps[0])
@@ -161,18 +158,6 @@ class SumsBlock(Block):
         count = len(rs)
         for i, step in enumerate(self._steps):
             torch._foreach_sub_(views[i * count : (i + 1) * count], rs, alpha=step)
-
-
-def alike(plans: Iterable[SumsPlan], parameters: Sequence[Tensor]) -> list[list[SumsPlan]]:
-    """Plans that one block can hold, together: equal sums of parameters that are laid out alike."""
-    groups: dict[object, list[SumsPlan]] = {}
-    for plan in plans:
-        terms = tuple(
-            (t.scale, t.out, t.inner, q.dtype, q.shape, q.stride())
-            for q, t in ((parameters[p], t) for p, t in plan.terms)
-        )
-        groups.setdefault((plan.rows.shape, terms), []).append(plan)
-    return list(groups.values())
 
 
 def _laid(
