@@ -29,6 +29,8 @@ class _View(NamedTuple):
     dims: tuple[int, ...]
     """The dimensions that are added up."""
     by_product: bool
+    ones: Tensor | None
+    """By which a short matrix is multiplied: half the time of a sum of so few entries."""
 
     def of(self, ts: Sequence[Tensor]) -> Tensor:
         """The view, of parameters or of gradients."""
@@ -37,6 +39,9 @@ class _View(NamedTuple):
 
     def sum(self, x: Tensor, work: torch.dtype, out: Tensor | None = None) -> Tensor:
         """The sums of a view, with its dimensions kept."""
+        if self.ones is not None:
+            left, right = (self.ones, x) if self.dims == (0,) else (x, self.ones)
+            return torch.mm(left, right, out=out)
         if not self.by_product:
             return torch.sum(x, self.dims, True, dtype=work, out=out)
         if self.dims == (0,):
@@ -137,7 +142,7 @@ class SumsBlock(Block):
         """A x, or A (g + shift * x) for views of gradients; overwritten by the next one."""
         work, total = self.work, torch.sum
         for x, out, v in zip(views, self._outs, self._views, strict=True):
-            if v.by_product:
+            if v.by_product or v.ones is not None:
                 v.sum(x, work, out)
             else:
                 total(x, v.dims, True, dtype=work, out=out)
@@ -178,7 +183,7 @@ def _laid(
             assert f is not None
             t = replace(t, out=tuple(t.out[i] for i in order))
             product = len(kept) == 2 and _by_product(t, parameters[p], work)
-            views.append(_View(p, t, True, f[2], product))
+            views.append(_View(p, t, True, f[2], product, _ones(parameters[p], f[2], work)))
         return rows, views
     # every view gets as many inner axes, so that sums that keep them broadcast to all views
     axes = max(1, *(len(t.inner) for _, t in plan.terms))
@@ -186,7 +191,7 @@ def _laid(
     views = []
     for p, t in plan.terms:
         t = replace(t, inner=t.inner + ((1, 1),) * (axes - len(t.inner)))
-        views.append(_View(p, t, False, dims, _by_product(t, parameters[p], work)))
+        views.append(_View(p, t, False, dims, _by_product(t, parameters[p], work), None))
     return plan.rows.reshape(*plan.rows.shape, *[1] * axes), views
 
 
@@ -206,6 +211,18 @@ def _dimensions(
     order = sorted(range(len(sums.out)), key=lambda i: dimension.get(sums.out[i], -1))
     kept = tuple(1 if d in inner else shape[d] for d in range(parameter.dim()))
     return tuple(order), kept, inner
+
+
+def _ones(parameter: Tensor, dims: tuple[int, ...], work: torch.dtype) -> Tensor | None:
+    """Those that add up a short matrix on the CPU in one product of few terms; else None."""
+    if parameter.device.type != "cpu" or parameter.dtype is not work or parameter.dim() != 2:
+        return None
+    if len(dims) > 1 or parameter.numel() > tuning.SHORT or not parameter.is_contiguous():
+        return None
+    length = parameter.shape[dims[0]]
+    if length > tuning.PIECE:
+        return None
+    return parameter.new_ones((1, length) if dims == (0,) else (length, 1), requires_grad=False)
 
 
 def _by_product(sums: Sums, parameter: Tensor, work: torch.dtype) -> bool:
