@@ -85,9 +85,7 @@ def under(path: Path, parts: Parts, key: str) -> tuple[Parts, str | None]:
     """
     found = _under(parts, key)
     if found is None:
-        raise wrong(
-            path, f"holds no {shown(key)}, but {listed(list(parts))}", "a key that it holds"
-        )
+        raise wrong(path, f"holds no {shown(key)}, but {held_by(parts)}", "a key that it holds")
     return found
 
 
@@ -128,10 +126,28 @@ def _matrices(parts: Parts, prefix: str, depth: int) -> Iterator[str]:
             yield from _matrices(part, f"{prefix}{name}.", depth - 1)
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """A number of things, in the singular where it is one."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def held_by(parts: Parts) -> str:
+    """What there is, by name; of a part that holds others, what is in it."""
+    names = []
+    for name, part in parts.items():
+        inside = f" ({listed(list(part), 4)})" if isinstance(part, Mapping) else ""
+        names.append(f"{printable(name)}{inside}")
+    return listed(names)
+
+
+def printable(name: str) -> str:
+    """A name as it is, or quoted where it would disturb a sentence."""
+    return name if name.isprintable() and len(name) <= 60 else shown(name)
+
+
 def listed(names: list[str], most: int = 8) -> str:
     """Names for a sentence: the first few, and how many more there are."""
     if not names:
         return "nothing"
-    texts = [name if name.isprintable() and len(name) <= 60 else shown(name) for name in names]
-    more = f" and {len(texts) - most} more" if len(texts) > most else ""
-    return ", ".join(texts[:most]) + more
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -19,8 +19,10 @@ from projlab.files.contents import (
     Contents,
     Format,
     Parts,
+    held_by,
     keys_with_matrices,
     listed,
+    printable,
     under,
 )
 from projlab.files.find import companion, format_of
@@ -119,7 +121,7 @@ def _system(
     path: Path, format_: Format, parts: Parts, named: str | None, notes: list[str]
 ) -> LoadedSystem:
     """Check what a file holds and put it into the form that everything else takes."""
-    held = listed(list(map(str, parts)))
+    held = held_by(parts)
     name = named or _matrix_name(path, format_, parts, held)
     if name is None:
         A: Matrix = from_parts(path, parts, notes)
@@ -135,7 +137,7 @@ def _system(
     point = "x0" if "x0" in parts else "x"
     left_out = [key for key in parts if key not in {*used, right, point, "names"}]
     if left_out:
-        notes.append(f"left out: {listed(left_out)}")
+        notes.append(f"left out: {listed(list(map(printable, left_out)))}")
     if name in ("Aeq", "A_eq"):
         notes.append(f"the equations are {name} and {right}")
     return LoadedSystem(
@@ -199,7 +201,7 @@ def _vector_file(path: Path, name: str, length: int, of: Path, notes: list[str])
     elif is_sparse_by_parts(parts):
         value = from_parts(path, parts, notes)
     else:
-        raise wrong(path, f"holds {listed(list(parts))}", f"one vector, or one named {name}")
+        raise wrong(path, f"holds {held_by(parts)}", f"one vector, or one named {name}")
     return vector(path, name, value, length, of.name, notes)
 
 

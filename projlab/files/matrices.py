@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from projlab.files.arrays import Matrix, Vector, integers, is_scipy_sparse, is_torch_sparse, numbers
-from projlab.files.contents import SPARSE_KEYS, Parts, Unread
+from projlab.files.contents import SPARSE_KEYS, Parts, Unread, counted
 from projlab.files.refusal import believe, believe_shape, shown, wrong
 
 SPARSE_PARTS: Mapping[str, tuple[str, ...]] = {
@@ -175,5 +175,7 @@ def _summed(coo: sp.coo_array, notes: list[str]) -> sp.csr_array:
     A = sp.csr_array(coo)
     A.sum_duplicates()
     if twice := coo.nnz - A.nnz:
-        notes.append(f"{twice} entries stand where another does: they are summed")
+        notes.append(
+            f"{counted(twice, 'entry stands', 'entries stand')} where another does: summed"
+        )
     return A

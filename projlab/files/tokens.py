@@ -7,12 +7,10 @@ last, Fortran's exponents D and d among them, and is rounded to the nearest floa
 
 from __future__ import annotations
 
-import math
 import re
 
 PATTERN = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eEdD][+-]?[0-9]+)?"
 _NUMBER = re.compile(PATTERN)
-_WORD = re.compile(r"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
 _FORTRAN = str.maketrans("dD", "ee")
 
 
@@ -24,16 +22,22 @@ def number(token: str) -> float:
     ValueError
         The token is neither.
     """
-    if _NUMBER.fullmatch(token):
-        return float(token.translate(_FORTRAN))
-    if _WORD.fullmatch(token):
-        return float(token)
+    if "_" not in token and token.isascii():  # else Python takes more than decimal numbers
+        try:
+            return float(token)
+        except ValueError:
+            if _NUMBER.fullmatch(token):
+                return float(token.translate(_FORTRAN))
     raise ValueError(token)
 
 
 def is_number(token: str) -> bool:
     """Whether `number` takes it."""
-    return bool(_NUMBER.fullmatch(token) or _WORD.fullmatch(token))
+    try:
+        number(token)
+    except ValueError:
+        return False
+    return True
 
 
 def why_not(token: str) -> str:
@@ -41,11 +45,3 @@ def why_not(token: str) -> str:
     if re.fullmatch(r"[+-]?[0-9]+,[0-9]+(?:[eEdD][+-]?[0-9]+)?", token):
         return " (a decimal point, no comma)"
     return ""
-
-
-def finite(token: str) -> float:
-    """As `number`, but NaN, infinity and what overflows raise OverflowError."""
-    value = number(token)
-    if not math.isfinite(value):
-        raise OverflowError(token)
-    return value

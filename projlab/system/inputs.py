@@ -46,9 +46,10 @@ def to_tensor(value: Any, name: str) -> Tensor:
 def _refuse_masks(value: Any, name: str) -> None:
     """A masked entry has no value, and numpy hands over the number below the mask."""
     if isinstance(value, np.ma.MaskedArray):
+        masked = int(np.ma.getmaskarray(value).sum())
         raise InputError(
-            f"{name} is a masked array ({int(np.ma.getmaskarray(value).sum())} entries are masked), "
-            f"and a masked entry has no value; fill them ({name}.filled(0.0)), or leave their rows out"
+            f"{name} is a masked array, {masked} of its entries are masked, and these have no "
+            f"value; fill them ({name}.filled(0.0)), or leave their rows out"
         )
     if isinstance(value, list | tuple):
         for part in value:

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from projlab.files.contents import Contents, Format, listed
+from projlab.files.contents import Contents, Format, counted, listed, printable
 from projlab.files.refusal import place, reading, shown, wrong
 from projlab.files.text import unpacked
 from projlab.files.tokens import is_number, number, why_not
@@ -77,7 +77,7 @@ def _lines(path: Path, text: str) -> tuple[list[_Line], list[str]]:
     if said := re.fullmatch(r'"?sep=(.)"?\s*', first):
         delimiter = said[1]
         del kept[next(iter(kept))]
-    notes = [f"{len(comments)} comment lines, which start with #"] if comments else []
+    notes = [f"{counted(len(comments), 'comment line')}, by #"] if comments else []
     if delimiter == " ":
         return [_Line(i, line.split()) for i, line in kept.items()], notes
     return _quoted(path, kept, delimiter), notes
@@ -91,7 +91,9 @@ def _delimiter(line: str) -> str:
 def _quoted(path: Path, kept: dict[int, str], delimiter: str) -> list[_Line]:
     """The cells, which may be quoted and then hold line ends."""
     numbers = list(kept)
-    rows = csv.reader(io.StringIO("".join(kept.values()), newline=""), "excel", delimiter=delimiter)
+    rows = csv.reader(
+        io.StringIO("".join(kept.values()), newline=""), "excel", delimiter=delimiter, strict=True
+    )
     lines, before = [], 0
     with reading(path, WHAT, WANTED):
         for cells in rows:
@@ -165,8 +167,8 @@ def _with_header(
     variables = [i for i in range(len(titles)) if i not in taken]
     _require_titles(path, titles, variables)
     parts["A"] = _block(path, body, variables)
-    said = f"the first line is a header: {len(variables)} variables"
-    said += f" ({listed([titles[i] for i in variables], 4)})"
+    shown_titles = listed([printable(titles[i]) for i in variables], 4)
+    said = f"the first line is a header: {counted(len(variables), 'variable')} ({shown_titles})"
     if rights:
         parts["b"] = _block(path, body, rights, "b")[:, 0]
         said += f", b in column {rights[0] + 1} ({shown(titles[rights[0]])})"

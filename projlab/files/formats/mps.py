@@ -9,6 +9,7 @@ leave out entries below 1e-12, refuse those above 1e15, and of an entry given tw
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import NoReturn
 import numpy as np
 import scipy.sparse as sp
 
-from projlab.files.contents import Contents, Format, listed
+from projlab.files.contents import Contents, Format, counted, listed
 from projlab.files.refusal import place, shown, wrong
 from projlab.files.text import unpacked
 from projlab.files.tokens import number, why_not
@@ -38,18 +39,14 @@ DISCRETE = frozenset({"SOS", "SOS1", "SOS2", "SETS", "BRANCH", "PRIORITY", "CSEC
 """Sections that narrow the set further: left out, and said."""
 
 
-@dataclass(frozen=True)
-class _Word:
-    text: str
-    column: int
-
-
 @dataclass
 class _Program:
     """What was read so far."""
 
     path: Path
     line: int = 0
+    content: str = ""
+    fixed: bool = False
     types: dict[str, str] = field(default_factory=dict)
     columns: dict[str, int] = field(default_factory=dict)
     entries: dict[tuple[str, str], float] = field(default_factory=dict)
@@ -61,31 +58,46 @@ class _Program:
     in_integers: bool = False
     left_out: list[str] = field(default_factory=list)
 
-    def refuse(self, holds: str, word: _Word | None = None, wanted: str = WANTED) -> NoReturn:
-        where = f"in line {self.line}" if word is None else place(self.line, word.column)
+    def refuse(self, holds: str, word: int | None = None, wanted: str = WANTED) -> NoReturn:
+        """Raise the refusal of the line, or of one of its words, counted as `words` gives them."""
+        where = (
+            f"in line {self.line}" if word is None else place(self.line, self.columns_of()[word])
+        )
         raise wrong(self.path, f"{holds} {where}", wanted)
+
+    def words(self) -> list[str]:
+        """The words of the line; in the fixed format the fields that are not blank."""
+        if not self.fixed:
+            return self.content.split()
+        return [text for start, end in FIXED if (text := self.content[start:end].strip())]
+
+    def columns_of(self) -> list[int]:
+        """Where the words start, counted from one."""
+        if not self.fixed:
+            return [word.start() + 1 for word in re.finditer(r"\S+", self.content)]
+        return [start + 1 for start, end in FIXED if self.content[start:end].strip()]
 
 
 def read(path: Path) -> Contents:
     """Read the equations of a linear program by their names."""
-    program = _Program(path)
+    text = unpacked(path, WHAT, WANTED).decode("utf-8", errors="surrogateescape")
+    lines = text.split("\n")
+    program = _Program(path, fixed=_is_fixed(lines))
     section = ""
-    lines = unpacked(path, WHAT, WANTED).decode("utf-8", errors="surrogateescape").split("\n")
-    fixed = _is_fixed(lines)
-    for program.line, line in enumerate(lines, 1):
+    for number_, line in enumerate(lines, 1):
         content = line.rstrip()
-        if not content or content.startswith("*"):
+        if not content or content[0] == "*":
             continue
+        program.line, program.content = number_, content
         if section == "ENDATA":
-            program.left_out.append(
-                f"what follows ENDATA, from line {program.line} on, is left out"
-            )
+            program.left_out.append(f"what follows ENDATA, from line {number_} on, is left out")
             break
         if not content[0].isspace():
             section = _section(program, content)
         elif section in READERS:
-            words = _fields(program, content) if fixed else _split(content)
-            READERS[section](program, words)
+            if program.fixed:
+                _require_fields(program)
+            READERS[section](program, program.words())
         elif not section:
             program.refuse(f"holds {shown(content.strip())} before any section")
     if section != "ENDATA":
@@ -112,134 +124,122 @@ def _quadratic(program: _Program, names: Sequence[str]) -> None:
 
 
 def _is_fixed(lines: Sequence[str]) -> bool:
-    """Whether names hold spaces, which the fixed format alone allows."""
-    section = ""
+    """Whether names of rows or columns hold spaces, which the fixed format alone allows."""
+    section, rows = "", set()
     for line in lines:
         words = line.split()
         if not words or line.startswith("*"):
             continue
         if not line[0].isspace():
             section = words[0].upper()
-        elif (section == "ROWS" and len(words) > 2) or (
-            section == "COLUMNS" and "'MARKER'" not in words and len(words) in (4, 6)
-        ):
+        elif section == "ROWS":
+            if len(words) > 2:
+                return True
+            rows.add(words[-1])
+        elif section == "COLUMNS" and len(words) in (4, 6) and words[1] not in rows:
             return True
     return False
 
 
-def _split(content: str) -> list[_Word]:
-    words, at = [], 0
-    for text in content.split():
-        at = content.index(text, at)
-        words.append(_Word(text, at + 1))
-        at += len(text)
-    return words
-
-
-def _fields(program: _Program, content: str) -> list[_Word]:
-    """The words of a line in the fixed format; none may stand outside its field."""
-    if "\t" in content:
-        program.refuse("holds a tab among fixed columns", _Word("", content.index("\t") + 1))
+def _require_fields(program: _Program) -> None:
+    """Refuse a line of the fixed format in which something stands outside its field."""
+    if "\t" in program.content:
+        program.refuse("holds a tab among fixed columns")
     inside = {i for start, end in FIXED for i in range(start, end)}
-    for i, mark in enumerate(content):
+    for i, mark in enumerate(program.content):
         if not mark.isspace() and i not in inside:
-            program.refuse(f"holds {shown(mark)} between the fixed columns", _Word(mark, i + 1))
-    parts = [(content[start:end].strip(), start + 1) for start, end in FIXED]
-    return [_Word(text, at) for text, at in parts if text]
-
-
-def _row(program: _Program, words: Sequence[_Word]) -> None:
-    if len(words) != 2 or words[0].text.upper() not in {"N", "E", "L", "G"}:
-        program.refuse(f"holds {shown(' '.join(w.text for w in words))}", words[0], "N|E|L|G NAME")
-    kind, name = words[0].text.upper(), words[1].text
-    if name in program.types:
-        program.refuse(f"names the row {shown(name)} again", words[1], "one row of each name")
-    program.types[name] = kind
-
-
-def _column(program: _Program, words: Sequence[_Word]) -> None:
-    if any(word.text == "'MARKER'" for word in words):
-        program.in_integers = words[-1].text == "'INTORG'"
-        return
-    name, pairs = words[0], words[1:]
-    program.columns.setdefault(name.text, len(program.columns))
-    if program.in_integers:
-        program.integers.add(name.text)
-    for row, value in _pairs(program, pairs):
-        if (row.text, name.text) in program.entries:
-            program.refuse(
-                f"gives {shown(name.text)} in {shown(row.text)} again", row, "each entry once"
+            where = place(program.line, i + 1)
+            raise wrong(
+                program.path, f"holds {shown(mark)} between the fixed columns {where}", WANTED
             )
-        program.entries[row.text, name.text] = _value(program, value)
 
 
-def _pairs(program: _Program, words: Sequence[_Word]) -> Iterator[tuple[_Word, _Word]]:
-    """Names of rows, each with the number after it."""
-    if len(words) not in (2, 4):
-        program.refuse("has no number at the end of one or two pairs", words[-1] if words else None)
-    for row, value in zip(words[::2], words[1::2], strict=True):
-        if row.text not in program.types:
-            program.refuse(f"names the row {shown(row.text)}, which is none,", row)
-        yield row, value
+def _row(program: _Program, words: Sequence[str]) -> None:
+    if len(words) != 2 or words[0].upper() not in {"N", "E", "L", "G"}:
+        program.refuse(f"holds {shown(' '.join(words))}", 0, "N, E, L or G and a name")
+    if words[1] in program.types:
+        program.refuse(f"names the row {shown(words[1])} again", 1, "one row of each name")
+    program.types[words[1]] = words[0].upper()
 
 
-def _value(program: _Program, word: _Word, *, infinite: bool = False) -> float:
+def _column(program: _Program, words: Sequence[str]) -> None:
+    if "'MARKER'" in words:
+        program.in_integers = words[-1] == "'INTORG'"
+        return
+    name = words[0]
+    program.columns.setdefault(name, len(program.columns))
+    if program.in_integers:
+        program.integers.add(name)
+    for at in _pairs(program, words, 1):
+        row = words[at]
+        if (row, name) in program.entries:
+            program.refuse(f"gives {shown(name)} in {shown(row)} again", at, "each entry once")
+        program.entries[row, name] = _value(program, words, at + 1)
+
+
+def _pairs(program: _Program, words: Sequence[str], start: int) -> range:
+    """Where the names of rows are, each with a number after it."""
+    if len(words) - start not in (2, 4):
+        program.refuse("has no number at the end of one or two pairs")
+    places = range(start, len(words), 2)
+    for at in places:
+        if words[at] not in program.types:
+            program.refuse(f"names the row {shown(words[at])}, which is none,", at)
+    return places
+
+
+def _value(program: _Program, words: Sequence[str], at: int, *, infinite: bool = False) -> float:
     try:
-        value = number(word.text)
+        value = number(words[at])
     except ValueError:
-        said = f"holds {shown(word.text)}{why_not(word.text)} where a number belongs,"
-        program.refuse(said, word)
-    if math.isnan(value) or (math.isinf(value) and not infinite):
-        program.refuse(f"holds {shown(word.text)}", word, "finite numbers")
+        said = f"holds {shown(words[at])}{why_not(words[at])} where a number belongs,"
+        program.refuse(said, at)
+    if not math.isfinite(value) and (math.isnan(value) or not infinite):
+        program.refuse(f"holds {shown(words[at])}", at, "finite numbers")
     return value
 
 
-def _by_row(section: str) -> Callable[[_Program, Sequence[_Word]], None]:
+def _by_row(section: str) -> Callable[[_Program, Sequence[str]], None]:
     """A reader of RHS or RANGES: a set's name, which may be missing, and pairs."""
 
-    def read_line(program: _Program, words: Sequence[_Word]) -> None:
-        named = len(words) % 2 == 1
-        _one_set(program, section, words[0] if named else None)
+    def read_line(program: _Program, words: Sequence[str]) -> None:
+        named = len(words) % 2
+        _one_set(program, section, words[0] if named else "")
         held = program.right if section == "RHS" else program.ranges
-        for row, value in _pairs(program, words[named:]):
-            if row.text in held:
-                program.refuse(f"gives {section} of {shown(row.text)} again", row, "each once")
-            equation = section == "RHS" and program.types[row.text] == "E"
-            held[row.text] = _value(program, value, infinite=not equation)
+        for at in _pairs(program, words, named):
+            row = words[at]
+            if row in held:
+                program.refuse(f"gives {section} of {shown(row)} again", at, "each once")
+            equation = section == "RHS" and program.types[row] == "E"
+            held[row] = _value(program, words, at + 1, infinite=not equation)
 
     return read_line
 
 
-def _one_set(program: _Program, section: str, word: _Word | None) -> None:
-    name = word.text if word else ""
+def _one_set(program: _Program, section: str, name: str) -> None:
     if program.sets.setdefault(section, name) != name:
         said = f"has a second set {shown(name)} in {section}, after {shown(program.sets[section])},"
-        program.refuse(said, word, "one set: others are other problems")
+        program.refuse(said, wanted="one set: others are other problems")
 
 
-def _bound(program: _Program, words: Sequence[_Word]) -> None:
-    kind = words[0].text.upper()
+def _bound(program: _Program, words: Sequence[str]) -> None:
+    kind = words[0].upper()
     if kind not in VALUED | UNVALUED:
-        program.refuse(f"holds {shown(words[0].text)}, no type of bound,", words[0])
-    rest = list(words[1:])
-    if kind in VALUED:
-        if len(rest) not in (2, 3):
-            program.refuse("has no number at the end of a bound", words[-1])
-        _value(program, rest.pop(), infinite=True)
-    elif len(rest) == 3 or (len(rest) == 2 and rest[1].text not in program.columns):
-        _value(program, rest.pop(), infinite=True)
-    if not rest or rest[-1].text not in program.columns:
-        said = f"names the variable {shown(rest[-1].text if rest else '')}, which is none,"
-        program.refuse(said, words[-1])
-    _one_set(program, "BOUNDS", rest[0] if len(rest) == 2 else None)
-    program.bounds.setdefault(kind, set()).add(rest[-1].text)
+        program.refuse(f"holds {shown(words[0])}, no type of bound,", 0)
+    count = len(words)
+    valued = kind in VALUED or count == 4 or (count == 3 and words[2] not in program.columns)
+    if valued:
+        count -= 1
+        if count not in (2, 3):
+            program.refuse("has no number at the end of a bound")
+        _value(program, words, count, infinite=True)
+    if count not in (2, 3) or words[count - 1] not in program.columns:
+        program.refuse(f"names the variable {shown(words[count - 1])}, which is none,", count - 1)
+    _one_set(program, "BOUNDS", words[1] if count == 3 else "")
+    program.bounds.setdefault(kind, set()).add(words[count - 1])
 
 
-def _ignored(program: _Program, words: Sequence[_Word]) -> None:
-    """A line of a section that is left out."""
-
-
-READERS: Mapping[str, Callable[[_Program, Sequence[_Word]], None]] = {
+READERS: Mapping[str, Callable[[_Program, Sequence[str]], None]] = {
     "ROWS": _row,
     "COLUMNS": _column,
     "RHS": _by_row("RHS"),
@@ -262,10 +262,12 @@ def _equations(program: _Program) -> Contents:
         holds = f"holds {len(rows)} rows, none an equation"
         raise wrong(program.path, holds, "at least one row of type E")
     at = {name: i for i, name in enumerate(equal)}
-    kept = [(at[r], program.columns[c], v) for (r, c), v in program.entries.items() if r in at]
-    table = np.array(kept, dtype=np.float64).reshape(-1, 3)
-    places = table[:, :2].T.astype(np.int64)
-    A = sp.csr_array((table[:, 2], tuple(places)), shape=(len(equal), len(program.columns)))
+    kept = {entry: value for entry, value in program.entries.items() if entry[0] in at}
+    at_rows = np.fromiter((at[row] for row, _ in kept), np.int64, len(kept))
+    at_columns = np.fromiter((program.columns[name] for _, name in kept), np.int64, len(kept))
+    values = np.fromiter(kept.values(), np.float64, len(kept))
+    shape = (len(equal), len(program.columns))
+    A = sp.csr_array((values, (at_rows, at_columns)), shape=shape)
     parts = {
         "A": A,
         "b": np.array([program.right.get(name, 0.0) for name in equal]),
@@ -275,7 +277,7 @@ def _equations(program: _Program) -> Contents:
 
 
 def _printable(name: str) -> str:
-    """A name whose bytes are no UTF-8 as its escapes."""
+    """A name whose bytes are no UTF-8 with these as escapes."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -290,18 +292,20 @@ def _notes(program: _Program, rows: Sequence[str], equal: Sequence[str]) -> Iter
         yield f"{len(ranged)} of them by RANGES ({listed(ranged, 3)})"
     turned = [name for name in equal if program.types[name] != "E"]
     if turned:
-        yield f"{len(turned)} rows are equations by a range of 0 ({listed(turned, 3)})"
+        rows_are = counted(len(turned), "row is an equation", "rows are equations")
+        yield f"{rows_are} by a range of 0 ({listed(turned, 3)})"
     fixed = sorted(map(_printable, program.bounds.get("FX", ())))
     if fixed:
-        yield f"{len(fixed)} variables that FX fixes are not fixed here ({listed(fixed, 3)})"
+        yield f"FX, which fixes {counted(len(fixed), 'variable')}, is left out ({listed(fixed, 3)})"
     free = program.bounds.get("FR", set()) - set().union(
         *(names for kind, names in program.bounds.items() if kind != "FR")
     )
     if bounded := len(program.columns) - len(free):
-        variables = f"{len(program.columns)} variables"
+        variables = counted(len(program.columns), "variable")
         yield f"bounds are left out, of {bounded} of {variables} (x ≥ 0 where none is given)"
     if program.integers:
-        yield f"{len(program.integers)} variables are integers, which is left out"
+        whole = counted(len(program.integers), "variable is an integer", "variables are integers")
+        yield f"that {whole} is left out"
     yield from program.left_out
 
 

@@ -15,8 +15,8 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from projlab.files.contents import Contents, Format
-from projlab.files.refusal import believe, believe_shape, place, shown, wrong
+from projlab.files.contents import Contents, Format, counted
+from projlab.files.refusal import believe_shape, place, shown, wrong
 from projlab.files.text import unpacked
 from projlab.files.tokens import PATTERN, is_number, why_not
 
@@ -52,14 +52,14 @@ def read(path: Path) -> Contents:
     sizes, body = (text[start:], b"") if end < 0 else (text[start:end], text[end + 1 :])
     m, n, count = _sizes(path, header, sizes, line)
     _require_tokens(path, header, body, line + 1)
-    found = _count(body)
-    if found != count:
-        said = f"holds {found:,} entries, and says {count:,} {place(line, 1)}"
-        raise wrong(path, said, "as many as it says")
-    believe_shape(path, m, n, len(text)) if header.coordinate else believe(path, 8 * m * n)
     body = body.translate(_FORTRAN)
-    table = np.fromstring(body, sep=" ") if found else np.empty(0)
-    table = table.reshape(count, len(header.tokens))
+    numbers = np.fromstring(body, sep=" ") if body.strip() else np.empty(0)
+    table = numbers.reshape(-1, len(header.tokens))
+    if len(table) != count:
+        said = f"holds {counted(len(table), 'entry', 'entries')}, and says {count:,}"
+        raise wrong(path, f"{said} {place(line, 1)}", "as many as it says")
+    if header.coordinate:
+        believe_shape(path, m, n, len(text))
     _require_finite(path, body, table[:, -1], line + 1)
     notes = [] if header.field != "pattern" else ["a pattern: every entry is 1"]
     if header.symmetry != "general":
@@ -154,15 +154,6 @@ def _refuse_line(path: Path, header: _Header, content: bytes, line: int) -> NoRe
     raise wrong(path, many, f"{len(header.tokens)} in a line of entries")
 
 
-def _count(body: bytes) -> int:
-    """Lines that are not blank."""
-    if b"\n\n" not in body and b"\r" not in body and not body.startswith(b"\n"):
-        plain = not re.search(rb"\n[ \t]+(?:\n|\Z)|\A[ \t]+(?:\n|\Z)", body)
-        if plain:
-            return body.count(b"\n") + bool(body and not body.endswith(b"\n"))
-    return sum(1 for line in body.splitlines() if line.strip())
-
-
 def _line_of_entry(body: bytes, entry: int, line: int) -> int:
     """The number of the line in which an entry stands."""
     filled = (i for i, content in enumerate(body.split(b"\n"), line) if content.strip())
@@ -198,9 +189,12 @@ def _coordinate(
     A = sp.csr_array((values, (rows, columns)), shape=shape)
     if twice := len(rows) - A.nnz:
         if header.symmetry != "general":
-            said = f"is {header.symmetry} and holds {twice} entries twice, or in both triangles"
+            said = f"is {header.symmetry} and holds {counted(twice, 'entry', 'entries')} twice, or "
+            said += "in both triangles"
             raise wrong(path, said, "each entry once, in one triangle")
-        notes.append(f"{twice} entries stand where another does: they are summed")
+        notes.append(
+            f"{counted(twice, 'entry stands', 'entries stand')} where another does: summed"
+        )
     return A
 
 
