@@ -5,6 +5,7 @@ Indices are checked before scipy sees them: its constructors believe them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,8 @@ def from_parts(path: Path, parts: Parts, notes: list[str]) -> sp.csr_array:
     if shape.shape != (2,) or (shape < 0).any():
         raise wrong(path, f"holds shape = {shape.tolist()!s:.60}", "two sizes, [m, n]")
     m, n = map(int, shape)
-    believe_shape(path, m, n, 8 * sum(np.size(parts[key]) for key in wanted))
+    held = sum(math.prod(getattr(parts[key], "shape", (1,))) for key in wanted)
+    believe_shape(path, m, n, 8 * held)
     if kind == "dia":
         return _diagonals(path, parts, values, (m, n))
     if kind == "coo":

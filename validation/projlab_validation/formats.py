@@ -87,7 +87,7 @@ class StoredSystem:
         if dtype != self.dtype:
             arguments["dtype"] = dtype
         given = [
-            f"{name}={quoted(value) if isinstance(value, Path | str) else value!r}"
+            f"{name}={quoted(value) if isinstance(value, Path | str) else repr(value)}"
             for name, value in arguments.items()
             if value is not None
         ]

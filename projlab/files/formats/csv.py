@@ -113,7 +113,7 @@ def _titles(path: Path, first: _Line) -> list[str] | None:
     numeric = [is_number(cell) for cell in cells]
     known = [cell.lower() in RIGHT | NAMES | INDEX for cell in cells]
     if all(numeric):
-        if (_counts(cells, 0) and len(cells) > 1) or (_counts(cells, 1) and len(cells) > 2):
+        if _counts(cells, 0) and len(cells) > 1:
             said = f"starts with {shown(','.join(cells))} in line {first.number}, which may be "
             raise wrong(path, f"{said}titles or an equation", TITLES)
         return None
@@ -138,11 +138,11 @@ def _refuse_index(path: Path, body: Sequence[_Line]) -> None:
     """Refuse a first column that looks like a frame's index: it counts, all else has a point."""
     first = [line.cells[0] for line in body]
     rest = [cell for line in body for cell in line.cells[1:]]
-    counts = len(first) > 1 and (_counts(first, 0) or _counts(first, 1))
-    if counts and rest and all(re.search(r"[.eE]", cell) for cell in rest):
+    pointed = bool(rest) and all(re.search(r"[.eE]", cell) for cell in rest)
+    if pointed and len(first) > 1 and _counts(first, 0):
         raise wrong(
             path,
-            f"counts {first[0]}, {first[1]}, … in column 1, which may be an index or a variable",
+            "counts 0, 1, … in column 1, which may be an index or a variable",
             "a header line that says which, or no index column (to_csv(index=False))",
         )
 
