@@ -1,4 +1,4 @@
-"""Tensors in safetensors, which are plain bytes with a header in JSON."""
+"""Tensors in safetensors, plain bytes with a header in JSON."""
 
 from __future__ import annotations
 

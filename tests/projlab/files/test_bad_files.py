@@ -240,10 +240,18 @@ BAD = {
     ),
     "mat, truncated": ("s.mat", mat(A=A, b=B)[:-40], "cannot be read as MATLAB's file"),
     "mat, empty": ("s.mat", b"", "cannot be read as MATLAB's file"),
-    "mat, a cell": ("s.mat", mat(A=np.array([[1, "two"]], dtype=object), b=B), "A of dtype object"),
+    "mat, a cell": (
+        "s.mat",
+        mat(A=np.array([[1, "two"]], dtype=object), b=B),
+        "holds A as a cell array",
+    ),
     "mat, wrong names": ("s.mat", mat(S=A, rhs=B), "holds S, rhs; want variables"),
     "mat, NaN": ("s.mat", mat(A=NAN, b=B), "A[1, 2] = nan"),
-    "mat, complex": ("s.mat", mat(A=1j * A, b=B), "a warning (Casting complex values to real discards"),
+    "mat, complex": (
+        "s.mat",
+        mat(A=1j * A, b=B),
+        "holds A as complex numbers",
+    ),
     "mat, a sparse one with NaN": ("s.mat", mat(A=sp.csc_array(NAN), b=B), "A[1, 2] = nan"),
     "pt, sparse indices outside": (
         "s.pt",
