@@ -50,10 +50,6 @@ EARLIER_ROW = 0.5
 FLOAT32_ROUNDOFF = 2.0**-24
 """u of float32: data this coarse is analysed in float64, whose rounding is far below any cutoff."""
 
-RANK_CUTOFF_CAP = 1e-2
-"""float32 with more than 84000 columns would count singular values above a hundredth of the largest
-as zero; a cutoff that large no longer says anything about rounding."""
-
 
 RESIDUAL_ROUNDINGS = 8.0
 """In units of u (sum_i |a_i x_i| + |b|): a row of a constraint on parameters holds up to rounding.
@@ -122,10 +118,14 @@ def unit_roundoff(dtype: torch.dtype | str) -> float:
 def rank_cutoff(m: int, n: int, u: float) -> float:
     """Relative to sigma_max(E): singular values at or below it count as zero.
 
-    An SVD, and the rounding of the entries of A, move singular values by a modest multiple of
-    max(m, n) * u * sigma_max (Golub and Van Loan, 4th ed., section 5.4.1).
+    An SVD in the precision of the data, and the rounding of the entries of A, move singular values
+    by a modest multiple of max(m, n) * u * sigma_max (Golub and Van Loan, 4th ed., section 5.4.1).
+    Data coarser than float64 is analysed in float64, where only the rounding of its entries counts:
+    that changes E, and so each singular value (Weyl), by at most u ||E||_F, which is at most
+    u sqrt(min(m, n)) sigma_max. `AMBIGUITY` times it: what rounding can do is clearly zero.
     """
-    return min(max(m, n) * 2 * u, RANK_CUTOFF_CAP)
+    cutoff = max(m, n) * 2 * u
+    return cutoff if u < FLOAT32_ROUNDOFF else min(cutoff, AMBIGUITY * u * math.sqrt(min(m, n)))
 
 
 def consistency_factor(cutoff: float) -> float:
@@ -140,6 +140,15 @@ def consistency_factor(cutoff: float) -> float:
     20.3). 8 max(m, n) u, four cutoffs, covers these four terms at twice their first-order size.
     """
     return 4 * cutoff
+
+
+ROUNDED_ONCE = 4.0
+"""In units of u, of data coarser than float64: a redundant row, and those that it follows from with
+coefficients c_j, contradict each other where their right sides differ by more than this times
+sum_j |c_j| (||a_j|| ||xhat|| + |b_j|), its own included. Rounding of every entry of [A b] once, to
+the data's precision, moves a row by u (||a_j|| ||xhat|| + |b_j|); the coefficients, found from the
+rounded rows, differ by as much again in what they make of x (and their remainder by the same);
+float64 adds nothing that counts. A factor 2 for the second order and for data rounded twice."""
 
 
 def dimension_factor(m: int, n: int) -> float:

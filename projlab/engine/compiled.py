@@ -116,7 +116,7 @@ def marked(A: Tensor) -> Tensor | None:
     """Where A lies and how often it was changed, on the host: what `solve` holds it against."""
     if A.layout is not torch.strided or A.is_meta:
         return None
-    return torch.tensor([A.data_ptr(), A._version], device="cpu")
+    return torch.tensor([A.data_ptr(), A._version], device="cpu", dtype=torch.long)
 
 
 def _require_unchanged(A: Tensor | None, mark: Tensor | None) -> None:

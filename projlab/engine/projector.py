@@ -38,7 +38,8 @@ def projector(
     """Factor A once, and return the projection onto {x : A x = b}.
 
     The projection solves argmin 1/2 ||x - x0||_W^2 subject to A x = b. With redundant rows, A has
-    its numerical rank: the singular values of its equilibrated rows above max(m, n) eps sigma_max.
+    its numerical rank: the singular values of its equilibrated rows above max(m, n) eps sigma_max
+    (float32 data: at most 5 sqrt(min(m, n)) eps sigma_max, ten times what its rounding can do).
 
     Parameters
     ----------
@@ -58,6 +59,9 @@ def projector(
         "drop" rows that follow from the others, or "raise".
     on_inconsistent
         "raise", or "least_squares": project onto {x : A'A x = A'b}, with the rows as given.
+    b_error
+        By how much entries of b may be off, as `AffineConstraint` takes it: rows that contradict
+        each other by no more are not refused, and `reason` says how far they are apart.
 
     Raises
     ------
@@ -123,6 +127,7 @@ class Projector(nn.Module):
     ) -> None:
         constraint = as_constraint(A, b)
         options = asked(constraint.n, variant, keywords, applications=MANY)
+        constraint = constraint.stating(options.b_error)
         dtype = working_dtype(constraint.dtype)
         solver = None if _is_meta(constraint) else build(constraint, dtype, options, dtype)
         super().__init__()
@@ -201,7 +206,11 @@ class Projector(nn.Module):
         """Numerical rank: int, or (B,) tensor for batched A."""
         self._follow()
         ranks = self._solver.facts.ranks
-        return ranks[0] if self._solver.batch is None else torch.tensor(ranks, device="cpu")
+        return (
+            ranks[0]
+            if self._solver.batch is None
+            else torch.tensor(ranks, device="cpu", dtype=torch.long)
+        )
 
     @property
     def condition(self) -> Any:
@@ -389,9 +398,9 @@ class Projector(nn.Module):
         constraint = self._constraint
         same_A = same_A or _equal(A, constraint.A)
         if not same_A:
-            constraint = AffineConstraint(A, b, constraint.given_names)
+            constraint = constraint.like(A, b)
         elif not (same_b or _equal(b, constraint.b)):
-            constraint = AffineConstraint(constraint.rows, b, constraint.given_names)
+            constraint = constraint.like(constraint.rows, b)
         else:
             self.A, self.b = A, b
             self._watch()
@@ -421,6 +430,7 @@ class Projector(nn.Module):
             metric=options.metric,
             on_redundant=options.on_redundant,
             on_inconsistent=options.on_inconsistent,
+            b_error=options.b_error,
         )
 
     def _solve(
@@ -612,7 +622,7 @@ class Projector(nn.Module):
             )
             return
         try:
-            constraint = AffineConstraint(A.to(device), b.to(device), self._constraint.given_names)
+            constraint = self._constraint.like(A.to(device), b.to(device))
             work = working_dtype(self._dtype)
             solver = build(constraint, work, self._options, self._data(self._dtype))
         except ProjlabError as error:
@@ -655,7 +665,7 @@ class Projector(nn.Module):
         )
 
 
-_UNSEEN = torch.empty(0, device="cpu")
+_UNSEEN = torch.empty(0, device="cpu", dtype=torch.float32)
 """In the place of buffers that were assigned to since the factors were made."""
 
 _DERIVED = frozenset({"_direct", "_known", "_mark"})
@@ -694,4 +704,4 @@ def _equal(changed: Tensor, kept: Tensor) -> bool:
 def moved(constraint: AffineConstraint, device: torch.device) -> AffineConstraint:
     """The same equations on another device."""
     rows = constraint.rows.to(device=device)
-    return AffineConstraint(rows, constraint.b.to(device), constraint.given_names)
+    return constraint.like(rows, constraint.b.to(device))

@@ -247,7 +247,7 @@ class _Layers:
         layer = places(block, len(blocks))
         some = block >= 0  # not a row of zeros
         layers = int(layer[some].max()) + 1 if bool(some.any()) else 0
-        number = torch.full((layers, len(blocks)), -1, device=block.device)
+        number = torch.full((layers, len(blocks)), -1, device=block.device, dtype=torch.long)
         number[layer[some], block[some]] = some.nonzero().flatten()
         i, j, values = dropped.triplets()
         stacked = values.new_zeros(layers, E.shape[1])

@@ -118,7 +118,7 @@ def _factored(E: Tensor, zero: Tensor, u: float, rule: RankRule) -> Rank:
     counted = count(sigma if tail is None else tail, cutoff, extended=tail is not None)
     kept = None
     if rule == "exact":
-        kept = torch.tensor(independent_rows(E.cpu().numpy()), device=E.device)
+        kept = torch.tensor(independent_rows(E.cpu().numpy()), device=E.device, dtype=torch.long)
         counted = counted.at(len(kept))
     if counted.rank == len(nonzero):
         decision = all_kept(nonzero, zero, counted.condition, sigma, counted.gap, counted.ambiguous)
@@ -153,7 +153,7 @@ class Counted(NamedTuple):
 
 
 def wide_data(u: float) -> bool:
-    """Whether an SVD in float64 could round as much as the data itself."""
+    """Whether the data is float64's, so that an SVD in float64 could round as much as it does."""
     return u < tolerance.FLOAT32_ROUNDOFF
 
 

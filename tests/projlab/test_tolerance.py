@@ -26,11 +26,16 @@ def test_float32_is_the_coarsest_data_analysed_in_float64():
     assert tolerance.unit_roundoff(torch.float32) == tolerance.FLOAT32_ROUNDOFF
 
 
-def test_the_cutoff_of_the_rank_grows_with_the_larger_side_up_to_its_cap():
-    for u in (2.0**-24, 2.0**-53):
-        assert tolerance.rank_cutoff(3, 10, u) == tolerance.rank_cutoff(10, 3, u) == 20 * u
-    assert tolerance.rank_cutoff(1, 10**9, 2.0**-24) == tolerance.RANK_CUTOFF_CAP
-    assert tolerance.rank_cutoff(1, 83_000, 2.0**-24) < tolerance.RANK_CUTOFF_CAP
+@pytest.mark.parametrize("u", [2.0**-24, 2.0**-53])
+def test_the_cutoff_of_the_rank_grows_with_the_larger_side_of_small_systems(u):
+    assert tolerance.rank_cutoff(3, 10, u) == tolerance.rank_cutoff(10, 3, u)
+    assert tolerance.rank_cutoff(3, 4, u) == tolerance.rank_cutoff(4, 3, u) == 8 * u
+
+
+def test_rounding_of_coarse_data_does_not_grow_with_the_length_of_rows():
+    u = 2.0**-24
+    assert tolerance.rank_cutoff(4, 10**9, u) == tolerance.rank_cutoff(10**9, 4, u) == 20 * u
+    assert tolerance.rank_cutoff(4, 10**6, 2.0**-53) == 2e6 * 2.0**-53
 
 
 @draw(SIZES, SIZES, SIZES)

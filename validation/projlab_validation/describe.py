@@ -192,12 +192,16 @@ def analysed(system: SystemDescription, constraint: AffineConstraint) -> SystemD
     )
 
 
+LARGEST_CUTOFF = 1e-2
+"""Relative to σ₁: a larger one no longer says anything about rounding."""
+
+
 def with_clear_cutoff(
     system: SystemDescription, constraint: AffineConstraint, deadline: float
 ) -> SystemDescription:
     """Look for a cutoff that decides an ambiguous rank, as a caller who knows the data would."""
     cutoff = system.cutoff
-    while cutoff < tolerance.RANK_CUTOFF_CAP:
+    while cutoff < LARGEST_CUTOFF:
         cutoff *= tolerance.AMBIGUITY
         # Every variant that is asked later takes about as long.
         if system.analysis_s > TRY_SHARE * (deadline - time.monotonic()):

@@ -58,12 +58,14 @@ class Sums:
         return True
 
     def reshaped(self, change: Callable[[Tensor], Tensor]) -> "Sums | None":
-        """The map after a change of view of its result; None where that is not a view."""
+        """The map after a change of its result; None where that is no view, or needs values."""
         sizes = [size for size, _ in self.out]
         meta = torch.empty_strided(sizes, [stride for _, stride in self.out], device="meta")
         try:
             view = change(meta)
-        except RuntimeError:
+        except (RuntimeError, NotImplementedError):  # a mask
+            return None
+        if not view._is_view():
             return None
         out = tuple(zip(view.shape, view.stride(), strict=True))
         return replace(self, out=out, offset=self.offset + int(view.storage_offset()))
@@ -97,16 +99,16 @@ class Sums:
 
     def columns(self) -> Tensor:
         """(rows, count) columns of each row."""
-        index = torch.tensor(self.offset)
+        index = torch.tensor(self.offset, dtype=torch.long, device="cpu")
         for size, stride in self.out + self.inner:
-            index = index.unsqueeze(-1) + torch.arange(size) * stride
+            index = index.unsqueeze(-1) + torch.arange(size, device="cpu") * stride
         return index.reshape(math.prod(self.shape), self.count)
 
     def triplets(self) -> tuple[Tensor, Tensor, Tensor]:
         """Rows, columns and values; O(entries) memory."""
         columns = self.columns()
-        rows = torch.arange(len(columns)).unsqueeze(-1).expand(columns.shape)
-        values = torch.full((columns.numel(),), self.scale, dtype=torch.float64)
+        rows = torch.arange(len(columns), device="cpu").unsqueeze(-1).expand(columns.shape)
+        values = torch.full((columns.numel(),), self.scale, dtype=torch.float64, device="cpu")
         return rows.flatten(), columns.flatten(), values
 
     def view(self, t: Tensor) -> Tensor:
@@ -156,7 +158,7 @@ class SparseMap:
     def summed(self, dims: tuple[int, ...]) -> "SparseMap":
         """The map after a sum of its result over some dimensions."""
         shape = torch.Size(size for d, size in enumerate(self.shape) if d not in dims)
-        target = torch.arange(math.prod(shape)).reshape(
+        target = torch.arange(math.prod(shape), device="cpu").reshape(
             [1 if d in dims else size for d, size in enumerate(self.shape)]
         )
         return replace(self, shape=shape, rows=target.expand(self.shape).flatten()[self.rows])
@@ -256,13 +258,13 @@ def weighted(term: LinearMap, weights: Tensor) -> LinearMap:
 
 
 def changed(term: LinearMap, change: Callable[[Tensor], Tensor]) -> LinearMap:
-    """The map after an index, a transposition, an expansion or a reshape of its result."""
+    """The map after entries of its result were taken elsewhere, dropped or repeated."""
     if isinstance(term, Sums):
         view = term.reshaped(change)
         if view is not None:
             return view
         term = stored(term)
-    rows = torch.arange(math.prod(term.shape)).reshape(term.shape)
+    rows = torch.arange(math.prod(term.shape), device="cpu").reshape(term.shape)
     return term.selected(change(rows))
 
 
@@ -281,7 +283,7 @@ def multiplied(A: Tensor, term: LinearMap, nonzeros: int) -> LinearMap:
     coo = (A if A.layout != torch.strided else A.to_sparse_coo()).coalesce().cpu()
     (i, j), values = coo.indices(), coo.values().double()
     width = math.prod(term.shape[1:])
-    column = torch.arange(width)
+    column = torch.arange(width, device="cpu")
     rows, cols, entries = term.triplets()
     source, position = _matches((j.unsqueeze(-1) * width + column).flatten(), rows)
     target = (i.unsqueeze(-1) * width + column).flatten()
@@ -299,8 +301,9 @@ def _matches(wanted: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Every pair of positions (i, k) with wanted[i] == rows[k]."""
     order = torch.argsort(rows, stable=True)
     ordered = rows[order]
+    wanted = wanted.contiguous()
     first = torch.searchsorted(ordered, wanted)
     count = torch.searchsorted(ordered, wanted, right=True) - first
-    i = torch.repeat_interleave(torch.arange(len(wanted)), count)
+    i = torch.repeat_interleave(torch.arange(len(wanted), device="cpu"), count)
     start = torch.cumsum(count, 0) - count
-    return i, order[first[i] + torch.arange(len(i)) - start[i]]
+    return i, order[first[i] + torch.arange(len(i), device="cpu") - start[i]]

@@ -36,7 +36,9 @@ def zeros(n):
 @pytest.mark.parametrize("n", [2, 10, 60])
 def test_singular_values_above_the_cutoff_count(n, dtype):
     cutoff = tolerance.rank_cutoff(2, n, tolerance.unit_roundoff(dtype))
-    assert cutoff == n * torch.finfo(dtype).eps
+    rounding = 5 * 2**0.5  # of float32 data: ten times u ||E||_F
+    of_shape = n if dtype is F64 else min(n, rounding)
+    assert cutoff == pytest.approx(of_shape * torch.finfo(dtype).eps)
     for factor, rank in ((1.5, 2), (0.7, 1)):
         A = angle(2 * factor * cutoff, n=n, dtype=dtype)
         b = torch.zeros(2, dtype=dtype)
@@ -189,3 +191,58 @@ def test_redundant_rows_can_be_refused(variant):
 def test_of_two_duplicates_the_later_one_is_redundant():
     A = torch.tensor([[0.0, 1.0, 1.0], [2.0, 0.0, 0.0], [0.0, 4.0, 4.0], [1.0, 0.0, 0.0]])
     assert [c.row for c in projlab.diagnose(A, [1.0, 2.0, 4.0, 1.0]).redundant] == [2, 3]
+
+
+# --- data in float32 -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [4, 100, 10_000])
+@pytest.mark.parametrize("apart", [2e-4, 2e-5])
+def test_long_float32_rows_that_differ_by_more_than_rounding_are_two_equations(n, apart):
+    signs = torch.where(torch.arange(n) % 2 == 0, 1.0, -1.0).to(F64)
+    A = torch.stack([torch.ones(n, dtype=F64), 1 + apart * signs]).float()
+    b = torch.tensor([1.0, 2.0])
+    found = projlab.diagnose(A, b)
+    assert found.rank == 2
+    assert not found.ambiguous
+    x = projlab.projector(A, b)(torch.zeros(n))
+    off = A.double() @ x.double() - b.double()
+    assert bool((off.abs() <= 8 * 2.0**-24 * (A.double().abs() @ x.double().abs())).all())
+
+
+@pytest.mark.parametrize("n", [5, 60, 10_000])
+def test_float32_rows_that_follow_up_to_their_rounding_are_redundant(n):
+    draw = torch.Generator().manual_seed(n)
+    A = torch.randn(6, n, generator=draw)
+    A[4] = 3 * A[0]
+    A[5] = A[1] - 0.3 * A[2]
+    x = torch.randn(n, generator=draw, dtype=F64)
+    b = (A.double() @ x).float()
+    found = projlab.diagnose(A, b)
+    assert found.rank == min(4, n)
+    assert not found.ambiguous
+    assert found.consistent
+
+
+@pytest.mark.parametrize("n", [3, 1000, 10_000])
+@pytest.mark.parametrize("off", [1e-2, 1e-4, 3e-6])
+def test_equal_float32_rows_with_other_right_sides_contradict_each_other(n, off):
+    A = torch.ones(2, n)
+    b = torch.tensor([1.0, 1.0 + off])
+    with pytest.raises(projlab.InconsistentError, match="row 1"):
+        projlab.projector(A, b)
+    projlab.projector(A, torch.tensor([1.0, 1.0 + 2.0**-23]))
+
+
+def test_a_long_float32_combination_may_be_off_by_the_rounding_of_all_its_rows():
+    m, n = 400, 500
+    A = torch.rand(m, n, generator=torch.Generator().manual_seed(0))
+    total = A.double().sum(0).float()
+    x = torch.ones(n, dtype=F64)
+    b = (A.double() @ x).float()
+    whole = torch.cat([A, total[None]])
+    right = torch.cat([b, b.double().sum().float()[None]])
+    assert projlab.diagnose(whole, right).rank == m
+    assert projlab.diagnose(whole, right).consistent
+    right[-1] *= 1 + 1e-4
+    assert not projlab.diagnose(whole, right).consistent

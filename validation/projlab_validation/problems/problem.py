@@ -119,7 +119,11 @@ def rounded(values: Vector, dtype: Dtype) -> Vector:
 def rank_is_clear(condition: float, m: int, n: int, dtype: Dtype) -> bool:
     """Whether the smallest singular value stands ten times above the cutoff of the numerical rank.
 
-    The cutoff is max(m, n) eps σ_max, so this reads κ max(m, n) eps ≤ 1/10. Beyond it the rank is
-    ambiguous by definition, and there is no single answer to be right about.
+    The cutoff is max(m, n) eps σ_max, in float32 at most 5 √min(m, n) eps σ_max, so this reads
+    κ max(m, n) eps ≤ 1/10. Beyond it the rank is ambiguous by definition, and there is no single
+    answer to be right about.
     """
-    return bool(condition * max(m, n) * np.finfo(dtype).eps <= 0.1)
+    of_shape: float = max(m, n)
+    if np.dtype(dtype) == np.float32:
+        of_shape = min(of_shape, 5 * min(m, n) ** 0.5)
+    return bool(condition * of_shape * np.finfo(dtype).eps <= 0.1)
