@@ -27,7 +27,7 @@ from projlab.files.contents import (
 )
 from projlab.files.find import companion, format_of
 from projlab.files.matrices import PARTS_OF_SPARSE, from_parts, is_sparse_by_parts, matrix
-from projlab.files.refusal import shown, wrong
+from projlab.files.refusal import plain, shown, wrong
 
 Source = str | os.PathLike[str] | float
 
@@ -103,7 +103,7 @@ def load(
     m, n = system.A.shape
     right = _given(path, "b", b, m, notes) if b is not None or system.b is None else system.b
     point = _given(path, "x0", x0, n, notes) if x0 is not None or system.x0 is None else system.x0
-    system = system._replace(b=right, x0=point, notes=tuple(dict.fromkeys(notes)))
+    system = system._replace(b=right, x0=point, notes=tuple(dict.fromkeys(map(plain, notes))))
     return system if dtype is None else _rounded(path, system, dtype)
 
 

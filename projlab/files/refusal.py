@@ -21,7 +21,14 @@ ROOM = 2**26
 
 def wrong(path: Path, holds: str, wanted: str) -> InputError:
     """The error that says what a file holds and what is wanted of it."""
-    return InputError(f"{path}: {holds}; want {wanted}")
+    return InputError(f"{path}: {plain(holds)}; want {plain(wanted)}")
+
+
+def plain(text: str) -> str:
+    """The same without what a terminal might obey: a file's names are anybody's."""
+    if text.isprintable():
+        return text
+    return "".join(mark if mark.isprintable() else ascii(mark)[1:-1] for mark in text)
 
 
 def shown(text: str | bytes) -> str:

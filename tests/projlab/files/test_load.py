@@ -244,6 +244,15 @@ class TestNotes:
         assert system.notes == ("left out: more, notes.txt",)
 
 
+def test_names_that_a_terminal_would_obey_are_escaped(tmp_path):
+    path = written(tmp_path, "s.npz", npz(A=A, b=B, **{"\x1b[2J": B}))
+    assert load(path).notes == (r"left out: '\x1b[2J'",)
+    path = written(tmp_path, "s.pt", pt({"\x1b[2J": {"A": torch.ones(2)}}))
+    with pytest.raises(InputError, match=r"a key: \\x1b\[2J") as refusal:
+        load(path)
+    assert str(refusal.value).isprintable()
+
+
 class TestMasked:
     """A masked array is no file, but numbers below a mask are numbers that nobody meant."""
 
