@@ -274,6 +274,14 @@ def _channels_last() -> Iterator[Cell]:
     yield Cell(label, by_format["channels_last"] / by_format["contiguous"])
 
 
+def _flow_step(dtype: torch.dtype) -> Iterator[Cell]:
+    """What conserving a flow adds to a step, in units of one solve and four products."""
+    k = 224
+    times = structured.flow_step(k, dtype)
+    added = times.best("with") - times.best("without")
+    yield Cell(f"{2 * k * (k - 1)} edges {dtype}", added / times.best("passes"))
+
+
 def _set_up(*sizes: str) -> Iterator[Cell]:
     for size in sizes:
         case = common.system(size, "float64")
@@ -417,6 +425,12 @@ TARGETS: tuple[Target, ...] = (
     Target("channels-last", "50 convolutions, filters of mean zero", "≤ 1.3",
            "what equations make of a step, over the same in contiguous weights", MOST, 1.3,
            _channels_last),
+    Target("flow", "flow conserved on a grid of 1e5 edges, a step of Adam, float32", "≤ 3",
+           "what it adds, over one sparse solve and four products", MOST, 3,
+           lambda: _flow_step(torch.float32)),
+    Target("flow-float64", "the same, float64, which takes four solves", "≤ 5",
+           "what it adds, over one sparse solve and four products", MOST, 5,
+           lambda: _flow_step(torch.float64)),
     Target("set-up-small", "set-up, 10 × 100", "≤ 15", "`projector` over LAPACK's QR of Aᵀ", MOST,
            15, lambda: _set_up("10x100")),
     Target("set-up-large", "the same, 500 × 2000", "≤ 1.2", "`projector` over LAPACK's QR of Aᵀ",

@@ -27,6 +27,19 @@ LONGER = 1000.0
 """A long double is worth its time where its eps is this many times smaller than that of float64:
 the noise, some u sigma_1, must fall well below a tenth of the cutoff. That of x86 has 2048."""
 
+MEASURED = 1e-5
+"""Relative residual at which an extreme eigenvalue of a Gram matrix, or of its inverse, is known:
+the eigenvalue is that near, and nearer by the square over the distance to the next one; a singular
+value by half of it."""
+
+ROUGH = 1e-1
+"""The same, for an eigenvalue of which half will be proven."""
+
+DOUBTFUL_PIVOT = 1e-3
+"""Of a Gram matrix with unit diagonal: a row with a smaller one, at a distance below 0.03 from the
+span of those before it, is looked at again. A redundant row's pivot is what the shift makes of it,
+s (1 + ||c||^2), c its combination of the rows before: below 1e-3 for 1e7 terms."""
+
 COMBINATION_NOISE = 1e-9
 """Coefficients of a redundant row below this, relative to the largest, are rounding: they are
 computed in float64 by solving with a well-conditioned block (entries of its inverse are O(1)), so
@@ -41,6 +54,10 @@ LARGEST_COEFFICIENT = 2.0
 two rows multiplies the volume of the kept block by it; at the end sigma_min of the kept rows is
 within a factor sqrt(1 + 4 r (m - r)) of sigma_r (Goreinov, Tyrtyshnikov and Zamarashkin 1997; Gu
 and Eisenstat 1996, strong rank-revealing QR)."""
+
+EXCHANGE_NOISE = 1e-13
+"""A coefficient this small after an exchange, of rows scaled to norm one, is the rounding of those
+that cancelled, which are at most a few units: to take it for zero keeps sparse ones sparse."""
 
 EARLIER_ROW = 0.5
 """An exchange that keeps the earlier of two rows may cost this factor in volume, as long as
@@ -229,6 +246,41 @@ projection of zero over ||a_i|| ||x|| + |b_i|, for corrections to have done all 
 residual's own rounding is a few units (`RESIDUAL_ROUNDINGS`). On 90 right sides of 87 real systems
 the three were at most 20, 20 and 12 where the answer was right (but for one, sent the careful way),
 and at least 1600, 4e5 and 1000 where it was not."""
+
+
+FAR_ABOVE = 100.0
+"""An eigenvalue found from above by a few steps of inverse iteration is taken to be beyond a bound
+where it is this many times larger: up to 1e6 rows and after six steps, the true one is as small as
+that with a probability below 1e-8 (Kuczynski and Wozniakowski, SIAM J. Matrix Anal. Appl. 13
+(1992))."""
+
+SMALLER_SHIFT = 2.0**-7
+"""Of `gram_shift`, where that one is too slow to take out: about 2^3 u sqrt(m), as much as rounding
+puts into the Gram matrix and its factor anyway. With redundant rows such a factor may be wrong by
+as much as it holds, which corrections with true residuals show; without, kappa may be larger."""
+
+INNER_STEPS = (0, 8, 24)
+"""Steps of preconditioned conjugate gradients within a correction, tried in turn."""
+
+
+def shift_unsafe(m: int, condition: float) -> bool:
+    """Whether `CORRECTIONS` of `INNER_STEPS` may not take the shift of a Gram matrix out.
+
+    Preconditioned by a factor of G + s I, eigenvalues lie between 1 / (1 + s / sigma_min^2) and 1,
+    and sigma_min^2 is at least 1 / (2 kappa^2) (`gram_unsafe`). With q their quotient, k steps
+    leave 2 ((sqrt(q) - 1) / (sqrt(q) + 1))^k (Golub and Van Loan, 4th ed., theorem 11.3.3), which
+    must be u after all corrections.
+    """
+    root = math.sqrt(1 + 2 * gram_shift(m) * condition**2)
+    left: float = 2 * ((root - 1) / (root + 1)) ** INNER_STEPS[-1]
+    enough: float = unit_roundoff(torch.float64) ** (1 / CORRECTIONS)
+    return left > enough
+
+
+STALLED = 2.0**-26
+"""Over a vector's length: a correction of this size may be rounding. It solves for a residual that
+is rounding, and so moves by up to kappa u; kappa 2^-27 of a float64 is as far as a shift lets a
+factor of the Gram matrix go. Slow convergence shows in the residual of random vectors before."""
 
 
 def square_range(dtype: torch.dtype) -> tuple[float, float]:

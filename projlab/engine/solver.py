@@ -88,6 +88,11 @@ class Solver:
         return self
 
     @property
+    def independent(self) -> bool:
+        """Whether every row is known, or cheaply shown, to be independent and in the factor."""
+        return self.kept is None and self.facts.proven() and self.full_rank
+
+    @property
     def full_rank(self) -> bool:
         """Whether every row is independent; decided now where set-up could do without."""
         return all(rank == self.shape[0] for rank in self.facts.ranks)
@@ -125,8 +130,7 @@ class Solver:
 
     def for_right_side(self, b: Tensor) -> "Solver | None":
         """The same factors for another b; None where entries on redundant rows must be checked."""
-        ranks = self.facts.known_ranks
-        if ranks is None or min(ranks) < self.shape[0] or not self.decided:
+        if not self.independent:
             return None
         b = b.to(torch.promote_types(b.dtype, self.dtype))
         with stated_precision(self.device):

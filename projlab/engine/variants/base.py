@@ -55,6 +55,10 @@ class Factor(ABC):
     def multipliers(self, x: Tensor, c: Tensor | None) -> Tensor:
         """y with x - E' y the projection of x."""
 
+    def independent(self, cutoff: float) -> bool:
+        """Whether the factor tells cheaply that the rank is full, by far, at this cutoff."""
+        return False
+
     def to(self, device: torch.device) -> Self:
         """The same factor on another device."""
         return replace(
@@ -79,6 +83,10 @@ class Variant(ABC):
     summary: str
     """One line for people who choose."""
     needs_disjoint_rows: bool = False
+    finds_out: bool = False
+    """Whether it tries where theory expects it to be unable, and refuses only what it could not."""
+    keeps_sparse: bool = False
+    """Whether sparse rows are never made dense."""
 
     @abstractmethod
     def factor(self, rows: Rows, u: float) -> Factor:

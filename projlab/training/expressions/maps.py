@@ -238,6 +238,14 @@ def stored(term: LinearMap) -> SparseMap:
     return SparseMap(term.parameter, term.shape, *term.triplets())
 
 
+def placed(term: LinearMap, device: torch.device) -> LinearMap:
+    """The same map with its coefficients on a device, so that applying it there copies none."""
+    if isinstance(term, SparseMap):
+        rows, cols, values = (t.to(device) for t in (term.rows, term.cols, term.values))
+        return replace(term, rows=rows, cols=cols, values=values)
+    return replace(term, entries=term.entries.to(device)) if isinstance(term, DenseMap) else term
+
+
 def scaled(term: LinearMap, factor: float) -> LinearMap:
     """factor * term."""
     if isinstance(term, Sums):

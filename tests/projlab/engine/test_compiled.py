@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-import warnings
 
 import pytest
 import torch
@@ -12,17 +11,6 @@ import projlab
 from projlab import project, projector
 from tests.projlab.derivatives import F64, close, metric, problem
 from tests.projlab.systems import CHOICES, DISJOINT_VARIANTS, OVERLAPPING_VARIANTS
-
-
-@pytest.fixture
-def fresh_compiler():
-    torch.compiler.reset()
-    with warnings.catch_warnings():
-        # the compiler's own: deprecations inside torch, and its look at .grad of what it traces
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
-        yield
-    torch.compiler.reset()
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,8 @@ def redundant():
 
 def layers():
     for variant in CHOICES:
+        if variant == "sparse_cholesky":  # refuses: see test_sparse
+            continue
         yield f"{variant}", projlab.nn.AffineProjection(*problem(variant), variant=variant), 0
     for kind in ("diagonal", "dense"):
         yield kind, projlab.nn.AffineProjection(*problem("qr"), metric=metric(kind)), 0
