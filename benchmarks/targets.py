@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 import projlab
-from benchmarks import common, kernels, layer, one_off, structured, yardstick
+from benchmarks import common, iterative, kernels, layer, one_off, structured, yardstick
 from benchmarks.interleave import Times, interleaved
 from benchmarks.memory import held_bytes
 from benchmarks.parameters import DTYPES
@@ -312,6 +312,11 @@ def _layer() -> Iterator[Cell]:
             yield Cell(f"{rows} rows, {size} {dtype}", ratio)
 
 
+def _iterative() -> Iterator[Cell]:
+    times = interleaved(iterative.calls(1_000_000), budget=60.0)
+    yield Cell("300000 rows, 1000000 columns, float64", times.ratio("projlab", "scipy"))
+
+
 def _memory() -> Iterator[Cell]:
     for size in ("100x1000", "10x10000", "500x2000"):
         case = common.system(size, "float64")
@@ -448,6 +453,8 @@ TARGETS: tuple[Target, ...] = (
            lambda: _one_off(one_off.backward, one_off.SINGLE + one_off.BATCHES)),
     Target("one-off-backward-large", "the same, 100 × 1000", "≤ 1.8", TIMES_LINES, MOST, 1.8,
            lambda: _one_off(one_off.backward, one_off.LARGE)),
+    Target("iterative", "random sparse, 1e6 columns, to 1e-12, by iteration", "≤ 1",
+           "`P(x)` over Jacobi-CG in scipy", MOST, 1, _iterative),
     Target("layer", "forward and backward of a layer, 32 to 256 rows", "≤ 1.5",
            "`nn.AffineProjection` over x − (x Q − c) Qᵀ", MOST, 1.5, _layer),
     Target("memory", "memory held besides A and b", "≤ 1.2", "bytes over those of W", MOST, 1.2,

@@ -372,3 +372,79 @@ def feasibility_bound(*, u: float, m: int, n: int) -> float:
     condition number does not enter for any of the variants.
     """
     return dimension_factor(m, n) * u
+
+
+NORM_PROBES = 16
+"""Random vectors from which the norms of an operator's rows are estimated: the mean of 16 squares
+of normal variables is within a factor 2 of its expectation with probability 0.97, and the norms,
+which are rounded to powers of two, so within sqrt(2)."""
+
+
+def adjoint_bound(m: int, n: int, u: float) -> float:
+    """|<A x, y> - <x, A' y>| over ||A x|| ||y|| + ||x|| ||A' y||, for random x and y.
+
+    An inner product of length k errs by probably sqrt(k) u of the norms (Higham and Mary 2019), the
+    products with A and A' are made of such, of entries that may cancel: 8 covers these three.
+    """
+    return 8 * math.sqrt(max(m, n, 1)) * u
+
+
+ORTHOGONAL = 2048
+"""Rows up to which an iteration keeps its left vectors orthogonal to all before them: m^2 numbers
+of 64 bits twice are 64 MB a vector at this many, and no more than m steps are needed."""
+
+STEPS = 2**15
+"""Steps of an iteration at most: LSQR, like conjugate gradients with A A', takes at most
+kappa ln(2 / u) / 2 to come down to rounding (Golub and Van Loan, 4th ed., section 11.3.3), which is
+this many at kappa = 1700."""
+
+AGAIN = 4
+"""A projection may take this many times the steps that a random vector took when it was set up: the
+bound on them, by the spectrum, is the same for all; a vector that has its whole weight on the worst
+part of it, and roundings, may take more."""
+
+FINITE_STEPS = 3
+"""Times m steps at most where left vectors are kept orthogonal: m do in exact arithmetic."""
+
+UNSEEN = 0.5
+"""Of the smallest singular value that an iteration has met: what is counted on, since the smallest
+there is may be smaller."""
+
+INDEPENDENT = 1e-6
+"""Of E x - g for a random g of unit normal entries and equilibrated rows: rows are independent
+where the least-squares residual is smaller. If they are not, it is at least a normal variable's
+magnitude, which is smaller than this with probability 1e-6."""
+
+CYCLE_DROP = 2.0
+"""In units of u: what a recurred residual may fall to, relative to where it began, before the true
+one is computed again; it says nothing below."""
+
+
+CYCLE_AIM = 0.9
+"""Of what the true residual should come down to: the recurred one, which it need not agree with to
+more than a tenth."""
+
+
+def iterated_floor(u: float) -> float:
+    """Of ||E x - f|| over sigma_1 max(||x0||, ||x||): what is wanted unless an accuracy is.
+
+    Rounding x moves E x by u sigma_1 ||x||. At most `ANSWERED` times u is
+    accepted where no more can be had. Divided by sigma_min it is kappa u: backward stable.
+    """
+    return u
+
+
+def iterated_condition_limit(m: int, n: int, u: float) -> float:
+    """kappa up to which cycles of an iteration contract, and so corrections reach rounding.
+
+    A run of LSQR errs like a backward-stable method (Bjorck, Elfving and Strakos 1998, section 5):
+    it leaves c kappa u of the distance to the set, and the `FINITE_STEPS` runs there are steps for
+    must leave u.
+    """
+    contraction: float = u ** (1 / FINITE_STEPS)
+    return contraction / (dimension_factor(m, n) * u)
+
+
+def iterated_steps(m: int, condition: float, u: float) -> float:
+    """Steps that LSQR takes to come down to u, at most."""
+    return min(condition * math.log(2 / u) / 2, m if m <= ORTHOGONAL else math.inf)

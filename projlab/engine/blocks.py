@@ -114,6 +114,11 @@ class BlockSolver:
         """Itself, as a source of derivatives."""
         return [self]
 
+    @property
+    def opaque(self) -> bool:
+        """As `Solver.opaque`, of any block."""
+        return any(group.solver.opaque for group in self.groups)
+
     def stacked(self) -> "BlockSolver":
         """Itself, as a source of derivatives."""
         return self

@@ -57,6 +57,9 @@ def projector(
         "drop" rows that follow from the others, or "raise".
     on_inconsistent
         "raise", or "least_squares": project onto {x : A'A x = A'b}, with the rows as given.
+    preconditioner
+        About (A A')^-1, symmetric positive definite, for the variant iterative: a function of one
+        vector (m,), tensor or array, or a `scipy.sparse.linalg.LinearOperator`.
     b_error
         By how much entries of b may be off, as `AffineConstraint` takes it: rows that contradict
         each other by no more are not refused, and `reason` says how far they are apart.
@@ -71,9 +74,11 @@ def projector(
     RankDeficientError
         Redundant rows with on_redundant="raise"; cholesky where the Gram matrix is singular.
     AccuracyError
-        No variant, or not the one named, is predicted to reach `accuracy`.
+        No variant, or not the one named, is predicted to reach `accuracy`; by iteration, it was not
+        reached: then calls may raise this, too.
     MemoryLimitError
-        Sparse A that a dense factorisation would not fit into memory.
+        Sparse A that a dense factorisation, or the vectors of an iteration, would not fit into
+        memory.
 
     References
     ----------
@@ -99,7 +104,13 @@ class Projector(SystemBuffers):
     The factors are rebuilt when a state dict is loaded. `.to(device)` moves them; a change of dtype
     factors again from the A and b that were given. Work is done in the wider of x's and A's dtype,
     float16 and bfloat16 in float32, and the result has x's dtype. No method but the constructor, a
-    change of buffers or dtype, and loading synchronises with the host; NaN goes through.
+    change of buffers or dtype, and loading synchronises with the host, but for the variant
+    iterative, which must look at its residuals; NaN goes through.
+
+    Where A is an operator, it is `P.constraint.operator`, shared and not copied, and in no state
+    dict; the buffer A is (m, 0) and stands for it. Such a projector stays on its device. By
+    iteration all rows are kept: another b must have a solution, or the call raises `AccuracyError`,
+    and multipliers of rows that follow from others need not be zero.
 
     Batched A (B, m, n) projects x (B, n) or (B, ..., n).
     """
@@ -128,6 +139,8 @@ class Projector(SystemBuffers):
         super().__init__()
         vars(self)["_options"] = options
         self._adopt(constraint, constraint.dtype, solver)
+        if constraint.operator is not None:
+            self._non_persistent_buffers_set.add("A")
 
     def _adopt(
         self,
@@ -152,7 +165,8 @@ class Projector(SystemBuffers):
     def _derive(self) -> None:
         """What the hot path looks up: not part of the state, and never copied."""
         solver = self._factors
-        vars(self)["_direct"] = NOTHING if solver is None else solver.direct(reverse_mode)
+        direct = NOTHING if solver is None else solver.direct(reverse_mode)
+        vars(self).update(_direct=direct, _opaque=solver is not None and solver.opaque)
         self._watch()
 
     def _watch(self) -> None:
@@ -456,6 +470,7 @@ class Projector(SystemBuffers):
             metric=options.metric,
             on_redundant=options.on_redundant,
             on_inconsistent=options.on_inconsistent,
+            preconditioner=options.preconditioner,
             b_error=options.b_error,
         )
 
@@ -469,6 +484,15 @@ class Projector(SystemBuffers):
         want_multipliers: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """The one way to the factors, by what watches: the compiler, autograd, or nobody."""
+        if self._opaque and is_compiling():
+            if is_exporting():
+                raise InputError(
+                    f"variant={solver.variant!r} decides by values how long to iterate, which no "
+                    "exported program can: take a variant that factors A"
+                )
+            return self._solve_eagerly(
+                solver, x, b, homogeneous=homogeneous, want_multipliers=want_multipliers
+            )
         if is_compiling() and not is_exporting():
             form, tensors = compiled.taken_apart(solver)
             watched = [] if self._mark is None else self._watched()
@@ -501,6 +525,12 @@ class Projector(SystemBuffers):
         return solver.solve(
             x, b, homogeneous=homogeneous, dual=False, want_multipliers=want_multipliers
         )
+
+    @compiled.eager
+    def _solve_eagerly(
+        self, solver: AnySolver, x: Tensor, b: Tensor | None, **how: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        return self._solve(solver, x, b, **how)
 
     def _solver_for(self, x: Tensor, name: str = "x", *, decided: bool = False) -> AnySolver:
         """The factors for x's dtype, of independent rows if `decided`; `InputError` for a bad x."""
@@ -575,6 +605,9 @@ class Projector(SystemBuffers):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Projector":
         """Move or convert: A and b as given stay exact, the factors follow."""
         self._follow()
+        if self._constraint.operator is not None:
+            at = fn(torch.empty(0, dtype=self._dtype, device=self.device))
+            self._constraint.rows.to(device=at.device)  # refuses to move
         with self._aside():
             super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch leaves it bare
         probe = fn(torch.empty(0, dtype=self._dtype, device=self.device))
@@ -618,6 +651,10 @@ class Projector(SystemBuffers):
                 unexpected_keys,
                 error_msgs,
             )
+        if self._constraint.operator is not None:
+            if strict and keys["A"] in state_dict:
+                unexpected_keys.append(keys["A"])
+            state_dict = {**state_dict, keys["A"]: self.A}
         missing = [key for key in keys.values() if key not in state_dict]
         if missing:
             missing_keys.extend(missing if strict else [])
@@ -682,7 +719,7 @@ class Projector(SystemBuffers):
         )
 
 
-_DERIVED = frozenset({"_direct", "_known", "_known_indices", "_mark", "_assembled"})
+_DERIVED = frozenset({"_direct", "_known", "_known_indices", "_mark", "_assembled", "_opaque"})
 
 
 def _is_meta(constraint: AffineConstraint) -> bool:

@@ -1,6 +1,7 @@
 """Setting up: the answer first, and a decision on the rank only where that does not do.
 
-Rows that share no column need no factor, dense rows of full rank a QR whose triangle proves it.
+Operators, and sparse rows that fit no factor, are iterated on (`projlab.engine.iterated`). Rows
+that share no column need no factor, dense rows of full rank a QR whose triangle proves it.
 Where rows may be redundant, a pivoted Cholesky factorisation picks some that carry the others, and
 these get a QR. In batches, or by the name of cholesky, the Gram matrix is factored with a shift too
 small to see, and the projection corrected with true residuals, which takes the shift out of the
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from projlab import tolerance
-from projlab.engine import blocks, careful, sparse
+from projlab.engine import blocks, careful, iterated, sparse
 from projlab.engine.blocks import AnySolver
 from projlab.engine.corrections import PROBES, Products, corrected, probes
 from projlab.engine.facts import Facts
@@ -31,6 +32,7 @@ from projlab.engine.solver import Solver
 from projlab.engine.variants import Factor, get
 from projlab.engine.variants.cholesky import CholeskyFactor
 from projlab.engine.variants.qr import QR
+from projlab.errors import MemoryLimitError
 from projlab.numerics import memory
 from projlab.numerics.precision import lowered, outside_inference_mode, stated_precision
 from projlab.numerics.scaling import widened
@@ -49,6 +51,9 @@ def build(
 
     `dtype` is the working precision, `data` that of A and b, which decides rank and consistency.
     """
+    if iterated.by_iteration(constraint, options):
+        with _computing(constraint):
+            return iterated.built(constraint, dtype, options, data)
     if constraint.rows.sparse:
         with _computing(constraint):
             by_blocks = blocks.built(constraint, dtype, options, data, build_one)
@@ -66,9 +71,19 @@ def build_one(
             system = equilibrate(constraint, dtype)
             if not system.rows.disjoint():
                 if sparse.takes(constraint, options):
-                    found = sparse.solver(constraint, system, options, data)
+                    try:
+                        found = sparse.solver(constraint, system, options, data)
+                    except MemoryLimitError as refused:
+                        if not iterated.last_resort(constraint, options):
+                            raise
+                        try:
+                            return iterated.built(constraint, dtype, options, data)
+                        except MemoryLimitError:
+                            raise refused from None
                     if found is not None or options.variant == sparse.NAME:
                         return found or careful.decided(constraint, dtype, options, data)
+                if iterated.last_resort(constraint, options):
+                    return iterated.built(constraint, dtype, options, data)
                 if system.rows.sparse:
                     system = replace(system, rows=DenseRows(system.rows.to_dense()))
                 solver = _of_full_rank(constraint, system, options, data)

@@ -84,6 +84,11 @@ class Solver:
     def solvers(self) -> list["Solver"]:
         return [self]
 
+    @property
+    def opaque(self) -> bool:
+        """Whether no transform or compiler may look inside a projection."""
+        return self.factor is not None and self.factor.opaque
+
     def stacked(self) -> "Solver":
         return self
 

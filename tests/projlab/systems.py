@@ -24,6 +24,8 @@ from tests.projlab import exact
 
 VARIANTS = projlab.variants()
 CHOICES = (*VARIANTS, "auto")
+STRAIGHT = tuple(name for name in CHOICES if name != "iterative")
+"""Those that do the same whatever the numbers are: an iteration looks at its residuals."""
 BOTH = ("float32", "float64")
 DOUBLE = ("float64",)
 

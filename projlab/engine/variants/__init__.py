@@ -3,6 +3,7 @@
 from projlab import tolerance
 from projlab.engine.variants.base import Factor, Variant
 from projlab.engine.variants.cholesky import Cholesky
+from projlab.engine.variants.iterative import Iterative
 from projlab.engine.variants.pinv import Pinv
 from projlab.engine.variants.qr import QR
 from projlab.engine.variants.single_row import SingleRow
@@ -11,7 +12,14 @@ from projlab.errors import InputError
 
 __all__ = ["REGISTRY", "Factor", "Variant", "drift_bound", "forward_error_bound", "get", "variants"]
 
-REGISTRY: tuple[Variant, ...] = (SingleRow(), Cholesky(), SparseCholesky(), QR(), Pinv())
+REGISTRY: tuple[Variant, ...] = (
+    SingleRow(),
+    Cholesky(),
+    SparseCholesky(),
+    QR(),
+    Pinv(),
+    Iterative(),
+)
 
 
 def variants() -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -26,11 +26,14 @@ class Bound(NamedTuple):
 
 @dataclass(frozen=True)
 class Factor(ABC):
-    """Factored rows E (r, n), or (B, r, n): every field is a tensor or None.
+    """Factored rows E (r, n), or (B, r, n): every field is a tensor or None, but where `opaque`.
 
     Vectors x are (..., n), for batched rows (B, k, n); right-hand sides are (..., r). A copy is
     made from the fields, and derives the rest again.
     """
+
+    opaque: ClassVar[bool] = False
+    """Whether a projection looks at its own numbers, or calls what a compiler cannot trace."""
 
     @abstractmethod
     def right_side(self, f: Tensor) -> Tensor:
