@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 from markupsafe import Markup
@@ -57,7 +58,7 @@ def show(payload: Payload, console: Console | None = None) -> None:
             console.print(Text.assemble((f"  {word} ", STYLES[word]), text))
         advice = system["recommendation"]
         console.print(Text(advice["text"], style="bold"))
-        console.print(Text(f"    {advice['code']}", style="cyan"), soft_wrap=True)
+        console.print(Text(indent(advice["code"], "    "), style="cyan"), soft_wrap=True)
         for change in advice["changes"]:
             console.print(Text(f"  - {change}"))
     if any(map(answered, payload["systems"])):
@@ -152,7 +153,7 @@ def facts(system: ComparedSystem) -> list[tuple[str, str]]:
     )
     pairs = [("system", what), ("structure", "; ".join(s["structure"]))]
     if system["note"]:
-        pairs.append(("left out", system["note"]))
+        pairs.append(("read as", system["note"]))
     least, most = s["row_norms"]
     pairs.append(("row norms", f"from {least:.3g} to {most:.3g}"))
     if s["rank"] is None:
