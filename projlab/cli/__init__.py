@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from projlab import __version__
 from projlab.cli import bench, compare, report, validate, variants
-from projlab.cli.common import BAD_INPUT, EXIT_CODES, INTERRUPTED, Command
-from projlab.errors import InputError
+from projlab.cli.common import EXIT_CODES, INTERRUPTED, Command
+from projlab.cli.frame import guarded, let_output_degrade
 
 COMMANDS = (validate.COMMAND, compare.COMMAND, bench.COMMAND, report.COMMAND, variants.COMMAND)
 """In the order of `projlab --help`."""
@@ -29,15 +29,13 @@ examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
+    let_output_degrade()
     options = build_parser().parse_args(arguments)
     command: Command = options.command
     # `timeout`, CI and `kill` end a run as Ctrl-C does, so that no worker goes on without it.
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return command.run(options)
-    except InputError as error:
-        print(f"projlab: {error}", file=sys.stderr)
-        return BAD_INPUT
+        return guarded(lambda: command.run(options))
     except KeyboardInterrupt:
         print(f"projlab: interrupted; {command.interrupted}", file=sys.stderr)
         return INTERRUPTED

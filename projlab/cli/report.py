@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from projlab.cli.common import Command, print_json, require_suite, without_nan
+from projlab.cli.common import Command, print_json, require_suite
 
 EPILOG = """
 examples:
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
 
     published = publish.publish(options.runs, options.out)
     if options.json:
-        print_json(without_nan(published.outcome))
+        print_json(published.outcome)
     else:
         print(published.headline)
         print("\n".join(f"Page: {path}" for path in published.pages))

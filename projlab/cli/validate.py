@@ -20,7 +20,7 @@ from projlab.cli.common import (
     print_json,
     require_suite,
     usable_device,
-    without_nan,
+    plain,
 )
 from projlab.errors import InputError
 
@@ -369,7 +369,7 @@ def _outcome(
         "report": str(report),
         "verdicts": str(verdicts),
     }
-    return cast("dict[str, Any]", without_nan(outcome))
+    return cast("dict[str, Any]", plain(outcome))
 
 
 COMMAND = Command(
