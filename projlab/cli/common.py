@@ -4,10 +4,12 @@ import argparse
 import importlib.metadata
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from projlab.errors import InputError
 
@@ -69,6 +71,15 @@ def positive_number(text: str) -> float:
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return number
+
+
+def require_writable(file: Path, option: str) -> None:
+    """Raise `InputError` where a file cannot be written, before hours are spent on its content."""
+    existing = next(folder for folder in (file.parent, *file.parent.parents) if folder.exists())
+    if file.is_dir() or not existing.is_dir():
+        raise InputError(f"{option} {file} takes the name of a file in a folder")
+    if not os.access(file if file.exists() else existing, os.W_OK):
+        raise InputError(f"{option} {file} cannot be written there: permission denied")
 
 
 def require_suite(command: str) -> None:

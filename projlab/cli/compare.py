@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from projlab.cli.common import (
+    BROKE_CODE,
     FAILED,
     HELD,
     NOTHING_CHECKED,
@@ -23,7 +24,7 @@ from projlab.errors import InputError
 if TYPE_CHECKING:
     from projlab_validation.compare import Comparison, ComparisonOptions
 
-EPILOG = """
+EPILOG = f"""
 examples:
   projlab compare system.npz
       every variant on your own A x = b, and which one to use
@@ -45,8 +46,9 @@ formats, of which nothing is ever executed:
   .safetensors   as npz, without names
 NAME_b.* and NAME_x0.* beside NAME.* are its b and x0 where nothing else says.
 
-exit codes: 0 every answer is within its own theory; 1 one is not; 2 bad usage or bad input;
-3 nothing was checked
+exit codes: 0 every answer is within its own theory; 1 one is not, or no variant reaches the
+--accuracy asked for, here and in theory; 2 bad usage or bad input;
+3 nothing was checked; {BROKE_CODE}
 """
 
 

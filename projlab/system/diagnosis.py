@@ -67,6 +67,8 @@ class Diagnosis:
         )
         lines += _section("redundant rows", [str(c) for c in self.redundant])
         lines += _section("conflicting rows", [c.contradiction() for c in self.conflicting])
+        if self.rank == n and not (self.ambiguous or self.conflicting):
+            lines.append("one solution: the set is one point, the projection of every x0")
         return "\n".join(lines)
 
 

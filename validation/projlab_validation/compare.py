@@ -22,13 +22,14 @@ from typing import Any
 
 import numpy as np
 
-from projlab import AffineConstraint, ProjlabError
+from projlab import AffineConstraint, MemoryLimitError, ProjlabError
 from projlab.engine.variants import get
 from projlab.system.options import OnInconsistent
 from projlab_validation import subjects
 from projlab_validation.describe import (
     SystemDescription,
     analysed,
+    beyond_memory,
     predicted_seconds,
     set_up_share,
     structure,
@@ -115,8 +116,9 @@ class Comparison:
 
     @property
     def failed(self) -> bool:
-        """Whether a variant broke what theory promises of it."""
-        return any(line.kind == "variant" and line.verdict == "fail" for line in self.lines)
+        """Whether a variant broke what theory promises of it, or none is as near as was asked."""
+        broken = (line.kind == "variant" and line.verdict == "fail" for line in self.lines)
+        return any(broken) or not self.recommendation.reached
 
     @property
     def checked(self) -> bool:
@@ -199,7 +201,9 @@ def _measured(problem: Problem, options: ComparisonOptions) -> Snapshot:
             f"the rank decision alone is predicted to take {needed:.3g} s on a slow core, the time "
             f"limit is {options.time_limit:g} s"
         )
-        return _skipped(problem, options, replace(known.system, unknown=unknown))
+        fits = not beyond_memory(problem, options.device)
+        system = replace(known.system, unknown=unknown, beyond_memory=not fits)
+        return _skipped(problem, options, system)
     ended = ""
     for report, why in _reports(_measure, (problem, options), known, options):
         known, ended = report, why
@@ -222,7 +226,9 @@ def _measure(
     try:
         system = analysed(system, constraint)
     except ProjlabError as refusal:
-        report(_skipped(problem, options, replace(system, unknown=str(refusal))))
+        beyond = isinstance(refusal, MemoryLimitError)
+        system = replace(system, unknown=str(refusal), beyond_memory=beyond)
+        report(_skipped(problem, options, system))
         return
     report(Snapshot(system))
     # It takes half as long as the rank decision.

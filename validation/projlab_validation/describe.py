@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
 from projlab import AffineConstraint, diagnose, tolerance
-from projlab.numerics import tuning
+from projlab.numerics import memory, tuning
 from projlab.system.rows import as_rows
 from projlab.system.structure import worthwhile_blocks
 from projlab_validation.oracles import FLOPS, FLOPS_PER_SECOND
@@ -60,6 +60,8 @@ class SystemDescription:
         others; NaN where none was found.
     unknown
         Why rank and what follows from it are not known.
+    beyond_memory
+        Whether the rank decision needs more memory than it may take here.
     """
 
     m: int
@@ -84,6 +86,12 @@ class SystemDescription:
     analysis_s: float = NAN
     clear_cutoff: float = NAN
     unknown: str = ""
+    beyond_memory: bool = False
+
+    @property
+    def one_point(self) -> bool:
+        """Whether the equations have one solution alone."""
+        return self.rank == self.n and self.consistent and not self.ambiguous
 
     @property
     def consistent(self) -> bool:
@@ -101,6 +109,16 @@ def predicted_seconds(problem: Problem) -> float:
     blocks = worthwhile_blocks(as_rows(problem.A))
     operations = _whole(problem) if blocks is None else blocks.operations
     return FLOPS * operations / FLOPS_PER_SECOND
+
+
+def beyond_memory(problem: Problem, device: str) -> bool:
+    """Whether a rank decision on the whole would be refused with `MemoryLimitError`."""
+    import torch
+
+    if not problem.rows_overlap or worthwhile_blocks(as_rows(problem.A)) is not None:
+        return False
+    needed = memory.factorisation_bytes(problem.m, problem.n, getattr(torch, problem.dtype))
+    return needed > memory.limit(torch.device(device))
 
 
 def set_up_share(problem: Problem) -> float:

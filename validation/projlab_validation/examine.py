@@ -49,7 +49,7 @@ SCALING = 12
 MOST_POINTS = 4
 """Further points that are asked for one by one; two at least."""
 
-SMALLEST_STACK, LARGEST_STACK = 4, 128
+SMALLEST_STACK, LARGEST_STACK = 4, 32
 """Points of a stack; x₀ is the first of them."""
 
 STACK_ENTRIES = 2**20
@@ -288,7 +288,8 @@ class _Examination:
 
         further = drawn(int(rng.integers(2, MOST_POINTS + 1)))
         stack = torch.cat([x0[None], drawn(_stack_size(rng, self.problem.n) - 1)])
-        lain = tuple(_laid_out(t, rng) for t in (drawn(int(rng.integers(1, FEW + 1))), A, b))
+        few = drawn(int(rng.integers(1, FEW + 1)))
+        lain = _laid_out(few, rng), _laid_out(A, rng), _laid_out(b, rng)
         around, within = drawn(int(rng.integers(1, FEW + 1))), Surroundings.drawn(rng)
         answered: dict[Check, tuple[Tensor, Tensor]] = {}
         work: dict[Check, Callable[[], tuple[Tensor, Tensor]]] = {
@@ -360,7 +361,7 @@ class _Examination:
 
         def work() -> Any:
             x0 = self.tensor(p.x0).expand(len(systems[0]), -1).clone()
-            answers = _array(self.ask(x0, *map(self.tensor, systems)))
+            answers = _array(self.ask(x0, self.tensor(systems[0]), self.tensor(systems[1])))
             return max(answers, key=self.truth.forward_error)
 
         return self.against_x_star("batched", work)

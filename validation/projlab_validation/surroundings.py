@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +93,7 @@ def mend(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Name what is not what it was, and put it back."""
     import torch
 
-    put_back = {
+    put_back: dict[str, Callable[[Any], object]] = {
         "default dtype": torch.set_default_dtype,
         "default device": torch.set_default_device,
         "grad mode": torch.set_grad_enabled,
@@ -116,8 +116,10 @@ def generators() -> tuple[torch.Tensor, bytes]:
     """Return where the global generators of torch and numpy stand."""
     import torch
 
-    keys, place = np.random.get_state()[1:3]  # noqa: NPY002  the global one is what is asked about
-    return torch.get_rng_state(), bytes(np.asarray(keys)) + str(place).encode()
+    numpys = np.random.get_state(legacy=False)  # noqa: NPY002  the global one is asked about
+    return torch.get_rng_state(), repr(numpys["state"]["pos"]).encode() + numpys["state"][
+        "key"
+    ].tobytes()
 
 
 @contextlib.contextmanager

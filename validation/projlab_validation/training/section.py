@@ -48,13 +48,8 @@ def run(
     jobs: int | None = None,
 ) -> Iterator[list[TrainingRecord]]:
     """Train what the folder does not hold yet; yield records when they are written."""
-    parts = folder / TRAINING
-    parts.mkdir(exist_ok=True)
-    asked = {
-        parts / f"{part}.{environment}.parquet": work
-        for name in names
-        for part, work in _parts(name, profile, dtypes, environment)
-    }
+    (folder / TRAINING).mkdir(exist_ok=True)
+    asked = _files(folder, names, profile, dtypes, environment)
     todo = {path: work for path, work in asked.items() if not path.exists()}
     trained = joblib.Parallel(n_jobs=jobs or joblib.cpu_count(), return_as="generator_unordered")(
         joblib.delayed(_task)(path, work) for path, work in todo.items()
@@ -64,6 +59,30 @@ def run(
             write_whole(path, _frame(records).to_parquet(index=False))
             bar.update(line, advance=1, description=f"{records[0].problem} {records[0].optimizer}")
             yield records
+
+
+def missing(
+    folder: Path,
+    names: Sequence[str],
+    profile: Profile,
+    dtypes: Sequence[Dtype],
+    *,
+    environment: str,
+) -> list[str]:
+    """Name the parts that a run would still have to train."""
+    files = _files(folder, names, profile, dtypes, environment)
+    return [path.name for path in files if not path.exists()]
+
+
+def _files(
+    folder: Path, names: Sequence[str], profile: Profile, dtypes: Sequence[Dtype], environment: str
+) -> dict[Path, Work]:
+    """Return the files that the section consists of, each with the work that fills it."""
+    return {
+        folder / TRAINING / f"{part}.{environment}.parquet": work
+        for name in names
+        for part, work in _parts(name, profile, dtypes, environment)
+    }
 
 
 def _parts(
