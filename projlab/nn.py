@@ -38,7 +38,8 @@ class AffineProjection(torch_nn.Module):
         their sizes, flattened row-major in the order named. b is then (m,), or (..., m) with the
         dimensions of x that are left, in their order.
     keywords
-        variant, accuracy, rank, metric, on_redundant, on_inconsistent, as for `projlab.projector`.
+        variant, accuracy, rank, metric, on_redundant, on_inconsistent, b_error, as for
+        `projlab.projector`.
 
     Raises
     ------

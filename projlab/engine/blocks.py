@@ -212,25 +212,35 @@ class _Apart:
         for i in self.blocks.empty[b != 0].tolist():
             none = torch.zeros(1, 1, dtype=self.constraint.dtype, device=b.device)
             name = self.constraint.names[i]
-            self._built(AffineConstraint(none, self.constraint.b[i], [name]), self.options)
+            one = AffineConstraint(none, self.constraint.b[i], [name], b_error=self._error(i))
+            self._built(one, self.options)
 
     def group(self, shape: tuple[int, int], members: Tensor) -> Group:
         """The blocks of one shape, factored."""
         rows, columns, A = self.blocks.gathered(shape, members)
         b = self.constraint.b[rows]
+        whole = AffineConstraint(A, b, b_error=self._error(rows))
         try:
-            solver = self._built(AffineConstraint(A, b), self.options)
+            solver = self._built(whole, self.options)
         except InconsistentError:
             # a row may be off on the scale of its block, and not on that of the whole system
             lenient = replace(self.options, on_inconsistent="least_squares")
-            solver = self._built(AffineConstraint(A, b), lenient)
+            solver = self._built(whole, lenient)
             self._refuse(rows, columns, A, solver)
         except ProjlabError:
-            for i, row in enumerate(rows.tolist()):  # of one block, by the names of its rows
-                names = [self.constraint.names[j] for j in row]
-                self._built(AffineConstraint(A[i], b[i], names), self.options)
+            for i in range(len(rows)):
+                self._built(self._one(A[i], rows[i]), self.options)
             raise
         return Group(rows, columns, solver)
+
+    def _one(self, A: Tensor, rows: Tensor) -> AffineConstraint:
+        """One block, by the names of its rows."""
+        names = [self.constraint.names[i] for i in rows.tolist()]
+        return AffineConstraint(A, self.constraint.b[rows], names, b_error=self._error(rows))
+
+    def _error(self, rows: Tensor | int) -> float | Tensor:
+        error = self.constraint.b_error
+        return 0.0 if error is None else error[rows]
 
     def _built(self, constraint: AffineConstraint, options: Options) -> Solver:
         return self.build(constraint, self.dtype, options, self.data)
@@ -259,10 +269,8 @@ class _Apart:
         factor = tolerance.consistency_factor(tolerance.rank_cutoff(m, n, u))
         allowed = factor * (system.rows.row_norms() * self.nearest_to_zero + system.f.abs())
         bad = (off > allowed).any(-1).nonzero().flatten().tolist()
-        if bad:
-            names = [self.constraint.names[j] for j in rows[bad[0]].tolist()]
-            one = AffineConstraint(A[bad[0]], self.constraint.b[rows[bad[0]]], names)
-            self._built(one, self.options)  # says which rows, and the combination that proves it
+        for i in bad:  # says which rows, and the combination that proves it, unless b_error does
+            self._built(self._one(A[i], rows[i]), self.options)
 
 
 def built(

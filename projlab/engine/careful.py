@@ -65,6 +65,7 @@ def decided(
     if kept is not None and constraint.batch is None:
         names = tuple(names[i] for i in kept.tolist())
     name, reason, factor = _factor(rows, reflectors, system, options, names)
+    reason += _tolerated(analysis)
     units = power_of_two(exponent, dtype)
     padding = (rows.row_max() == 0) if constraint.batch is not None and rows.shape[0] else None
     if padding is not None:
@@ -251,6 +252,19 @@ def _factor(
             f"variant={variant.name!r} failed on {m} rows in {n} variables: {error}. "
             "Try another variant."
         ) from error
+
+
+def _tolerated(analysis: Analysis) -> str:
+    """What of b was taken as its stated error."""
+    apart = [abs(c.left - c.right) for found in analysis.tolerated.values() for c in found]
+    if not apart:
+        return ""
+    rows = (
+        "1 redundant row misses its"
+        if len(apart) == 1
+        else f"{len(apart)} redundant rows miss their"
+    )
+    return f"; {rows} combination in b by {max(apart):.2g} at most, within b_error"
 
 
 def _refuse_redundant(constraint: AffineConstraint, analysis: Analysis) -> None:

@@ -37,6 +37,7 @@ def as_operator(x: Tensor, A: Tensor, b: Any, variant: str, keywords: ProjectorK
         None if by_name else rank,
         given["on_redundant"],
         given["on_inconsistent"],
+        _tensor(given["b_error"], A),
     )
     return found
 
@@ -54,6 +55,7 @@ def _keywords(
     cutoff: float | None,
     on_redundant: str,
     on_inconsistent: str,
+    b_error: Tensor,
 ) -> ProjectorKeywords:
     keywords: Any = {
         "metric": metric,
@@ -61,6 +63,7 @@ def _keywords(
         "rank": cutoff if rule is None else rule,
         "on_redundant": on_redundant,
         "on_inconsistent": on_inconsistent,
+        "b_error": b_error,
     }
     return keywords  # type: ignore[no-any-return]  # checked where they are read
 
@@ -77,11 +80,12 @@ def project(
     cutoff: float | None,
     on_redundant: str,
     on_inconsistent: str,
+    b_error: Tensor,
 ) -> Tensor:
     """`projlab.project`; `rule` or `cutoff` is its `rank`."""
     from projlab.engine.project import projected
 
-    keywords = _keywords(metric, accuracy, rule, cutoff, on_redundant, on_inconsistent)
+    keywords = _keywords(metric, accuracy, rule, cutoff, on_redundant, on_inconsistent, b_error)
     return projected(x, A, b, variant, keywords).clone()  # an operator's result is a new tensor
 
 
@@ -104,6 +108,7 @@ def project_backward(
     cutoff: float | None,
     on_redundant: str,
     on_inconsistent: str,
+    b_error: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients in x, and where `wanted` in A and b as well; A is factored again.
 
@@ -111,7 +116,7 @@ def project_backward(
     """
     from projlab.engine.project import OneOff
 
-    keywords = _keywords(metric, accuracy, rule, cutoff, on_redundant, on_inconsistent)
+    keywords = _keywords(metric, accuracy, rule, cutoff, on_redundant, on_inconsistent, b_error)
     options = asked(A.shape[-1], variant, keywords, applications=1)
     dtype = working_dtype(torch.promote_types(x.dtype, A.dtype))
     source = OneOff(options, dtype, working_dtype(A.dtype))

@@ -64,11 +64,13 @@ class OneOff:
                 assert b is not None
                 require_finite(b.detach(), "b")
                 rows, sides = A.detach(), _right_sides(A, b.detach())
-                self.constraint = AffineConstraint(rows, sides[0])
+                error = self.options.b_error
+                self.constraint = AffineConstraint(rows, sides[0], b_error=error)
                 self.solver = build(self.constraint, self.dtype, self.options, self.data)
                 if not self.solver.full_rank:
                     for side in sides[1:]:  # each may contradict redundant rows
-                        build(AffineConstraint(rows, side), self.dtype, self.options, self.data)
+                        other = AffineConstraint(rows, side, b_error=error)
+                        build(other, self.dtype, self.options, self.data)
             else:
                 self.solver = build(self.constraint, self.dtype, self.options, self.data)
         return self.solver
@@ -274,6 +276,7 @@ def _carefully(x: Tensor, A: Any, b: Any, variant: str, keywords: ProjectorKeywo
         constraint = as_constraint(A, b)
         check_vector(x, constraint.n, constraint.batch, constraint.device)
         options = asked(constraint.n, variant, keywords, applications=1)
+        constraint = constraint.stating(options.b_error)
         dtype = working_dtype(torch.promote_types(x.dtype, constraint.dtype))
         source = OneOff(options, dtype, working_dtype(constraint.dtype), constraint)
         found, _ = solve(

@@ -59,6 +59,9 @@ def projector(
         "drop" rows that follow from the others, or "raise".
     on_inconsistent
         "raise", or "least_squares": project onto {x : A'A x = A'b}, with the rows as given.
+    b_error
+        By how much entries of b may be off, as `AffineConstraint` takes it: rows that contradict
+        each other by no more are not refused, and `reason` says how far they are apart.
 
     Raises
     ------
@@ -124,6 +127,7 @@ class Projector(nn.Module):
     ) -> None:
         constraint = as_constraint(A, b)
         options = asked(constraint.n, variant, keywords, applications=MANY)
+        constraint = constraint.stating(options.b_error)
         dtype = working_dtype(constraint.dtype)
         solver = None if _is_meta(constraint) else build(constraint, dtype, options, dtype)
         super().__init__()
@@ -390,9 +394,9 @@ class Projector(nn.Module):
         constraint = self._constraint
         same_A = same_A or _equal(A, constraint.A)
         if not same_A:
-            constraint = AffineConstraint(A, b, constraint.given_names)
+            constraint = constraint.like(A, b)
         elif not (same_b or _equal(b, constraint.b)):
-            constraint = AffineConstraint(constraint.rows, b, constraint.given_names)
+            constraint = constraint.like(constraint.rows, b)
         else:
             self.A, self.b = A, b
             self._watch()
@@ -422,6 +426,7 @@ class Projector(nn.Module):
             metric=options.metric,
             on_redundant=options.on_redundant,
             on_inconsistent=options.on_inconsistent,
+            b_error=options.b_error,
         )
 
     def _solve(
@@ -613,7 +618,7 @@ class Projector(nn.Module):
             )
             return
         try:
-            constraint = AffineConstraint(A.to(device), b.to(device), self._constraint.given_names)
+            constraint = self._constraint.like(A.to(device), b.to(device))
             work = working_dtype(self._dtype)
             solver = build(constraint, work, self._options, self._data(self._dtype))
         except ProjlabError as error:
@@ -695,4 +700,4 @@ def _equal(changed: Tensor, kept: Tensor) -> bool:
 def moved(constraint: AffineConstraint, device: torch.device) -> AffineConstraint:
     """The same equations on another device."""
     rows = constraint.rows.to(device=device)
-    return AffineConstraint(rows, constraint.b.to(device), constraint.given_names)
+    return constraint.like(rows, constraint.b.to(device))

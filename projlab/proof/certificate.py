@@ -92,7 +92,7 @@ def certify(
     accuracy
         Forward error to be proven, relative to ||x*||. By default what a backward-stable method
         reaches in x's precision: dimension factor * kappa * u * (||x0|| + ||x0 - x*||) / ||x*||.
-    rank, metric, on_inconsistent
+    rank, metric, on_inconsistent, b_error
         As for `projector`: they say which projection x* is.
 
     Returns
@@ -114,6 +114,7 @@ def certify(
     constraint = as_constraint(A, b)
     refuse_unknown(keywords, ProblemKeywords)
     options = check_options(constraint.n, {"accuracy": accuracy, **keywords})
+    constraint = constraint.stating(options.b_error)
     least_squares = options.on_inconsistent == "least_squares"
     _check_pair(x0, x, constraint)
     device = constraint.device

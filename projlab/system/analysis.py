@@ -13,7 +13,7 @@ from projlab.numerics.triangular import Reflectors
 from projlab.system.block_rank import decide_by_blocks, orthonormal_columns
 from projlab.system.combinations import Combination, combinations_of
 from projlab.system.constraint import AffineConstraint
-from projlab.system.equilibration import Equilibrated, equilibrate
+from projlab.system.equilibration import Equilibrated, equilibrate, equilibrated_side
 from projlab.system.rank import Rank, RankRule, cutoff_of, decide, decide_each, wide_data
 from projlab.system.rows import Rows
 from projlab.system.structure import worthwhile_blocks
@@ -27,6 +27,8 @@ class Analysis:
     decisions: tuple[Rank, ...]
     conflicts: dict[int, tuple[Combination, ...]] = field(default_factory=dict)
     """Per element: the rows that contradict the others; absent where it is consistent."""
+    tolerated: dict[int, tuple[Combination, ...]] = field(default_factory=dict)
+    """Per element: the rows that would, but for the stated error of b."""
 
     @property
     def reflectors(self) -> Reflectors | None:
@@ -55,9 +57,9 @@ def analyse(
     system = equilibrate(constraint, dtype)
     key = (dtype, rule, data)
     if key in constraint.decided:
-        decisions, conflicts = constraint.decided[key]
+        decisions, conflicts, tolerated = constraint.decided[key]
         if not measured or all(d.measured for d in decisions):
-            return Analysis(system, decisions, conflicts)
+            return Analysis(system, decisions, conflicts, tolerated)
     u = tolerance.unit_roundoff(data)
     if constraint.batch is None:
         decisions = (_decided(system.rows, u, rule),)
@@ -68,12 +70,18 @@ def analyse(
     analysis = Analysis(system, decisions)
     for i, decision in enumerate(decisions):
         if len(decision.dropped):
-            bad = _conflicting(system.element(i), decision, u, rule)
+            part = system.element(i)
+            bad = _conflicting(part, decision, u, rule)
+            if bad and constraint.b_error is not None:
+                error = constraint.b_error if constraint.batch is None else constraint.b_error[i]
+                excused = _within(error, part, decision, bad)
+                analysis.tolerated[i] = combinations(constraint, analysis, i, excused)
+                bad = [k for k in bad if k not in excused]
             if bad:
                 analysis.conflicts[i] = combinations(constraint, analysis, i, bad)
     # rows and reflectors are as large as A: for the factorisation that follows, and not kept
     kept = tuple(replace(decision, reflectors=None) for decision in decisions)
-    constraint.decided[key] = kept, analysis.conflicts
+    constraint.decided[key] = kept, analysis.conflicts, analysis.tolerated
     return analysis
 
 
@@ -121,6 +129,26 @@ def _conflicting(system: Equilibrated, decision: Rank, u: float, rule: RankRule)
     return [int(i) for i in off.nonzero().flatten()]
 
 
+def _within(
+    b_error: Tensor, system: Equilibrated, decision: Rank, positions: list[int]
+) -> list[int]:
+    """Those of `positions` in `decision.dropped` whose contradiction errors of b explain.
+
+    A row misses the combination that it is by at most its own error and those of the rows in it,
+    and what rounding makes of the combination as it is evaluated.
+    """
+    dropped, kept = decision.dropped, decision.kept
+    f = system.f.to(dropped.device).double()
+    error = equilibrated_side(b_error, system.exponent).to(dropped.device)
+    error = error + tolerance.ROUNDED_ONCE * tolerance.unit_roundoff("float64") * f.abs()
+    mismatch, explained = f[dropped].abs(), error[dropped]
+    if decision.coefficients is not None:
+        C = decision.coefficients
+        mismatch = (f[dropped] - C.matvec(f[kept])).abs()
+        explained = explained + C.abs().matvec(error[kept])
+    return [i for i in positions if bool(mismatch[i] <= explained[i])]
+
+
 def _conflicting_exactly(system: Equilibrated, decision: Rank) -> list[int]:
     """`_conflicting` of entries taken literally: rows that are dependent in E, but not in [E f]."""
     augmented = torch.cat([system.rows.to_dense(), system.f.unsqueeze(-1)], -1)
@@ -144,7 +172,8 @@ def raise_inconsistent(constraint: AffineConstraint, analysis: Analysis) -> None
     shown = first_few([c.contradiction() for c in conflicts])
     raise InconsistentError(
         f"{where} has no solution: {shown}. Mend b, or ask for the nearest point of the "
-        'least-squares set with on_inconsistent="least_squares".'
+        'least-squares set with on_inconsistent="least_squares"; where b is known to be off by so '
+        "much, say so with b_error=."
     )
 
 

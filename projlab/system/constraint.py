@@ -10,6 +10,7 @@ from torch import Tensor
 from projlab.errors import InputError
 from projlab.numerics.precision import outside_inference_mode, stated_precision
 from projlab.system.inputs import check_vector, require_finite, to_tensor
+from projlab.system.options import check_b_error
 from projlab.system.rows import Rows, as_rows
 
 
@@ -27,6 +28,10 @@ class AffineConstraint:
         AffineConstraint already.
     names
         m row names for messages and diagnoses; "row 0", "row 1", ... by default.
+    b_error
+        By how much each entry of b may be off, beyond its own rounding: absolute, in b's units, a
+        scalar or of b's shape. Rows that contradict each other by no more are consistent; b that is
+        the difference of large numbers carries an error that nobody else can know.
 
     Raises
     ------
@@ -40,10 +45,19 @@ class AffineConstraint:
     given_names: tuple[str, ...] | None
     rows: Rows
     """A as the engine uses it."""
+    b_error: Tensor | None
+    """Of b's shape, in float64; None where nothing was stated."""
     decided: dict[Any, Any]
     """Ranks and conflicts, once somebody asked (see `projlab.system.analysis`)."""
 
-    def __init__(self, A: Any, b: Any = None, names: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        A: Any,
+        b: Any = None,
+        names: Sequence[str] | None = None,
+        *,
+        b_error: Any = 0.0,
+    ) -> None:
         for name, value in (("A", A), ("b", b)):
             if isinstance(value, Tensor) and value.requires_grad:
                 raise InputError(
@@ -55,8 +69,9 @@ class AffineConstraint:
         with outside_inference_mode():
             rows = as_rows(A)
             right = _right_side(b, rows)
+            stated = None if _is_zero(b_error) else _stated(check_b_error(b_error), right)
         given = None if names is None else _names(names, rows.shape[0])
-        self._set(rows=rows, b=right, given_names=given, decided={})
+        self._set(rows=rows, b=right, given_names=given, b_error=stated, decided={})
 
     def _set(self, **attributes: object) -> None:
         for name, value in attributes.items():
@@ -101,6 +116,19 @@ class AffineConstraint:
         """Of A and b."""
         return self.rows.device
 
+    def like(self, A: Any, b: Any) -> "AffineConstraint":
+        """Other numbers, with the names and the stated error of these."""
+        error = 0.0 if self.b_error is None else self.b_error
+        return AffineConstraint(A, b, self.given_names, b_error=error)
+
+    def stating(self, b_error: Any) -> "AffineConstraint":
+        """The same equations, of which b may be off by `b_error`; themselves where that is zero."""
+        if _is_zero(b_error):
+            return self
+        if self.b_error is not None:
+            raise InputError("b_error is given twice: with the AffineConstraint, and beside it")
+        return AffineConstraint(self.rows, self.b, self.given_names, b_error=b_error)
+
     def residual(self, x: Tensor) -> Tensor:
         """A x - b for x of shape (..., n), or (B, ..., n) where A is batched; shape (..., m)."""
         check_vector(x, self.n, self.batch, self.device)
@@ -128,6 +156,22 @@ def as_constraint(A: Any, b: Any) -> AffineConstraint:
     if b is not None:
         raise InputError("A is an AffineConstraint and holds its own b; give no other")
     return A
+
+
+def _is_zero(b_error: Any) -> bool:
+    return isinstance(b_error, float) and b_error == 0
+
+
+def _stated(error: float | Tensor, b: Tensor) -> Tensor | None:
+    if not isinstance(error, Tensor):
+        return None
+    if error.shape not in {torch.Size(()), b.shape[-1:], b.shape}:
+        of_batch = f" or {tuple(b.shape)}" if b.dim() == 2 else ""
+        raise InputError(
+            f"b_error has shape {tuple(error.shape)}; with this A it must be a scalar, "
+            f"({b.shape[-1]},){of_batch}"
+        )
+    return error.to(b.device).expand(b.shape).contiguous()
 
 
 def _right_side(b: Any, rows: Rows) -> Tensor:

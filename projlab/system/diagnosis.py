@@ -11,7 +11,7 @@ from projlab.system.analysis import analyse, combinations
 from projlab.system.combinations import Combination
 from projlab.system.constraint import as_constraint
 from projlab.system.inputs import working_dtype
-from projlab.system.options import check_rank
+from projlab.system.options import check_b_error, check_rank
 from projlab.system.rank import RankRule, cutoff_of
 
 
@@ -44,11 +44,13 @@ class Diagnosis:
     """Relative to sigma_1."""
     redundant: tuple[Combination, ...]
     conflicting: tuple[Combination, ...]
+    tolerated: tuple[Combination, ...]
+    """Rows that conflict by no more than the `b_error` that was stated."""
     scaling: Scaling
 
     @property
     def consistent(self) -> bool:
-        """Whether some x satisfies every equation, up to rounding."""
+        """Whether some x satisfies every equation, up to rounding and the stated error of b."""
         return not self.conflicting
 
     def __str__(self) -> str:
@@ -69,16 +71,21 @@ class Diagnosis:
         lines += _section("conflicting rows", [c.contradiction() for c in self.conflicting])
         if self.rank == n and not (self.ambiguous or self.conflicting):
             lines.append("one solution: the set is one point, the projection of every x0")
+        if self.tolerated:
+            within = [c.contradiction() for c in self.tolerated]
+            lines += _section("rows in conflict within b_error", within)
         return "\n".join(lines)
 
 
 def _section(title: str, entries: Sequence[str]) -> list[str]:
     count = len(entries) or "no"
-    lines = [f"{count} {title.removesuffix('s') if count == 1 else title}"]
+    lines = [f"{count} {title.replace('rows', 'row') if count == 1 else title}"]
     return lines + [f"  {entry}" for entry in few(entries)]
 
 
-def diagnose(A: Any, b: Any = None, *, rank: RankRule = "numerical") -> Diagnosis:
+def diagnose(
+    A: Any, b: Any = None, *, rank: RankRule = "numerical", b_error: Any = 0.0
+) -> Diagnosis:
     """Rank, redundant and conflicting rows, condition and scaling of A x = b.
 
     Parameters
@@ -88,6 +95,8 @@ def diagnose(A: Any, b: Any = None, *, rank: RankRule = "numerical") -> Diagnosi
     rank
         "numerical" (singular values of the equilibrated rows above the cutoff that `projector`
         states), a tolerance relative to the largest instead, or "exact" (entries taken literally).
+    b_error
+        By how much entries of b may be off, as `AffineConstraint` takes it.
 
     Raises
     ------
@@ -101,7 +110,7 @@ def diagnose(A: Any, b: Any = None, *, rank: RankRule = "numerical") -> Diagnosi
     Golub and Van Loan, "Matrix Computations", 4th ed., section 5.4.1 (numerical rank); Gu and
     Eisenstat, SIAM J. Sci. Comput. 17 (1996) (choice of independent rows).
     """
-    constraint = as_constraint(A, b)
+    constraint = as_constraint(A, b).stating(check_b_error(b_error))
     if constraint.batch is not None:
         raise InputError(
             f"A is a batch of {constraint.batch} systems; diagnose one of them: A[i], b[i]"
@@ -122,6 +131,7 @@ def diagnose(A: Any, b: Any = None, *, rank: RankRule = "numerical") -> Diagnosi
         cutoff=cutoff_of(rule, constraint.m, constraint.n, u),
         redundant=combinations(constraint, analysis, 0, range(constraint.m - decision.rank)),
         conflicting=analysis.conflicts.get(0, ()),
+        tolerated=analysis.tolerated.get(0, ()),
         scaling=Scaling(
             float(nonzero.min()) if len(nonzero) else 0.0,
             float(nonzero.max()) if len(nonzero) else 0.0,

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypedDict, TypeVar, get_args, get_type_hints
 from torch import Tensor
 
 from projlab.errors import InputError
+from projlab.system.inputs import require_finite, to_tensor
 from projlab.system.metric import metric_weights
 from projlab.system.rank import RankRule
 
@@ -30,6 +31,7 @@ class ProblemKeywords(TypedDict, total=False):
     rank: RankRule
     metric: Any
     on_inconsistent: OnInconsistent
+    b_error: Any
 
 
 class ProjectorKeywords(ProblemKeywords, total=False):
@@ -56,6 +58,8 @@ class Options:
     """(n,) or (n, n)."""
     on_redundant: OnRedundant = "drop"
     on_inconsistent: OnInconsistent = "raise"
+    b_error: float | Tensor = 0.0
+    """A tensor where it is more than zero: of any shape (), (m,) or (B, m)."""
     applications: int = 1
     """How many projections the factorisation is expected to serve."""
 
@@ -89,6 +93,7 @@ def check_options(
         "on_inconsistent": lambda value: _one_of(
             "on_inconsistent", value, get_args(OnInconsistent)
         ),
+        "b_error": check_b_error,
     }
     checked = {name: checks[name](value) for name, value in keywords.items()}
     return Options(variant=variant, applications=applications, **checked)
@@ -132,6 +137,20 @@ def check_rank(value: object) -> RankRule:
             "relative to the largest singular value"
         )
     return number
+
+
+def check_b_error(value: object) -> float | Tensor:
+    """The `b_error` argument: 0.0, or a float64 tensor with entries that are not all zero."""
+    if value is None:
+        raise InputError("b_error is None; it must be a number or one a row, 0.0 for none")
+    error = to_tensor(value, "b_error").double()
+    require_finite(error, "b_error")
+    if bool((error < 0).any()):
+        raise InputError(
+            f"b_error has the entry {float(error.min()):.3g}; it must say by how much b may be "
+            "off, so no entry may be negative"
+        )
+    return error if bool((error > 0).any()) else 0.0
 
 
 def _number(value: object) -> float:

@@ -5,10 +5,10 @@ dimension is a strided view and a list of axes, whatever its size, and no matrix
 """
 
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,14 +16,16 @@ from projlab.errors import InputError
 from projlab.training.expressions import labels, maps, operands
 from projlab.training.expressions.labels import Label, ParameterNames
 from projlab.training.expressions.maps import LinearMap
+from projlab.training.expressions.views import Views
 
 
 def expr(parameter: Tensor, name: str | None = None) -> "Expression":
     """A parameter as a linear expression, of its shape, to write equations over.
 
     `+ - *` and `/` by numbers, `*` by an array of constants, `A @ e` and `e @ A` for a dense or
-    sparse matrix (torch, numpy, scipy.sparse), `.sum(dim)`, `.mean(dim)`, indexing, `.reshape`,
-    `.flatten()`, `.T`; then `==` gives an `Equation`:
+    sparse matrix (torch, numpy, scipy.sparse), `.sum(dim)`, `.mean(dim)`, indexing, what moves
+    entries (`.reshape`, `.permute`, `.diagonal()`, `.roll`, ...), and torch's functions of the same
+    names, `torch.einsum`, `torch.cat` and `torch.stack`; then `==` gives an `Equation`:
 
         expr(p3) - 2 * expr(p4) == 0
         expr(W).sum(dim=1) == 1
@@ -74,14 +76,13 @@ def cat(*expressions: "Expression") -> "Expression":
     return _Joined(tuple(e.flatten() for e in expressions))
 
 
-class Expression:
+class Expression(Views):
     """sum_i A_i p_i + c over parameters p_i; made by `expr` and `cat`, immutable."""
 
     __array_ufunc__ = None  # arrays on the left leave the operation to us
     __array_priority__ = 1000.0
+    __pandas_priority__ = 5000  # above that of a DataFrame
     __hash__ = None  # type: ignore[assignment]  # == is an equation, not a comparison
-
-    shape: torch.Size
 
     def __init__(
         self,
@@ -106,10 +107,12 @@ class Expression:
         """The maps A_i, each with its parameter."""
         return self._terms
 
-    @property
-    def ndim(self) -> int:
-        """Number of dimensions."""
-        return len(self.shape)
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """`torch.sum(e)`, `tensor * e` and the like: see the module `functions`."""
+        from projlab.training.expressions import functions  # which makes expressions
+
+        return functions.applied(func, args, kwargs or {})
 
     def _derived(
         self,
@@ -274,10 +277,20 @@ class Expression:
         return mean
 
     def _dims(self, dim: int | tuple[int, ...] | None) -> tuple[int, ...]:
-        wanted = range(self.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
-        if not all(isinstance(d, int) and -self.ndim <= d < self.ndim for d in wanted):
+        if dim is None:
+            return tuple(range(self.ndim))
+        try:
+            wanted = [
+                operator.index(d) for d in (dim if isinstance(dim, (tuple, list)) else (dim,))
+            ]
+        except TypeError:
+            wanted = [self.ndim]
+        if not all(-self.ndim <= d < self.ndim for d in wanted):
             raise InputError(f"dim={dim!r}; the expression has shape {tuple(self.shape)}")
-        return tuple(sorted({d % self.ndim for d in wanted}))
+        dims = tuple(sorted(d % self.ndim for d in wanted))
+        if len(set(dims)) < len(dims):
+            raise InputError(f"dim={dim!r} names a dimension twice")
+        return dims or tuple(range(self.ndim))
 
     def _reduced(self, dims: tuple[int, ...], keepdim: bool, method: str) -> "Expression":
         shape = torch.Size(size for d, size in enumerate(self.shape) if d not in dims)
@@ -298,68 +311,11 @@ class Expression:
             label,
         )
 
-    def __getitem__(self, key: Any) -> "Expression":
-        key = key if isinstance(key, tuple) else (key,)
-        # an empty list would be a floating-point tensor, which indexes nothing
-        key = tuple(
-            torch.as_tensor(k, dtype=torch.long if len(k) == 0 else None)
-            if isinstance(k, (list, np.ndarray))
-            else k
-            for k in key
-        )
-        key = tuple(k.cpu() if isinstance(k, Tensor) else k for k in key)
-        basic = not any(isinstance(k, Tensor) for k in key)
-        shape = operands.indexed(self.shape, key, values=not basic)
-
-        def change(v: Tensor) -> Tensor:
-            if v.is_meta and not basic:
-                raise RuntimeError("no view")
-            return v[key]
-
-        return self._derived(
-            shape,
-            lambda t: maps.changed(t, change),
-            lambda c: c[key],
-            labels.of_index(self.label, self.shape, key),
-        )
-
     def __iter__(self) -> NoReturn:
         raise TypeError("an expression is not iterable; index it")
 
     def __bool__(self) -> NoReturn:
         raise TypeError("an expression has no truth value; it has values when it is constrained")
-
-    def reshape(self, *shape: Any) -> "Expression":
-        """The entries in row-major order, in another shape; one size may be -1."""
-        sizes = shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape
-        try:
-            target = torch.empty(self.shape, device="meta").reshape(sizes).shape
-        except (RuntimeError, TypeError) as error:
-            raise InputError(f"reshape{shape!r} of shape {tuple(self.shape)}: {error}") from None
-        return self._derived(
-            target,
-            lambda t: maps.changed(t, operands.viewing(target)),
-            lambda c: c.reshape(target),
-            labels.of_reshape(self.label, self.shape, target),
-        )
-
-    def flatten(self) -> "Expression":
-        """One dimension, row-major."""
-        return self if self.ndim == 1 else self.reshape(-1)
-
-    @property
-    def T(self) -> "Expression":  # noqa: N802  # as torch spells it
-        """The transpose of an expression of two dimensions, or of one (itself)."""
-        if self.ndim > 2:
-            raise InputError(f".T is of two dimensions; the shape is {tuple(self.shape)}")
-        if self.ndim < 2:
-            return self
-        return self._derived(
-            torch.Size((self.shape[1], self.shape[0])),
-            lambda t: maps.changed(t, lambda v: v.t()),
-            lambda c: c.t(),
-            labels.of_view(self.label, (1, 0)),
-        )
 
     def __eq__(self, other: object) -> "Equation":  # type: ignore[override]
         if isinstance(other, Expression):

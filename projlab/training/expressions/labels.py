@@ -177,21 +177,10 @@ def of_index(child: Label, before: Sequence[int], key: tuple[Any, ...]) -> Label
     """The child's own index of an entry of child[key]."""
     basic = all(isinstance(k, (int, slice)) or k is None or k is Ellipsis for k in key)
 
-    @functools.cache
-    def coordinates() -> list[Tensor]:
-        """For each dimension of the child, where the entries of child[key] come from."""
-        places = []
-        for d, size in enumerate(before):
-            shape = [size if k == d else 1 for k in range(len(before))]
-            places.append(torch.arange(size).reshape(shape).expand(tuple(before))[key])
-        return places
+    if not basic:
+        return of_change(child, before, lambda v: v[key], "[...]")
 
     def label(index: Index, names: ParameterNames) -> str:
-        if not basic and all(text.isdigit() for text in index):
-            position = tuple(int(text) for text in index)
-            return child(tuple(str(int(c[position])) for c in coordinates()), names)
-        if not basic:
-            return subscript(f"{grouped(child(whole(len(before)), names))}[...]", index)
         rest = list(index)
         inside: list[str] = []
         for k in _without_ellipsis(key, len(before)):
@@ -202,6 +191,29 @@ def of_index(child: Label, before: Sequence[int], key: tuple[Any, ...]) -> Label
             else:
                 inside.append(_through(k, before[len(inside)], rest.pop(0)))
         return child(tuple(inside), names)
+
+    return label
+
+
+def of_change(
+    child: Label, before: Sequence[int], change: Callable[[Tensor], Tensor], form: str
+) -> Label:
+    """The child's own index of an entry that `change` moved; of more, `form` behind it."""
+
+    @functools.cache
+    def coordinates() -> list[Tensor]:
+        """For each dimension of the child, where the entries of the result come from."""
+        places = []
+        for d, size in enumerate(before):
+            shape = [size if k == d else 1 for k in range(len(before))]
+            places.append(change(torch.arange(size).reshape(shape).expand(tuple(before))))
+        return places
+
+    def label(index: Index, names: ParameterNames) -> str:
+        if all(text.isdigit() for text in index):
+            position = tuple(int(text) for text in index)
+            return child(tuple(str(int(c[position])) for c in coordinates()), names)
+        return subscript(f"{grouped(child(whole(len(before)), names))}{form}", index)
 
     return label
 

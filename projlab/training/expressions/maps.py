@@ -58,12 +58,14 @@ class Sums:
         return True
 
     def reshaped(self, change: Callable[[Tensor], Tensor]) -> "Sums | None":
-        """The map after a change of view of its result; None where that is not a view."""
+        """The map after a change of its result; None where that is no view, or needs values."""
         sizes = [size for size, _ in self.out]
         meta = torch.empty_strided(sizes, [stride for _, stride in self.out], device="meta")
         try:
             view = change(meta)
-        except RuntimeError:
+        except (RuntimeError, NotImplementedError):  # a mask
+            return None
+        if not view._is_view():
             return None
         out = tuple(zip(view.shape, view.stride(), strict=True))
         return replace(self, out=out, offset=self.offset + int(view.storage_offset()))
@@ -256,7 +258,7 @@ def weighted(term: LinearMap, weights: Tensor) -> LinearMap:
 
 
 def changed(term: LinearMap, change: Callable[[Tensor], Tensor]) -> LinearMap:
-    """The map after an index, a transposition, an expansion or a reshape of its result."""
+    """The map after entries of its result were taken elsewhere, dropped or repeated."""
     if isinstance(term, Sums):
         view = term.reshaped(change)
         if view is not None:

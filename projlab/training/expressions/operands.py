@@ -1,6 +1,5 @@
 """Checks of what expressions are made of: parameters, constants, matrices, indices, shapes."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -57,11 +56,15 @@ def matrix(A: Any) -> tuple[Tensor, torch.dtype]:
     if isinstance(A, Tensor) and A.requires_grad:
         raise InputError("A requires grad, but the matrix of a constraint is a constant; detach it")
     if isinstance(A, Tensor) and A.layout != torch.strided:
-        coo = A.to_sparse_coo().coalesce().cpu()
-        if coo.dim() != 2 or not coo.is_floating_point():
-            raise InputError(f"A has shape {tuple(A.shape)} and dtype {A.dtype}; it must be (m, n)")
-        require_finite(coo.values(), "A's stored values")
-        return coo.double(), coo.dtype
+        if A.dim() != 2 or A.dense_dim():
+            raise InputError(f"A is a sparse tensor of shape {tuple(A.shape)}; it must be (m, n)")
+        coo = A.detach().to_sparse_coo().cpu()
+        # integers in float64 before duplicates are added up: in their own type they could overflow
+        wide = coo if coo.is_floating_point() or coo.is_complex() else coo.double()
+        wide = wide.coalesce()
+        values = to_tensor(wide.values(), "A")
+        require_finite(values, "A's stored values")
+        return wide.double(), wide.dtype
     tensor = to_tensor(A, "A")
     if tensor.dim() not in (1, 2):
         raise InputError(f"A has shape {tuple(tensor.shape)}; it must be (m, n) or (n,)")
@@ -90,24 +93,6 @@ def broadcast(a: torch.Size, b: torch.Size, what: str) -> torch.Size:
         raise InputError(
             f"{what} has shape {tuple(b)}, which does not broadcast with {tuple(a)}"
         ) from None
-
-
-def indexed(shape: torch.Size, key: tuple[Any, ...], *, values: bool) -> torch.Size:
-    """The shape of an index; masks have one only where their values are known."""
-    try:
-        zero = torch.zeros((), dtype=torch.bool) if values else torch.empty((), device="meta")
-        return zero.expand(shape)[key].shape
-    except (IndexError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"index {key!r} of shape {tuple(shape)}: {error}") from None
-
-
-def viewing(target: torch.Size) -> Callable[[Tensor], Tensor]:
-    """A reshape that, of a strided view, must stay one."""
-
-    def change(v: Tensor) -> Tensor:
-        return v.view(target) if v.is_meta else v.reshape(target)
-
-    return change
 
 
 def narrower(a: torch.dtype, b: torch.dtype) -> torch.dtype:

@@ -27,7 +27,7 @@ def constrained(variant="auto"):
     return projlab.constrain(torch.optim.SGD([w], lr=0.1), A @ expr(w) == 1.0, variant=variant)
 
 
-KEYWORDS = ("accuracy", "rank", "metric", "on_redundant", "on_inconsistent")
+KEYWORDS = ("accuracy", "rank", "metric", "on_redundant", "on_inconsistent", "b_error")
 ENTRIES = {
     "projector": (lambda **k: projlab.projector(A, b, **k), ("variant", *KEYWORDS)),
     "Projector": (lambda **k: projlab.Projector(A, b, **k), ("variant", *KEYWORDS)),
@@ -42,9 +42,9 @@ ENTRIES = {
     ),
     "certify": (
         lambda **k: projlab.certify(x, P(x), A, b, **k),
-        ("accuracy", "rank", "metric", "on_inconsistent"),
+        ("accuracy", "rank", "metric", "on_inconsistent", "b_error"),
     ),
-    "diagnose": (lambda **k: projlab.diagnose(A, b, **k), ("rank",)),
+    "diagnose": (lambda **k: projlab.diagnose(A, b, **k), ("rank", "b_error")),
     "Projector.certify": (lambda **k: P.certify(x, P(x), **k), ("accuracy",)),
     "AffineProjection": (lambda **k: nn.AffineProjection(A, b, **k), ("variant", *KEYWORDS)),
     "affine": (
@@ -66,6 +66,7 @@ BAD = {
         *([1.0, -1.0, 1.0], [1.0, 0.0, 1.0], torch.ones(3, 2), [1.0, 1.0]),
     ],
     "on_redundant": [True, None, "ignore", "", 0, NAN, ["drop"], np.array(["drop", "raise"])],
+    "b_error": [None, -1.0, NAN, math.inf, "small", 1j, [1.0] * 9, np.array([-1.0, 0.0])],
     "on_inconsistent": [True, None, "drop", "", 0, NAN, ["raise"], np.array(["raise", "raise"])],
 }
 
@@ -100,6 +101,7 @@ GOOD = {
     "rank": ["numerical", "exact", 1e-10, np.float64(1e-10), np.float32(1e-10), Fraction(1, 10**9)],
     "metric": [None, [1.0, 2.0, 3.0], (1, 2, 3), np.array([1.0, 2.0, 3.0]), torch.eye(3)],
     "on_redundant": ["drop", "raise", np.str_("drop")],
+    "b_error": [0.0, 0, 1e-9, [0.0, 1e-9], np.float32(1e-9)],
     "on_inconsistent": ["raise", "least_squares", np.str_("raise")],
 }
 
@@ -148,10 +150,10 @@ def test_a_layer_with_a_bad_keyword_leaves_the_module_as_it_was():
 @pytest.mark.parametrize(
     ("function", "names"),
     [
-        (projlab.projector, ["accuracy", "rank", "metric", "on_redundant", "on_inconsistent"]),
-        (projlab.Projector, ["accuracy", "rank", "metric", "on_redundant", "on_inconsistent"]),
-        (projlab.project, ["accuracy", "rank", "metric", "on_redundant", "on_inconsistent"]),
-        (projlab.certify, ["rank", "metric", "on_inconsistent"]),
+        (projlab.projector, [*KEYWORDS]),
+        (projlab.Projector, [*KEYWORDS]),
+        (projlab.project, [*KEYWORDS]),
+        (projlab.certify, ["rank", "metric", "on_inconsistent", "b_error"]),
         (nn.AffineProjection, ["variant", *KEYWORDS]),
         (nn.affine, ["variant", *KEYWORDS]),
     ],

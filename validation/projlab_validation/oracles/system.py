@@ -138,7 +138,7 @@ def cutoff(singular_values: Array, shape: tuple[int, int], eps: float) -> float:
 
 
 def _is_coarse(eps: float) -> bool:
-    return eps > np.finfo(np.float64).eps
+    return bool(eps > np.finfo(np.float64).eps)
 
 
 def factor(
