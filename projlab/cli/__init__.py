@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from projlab import __version__
 from projlab.cli import bench, compare, report, validate, variants
 from projlab.cli.common import EXIT_CODES, INTERRUPTED, Command
-from projlab.cli.frame import guarded, let_output_degrade
+from projlab.cli.frame import drop_output_if_lost, guarded, let_output_degrade
 
 COMMANDS = (validate.COMMAND, compare.COMMAND, bench.COMMAND, report.COMMAND, variants.COMMAND)
 """In the order of `projlab --help`."""
@@ -30,7 +30,11 @@ examples:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     let_output_degrade()
-    options = build_parser().parse_args(arguments)
+    try:
+        options = build_parser().parse_args(arguments)
+    except SystemExit:
+        drop_output_if_lost()  # of --help, whose reader may have left
+        raise
     command: Command = options.command
     # `timeout`, CI and `kill` end a run as Ctrl-C does, so that no worker goes on without it.
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -108,12 +108,12 @@ def _broke(error: BaseException) -> int:
 
 
 def _say(code: int, sentence: str) -> int:
-    _drop_output_if_lost()
+    drop_output_if_lost()
     print(f"projlab: {sentence}", file=sys.stderr)
     return code
 
 
-def _drop_output_if_lost() -> None:
+def drop_output_if_lost() -> None:
     """What stands in a buffer that cannot be written would be complained about at exit."""
     try:
         sys.stdout.flush()

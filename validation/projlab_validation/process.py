@@ -14,6 +14,9 @@ from typing import Any
 from projlab_validation.environment import THREAD_VARIABLES
 from projlab_validation.outcome import described
 
+STARTING = 300.0
+"""Seconds that a process may take to import what it needs, on a machine that does much else."""
+
 GRACE = 10.0
 """Seconds after its limit at which a process ends itself, whoever started it being gone."""
 
@@ -62,7 +65,7 @@ def reports(
         process.start()
     theirs.close()
     try:
-        deadline = time.monotonic() + time_limit + GRACE  # until it has begun
+        deadline = time.monotonic() + STARTING  # until it has begun
         while not why:
             if not _heard(ours, deadline):
                 why = f"{STOPPED} of {time_limit:g} s"

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Raised whenever old folders can no longer be read or resumed."""
 
+FORMAT_KEY = "projlab.format"
+"""Where a parquet file's metadata says its format."""
+
 HEADER, ENVIRONMENTS, RECORDS, TRAINING = "run.json", "environment.json", "records", "training"
 VERDICTS, TRAINING_VERDICTS = "verdicts.parquet", "training.parquet"
 TEMPORARY = ".projlab-"
@@ -172,7 +175,7 @@ class Store:
     def write_verdicts(self, verdicts: pd.DataFrame, name: str = VERDICTS) -> Path:
         """Write judged records as one file beside the parts."""
         path = self.folder / name
-        write_whole(path, verdicts.to_parquet(index=False))
+        write_whole(path, parquet(verdicts))
         return path
 
     def done(self) -> set[Key]:
@@ -204,12 +207,22 @@ def _keys(frame: pd.DataFrame) -> set[Key]:
     return {Key(*row) for row in frame[list(Key._fields)].itertuples(index=False, name=None)}
 
 
+def parquet(frame: pd.DataFrame) -> bytes:
+    """Return a frame as parquet, without its index and with `FORMAT` in its metadata."""
+    import pyarrow as pa
+
+    return _parquet(pa.Table.from_pandas(frame, preserve_index=False))
+
+
 def _parquet(part: pa.Table) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    versions = {FORMAT_KEY.encode(): str(FORMAT).encode()}
     buffer = pa.BufferOutputStream()
-    pq.write_table(part, buffer)
+    pq.write_table(
+        part.replace_schema_metadata({**(part.schema.metadata or {}), **versions}), buffer
+    )
     content: bytes = buffer.getvalue().to_pybytes()
     return content
 

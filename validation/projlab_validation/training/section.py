@@ -18,7 +18,7 @@ import joblib
 from projlab_validation.environment import THREADS_PER_WORKER
 from projlab_validation.profiles import Profile
 from projlab_validation.progress import progress_bar
-from projlab_validation.store import TRAINING, write_whole
+from projlab_validation.store import TRAINING, parquet, write_whole
 from projlab_validation.training.networks import NETWORKS, measure
 from projlab_validation.training.optimizers import OPTIMIZERS, Choice
 from projlab_validation.training.problems import BUILDERS, TrainingProblem
@@ -56,7 +56,7 @@ def run(
     )
     with progress_bar(len(todo)) as (bar, line):
         for path, records in trained:
-            write_whole(path, _frame(records).to_parquet(index=False))
+            write_whole(path, parquet(_frame(records)))
             bar.update(line, advance=1, description=f"{records[0].problem} {records[0].optimizer}")
             yield records
 
