@@ -76,7 +76,7 @@ class Summary:
         """`header` for a program: numbers as numbers, and why the run stopped, if it did."""
         limit, peers = self.header.get("time_limit"), self.header.get("peers")
         return {
-            **self.header,
+            **{name: value for name, value in self.header.items() if name != "peers"},
             "time_limit": None if limit is None else float(limit),
             "peers_asked": peers.split(", ") if peers else [],
             "stopped": self.incomplete or None,

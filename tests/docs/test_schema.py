@@ -41,7 +41,9 @@ def keys(of_table):
 
 def listed(title, key):
     """What the list of a section says that a key holds."""
-    item = re.search(rf"^- `{key}`[^:]*: (.*?)(?=^- |^$)", section(title) + "\n", re.M | re.S)
+    item = re.search(
+        rf"^- `{key}`[^:]*: (.*?)(?=^- |^$)", section(title) + "\n", re.MULTILINE | re.DOTALL
+    )
     return WORD.findall(item[1])
 
 
