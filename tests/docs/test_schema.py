@@ -63,12 +63,12 @@ def written(frame, tmp_path):
 def test_the_json_of_a_run():
     summary = summary_of(BASE)
     told = validate._outcome(summary, (Path("a"), Path("b")), Path("c"))
-    (table_,) = tables("`projlab validate --json`")
+    (table_,) = tables("`validate --json`")
     assert list(told) == keys(table_)
     assert (told["format"], told["kind"]) == (1, "validation")
     counted = {*summary.totals}
-    assert {*listed("`projlab validate --json`", "variants")} | counted == {*told["variants"][0]}
-    assert listed("`projlab validate --json`", "failures") == list(summary.failures)
+    assert {*listed("`validate --json`", "variants")} | counted == {*told["variants"][0]}
+    assert listed("`validate --json`", "failures") == list(summary.failures)
 
 
 def test_the_columns_of_verdicts_and_the_checks(tmp_path):
@@ -105,14 +105,14 @@ def test_parts_and_verdicts_of_a_run_carry_the_format(tmp_path):
 
 def test_the_json_of_reports(tmp_path):
     run = write_run(tmp_path / "run", BASE)
-    always = WORD.findall(section("`projlab report --json`").partition("always")[0])
+    always = WORD.findall(section("`report --json`").partition("always")[0])
     one = publish.publish([run]).outcome
     assert set(always) <= set(one)
-    of_run = keys(tables("`projlab validate --json`")[0])
+    of_run = keys(tables("`validate --json`")[0])
     of_run = of_run[of_run.index("profile") : of_run.index("totals") + 1]
     assert set(one) == {*always, *of_run, "decision", "failures"}
     several = publish.publish([run, run]).outcome
-    outer, inner = tables("`projlab report --json`")
+    outer, inner = tables("`report --json`")
     assert set(several) == {*always, *keys(outer)}
     (told,) = several["differences"]
     assert list(told) == keys(inner)
@@ -120,11 +120,11 @@ def test_the_json_of_reports(tmp_path):
         difference.Side("a", summary_of(BASE)),
         difference.Side("b", summary_of(dataclasses.replace(BASE, forward_error=1.0))),
     )
-    assert sorted(listed("`projlab report --json`", "changes")) == sorted(changed.changes)
+    assert sorted(listed("`report --json`", "changes")) == sorted(changed.changes)
 
 
 def test_the_json_of_comparisons():
-    title = "`projlab compare --json`"
+    title = "`compare --json`"
     (outer,) = tables(title)
     options = compare.ComparisonOptions(variants=("qr",))
     assert list(compare.payload([], options, {}, 0)) == keys(outer)
@@ -145,10 +145,10 @@ def test_the_json_of_benchmarks(tmp_path):
 
     one = asv.read(result(tmp_path / "one.json", {"projection.P.time_call": row(1e-6)}))
     told = regressions.plain(regressions.compare(one, one))
-    (table_,) = tables("`projlab bench --json`")
+    (table_,) = tables("`bench --json`")
     assert sorted(told) == sorted(keys(table_))
 
 
 @pytest.mark.parametrize("title", ["validate --json", "report --json", "compare --json"])
 def test_each_format_is_said(title):
-    assert "Format 1" in section(f"`projlab {title}`")
+    assert "Format 1" in section(f"`{title}`")

@@ -101,10 +101,9 @@ def test_a_full_output_is_a_sentence(projlab_program, tmp_path):
 
 def test_a_reader_that_leaves_is_no_crash(projlab_program):
     command = [*projlab_program(""), "--help"]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    running.stdout.close()
-    assert b"Traceback" not in running.stderr.read()
-    running.wait()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        running.stdout.close()
+        assert running.stderr.read() == b""
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "utf-8"])
