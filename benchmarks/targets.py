@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 import projlab
-from benchmarks import common, kernels, layer, one_off, structured, yardstick
+from benchmarks import common, iterative, kernels, layer, one_off, structured, yardstick
 from benchmarks.interleave import Times, interleaved
 from benchmarks.memory import held_bytes
 from benchmarks.parameters import DTYPES
@@ -274,6 +274,14 @@ def _channels_last() -> Iterator[Cell]:
     yield Cell(label, by_format["channels_last"] / by_format["contiguous"])
 
 
+def _flow_step(dtype: torch.dtype) -> Iterator[Cell]:
+    """What conserving a flow adds to a step, in units of one solve and four products."""
+    k = 224
+    times = structured.flow_step(k, dtype)
+    added = times.best("with") - times.best("without")
+    yield Cell(f"{2 * k * (k - 1)} edges {dtype}", added / times.best("passes"))
+
+
 def _set_up(*sizes: str) -> Iterator[Cell]:
     for size in sizes:
         case = common.system(size, "float64")
@@ -302,6 +310,11 @@ def _layer() -> Iterator[Cell]:
         for rows in layer.ROWS:
             ratio = layer.times(size, dtype, rows).ratio("projlab", "lines")
             yield Cell(f"{rows} rows, {size} {dtype}", ratio)
+
+
+def _iterative() -> Iterator[Cell]:
+    times = interleaved(iterative.calls(1_000_000), budget=60.0)
+    yield Cell("300000 rows, 1000000 columns, float64", times.ratio("projlab", "scipy"))
 
 
 def _memory() -> Iterator[Cell]:
@@ -417,6 +430,12 @@ TARGETS: tuple[Target, ...] = (
     Target("channels-last", "50 convolutions, filters of mean zero", "≤ 1.3",
            "what equations make of a step, over the same in contiguous weights", MOST, 1.3,
            _channels_last),
+    Target("flow", "flow conserved on a grid of 1e5 edges, a step of Adam, float32", "≤ 3",
+           "what it adds, over one sparse solve and four products", MOST, 3,
+           lambda: _flow_step(torch.float32)),
+    Target("flow-float64", "the same, float64, which takes four solves", "≤ 5",
+           "what it adds, over one sparse solve and four products", MOST, 5,
+           lambda: _flow_step(torch.float64)),
     Target("set-up-small", "set-up, 10 × 100", "≤ 15", "`projector` over LAPACK's QR of Aᵀ", MOST,
            15, lambda: _set_up("10x100")),
     Target("set-up-large", "the same, 500 × 2000", "≤ 1.2", "`projector` over LAPACK's QR of Aᵀ",
@@ -434,6 +453,8 @@ TARGETS: tuple[Target, ...] = (
            lambda: _one_off(one_off.backward, one_off.SINGLE + one_off.BATCHES)),
     Target("one-off-backward-large", "the same, 100 × 1000", "≤ 1.8", TIMES_LINES, MOST, 1.8,
            lambda: _one_off(one_off.backward, one_off.LARGE)),
+    Target("iterative", "random sparse, 1e6 columns, to 1e-12, by iteration", "≤ 1",
+           "`P(x)` over Jacobi-CG in scipy", MOST, 1, _iterative),
     Target("layer", "forward and backward of a layer, 32 to 256 rows", "≤ 1.5",
            "`nn.AffineProjection` over x − (x Q − c) Qᵀ", MOST, 1.5, _layer),
     Target("memory", "memory held besides A and b", "≤ 1.2", "bytes over those of W", MOST, 1.2,

@@ -117,7 +117,7 @@ def usable_device(name: str) -> str:
     import torch
 
     try:
-        torch.empty(0, device=name)
+        torch.empty(0, device=name, dtype=torch.float32)
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
         raise InputError(f"--device {name} cannot be used here: {error}") from error
     return name

@@ -84,8 +84,18 @@ class Solver:
     def solvers(self) -> list["Solver"]:
         return [self]
 
+    @property
+    def opaque(self) -> bool:
+        """Whether no transform or compiler may look inside a projection."""
+        return self.factor is not None and self.factor.opaque
+
     def stacked(self) -> "Solver":
         return self
+
+    @property
+    def independent(self) -> bool:
+        """Whether every row is known, or cheaply shown, to be independent and in the factor."""
+        return self.kept is None and self.facts.proven() and self.full_rank
 
     @property
     def full_rank(self) -> bool:
@@ -125,8 +135,7 @@ class Solver:
 
     def for_right_side(self, b: Tensor) -> "Solver | None":
         """The same factors for another b; None where entries on redundant rows must be checked."""
-        ranks = self.facts.known_ranks
-        if ranks is None or min(ranks) < self.shape[0] or not self.decided:
+        if not self.independent:
             return None
         b = b.to(torch.promote_types(b.dtype, self.dtype))
         with stated_precision(self.device):

@@ -1,4 +1,4 @@
-"""Refuses a dense computation that cannot fit, before anything is allocated."""
+"""Refuses a computation that cannot fit, before anything is allocated."""
 
 import os
 
@@ -17,14 +17,19 @@ def limit(device: torch.device) -> int:
         return 8 * 2**30
 
 
-def require(needed: int, what: str, device: torch.device) -> None:
+REMEDY = (
+    "Split the constraint into independent blocks, or give rows that share no column, which need "
+    "no dense matrix at all."
+)
+
+
+def require(needed: int, what: str, device: torch.device, remedy: str = REMEDY) -> None:
     """Raise `MemoryLimitError` when `what`, taking `needed` bytes, does not fit on `device`."""
     allowed = limit(device)
     if needed > allowed:
         raise MemoryLimitError(
             f"{what} needs {needed:,} bytes, more than the {allowed:,} bytes (half of the memory "
-            f"of {device}) that one factorisation may take. Split the constraint into independent "
-            "blocks, or give rows that share no column, which need no dense matrix at all."
+            f"of {device}) that one factorisation may take. {remedy}"
         )
 
 

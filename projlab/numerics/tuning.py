@@ -85,11 +85,51 @@ EXCHANGED = 500_000_000
 an exchange of a 1113 x 939 block takes 6 ms. Up to 790 rows nothing is given up."""
 
 
+PASSED = 8
+"""Coefficients that are looked through for the next exchange in the time in which one changes."""
+
+SPARSE_OPERATIONS = 2e10
+"""Multiplications of triangular solves or exchanges that a decision by sparse factors may take:
+about 20 seconds."""
+
+SPARSE_DECISION = 3e8
+"""min(m, n) m n from which the rank of sparse rows is decided by sparse factors: 548 x 1092 takes
+50 ms against 120 by singular values, 920 x 1061 20 against 310, 214 x 315 30 against 10."""
+
+ITERATED = 1.5e8
+"""Entries that an iteration for the largest singular value may read, about a second, before it
+stops short of the accuracy that it was to have; it says which it has."""
+
+PORTION = 2**22
+"""Entries of dense rows that are held at a time, 32 MiB."""
+
 FEW_SHAPES = 16
 """Shapes of independent blocks that are worth a batched solve each."""
 
 SPLIT_GAIN = 8
 """How many times fewer operations blocks must need than the whole for their launches to pay."""
+
+SPARSE_SET_UP = 2e7
+"""Dense operations in the time that ordering, counting and factoring take besides their own."""
+
+SPARSE_CALL = 6e5
+"""Dense operations in the time of the calls of one sparse projection: three corrections take 0.14
+ms at 301 x 369, where rows of that size, dense, take 0.1 ms."""
+
+SPARSE_PASSES = 3
+"""Corrections that a sparse projection is expected to take."""
+
+SPARSE_GAIN = 4
+"""Dense operations in the time of a sparse one."""
+
+DENSE_BLOCK = 2**18
+"""Entries of the largest of independent blocks up to which they are factored dense: 512 x 512 takes
+20 ms, as ordering and factoring thousands of sparse rows does."""
+
+
+DECIDABLE = 1e10
+"""Of min(m, n) m n of sparse rows: a dense decision on which of them contradict each other then
+takes a few seconds, and names the combination."""
 
 
 def rows_per_block(W: Tensor) -> int:

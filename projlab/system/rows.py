@@ -100,7 +100,7 @@ class Rows(ABC):
 
     @abstractmethod
     def multiply_rows(self, factor: Tensor) -> Self:
-        """Each row times its factor; factor is (m,) or (B, m)."""
+        """Each row times its factor, a power of two; factor is (m,) or (B, m)."""
 
     @abstractmethod
     def divide_columns(self, d: Tensor) -> Self:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,11 +26,14 @@ def require_disjoint(rows: Rows, names: tuple[str, ...]) -> None:
 def connected(vertices: int, first: Tensor, second: Tensor) -> tuple[int, Tensor]:
     """How many connected components a graph with these edges has, and which each vertex is in."""
     if len(first) == 0:
-        return vertices, torch.arange(vertices)
+        return vertices, torch.arange(vertices, device="cpu")
     from scipy.sparse import coo_array  # half of projlab's import time, and not always needed
     from scipy.sparse.csgraph import connected_components
 
-    edges = (torch.ones(len(first)).numpy(), (first.cpu().numpy(), second.cpu().numpy()))
+    edges = (
+        np.ones(len(first)),
+        (first.cpu().numpy(), second.cpu().numpy()),
+    )
     graph = coo_array(edges, shape=(vertices, vertices))
     count, label = connected_components(graph, directed=False)
     return count, torch.from_numpy(label).long()
@@ -86,7 +90,7 @@ class Blocks:
             f"a dense factorisation of {len(members)} blocks of {m} x {n}",
             device,
         )
-        position = torch.full((len(self),), -1, device=device)
+        position = torch.full((len(self),), -1, device=device, dtype=torch.long)
         position[members] = torch.arange(len(members), device=device)
         rows = self._numbers(self.of_row, self._row_places, position, (len(members), m))
         columns = self._numbers(self.of_column, self._column_places, position, (len(members), n))
@@ -147,7 +151,7 @@ def independent_blocks(rows: SparseRows) -> Blocks:
     held[rows.rows] = True
     held[rows.cols + m] = True
     _, compact = torch.unique(label[held], return_inverse=True)
-    whole = torch.full((m + n,), -1, device=device)
+    whole = torch.full((m + n,), -1, device=device, dtype=torch.long)
     whole[held] = compact
     of_row, of_column = whole[:m], whole[m:]
     count = int(compact.max()) + 1 if len(compact) else 0

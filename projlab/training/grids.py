@@ -83,7 +83,9 @@ def margins(parameter: int, equations: Sequence[tuple[int, Sums]]) -> MarginsPla
         assert out is not None
         assert inner is not None
         order = sorted(range(len(out)), key=lambda d: -out[d][1])
-        rows = torch.arange(start, start + math.prod(t.shape)).reshape([size for size, _ in out])
+        rows = torch.arange(start, start + math.prod(t.shape), device="cpu").reshape(
+            [size for size, _ in out]
+        )
         rows = rows.permute(order).reshape([1 if a in inner else a[0] for a in axes])
         sums = replace(t, out=tuple(out[d] for d in order), inner=coarsest(inner))
         found.append(Margin(rows, tuple(d for d, a in enumerate(axes) if a in inner), sums))

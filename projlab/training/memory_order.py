@@ -62,7 +62,7 @@ def in_memory_order(term: LinearMap, parameter: Tensor) -> LinearMap:
     columns = places.of_columns(term.source.columns().flatten())
     columns, order = torch.sort(columns)
     first, step = int(columns[0]), int(columns[1] - columns[0])
-    if not torch.equal(columns, first + step * torch.arange(len(columns))):
+    if not torch.equal(columns, first + step * torch.arange(len(columns), device="cpu")):
         return places.of_entries(stored(term))
     source = replace(term.source, out=((len(columns), step),), offset=first)
     entries = term.entries[:, order.to(term.entries.device)]

@@ -12,7 +12,7 @@ from projlab.system.inputs import working_dtype
 from projlab.training.blocks.base import Block, Shift, TouchedEntries, skipped, widest_dtype
 from projlab.training.blocks.factoring import inconsistent, make_block
 from projlab.training.equations import StackedEquations
-from projlab.training.expressions.maps import LinearMap, Sums
+from projlab.training.expressions.maps import LinearMap, Sums, placed
 from projlab.training.memory_order import in_memory_order, laid_out
 from projlab.training.partition import EquationRows, MatrixPlan, SumsPlan, split
 
@@ -75,7 +75,16 @@ class ParameterSystem:
         if strict:
             self._refuse_empty(empty, b)
         self.blocks: list[Block] = [
-            make_block(plan, self.parameters, b, variant, data, stacked.row_names, strict=strict)
+            make_block(
+                plan,
+                self.parameters,
+                b,
+                variant,
+                data,
+                self._coarsest([]),
+                stacked.row_names,
+                strict=strict,
+            )
             for plan in plans
         ]
         self._right = [block.right_side(self._b) for block in self.blocks]
@@ -93,7 +102,7 @@ class ParameterSystem:
             for term in e.difference.terms:
                 p = self.actual(term.parameter)
                 if not varies(p):
-                    self._constants.append((start, start + e.rows, term))
+                    self._constants.append((start, start + e.rows, placed(term, p.device)))
                     continue
                 if id(p) not in index:
                     index[id(p)] = len(self.parameters)
@@ -120,8 +129,11 @@ class ParameterSystem:
 
     def _data(self) -> torch.dtype:
         """The precision of coefficients and of right sides: constants bring their own."""
-        dtypes = [e.difference.data for e in self.stacked.equations]
-        dtypes += [self.actual(term.parameter).dtype for _, _, term in self._constants]
+        return self._coarsest([self.actual(term.parameter).dtype for _, _, term in self._constants])
+
+    def _coarsest(self, besides: list[torch.dtype]) -> torch.dtype:
+        """float32 where a coefficient, a given right side or one of these is no finer."""
+        dtypes = besides + [e.difference.data for e in self.stacked.equations]
         coarse = any(working_dtype(d) is torch.float32 for d in dtypes)
         return torch.float32 if coarse else torch.float64
 
@@ -191,22 +203,23 @@ class ParameterSystem:
 
         Nothing moves where `skip` is true.
         """
-        left = []
+        left, reads = [], skip is None and self._reads
         for block, b in self._current():
             r = block.residual(b)
-            once = skip is None and self._reads and block.one_is_enough(b, r)
-            # a second correction for what the first leaves by rounding
-            for another in (False,) if once else (True, False):
+            most = 1 if reads and block.one_is_enough(b, r) else block.corrections
+            for done in range(1, most + 1):
                 block.subtract(skipped(r, skip))
-                if another or last:
+                if done < most or last:
                     r = block.residual(b)
+                if done < most and reads and block.settled(b, r):
+                    break
             left.append(r)
         return left
 
     def restore_(self, skip: Tensor | None, factor: float) -> None:
         """Onto the set; blocks whose rows all hold up to `factor` roundings keep their bits."""
         for block, b in self._current():
-            for _ in range(2):
+            for _ in range(block.corrections):
                 r = block.residual(b)
                 holds = block.together(self._holds(block, b, r, factor))
                 r = skipped(r, holds if skip is None else holds | skip)

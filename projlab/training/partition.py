@@ -1,19 +1,22 @@
 """Partition of equations over parameters into independent blocks, which share no parameter entry.
 
 Equations whose rows are sums of views stay views, also several that add up one view over different
-axes of it; those with a dense matrix stay dense. The other rows fall into the connected components
-of the graph that joins a row to the entries it holds, and components of one shape are batched.
+axes of it; those with a dense matrix stay dense, unless the rows they share entries with are
+sparser by far. The other rows fall into the connected components of the graph that joins a row to
+the entries it holds, and components of one shape are batched; large ones of few entries are blocks
+of their own, and stay sparse.
 """
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from projlab.numerics import tuning
 from projlab.system.rows import SparseRows, sparse_rows
 from projlab.system.structure import connected, places
 from projlab.training import grids
@@ -23,6 +26,11 @@ from projlab.training.ties import Graph, TiesPlan, ties
 
 FEW = 16
 """Blocks of different shapes that are worth a kernel launch each; more are put together."""
+
+
+SPARSE = 3
+"""A dense matrix of more than so many times the entries is stored by rows, columns and values: a
+stored entry takes three numbers."""
 
 
 class EquationRows(NamedTuple):
@@ -113,7 +121,7 @@ def split(
             (e,) = members
             rows = torch.arange(e.start, e.start + e.height).reshape(e.shape)
             views.append(SumsPlan(rows, tuple((p, t) for p, t in e.terms if isinstance(t, Sums))))
-        elif any(isinstance(t, DenseMap) for e in members for _, t in e.terms):
+        elif _mostly_dense(members):
             dense.append(_dense(members, parameters))
         else:
             scattered += members
@@ -253,6 +261,36 @@ def _merged(views: list[SumsPlan]) -> list[SumsPlan]:
         )
         merged.append(SumsPlan(torch.stack([v.rows for v in group]), terms))
     return merged
+
+
+def _mostly_dense(members: Sequence[EquationRows]) -> bool:
+    """Whether rows with a dense matrix, and those that share entries with them, are one block."""
+    terms = [(e, p, t) for e in members for p, t in e.terms]
+    if not any(isinstance(t, DenseMap) for _, _, t in terms):
+        return False
+    if len(members) == 1 or all(isinstance(t, DenseMap) for _, _, t in terms):
+        return True
+    height = sum(e.height for e in members)
+    held = sum(_entries(t) for _, _, t in terms)
+    # every parameter's columns at least as many as its widest term touches
+    widest: dict[int, int] = {}
+    for _, p, t in terms:
+        widest[p] = max(widest.get(p, 0), _width(t))
+    return height * sum(widest.values()) <= SPARSE * held
+
+
+def _entries(term: LinearMap) -> int:
+    """How many entries a map holds."""
+    if isinstance(term, Sums):
+        return math.prod(term.shape) * term.count
+    return term.entries.numel() if isinstance(term, DenseMap) else len(term.values)
+
+
+def _width(term: LinearMap) -> int:
+    """How many columns a map may touch."""
+    if isinstance(term, Sums):
+        return math.prod(size for size, stride in term.out + term.inner if stride)
+    return term.entries.shape[-1] if isinstance(term, DenseMap) else len(term.cols.unique())
 
 
 def _dense(members: Sequence[EquationRows], parameters: Sequence[Tensor]) -> MatrixPlan:
@@ -450,15 +488,16 @@ def _matrices(
         rows = stored.numbers[row_order[row : row + blocks * m]].view(blocks, m)
         columns = stored.used[column_order[column : column + blocks * n]].view(blocks, n)
         own = slice(entry, entry + int(counts[members].sum()))
-        A = _coefficients(m, n, counts[members], row_place[own], column_place[own], values[own])
+        held = _Held(counts[members], row_place[own], column_place[own], values[own])
         row, column, entry = row + blocks * m, column + blocks * n, own.stop
-        pieces, start = [], 0
-        for p, width in enumerate(widths):
-            if width:
-                piece = Piece(p, columns[:, start : start + width] - stored.first[p])
-                pieces.append(_as_view(piece, parameters))
-                start += width
-        plans.append(MatrixPlan(rows, tuple(pieces), A))
+        for some, A in _coefficients(m, n, held):
+            pieces, start = [], 0
+            for p, width in enumerate(widths):
+                if width:
+                    piece = Piece(p, columns[some, start : start + width] - stored.first[p])
+                    pieces.append(_as_view(piece, parameters))
+                    start += width
+            plans.append(MatrixPlan(rows[some], tuple(pieces), A))
     return plans
 
 
@@ -471,19 +510,38 @@ def _kinds(shapes: Tensor) -> Tensor:
     return kind
 
 
-def _coefficients(m: int, n: int, counts: Tensor, i: Tensor, j: Tensor, values: Tensor) -> Tensor:
-    """A (m, n) where all blocks are equal, or (B, m, n), of stored entries block by block."""
+class _Held(NamedTuple):
+    """The stored entries of blocks of one shape, block by block."""
+
+    counts: Tensor
+    """(B,) how many each has."""
+    i: Tensor
+    j: Tensor
+    values: Tensor
+
+
+def _coefficients(m: int, n: int, held: _Held) -> Iterator[tuple[slice, Tensor]]:
+    """Which blocks go together, and their A: (m, n) where they are equal, or (B, m, n)."""
+    counts, blocks = held.counts, len(held.counts)
     first = int(counts[0])
-    equal = bool((counts == first).all()) and all(
-        bool((t.view(-1, first) == t[:first]).all()) for t in (i, j, values)
-    )
-    if not equal:
-        A = torch.zeros(len(counts), m, n, dtype=torch.float64)
-        A[torch.repeat_interleave(torch.arange(len(counts)), counts), i, j] = values
-        return A
-    i, j, values = i[:first], j[:first], values[:first]
-    # a sparse entry takes three numbers, a dense one takes one
-    if m * n > 3 * first:
+    if bool((counts == first).all()) and all(
+        bool((t.view(-1, first) == t[:first]).all()) for t in held[1:]
+    ):
+        yield slice(None), _matrix(m, n, *(t[:first] for t in held[1:]))
+        return
+    if m * n >= tuning.SPARSE_CALL and blocks * m * n > SPARSE * int(counts.sum()):
+        starts = [0, *torch.cumsum(counts, 0).tolist()]
+        for k, own in enumerate(itertools.starmap(slice, itertools.pairwise(starts))):
+            yield slice(k, k + 1), _matrix(m, n, *(t[own] for t in held[1:]))
+        return
+    A = torch.zeros(blocks, m, n, dtype=torch.float64)
+    A[torch.repeat_interleave(torch.arange(blocks), counts), held.i, held.j] = held.values
+    yield slice(None), A
+
+
+def _matrix(m: int, n: int, i: Tensor, j: Tensor, values: Tensor) -> Tensor:
+    """(m, n), sparse COO where that is the smaller form, of stored entries in order."""
+    if m * n > SPARSE * len(values):
         # in order, as the whole is: places follow the numbers of rows and columns
         return torch.sparse_coo_tensor(
             torch.stack([i, j]), values, (m, n), is_coalesced=True, check_invariants=False

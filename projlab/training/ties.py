@@ -9,6 +9,7 @@ Reference: Zaslavsky, "Signed graphs", Discrete Applied Mathematics 4 (1982).
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,7 +39,7 @@ class TiesPlan:
     def group(self, g: int) -> tuple[Tensor, Tensor]:
         """Row numbers of one group and its coefficients, sparse (m, n)."""
         mine = (self.group_of_row == g).nonzero().flatten()
-        i = torch.arange(len(mine)).expand(2, -1).flatten()
+        i = torch.arange(len(mine), device="cpu").expand(2, -1).flatten()
         _, j = torch.unique(self.ends[:, mine].flatten(), return_inverse=True)
         A = torch.sparse_coo_tensor(
             torch.stack([i, j]),
@@ -83,7 +84,7 @@ def ties(graph: Graph, components: int) -> tuple[Tensor, TiesPlan | None]:
     rows, values, ends = rows[mine], values[:, mine], graph.columns[places[:, mine]]
     before, edge = _tree(ends, width, graph.of_column, tied)
     step = -torch.sign(values[0] * values[1])
-    own = torch.arange(width)
+    own = torch.arange(width, device="cpu")
     _, signs = jumps(before, torch.where(before == own, 1.0, step[edge]))[-1]
     balance = values[0] * signs[ends[0]] + values[1] * signs[ends[1]]
     tied[graph.of_row[rows[balance != 0]]] = False
@@ -91,9 +92,12 @@ def ties(graph: Graph, components: int) -> tuple[Tensor, TiesPlan | None]:
         return tied, None
     members = by_group(torch.where(tied[graph.of_column], graph.of_column, -1))
     kept = by_group(torch.where(tied[graph.of_row[rows]], graph.of_row[rows], -1))
-    place, row_place = torch.zeros(width, dtype=torch.long), torch.zeros(len(rows)).long()
-    place[members] = torch.arange(len(members))
-    row_place[kept] = torch.arange(len(kept))
+    place, row_place = (
+        torch.zeros(width, dtype=torch.long, device="cpu"),
+        torch.zeros(len(rows), dtype=torch.long, device="cpu"),
+    )
+    place[members] = torch.arange(len(members), device="cpu")
+    row_place[kept] = torch.arange(len(kept), device="cpu")
     number = torch.cumsum(tied, 0) - 1
     plan = TiesPlan(
         rows[kept],
@@ -101,7 +105,7 @@ def ties(graph: Graph, components: int) -> tuple[Tensor, TiesPlan | None]:
         values[:, kept],
         number[graph.of_row[rows[kept]]],
         torch.bincount(number[graph.of_column[members]]),
-        ((0, members, torch.arange(len(members))),),
+        ((0, members, torch.arange(len(members), device="cpu")),),
         signs[members],
         place[before[members]],
         row_place[edge[members]],
@@ -142,12 +146,17 @@ def _tree(ends: Tensor, width: int, group: Tensor, tied: Tensor) -> tuple[Tensor
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import breadth_first_order
 
-    columns = torch.arange(width)
-    first = torch.full((len(tied),), width).scatter_reduce(0, group, columns, "amin")[tied]
+    columns = torch.arange(width, device="cpu")
+    first = torch.full((len(tied),), width, dtype=torch.long, device="cpu").scatter_reduce(
+        0, group, columns, "amin"
+    )[tied]
     # one more vertex, from which every component is reached at its first entry
     start = torch.cat([ends[0], torch.full_like(first, width)])
     stop = torch.cat([ends[1], first])
-    edges = (torch.ones(len(start)).numpy(), (start.numpy(), stop.numpy()))
+    edges = (
+        np.ones(len(start)),
+        (start.numpy(), stop.numpy()),
+    )
     graph = coo_array(edges, shape=(width + 1, width + 1)).tocsr()
     _, found = breadth_first_order(graph, width, directed=False)
     before = torch.from_numpy(found).long()[:width]

@@ -80,17 +80,28 @@ def made_of_others() -> None:
 
 def too_large() -> None:
     n = 1_000_000
-    projector(scipy.sparse.diags_array([np.ones(n)] * 2, offsets=[0, 1], format="csr"), 0.0)
+    A = scipy.sparse.diags_array([np.ones(n)] * 2, offsets=[0, 1], format="csr")
+    projector(A, 0.0, "qr")
+
+
+def too_slow() -> None:
+    A = scipy.sparse.diags_array([np.ones(4000)] * 2, offsets=[0, 1], format="csr")
+    projector(A, 0.0, "iterative", accuracy=1e-14)
 
 
 LIMITS: dict[str, tuple[type[Exception], Callable[[], object]]] = {
     "inequalities, bounds: G x ≤ h, lb ≤ x ≤ ub": (TypeError, lambda: projector(A, B, lb=0.0)),
     "nonlinear equations": (projlab.InputError, lambda: expr(parameter()) * expr(parameter())),
     "… where that does not fit into half of the memory": (projlab.MemoryLimitError, too_large),
-    "iterative methods, A as an operator only": (
+    "the rank, `diagnose` and `certify` of an operator": (
         projlab.InputError,
-        lambda: projector(Operator(), B),
+        lambda: diagnose(Operator(), B),
     ),
+    "moving a projector with an operator to another device": (
+        projlab.InputError,
+        lambda: projector(Operator(), B).to("meta"),
+    ),
+    "more digits by iteration than its steps reach": (projlab.AccuracyError, too_slow),
     "a batch of sparse systems": (
         projlab.InputError,
         lambda: projector(torch.stack([A, A]).to_sparse(), B),

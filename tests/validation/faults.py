@@ -1,7 +1,7 @@
 """Planted faults, each a mistake that somebody could make, and callables that are sound.
 
 All are `project(x, A, b)` for `projlab validate --subject`. A fault starts from `_lstsq`, which is
-sound, and is wrong in one thing.
+sound, and is wrong in one thing; a sparse one starts from `sparse_corrections`.
 """
 
 import os
@@ -583,6 +583,89 @@ def a_stale_factor(x, A, b):
     return x - (x @ E.mT - f) @ inverse.mT
 
 
+# -- sparse: A comes as COO, not coalesced --------------------------------------------------------
+
+
+def _csr(A, key=torch.int64, *, add_up=True):
+    """A with its duplicates added up, by flat indices of the dtype `key`."""
+    import numpy as np
+    import scipy.sparse as sp
+
+    i, j = A._indices().to(key)
+    flat = (i * A.shape[1] + j).numpy()
+    flat, where = np.unique(flat, return_inverse=True)
+    values = np.zeros(len(flat))
+    if add_up:
+        np.add.at(values, where, A._values().double().numpy())
+    else:
+        values[where] = A._values().double().numpy()
+    inside = (flat >= 0) & (flat < A.shape[0] * A.shape[1])
+    rows, columns = np.divmod(flat[inside], A.shape[1])
+    return sp.csr_array((values[inside], (rows, columns)), shape=tuple(A.shape))
+
+
+def _sparse(x, A, b, passes=10, relative=1e-13, back=None):
+    """Corrections with a sparse factor of the shifted Gram matrix, its rows put in an order."""
+    import numpy as np
+    import scipy.sparse as sp
+    from scipy.sparse.csgraph import reverse_cuthill_mckee
+    from scipy.sparse.linalg import splu
+
+    norms = np.sqrt(A.multiply(A).sum(axis=1))
+    D = np.exp2(-np.round(np.log2(np.where(norms > 0, norms, 1))))
+    E, f = sp.csr_array(A.multiply(D[:, None])), D * b.double().numpy()
+    m = len(f)
+    G = sp.csr_array(E @ E.T) + relative * m**0.5 * sp.eye_array(m, format="csr")
+    order = reverse_cuthill_mckee(sp.csr_matrix(G), symmetric_mode=True)
+    lu = splu(sp.csc_matrix(G[order][:, order]), permc_spec="NATURAL")
+    undo = np.argsort(order) if back is None else back(order)
+    z = x.double().numpy().reshape(-1, x.shape[-1]).T
+    for _ in range(passes):
+        z = z - E.T @ lu.solve((E @ z - f[:, None])[order])[undo]
+    return torch.from_numpy(np.ascontiguousarray(z.T)).reshape(x.shape).to(x.dtype)
+
+
+def sparse_corrections(x, A, b):
+    return _sparse(x, _csr(A), b)
+
+
+def drops_a_dense_row(x, A, b):
+    """Dense rows are set apart, and forgotten there."""
+    import numpy as np
+
+    whole = _csr(A)
+    counts = np.diff(whole.indptr)
+    kept = np.flatnonzero(counts <= max(10, 5 * counts.mean()))
+    return _sparse(x, whole[kept], b[kept])
+
+
+def applies_its_permutation_twice(x, A, b):
+    return _sparse(x, _csr(A), b, back=lambda order: order)
+
+
+def corrects_once(x, A, b):
+    return _sparse(x, _csr(A), b, passes=1)
+
+
+def overflows_32_bits(x, A, b):
+    return _sparse(x, _csr(A, torch.int32), b)
+
+
+def keeps_one_of_two_duplicates(x, A, b):
+    return _sparse(x, _csr(A, add_up=False), b)
+
+
+SPARSE_SOUND = ("sparse_corrections",)
+SPARSE_FAULTS = (
+    "drops_a_dense_row",
+    "applies_its_permutation_twice",
+    "corrects_once",
+    "overflows_32_bits",
+    "keeps_one_of_two_duplicates",
+)
+for _name in SPARSE_SOUND + SPARSE_FAULTS:
+    globals()[_name].takes_sparse = True
+
 HANGS = ("loops_on_feasible_points", "sleeps_on_square_systems")
 DIES = ("ends_the_process_on_stacks", "crashes_on_tall_systems")
 FAULTS = tuple(
@@ -591,5 +674,5 @@ FAULTS = tuple(
     if callable(value)
     and getattr(value, "__module__", None) == __name__
     and not name.startswith("_")
-    and name not in SOUND
+    and name not in SOUND + SPARSE_SOUND + SPARSE_FAULTS
 )

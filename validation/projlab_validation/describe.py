@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
 from projlab import AffineConstraint, diagnose, tolerance
-from projlab.numerics import memory, tuning
+from projlab.numerics import tuning
 from projlab.system.rows import as_rows
 from projlab.system.structure import worthwhile_blocks
-from projlab_validation.oracles import FLOPS, FLOPS_PER_SECOND
+from projlab_validation.oracles import FLOPS, FLOPS_PER_SECOND, extreme_singular_values
 from projlab_validation.problems import Problem
 from projlab_validation.record import NAN
 
@@ -27,6 +27,10 @@ TRY_SHARE = 0.1
 
 DENSE = 0.5
 """From this density on a matrix is called dense."""
+
+LARGE = 2**20
+SPARSE = 0.1
+"""At this density or below, and of more entries, zeros included, a matrix is not made dense."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,6 @@ class SystemDescription:
         others; NaN where none was found.
     unknown
         Why rank and what follows from it are not known.
-    beyond_memory
-        Whether the rank decision needs more memory than it may take here.
     """
 
     m: int
@@ -86,7 +88,6 @@ class SystemDescription:
     analysis_s: float = NAN
     clear_cutoff: float = NAN
     unknown: str = ""
-    beyond_memory: bool = False
 
     @property
     def one_point(self) -> bool:
@@ -99,6 +100,11 @@ class SystemDescription:
         return not self.conflicting_count
 
 
+def is_sparse(system: SystemDescription) -> bool:
+    """Whether a system is worth keeping sparse."""
+    return system.density <= SPARSE and system.m * system.n > LARGE
+
+
 def predicted_seconds(problem: Problem) -> float:
     """What an analysis takes on a slow core, block by block where `projlab.diagnose` does that.
 
@@ -109,16 +115,6 @@ def predicted_seconds(problem: Problem) -> float:
     blocks = worthwhile_blocks(as_rows(problem.A))
     operations = _whole(problem) if blocks is None else blocks.operations
     return FLOPS * operations / FLOPS_PER_SECOND
-
-
-def beyond_memory(problem: Problem, device: str) -> bool:
-    """Whether a rank decision on the whole would be refused with `MemoryLimitError`."""
-    import torch
-
-    if not problem.rows_overlap or worthwhile_blocks(as_rows(problem.A)) is not None:
-        return False
-    needed = memory.factorisation_bytes(problem.m, problem.n, getattr(torch, problem.dtype))
-    return needed > memory.limit(torch.device(device))
 
 
 def set_up_share(problem: Problem) -> float:
@@ -236,11 +232,16 @@ def with_condition_as_given(system: SystemDescription, problem: Problem) -> Syst
     rank = system.rank
     if not rank:
         return system
-    if system.rows_overlap:
+    if not system.rows_overlap:
+        smallest, largest = system.row_norms
+    elif is_sparse(system):
+        extremes = extreme_singular_values(problem, rank)
+        if extremes is None:
+            return system
+        smallest, largest = extremes
+    else:
         values = _singular_values(problem)
         smallest, largest = float(values[rank - 1]), float(values[0])
-    else:
-        smallest, largest = system.row_norms
     # An SVD in float64 cannot tell a smaller singular value from rounding.
     noise = max(problem.m, problem.n) * float(np.finfo(np.float64).eps) * largest
     least = smallest < noise and system.rows_overlap

@@ -20,7 +20,9 @@ import torch
 
 from projlab import projector
 from projlab_validation.problems.drift import GRID
+from projlab_validation.problems.problem import scattered
 from projlab_validation.record import NAN, Record
+from projlab_validation.tensors import sparse_tensor
 from projlab_validation.truth import Truth
 
 if TYPE_CHECKING:
@@ -74,11 +76,11 @@ def trajectory(
         For k = 1, 10, 100, …
     """
     dtype = getattr(torch, problem.dtype)
-    P = projector(
-        torch.tensor(problem.dense(), dtype=dtype, device=device),
-        torch.tensor(problem.b, dtype=dtype, device=device),
-        variant,
-    )
+    if problem.stays_sparse:
+        A = sparse_tensor(scattered(problem.csr(), problem.seed), problem.dtype, device)
+    else:
+        A = torch.tensor(problem.dense(), dtype=dtype, device=device)
+    P = projector(A, torch.tensor(problem.b, dtype=dtype, device=device), variant)
     rng = np.random.default_rng([problem.seed, 3])
     total = problem.x0.copy()
     x = torch.tensor(problem.x0, dtype=dtype, device=device)

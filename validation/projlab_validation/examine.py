@@ -24,17 +24,22 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.sparse as sp
 
+from projlab.engine.variants import get
 from projlab_validation import subjects, surroundings
 from projlab_validation.norms import norm
 from projlab_validation.outcome import Outcome
+from projlab_validation.problems.problem import scattered
 from projlab_validation.profiles import Profile
 from projlab_validation.record import Check, Record
 from projlab_validation.surroundings import Surroundings
+from projlab_validation.tensors import sparse_tensor
 from projlab_validation.truth import Truth
 from projlab_validation.watch import Answered, Asked, Tell
 
@@ -99,7 +104,8 @@ def examine_variant(
         return
     tell(Answered())
     yield from examination.further(examination.tensor(answer))
-    yield examination.batched()
+    if not examination.sparse:  # there are no batches of them
+        yield examination.batched()
     yield examination.gradients(profile)
     yield examination.same_bits(first, inputs)
     yield from examination.kept()
@@ -152,10 +158,26 @@ class _Examination:
         """What is projected."""
         return self.truth.problem
 
+    @cached_property
+    def sparse(self) -> bool:
+        """Whether A is handed over as a sparse tensor."""
+        if not self.problem.stays_sparse:
+            return False
+        if subjects.is_subject(self.spec):
+            return subjects.takes_sparse(self.spec)
+        return get(self.spec).keeps_sparse
+
     def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
         """x₀, A and b, each in memory of its own."""
         p = self.problem
-        return self.tensor(p.x0), self.tensor(p.dense()), self.tensor(p.b)
+        return self.tensor(p.x0), self.matrix(p.csr()), self.tensor(p.b)
+
+    def matrix(self, A: sp.csr_array) -> Tensor:
+        """A as the subject gets it: dense, or as COO whose duplicates are not added up."""
+        if not self.sparse:
+            return self.tensor(A.toarray())
+        given = scattered(A, self.problem.seed)
+        return sparse_tensor(given, self.problem.dtype, self.blank.device)
 
     def tensor(self, values: Any) -> Tensor:
         """Values in the problem's dtype, in memory of their own."""
@@ -205,7 +227,7 @@ class _Examination:
                 self.changed_inputs += then.numel()
             else:
                 self.changed_inputs += _different(now, then)
-                now.copy_(then)
+                _mend(now, then)
         if answer.shape != x.shape:
             raise Wrong(f"the answer has shape {tuple(answer.shape)}, x {tuple(x.shape)}")
         if answer.dtype != x.dtype:
@@ -214,7 +236,7 @@ class _Examination:
 
     def relations(self, x: Tensor) -> Iterator[tuple[Check, Callable[[], Any]]]:
         """Yield what must give x* again, as a name and a call that returns it in x₀'s order."""
-        m, n, A, b = self.problem.m, self.problem.n, self.problem.dense(), self.problem.b
+        m, n, A, b = self.problem.m, self.problem.n, self.problem.csr(), self.problem.b
         rng = np.random.default_rng(self.problem.seed)
         rows, columns = rng.permutation(m), rng.permutation(n)
         factors = np.exp2(rng.integers(-SCALING, SCALING + 1, m))
@@ -223,18 +245,23 @@ class _Examination:
         x_star = self.tensor(self.truth.reference.x_high)
 
         def permuted_rows() -> Any:
-            by_columns = self.tensor(A[rows]).mT.contiguous().mT  # as a transposed matrix lies
+            by_columns = self.matrix(A[rows])
+            if not self.sparse:
+                by_columns = by_columns.mT.contiguous().mT  # as a transposed matrix lies
             return _array(self.ask(x0, by_columns, self.tensor(b[rows])))
 
         def permuted_columns() -> Any:
             self.ask(x0, whole, right)
-            whole.copy_(self.tensor(A[:, columns]))
+            permuted = self.matrix(A[:, columns])
+            if not self.sparse:
+                permuted = whole.copy_(permuted)
             answer = np.empty(n)
-            answer[columns] = _array(self.ask(x0[columns], whole, right))
+            answer[columns] = _array(self.ask(x0[columns], permuted, right))
             return answer
 
         def scaled_rows() -> Any:
-            scaled = self.tensor(factors[:, None] * A), self.tensor(factors * b)
+            rows_scaled = sp.csr_array(A.multiply(factors[:, None]))
+            scaled = self.matrix(rows_scaled), self.tensor(factors * b)
             return _array(self.ask(x0, *scaled))
 
         yield "idempotence", lambda: _array(self.ask(point, whole, right))
@@ -250,14 +277,18 @@ class _Examination:
         No entry may overflow or lose a digit, nor may a row's squared norm: whoever scales rows by
         their plain norms is right.
         """
-        A, b, dtype = self.problem.dense(), self.problem.b, np.dtype(self.problem.dtype)
+        A, b, dtype = self.problem.csr(), self.problem.b, np.dtype(self.problem.dtype)
+        per_entry = np.repeat(factors, np.diff(A.indptr))
+        held = np.flatnonzero(np.diff(A.indptr))
         with np.errstate(over="ignore", under="ignore"):
-            rows, right = (factors[:, None] * A).astype(dtype), (factors * b).astype(dtype)
-            squares = np.sum(rows.astype(np.float64) ** 2, axis=1)[A.any(axis=1)]
-            back = rows / factors[:, None], right / factors
+            entries, right = (per_entry * A.data).astype(dtype), (factors * b).astype(dtype)
+            wide = entries.astype(np.float64) ** 2
+            squares = np.add.reduceat(wide, A.indptr[held]) if len(held) else wide
+            back = entries / per_entry, right / factors
         limits = np.finfo(dtype)
         normal = (squares >= limits.tiny) & (squares <= limits.max)
-        return bool(np.all(normal)) and np.array_equal(back[0], A) and np.array_equal(back[1], b)
+        same = np.array_equal(back[0], A.data) and np.array_equal(back[1], b)
+        return bool(np.all(normal)) and same
 
     def against_x_star(self, check: Check, work: Callable[[], Any]) -> Record:
         """Hold an answer against x*."""
@@ -376,6 +407,7 @@ class _Examination:
                 self.problem,
                 self.spec,
                 self.truth.reference,
+                self.matrix(self.problem.csr()),
                 seconds=profile.reference_seconds,
             )
         except (Exception, SystemExit) as fault:
@@ -440,6 +472,8 @@ def _stack_size(rng: np.random.Generator, n: int) -> int:
 
 def _laid_out(values: Tensor, rng: np.random.Generator) -> Tensor:
     """Return the same values, in memory that lies otherwise: see `LAYOUTS`."""
+    if values.is_sparse:
+        return values
     if values.dim() == 1:
         start = int(rng.integers(2))
         return values.new_full((2 * len(values),), np.nan)[start::2].copy_(values)
@@ -459,7 +493,8 @@ def _laid_out(values: Tensor, rng: np.random.Generator) -> Tensor:
 
 def _described(values: Tensor) -> str:
     """Say how the memory of a tensor lies."""
-    return f"{tuple(values.shape)} of strides {values.stride()}"
+    how = "in coordinates" if values.is_sparse else f"of strides {values.stride()}"
+    return f"{tuple(values.shape)} {how}"
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -473,6 +508,20 @@ def _array(x: Tensor) -> Any:
     return x.cpu().numpy().astype(np.float64)
 
 
+def _mend(now: Tensor, before: Tensor) -> None:
+    """Undo what was done to a tensor, where it lies."""
+    if not now.is_sparse:
+        now.copy_(before)
+    elif now._values().shape == before._values().shape:
+        now._values().copy_(before._values())
+        now._indices().copy_(before._indices())
+
+
 def _different(x: Tensor, y: Tensor) -> int:
     """Count the entries that differ; two NaN are the same."""
+    if x.is_sparse:
+        if x._values().shape != y._values().shape:
+            return int(y._values().numel())
+        moved = (x._indices() != y._indices()).any(0)
+        return int((moved | (x._values() != y._values())).sum())
     return int(((x != y) & ~((x != x) & (y != y))).sum())

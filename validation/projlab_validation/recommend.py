@@ -6,9 +6,12 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from projlab import tolerance
 from projlab.engine.select import MANY
 from projlab.engine.variants import REGISTRY, Variant, get
+from projlab.numerics import memory
 from projlab_validation.describe import SystemDescription
 from projlab_validation.lines import TIE, Line
 from projlab_validation.problems.problem import Dtype, rank_is_clear
@@ -337,19 +340,25 @@ def _other_dtype(question: Question) -> str:
 def _not_analysed(question: Question) -> Recommendation:
     system = question.system
     blocks = "Blocks of equations that share no variable can be given as constraints of their own."
-    text = (
-        f"No variant was run: {system.unknown}. Every variant here needs the numerical rank once, "
-        "by dense factorisation, unless no two rows share a column."
-    )
-    if system.beyond_memory:
+    dtype = getattr(torch, question.dtype)
+    needed = memory.factorisation_bytes(system.m, system.n, dtype)
+    there = memory.limit(torch.device(question.device))
+    if needed > there:
+        sparse = [v.name for v in REGISTRY if v.keeps_sparse and not v.needs_disjoint_rows]
         return Recommendation(
-            f"{text} That does not fit into the memory here, and projector(A, b) would refuse it "
-            "with MemoryLimitError: there is no line to paste.",
-            "",
-            (blocks, "A machine with more memory may take it as it is."),
+            f"No variant was run: {system.unknown}.",
+            code(sparse[0], question.device),
+            (
+                f"What makes the rows dense takes {needed / 1e9:.3g} GB here, of the "
+                f"{there / 1e9:.3g} GB there are: no time limit is long enough. "
+                f"{' and '.join(sparse)} never {'does' if len(sparse) == 1 else 'do'}, and would "
+                "answer or say why not.",
+                blocks,
+            ),
         )
     return Recommendation(
-        text,
+        f"No variant was run: {system.unknown}. A rank that sparse factors do not decide needs a "
+        "dense factorisation once, unless no two rows share a column.",
         code(None, question.device),
         (
             blocks,

@@ -112,6 +112,7 @@ class SingleRow(Variant):
     name = "single_row"
     summary = "one row, or rows that share no column; O(nnz), no matrix built; errs like u"
     needs_disjoint_rows = True
+    keeps_sparse = True
 
     def factor(self, rows: Rows, u: float) -> Factor:
         if rows.sparse or rows.shape[0] > 1:

@@ -20,7 +20,7 @@ class Block(ABC):
     """Equations that share no parameter entry with those of other blocks.
 
     Methods take parameters, or gradients, as a list in the order of the system. None but
-    `one_is_enough` synchronises with the host.
+    `one_is_enough` and `settled` synchronises with the host.
     """
 
     rows: Tensor
@@ -36,6 +36,8 @@ class Block(ABC):
     """Whether b is known to be zero."""
     b_at_least = 0.0
     """Every |b_i| is known to be at least this."""
+    corrections = 2
+    """How many a projection takes: a second one for what the first leaves by rounding."""
 
     def bind(self, ts: Sequence[Tensor]) -> None:
         """Work on these tensors, those of all parameters in the order of the system."""
@@ -79,6 +81,10 @@ class Block(ABC):
             return False
         needed = tolerance.ONE_CORRECTION * self._moved_by_rounding(r)
         return bool((needed <= self.magnitude_at_least(b)).all())
+
+    def settled(self, b: Tensor, r: Tensor) -> bool:
+        """Whether the residual r after a correction is known to be rounding; may wait."""
+        return False
 
     def _moved_by_rounding(self, r: Tensor) -> Tensor:
         """By how much rounding in `subtract` may move each row, in units of u."""

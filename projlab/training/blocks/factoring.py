@@ -10,7 +10,9 @@ from projlab.engine.select import asked
 from projlab.engine.setup import build_one
 from projlab.engine.solver import Solver
 from projlab.engine.variants.orthonormal import OrthonormalRows
-from projlab.errors import InconsistentError, first_few
+from projlab.engine.variants.sparse_cholesky import SparseCholeskyFactor
+from projlab.errors import InconsistentError, ProjlabError, first_few
+from projlab.numerics import tuning
 from projlab.system.analysis import analyse
 from projlab.system.constraint import AffineConstraint
 from projlab.system.options import Options, ProjectorKeywords
@@ -18,6 +20,7 @@ from projlab.training.blocks.base import Block
 from projlab.training.blocks.margins import MarginsBlock
 from projlab.training.blocks.matrix import MatrixBlock
 from projlab.training.blocks.solver import SolverBlock
+from projlab.training.blocks.sparse import SparseBlock
 from projlab.training.blocks.sums import SumsBlock
 from projlab.training.blocks.ties import TiesBlock
 from projlab.training.grids import MarginsPlan
@@ -34,6 +37,7 @@ def make_block(
     b: Tensor,
     variant: str,
     data: torch.dtype,
+    entries: torch.dtype,
     names: Callable[[Tensor], list[str]],
     *,
     strict: bool,
@@ -46,6 +50,8 @@ def make_block(
         Every right-hand side, float64.
     data
         The precision of the coefficients and of b, which decides rank and consistency.
+    entries
+        That of the coefficients alone, which decides the rank of sparse rows.
     names
         Names of the rows with these numbers.
     strict
@@ -76,17 +82,26 @@ def make_block(
     right = b.cpu()[plan.rows]
     batched = plan.A.dim() == 3
     dtype = torch.float64 if device.type != "mps" else torch.float32
-    constraint = AffineConstraint(
-        plan.A.to(device), (right if batched else right[0]).to(device), names(plan.rows[0])
-    )
+    A, sparse = plan.A.to(device), plan.A.layout != torch.strided
+    # every b has these factors where rows are sparse: which contradict is looked for below
+    own = 0.0 if sparse else (right if batched else right[0]).to(device)
+    options = _options(plan.A.shape[-1], variant, strict=strict or sparse)
     try:
-        solver = build_one(constraint, dtype, _options(constraint.n, variant, strict), data)
-    except InconsistentError:
-        _refuse(plan, right, range(len(right)), names, data)
-        raise
+        solver = build_one(AffineConstraint(A, own), dtype, options, entries if sparse else data)
+    except ProjlabError as error:
+        if isinstance(error, InconsistentError):
+            _refuse(plan, right, range(len(right)), names, data)
+        # many names take longer than the factors: they are made where one is wanted
+        named = AffineConstraint(A, own, names(plan.rows[0]))
+        solver = build_one(named, dtype, options, entries if sparse else data)
     if strict and not batched:
         off = _off(solver, right.to(device), tolerance.unit_roundoff(data))
-        _refuse(plan, right, off.nonzero().flatten().tolist(), names, data)
+        _refuse(plan, right, off.any(-1).nonzero().flatten().tolist(), names, data)
+        if not _decidable(plan.A):
+            _refuse_unproven(plan, off.nonzero(), names)
+    if isinstance(solver.factor, SparseCholeskyFactor) and solver.kept is None and not batched:
+        return SparseBlock(plan, parameters, solver)
+    constraint = solver.facts.constraint
     if not isinstance(solver.factor, OrthonormalRows):
         return SolverBlock(plan, parameters, solver, constraint)
     eye = torch.eye(constraint.m, dtype=dtype, device=device)
@@ -94,6 +109,12 @@ def make_block(
     assert K is not None
     A = plan.A if plan.A.layout == torch.strided else constraint.rows.to_dense()
     return MatrixBlock(plan, parameters, A, solver.factor.W, K.mT, solver.variant)
+
+
+def _decidable(A: Tensor) -> bool:
+    """Whether a dense decision on which rows contradict each other takes no more than seconds."""
+    m, n = A.shape[-2:]
+    return A.layout == torch.strided or min(m, n) * m * n <= tuning.DECIDABLE
 
 
 def _single_rows(plan: MatrixPlan, parameters: Sequence[Tensor], variant: str) -> MatrixBlock:
@@ -106,13 +127,13 @@ def _single_rows(plan: MatrixPlan, parameters: Sequence[Tensor], variant: str) -
 
 
 def _off(solver: Solver, right: Tensor, u: float) -> Tensor:
-    """(B,) which of the right sides (B, m) have rows that their projection of zero leaves off.
+    """(B, m) which rows of the right sides (B, m) their projection of zero leaves off.
 
     Judged as consistency is, for data of unit roundoff u.
     """
     constraint = solver.facts.constraint
     if solver.facts.known_ranks == (constraint.m,):
-        return torch.zeros(len(right), dtype=torch.bool)
+        return torch.zeros(right.shape, dtype=torch.bool)
     b = right.to(solver.dtype)
     zero = b.new_zeros(len(b), constraint.n)
     x, _ = solver.solve(zero, b, homogeneous=False, dual=False, want_multipliers=False)
@@ -120,11 +141,11 @@ def _off(solver: Solver, right: Tensor, u: float) -> Tensor:
     cutoff = tolerance.rank_cutoff(constraint.m, constraint.n, u)
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     allowed = tolerance.consistency_factor(cutoff) * (rows.row_norms() * length + b.abs())
-    off: Tensor = ((rows.matvec(x) - b).abs() > allowed).any(-1)
+    off: Tensor = (rows.matvec(x) - b).abs() > allowed
     return off
 
 
-def _options(n: int, variant: str, strict: bool) -> Options:
+def _options(n: int, variant: str, *, strict: bool) -> Options:
     keywords: ProjectorKeywords = {"on_inconsistent": "raise" if strict else "least_squares"}
     return asked(n, variant, keywords, applications=STEPS)
 
@@ -137,9 +158,23 @@ def _refuse(
     data: torch.dtype,
 ) -> None:
     """Raise `InconsistentError` for the first of these blocks whose rows contradict each other."""
-    for i in blocks:
+    for i in blocks if _decidable(plan.A) else ():
         A = plan.A[i] if plan.A.dim() == 3 else plan.A
         _refuse_rows(A.cpu(), right[i], names(plan.rows[i]), data)
+
+
+def _refuse_unproven(plan: MatrixPlan, off: Tensor, names: Callable[[Tensor], list[str]]) -> None:
+    """Raise `InconsistentError` for rows (k, 2) of blocks that are off at the nearest point."""
+    if not len(off):
+        return
+    rows = plan.rows[tuple(off.cpu().T)]
+    raise inconsistent(
+        [f"({name}) is off at the point nearest to all" for name in names(rows[:FEW_NAMES])]
+    )
+
+
+FEW_NAMES = 8
+"""Rows named where many are off."""
 
 
 def _refuse_rows(A: Tensor, right: Tensor, names: list[str], data: torch.dtype) -> None:

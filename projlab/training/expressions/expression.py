@@ -349,7 +349,7 @@ class _Joined(Expression):
         self.parts = parts
         constant = None
         if any(p.constant is not None for p in parts):
-            zero = torch.zeros((), dtype=torch.float64)
+            zero = torch.zeros((), dtype=torch.float64, device="cpu")
             constant = torch.cat(
                 [(zero if p.constant is None else p.constant).expand(p.shape) for p in parts]
             )
@@ -437,7 +437,7 @@ class Equation:
         """b of A x = b, (rows,), float64 on the CPU."""
         c = self.difference.constant
         if c is None:
-            return torch.zeros(self.rows, dtype=torch.float64)
+            return torch.zeros(self.rows, dtype=torch.float64, device="cpu")
         return -c.expand(self.shape).reshape(-1)
 
     def row_name(self, row: int, names: ParameterNames) -> str:

@@ -128,7 +128,7 @@ def _gathered(
     numbers, start = [], 0
     for part in parts:
         size = math.prod(part.shape)
-        numbers.append(torch.arange(start, start + size).reshape(part.shape))
+        numbers.append(torch.arange(start, start + size, device="cpu").reshape(part.shape))
         start += size
     try:
         source = join(numbers)
@@ -190,7 +190,9 @@ def _read(equation: Any, given: Sequence[Any]) -> tuple[list[str], str]:
         for g in given
     ]
     try:
-        torch.einsum(equation, *[torch.empty(shape, device="meta") for shape in shapes])
+        torch.einsum(
+            equation, *[torch.empty(shape, device="meta", dtype=torch.float32) for shape in shapes]
+        )
     except (RuntimeError, ValueError) as error:
         raise InputError(f"einsum({equation!r}) of shapes {shapes}: {error}") from None
     return inputs, output

@@ -33,7 +33,7 @@ def _one(k: Any) -> Any:
     if k is None or k is Ellipsis or isinstance(k, slice):
         return k
     if isinstance(k, (bool, np.bool_)):
-        return torch.tensor(bool(k))
+        return torch.tensor(bool(k), dtype=torch.bool, device="cpu")
     if isinstance(k, Tensor):
         return _of_tensor(k)
     try:

@@ -206,7 +206,9 @@ def of_change(
         places = []
         for d, size in enumerate(before):
             shape = [size if k == d else 1 for k in range(len(before))]
-            places.append(change(torch.arange(size).reshape(shape).expand(tuple(before))))
+            places.append(
+                change(torch.arange(size, device="cpu").reshape(shape).expand(tuple(before)))
+            )
         return places
 
     def label(index: Index, names: ParameterNames) -> str:

@@ -99,16 +99,16 @@ class Sums:
 
     def columns(self) -> Tensor:
         """(rows, count) columns of each row."""
-        index = torch.tensor(self.offset)
+        index = torch.tensor(self.offset, dtype=torch.long, device="cpu")
         for size, stride in self.out + self.inner:
-            index = index.unsqueeze(-1) + torch.arange(size) * stride
+            index = index.unsqueeze(-1) + torch.arange(size, device="cpu") * stride
         return index.reshape(math.prod(self.shape), self.count)
 
     def triplets(self) -> tuple[Tensor, Tensor, Tensor]:
         """Rows, columns and values; O(entries) memory."""
         columns = self.columns()
-        rows = torch.arange(len(columns)).unsqueeze(-1).expand(columns.shape)
-        values = torch.full((columns.numel(),), self.scale, dtype=torch.float64)
+        rows = torch.arange(len(columns), device="cpu").unsqueeze(-1).expand(columns.shape)
+        values = torch.full((columns.numel(),), self.scale, dtype=torch.float64, device="cpu")
         return rows.flatten(), columns.flatten(), values
 
     def view(self, t: Tensor) -> Tensor:
@@ -158,7 +158,7 @@ class SparseMap:
     def summed(self, dims: tuple[int, ...]) -> "SparseMap":
         """The map after a sum of its result over some dimensions."""
         shape = torch.Size(size for d, size in enumerate(self.shape) if d not in dims)
-        target = torch.arange(math.prod(shape)).reshape(
+        target = torch.arange(math.prod(shape), device="cpu").reshape(
             [1 if d in dims else size for d, size in enumerate(self.shape)]
         )
         return replace(self, shape=shape, rows=target.expand(self.shape).flatten()[self.rows])
@@ -238,6 +238,14 @@ def stored(term: LinearMap) -> SparseMap:
     return SparseMap(term.parameter, term.shape, *term.triplets())
 
 
+def placed(term: LinearMap, device: torch.device) -> LinearMap:
+    """The same map with its coefficients on a device, so that applying it there copies none."""
+    if isinstance(term, SparseMap):
+        rows, cols, values = (t.to(device) for t in (term.rows, term.cols, term.values))
+        return replace(term, rows=rows, cols=cols, values=values)
+    return replace(term, entries=term.entries.to(device)) if isinstance(term, DenseMap) else term
+
+
 def scaled(term: LinearMap, factor: float) -> LinearMap:
     """factor * term."""
     if isinstance(term, Sums):
@@ -264,7 +272,7 @@ def changed(term: LinearMap, change: Callable[[Tensor], Tensor]) -> LinearMap:
         if view is not None:
             return view
         term = stored(term)
-    rows = torch.arange(math.prod(term.shape)).reshape(term.shape)
+    rows = torch.arange(math.prod(term.shape), device="cpu").reshape(term.shape)
     return term.selected(change(rows))
 
 
@@ -283,7 +291,7 @@ def multiplied(A: Tensor, term: LinearMap, nonzeros: int) -> LinearMap:
     coo = (A if A.layout != torch.strided else A.to_sparse_coo()).coalesce().cpu()
     (i, j), values = coo.indices(), coo.values().double()
     width = math.prod(term.shape[1:])
-    column = torch.arange(width)
+    column = torch.arange(width, device="cpu")
     rows, cols, entries = term.triplets()
     source, position = _matches((j.unsqueeze(-1) * width + column).flatten(), rows)
     target = (i.unsqueeze(-1) * width + column).flatten()
@@ -301,8 +309,9 @@ def _matches(wanted: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Every pair of positions (i, k) with wanted[i] == rows[k]."""
     order = torch.argsort(rows, stable=True)
     ordered = rows[order]
+    wanted = wanted.contiguous()
     first = torch.searchsorted(ordered, wanted)
     count = torch.searchsorted(ordered, wanted, right=True) - first
-    i = torch.repeat_interleave(torch.arange(len(wanted)), count)
+    i = torch.repeat_interleave(torch.arange(len(wanted), device="cpu"), count)
     start = torch.cumsum(count, 0) - count
-    return i, order[first[i] + torch.arange(len(i)) - start[i]]
+    return i, order[first[i] + torch.arange(len(i), device="cpu") - start[i]]

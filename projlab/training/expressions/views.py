@@ -137,7 +137,9 @@ class Views(ABC):
     def _permuted(self, change: Change, call: str) -> Self:
         shape = self._shape_after(change, call)
         sizes = [d + 2 for d in range(self.ndim)]  # all different, and none of them one
-        order = [s - 2 for s in change(torch.empty(sizes, device="meta")).shape]
+        order = [
+            s - 2 for s in change(torch.empty(sizes, device="meta", dtype=torch.float32)).shape
+        ]
         return self._moved(shape, change, labels.of_view(self.label, order))
 
     def _gathered(self, change: Change, call: str) -> Self:
@@ -152,8 +154,10 @@ class Views(ABC):
         """The shape after a change; masks have one only where their `values` are known."""
         try:
             if values:
-                return change(torch.zeros((), dtype=torch.bool).expand(self.shape)).shape
-            return change(torch.empty(self.shape, device="meta")).shape
+                return change(
+                    torch.zeros((), dtype=torch.bool, device="cpu").expand(self.shape)
+                ).shape
+            return change(torch.empty(self.shape, device="meta", dtype=torch.float32)).shape
         except (IndexError, RuntimeError, TypeError, ValueError) as error:
             reason = str(error).partition("\n")[0]
             raise InputError(f"{call} of shape {tuple(self.shape)}: {reason}") from None

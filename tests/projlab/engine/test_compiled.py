@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-import warnings
 
 import pytest
 import torch
@@ -11,22 +10,11 @@ from torch.func import functional_call, vmap
 import projlab
 from projlab import project, projector
 from tests.projlab.derivatives import F64, close, metric, problem
-from tests.projlab.systems import CHOICES, DISJOINT_VARIANTS, OVERLAPPING_VARIANTS
-
-
-@pytest.fixture
-def fresh_compiler():
-    torch.compiler.reset()
-    with warnings.catch_warnings():
-        # the compiler's own: deprecations inside torch, and its look at .grad of what it traces
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
-        yield
-    torch.compiler.reset()
+from tests.projlab.systems import DISJOINT_VARIANTS, OVERLAPPING_VARIANTS, STRAIGHT
 
 
 @pytest.mark.parametrize(
-    ("variant", "kind"), [*((v, "none") for v in CHOICES), ("auto", "diagonal"), ("auto", "dense")]
+    ("variant", "kind"), [*((v, "none") for v in STRAIGHT), ("auto", "diagonal"), ("auto", "dense")]
 )
 def test_compiled_projector_gives_the_bits_of_eager(variant, kind, fresh_compiler):
     """One graph, no breaks; forward, backward, tangent, multipliers and another b."""
