@@ -1,8 +1,9 @@
 """What a run says about the choice: for each need a variant, and the figures that say so.
 
 Only what the run measured counts: forward errors against x*, refusals, and seconds over answers
-that are within c·κ·u. Seconds of a run are indicative; a choice that hangs on a factor below
-`TIE` says so.
+that are within c·κ·u. Seconds of a run are indicative. Noise decides nothing: of those that are as
+good the first in the order of the registry is taken, which begins with the simplest, and the others
+are named.
 """
 
 from __future__ import annotations
@@ -18,6 +19,11 @@ from projlab_reports.units import duration, figure
 ANSWERS = ("projection", "least_squares")
 LARGE_KAPPA = 1e7
 TIE = 1.2
+"""Times that differ by less than this factor are the same."""
+
+NEAR = 2.0
+"""Worst errors that differ by less say nothing: another problem turns them round."""
+
 COLUMNS = ("need", "take", "because")
 
 
@@ -87,8 +93,8 @@ def _fastest(answers: pd.DataFrame, among: list[str], what: str, need: str) -> R
     if not names or common.empty:
         return None
     mean = {v: float(np.exp(np.log(common[v]).mean())) for v in names}
-    best = min(names, key=lambda v: mean[v])
-    near = [v for v in names if v != best and mean[v] <= TIE * mean[best]]
+    least = min(mean.values())
+    best, *near = [v for v in names if mean[v] <= TIE * least]  # of a tie the first: the simplest
     rest = ", ".join(f"{v} {duration(mean[v])}" for v in names if v != best)
     beside = f"; {rest}" if rest else ""
     tie = f"; as fast, within what times repeat to: {', '.join(near)}" if near else ""
@@ -109,15 +115,17 @@ def _most_digits(answers: pd.DataFrame, among: list[str], need: str) -> Row:
     if not names or common.empty:
         return None
     worst = {v: float(common[v].max()) for v in names}
-    best = min(names, key=lambda v: worst[v])
+    least = min(worst.values())
+    best, *near = [v for v in names if worst[v] <= NEAR * least]
     content, dtype, check = common.index[int(common[best].to_numpy().argmax())]
     same = (answers["content_hash"] == content) & (answers["check"] == check)
     where = f"{answers[same & (answers['dtype'] == dtype)]['problem'].iloc[0]}, {dtype}"
     rest = ", ".join(f"{v} {figure(worst[v])}" for v in names if v != best)
     beside = f"; {rest}" if rest else ""
+    tie = f"; as near, within a factor {NEAR:g}: {', '.join(near)}" if near else ""
     return (
         need,
         best,
         f"forward error {figure(worst[best])} κu at most over {len(common)} problems, the worst "
-        f"{where}{beside}",
+        f"{where}{beside}{tie}",
     )

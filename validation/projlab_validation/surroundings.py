@@ -95,7 +95,8 @@ def mend(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
     put_back: dict[str, Callable[[Any], object]] = {
         "default dtype": torch.set_default_dtype,
-        "default device": torch.set_default_device,
+        # Without one torch asks nobody; with one it asks at every call.
+        "default device": lambda d: torch.set_default_device(None if d.type == "cpu" else d),
         "grad mode": torch.set_grad_enabled,
         "threads": torch.set_num_threads,
         "float32 matmul precision": torch.set_float32_matmul_precision,
@@ -146,5 +147,5 @@ def seed_generators(seed: int) -> None:
 def _denormals_kept() -> bool:
     import torch
 
-    least = torch.full((), 5e-324, dtype=torch.float64)
+    least = torch.full((), 5e-324, dtype=torch.float64, device="cpu")
     return bool((least * 1.0).item() != 0)
