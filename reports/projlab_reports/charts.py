@@ -141,7 +141,8 @@ def drift(summary: Summary) -> list[Chart]:
                     alpha=0.8,
                     label=variant,
                 )
-            steps = np.array([drifted["steps"].min(), drifted["steps"].max()], dtype=float)
+            last = float(drifted["steps"].max())
+            steps = np.array([float(drifted["steps"].min()), last * ROOM_FOR_NAMES])
             for label, values, style in (
                 ("√k·u", np.sqrt(steps) * u, "--"),
                 ("k·u", steps * u, ":"),
@@ -150,11 +151,12 @@ def drift(summary: Summary) -> list[Chart]:
                 axes.annotate(
                     label,
                     (steps[-1], values[-1]),
-                    xytext=(3, 2),
+                    xytext=(3, 0),
                     textcoords="offset points",
                     color="0.35",
+                    va="center",
                 )
-            _label_ends(axes, float(steps[-1]), ends)
+            _label_ends(axes, last, ends)
             axes.set_title(dtype)
             axes.set_xlabel("steps k, count")
             axes.set_ylabel("distance to the exact trajectory over ‖x*‖, dimensionless")
@@ -164,16 +166,20 @@ def drift(summary: Summary) -> list[Chart]:
     return charts
 
 
-LABEL_HEIGHT = 1.6
-"""The factor, on a logarithmic axis, that one label takes."""
+ROOM_FOR_NAMES = 60.0
+"""What the axis of steps goes beyond the last of them, as a factor."""
+
+LABEL_HEIGHT = 0.03
+"""Of the height of a picture, for one name."""
 
 
 def _label_ends(axes: Axes, last: float, ends: Mapping[str, Sequence[float]]) -> None:
     """Name each problem where its curves end, apart from one another."""
-    lowest = 0.0
-    for name, heights in sorted(ends.items(), key=lambda item: np.median(item[1])):
+    low, high = np.log(axes.get_ylim())
+    apart, lowest = np.exp(LABEL_HEIGHT * (high - low)), 0.0
+    for name, heights in sorted(ends.items(), key=lambda item: np.mean(np.log(item[1]))):
         height = float(np.exp(np.mean(np.log(heights))))
-        lowest = max(height, lowest * LABEL_HEIGHT)
+        lowest = max(height, lowest * apart)
         axes.annotate(
             name.removeprefix("drift_"),
             (last, height),
@@ -183,7 +189,6 @@ def _label_ends(axes: Axes, last: float, ends: Mapping[str, Sequence[float]]) ->
             va="center",
             arrowprops={"arrowstyle": "-", "color": "0.7", "linewidth": 0.5},
         )
-    axes.set_xlim(right=last * 40)
 
 
 def pareto(summary: Summary) -> list[Chart]:
