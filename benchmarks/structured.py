@@ -101,6 +101,26 @@ def sums_step(n: int) -> Times:
     return times
 
 
+def equal_matrices(count: int, n: int = 64) -> Times:
+    """A step with column sums of equal matrices, one without, and the bare passes alone."""
+    weights = [matrix(n)] * count
+    constrained = Stepping(weights, [lambda W: [expr(W).sum(dim=0) == 0]])
+    plain = Stepping(weights, [])
+    tensors = [(W.detach(), W.grad) for W in plain.weights]
+
+    def bare() -> None:
+        for x, g in tensors:
+            assert g is not None
+            g.sub_(g.sum(0, keepdim=True) / n)
+            x.sub_(x.sum(0, keepdim=True) / n)
+            x.sum(0)
+
+    calls = {"with": constrained.step, "without": plain.step, "passes": bare}
+    times = interleaved(calls, budget=SECONDS)
+    constrained.require_feasible()
+    return times
+
+
 def set_up(n: int, equations: Equations) -> float:
     """Seconds that `constrain` takes, and its first projection; the best of three."""
     best = float("inf")

@@ -218,8 +218,8 @@ def _of_size(sizes: tuple[str, ...], least: float) -> tuple[str, ...]:
     return tuple(s for s in sizes if common.shape_of(s)[0] * common.shape_of(s)[1] >= least)
 
 
-def _step_overhead(parameters: str) -> Iterator[Cell]:
-    for examples in (64, 256, 1024):
+def _step_overhead(parameters: str, numbers: tuple[int, ...] = (64, 256, 1024)) -> Iterator[Cell]:
+    for examples in numbers:
         for equations in ("column sums", "total"):
             with_them, without = (Training(parameters, examples=examples) for _ in range(2))
             with_them.constrain(equations)
@@ -249,6 +249,22 @@ def _sums_step() -> Iterator[Cell]:
     for n in (512, 4096):
         times = structured.sums_step(n)
         yield Cell(f"{n} x {n} float32", times.ratio("projlab", "passes"))
+
+
+@cache
+def _beyond_passes(count: int) -> float:
+    """Microseconds that hooks take for so many equal matrices beside the bare passes."""
+    times = structured.equal_matrices(count)
+    return 1e6 * (times.best("with") - times.best("without") - times.best("passes"))
+
+
+def _hooks() -> Iterator[Cell]:
+    for count in (1, 8, 48):
+        yield Cell(f"{count} of 64 x 64 float32", _beyond_passes(count))
+
+
+def _hooks_of_many() -> Iterator[Cell]:
+    yield Cell("48 of 64 x 64 float32", _beyond_passes(48) / _beyond_passes(1))
 
 
 def _structured_set_up(*sizes: tuple[int, structured.Equations]) -> Iterator[Cell]:
@@ -413,12 +429,18 @@ TARGETS: tuple[Target, ...] = (
            lambda: _faster(("article",), ("10x10000", "100x1000", "500x2000"))),
     Target("training-1e5", "training step, column sums or a total, 1e5 parameters", "≤ 4 %",
            "% more than the step without", MOST, 4, lambda: _step_overhead("1e5")),
+    Target("training-64", "the same, 64 examples", "≤ 15 %", "% more than the step without", MOST,
+           15, lambda: _step_overhead("1e5", (64,))),
     Target("training-1e7", "the same, 1e7 parameters", "≤ 2 %", "% more than the step without",
            MOST, 2, lambda: _step_overhead("1e7")),
     Target("training-rows", "10 dense rows over 1e7 parameters, `handle.apply()`", "≥ 80 %",
            "% of copy bandwidth", LEAST, 80, _dense_rows),
     Target("sums", "row and column sums of one weight, a step", "≤ 1.3",
            "step over one with the bare passes", MOST, 1.3, _sums_step),
+    Target("hooks", "column sums of equal matrices, a step", "≤ 40 µs",
+           "µs of hooks beside the bare passes", MOST, 40, _hooks),
+    Target("hooks-many", "the same, 48 matrices", "≤ 3", "over that of one", MOST, 3,
+           _hooks_of_many),
     Target("sums-set-up", "the same, `constrain`", "≤ 0.1 s", "seconds, best of three", MOST, 0.1,
            lambda: _structured_set_up(*((n, structured.row_and_column_sums)
                                         for n in (512, 4096)))),

@@ -65,8 +65,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests that need what is not here."""
+    """Skip tests that need what is not here, and those of hours that nobody asked for."""
     for item in items:
+        if item.get_closest_marker("full") and "full" not in item.config.option.markexpr:
+            item.add_marker(pytest.mark.skip(reason="takes hours; -m full asks for it"))
         missing = [name for marker in item.iter_markers("needs") for name in _missing(marker)]
         if missing:
             reason = f"{', '.join(missing)} not installed; `make test-all` installs it"

@@ -18,7 +18,7 @@ from projlab.errors import InputError
 from projlab.system.constraint import AffineConstraint
 from projlab.system.rows import Rows, SparseRows, as_rows
 
-UNSEEN = torch.empty(0, device="cpu")
+UNSEEN = torch.empty(0, device="cpu", dtype=torch.float32)
 """In the place of buffers that were assigned to since they were last looked at."""
 
 ENTRIES = ("A", "A_indices", "A_values")
@@ -277,7 +277,7 @@ def assembled(indices: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
             f"{tuple(values.shape)}; they must be (2, k), int64, and (k,)"
         )
     if not indices.is_meta:
-        limit = torch.tensor(size, device=indices.device).unsqueeze(-1)
+        limit = torch.tensor(size, device=indices.device, dtype=torch.long).unsqueeze(-1)
         outside = ((indices < 0) | (indices >= limit)).any(0).nonzero()
         if len(outside):
             k = int(outside[0])
@@ -288,7 +288,12 @@ def assembled(indices: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
     ordered = indices[0] * size[1] + indices[1]
     in_order = indices.is_meta or bool((ordered[1:] > ordered[:-1]).all())
     return torch.sparse_coo_tensor(
-        indices, values, size, is_coalesced=in_order or None, check_invariants=False
+        indices,
+        values,
+        size,
+        device=values.device,
+        is_coalesced=in_order or None,
+        check_invariants=False,
     )
 
 

@@ -73,7 +73,7 @@ def _rest(moved: float, before: float) -> bool:
 
 def probes(count: int, n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(count, n) random vectors, the same every time."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     return torch.randn((count, n), generator=generator, dtype=dtype, device="cpu").to(device)
 
 

@@ -215,7 +215,7 @@ def _left(
 
 
 def _independent(factor: IterativeFactor, constraint: AffineConstraint) -> bool:
-    generator = torch.Generator().manual_seed(3)
+    generator = torch.Generator("cpu").manual_seed(3)
     g = torch.randn(constraint.m, generator=generator, dtype=torch.float64, device="cpu")
     like = factor.smallest
     exact = replace(factor, accuracy=None, limit=tolerance.AGAIN * factor.limit)
@@ -231,7 +231,7 @@ def _preconditioner(
     m = constraint.m
     given = linear_map(options.preconditioner, "preconditioner", (m, m), constraint.device)
     apply = _InRows(given, *power_of_two(-exponent, torch.float64))
-    generator = torch.Generator().manual_seed(4)
+    generator = torch.Generator("cpu").manual_seed(4)
     pair = torch.randn(2, m, generator=generator, dtype=torch.float64, device="cpu")
     pair = pair.to(constraint.device)
     images = apply(pair)

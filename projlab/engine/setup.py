@@ -73,10 +73,13 @@ def build_one(
                 if sparse.takes(constraint, options):
                     try:
                         found = sparse.solver(constraint, system, options, data)
-                    except MemoryLimitError:
+                    except MemoryLimitError as refused:
                         if not iterated.last_resort(constraint, options):
                             raise
-                        return iterated.built(constraint, dtype, options, data)
+                        try:
+                            return iterated.built(constraint, dtype, options, data)
+                        except MemoryLimitError:
+                            raise refused from None
                     if found is not None or options.variant == sparse.NAME:
                         return found or careful.decided(constraint, dtype, options, data)
                 if iterated.last_resort(constraint, options):

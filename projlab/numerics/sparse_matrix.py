@@ -69,7 +69,9 @@ def _scipy(start: Tensor, cols: Tensor, values: Tensor, shape: tuple[int, int]) 
 def _torch(start: Tensor, cols: Tensor, values: Tensor, shape: tuple[int, int]) -> Any:
     with warnings.catch_warnings():  # torch warns of its being new
         warnings.filterwarnings("ignore", "Sparse CSR tensor support")
-        return torch.sparse_csr_tensor(start, cols, values, shape, check_invariants=False)
+        return torch.sparse_csr_tensor(
+            start, cols, values, shape, device=values.device, check_invariants=False
+        )
 
 
 def column_counts(cols: Tensor, n: int) -> Any:

@@ -27,7 +27,12 @@ class Compressed:
         with warnings.catch_warnings():  # torch calls the layout a beta, once a process
             warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
             matrix = torch.sparse_csr_tensor(
-                self.first, self.columns, self.values, self.size, check_invariants=False
+                self.first,
+                self.columns,
+                self.values,
+                self.size,
+                device=self.values.device,
+                check_invariants=False,
             )
         if x.dim() == 1:
             return matrix @ x

@@ -69,6 +69,13 @@ PAGE = 2**12
 meets the same sets of the caches again and again: 848 us at 2048 x 2048 in float32 against 170 us
 at 2048 x 1030. As products with ones it takes 412 us, at other distances longer than the sum."""
 
+BY_PRODUCT = 2**19
+"""Entries of a matrix from which its columns are added up by products where they lie so."""
+
+SHORT = 2**13
+"""Entries of a matrix up to which sums of at most `PIECE` of them are products with ones wherever
+they lie: 1.1 us against 2.0 at 64 x 64."""
+
 PIECE = 64
 """Rows that one product adds up: more are no faster, and gather more roundings."""
 

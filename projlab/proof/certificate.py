@@ -147,7 +147,10 @@ def worst(certificates: Sequence[Certificate]) -> Certificate:
     """
 
     def figures(name: str) -> Tensor:
-        values = [torch.as_tensor(getattr(c, name), dtype=torch.float64) for c in certificates]
+        values = [
+            torch.as_tensor(getattr(c, name), dtype=torch.float64, device="cpu")
+            for c in certificates
+        ]
         return torch.cat([value.reshape(-1) for value in values])
 
     verdict, reason = _worst_verdict([(c.verdict, c.reason) for c in certificates])

@@ -23,6 +23,7 @@ def to_tensor(value: Any, name: str) -> Tensor:
     if isinstance(value, Tensor):
         tensor = value.detach().clone()
     else:
+        _refuse_masks(value, name)
         try:
             array = np.asarray(value)
         except (ValueError, TypeError) as error:
@@ -30,6 +31,7 @@ def to_tensor(value: Any, name: str) -> Tensor:
         if array.dtype.kind not in "biuf":
             raise InputError(
                 f"{name} has dtype {array.dtype}; it must hold real numbers (float, int)"
+                + (f": {name}.astype(float), if all of them are" if array.dtype == object else "")
             )
         if array.dtype.kind != "f" or array.dtype.itemsize > 8:
             array = array.astype(np.float64)
@@ -39,6 +41,19 @@ def to_tensor(value: Any, name: str) -> Tensor:
     if tensor.is_floating_point() and tensor.dtype not in FLOATS:
         raise InputError(f"{name} has dtype {tensor.dtype}; {_FLOATS_TEXT}")
     return tensor if tensor.is_floating_point() else tensor.to(torch.float64)
+
+
+def _refuse_masks(value: Any, name: str) -> None:
+    """A masked entry has no value, and numpy hands over the number below the mask."""
+    if isinstance(value, np.ma.MaskedArray):
+        masked = int(np.ma.getmaskarray(value).sum())
+        raise InputError(
+            f"{name} is a masked array, {masked} of its entries are masked, and these have no "
+            f"value; fill them ({name}.filled(0.0)), or leave their rows out"
+        )
+    if isinstance(value, list | tuple):
+        for part in value:
+            _refuse_masks(part, name)
 
 
 def check_vector(

@@ -146,7 +146,7 @@ class OperatorRows(Rows):
         return self._products().abs().amax(0)
 
     def _products(self) -> Tensor:
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator("cpu").manual_seed(0)
         found = []
         for _ in range(tolerance.NORM_PROBES):  # one at a time: they may be long
             z = torch.randn(self.shape[1], generator=generator, dtype=torch.float64, device="cpu")
@@ -255,7 +255,7 @@ def linear_map(
     together: Callable[[Any], Any] | None = None,
 ) -> LinearMap:
     """A function of vectors, tried with a random one as a tensor and, failing that, as an array."""
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator("cpu").manual_seed(1)
     v = torch.randn(shape[1], generator=generator, dtype=torch.float64, device="cpu").to(device)
     scipy_own = any(c.__module__.startswith("scipy.") for c in type(_owner(function)).__mro__)
     troubles = []
@@ -322,7 +322,7 @@ def _listed(dtypes: frozenset[torch.dtype]) -> str:
 def _require_adjoint(rows: OperatorRows) -> None:
     """Raise where <A x, y> and <x, A' y> of random vectors differ by more than rounding."""
     m, n = rows.shape
-    generator = torch.Generator().manual_seed(2)
+    generator = torch.Generator("cpu").manual_seed(2)
     for _ in range(2):
         x, y = (
             torch.randn(size, generator=generator, dtype=torch.float64, device="cpu").to(

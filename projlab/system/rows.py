@@ -293,6 +293,7 @@ class SparseRows(Rows):
             torch.stack([self.rows, self.cols]),
             self.values,
             self.size,
+            device=self.device,
             is_coalesced=True,
             check_invariants=False,
         )
@@ -361,7 +362,7 @@ class SparseRows(Rows):
 def sparse_rows(rows: Tensor, cols: Tensor, values: Tensor, shape: tuple[int, int]) -> SparseRows:
     """From entries in any order: duplicates are summed, zeros dropped, the rest is sorted."""
     coo = torch.sparse_coo_tensor(
-        torch.stack([rows, cols]), values, shape, check_invariants=True
+        torch.stack([rows, cols]), values, shape, device=values.device, check_invariants=True
     ).coalesce()
     return _nonzero(coo.indices(), coo.values(), shape)
 

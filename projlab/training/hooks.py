@@ -33,6 +33,8 @@ Mode = Literal["tangent", "post", "metric"]
 _ATTRIBUTE = "_projlab_hooks"
 """Where an optimizer keeps its hooks."""
 
+_NONE: frozenset[int] = frozenset()
+
 
 class Settings(NamedTuple):
     """What all constraints of one optimizer share."""
@@ -60,16 +62,6 @@ class Signature(NamedTuple):
     def of(p: Tensor) -> "Signature":
         """Of a parameter as it is now."""
         return Signature(p.dtype, p.device, p.shape, p.stride(), p.requires_grad)
-
-    def matches(self, p: Tensor) -> bool:
-        """Whether a parameter still has it; asked at every step, so without making another."""
-        return (
-            p.dtype is self.dtype
-            and p.requires_grad is self.requires_grad
-            and p.shape == self.shape
-            and p.stride() == self.stride
-            and p.device == self.device
-        )
 
 
 class Watched(NamedTuple):
@@ -170,13 +162,7 @@ class StepHooks:
             The optimizer no longer holds a parameter it held, or one changed its shape.
         """
         groups = self.optimizer.param_groups
-        same = self._groups == self._group_sizes() and all(
-            w.signature.matches(w.parameter) for w in self._watched
-        )
-        if same and all(
-            w.place is None or groups[w.place[0]]["params"][w.place[1]] is w.parameter
-            for w in self._watched
-        ):
+        if self._as_watched(groups):
             return
         present = {id(p) for group in groups for p in group["params"]}
         for p, name, signature, place in self._watched:
@@ -191,6 +177,23 @@ class StepHooks:
                     f"{tuple(p.shape)}. Remove this constraint, and write it for the new shape"
                 )
         self._adopt(*self._derived(self.stacked))
+
+    def _as_watched(self, groups: list[dict[str, Any]]) -> bool:
+        """Whether all parameters are as they were; asked at each step, so in one plain loop."""
+        if self._groups != [len(group["params"]) for group in groups]:
+            return False
+        for p, _, (dtype, device, shape, stride, trained), place in self._watched:
+            if (
+                p.dtype is not dtype
+                or p.requires_grad is not trained
+                or p.shape != shape
+                or p.stride() != stride
+                or p.device != device
+            ):
+                return False
+            if place is not None and groups[place[0]]["params"][place[1]] is not p:
+                return False
+        return True
 
     # ---- the hooks
 
@@ -259,11 +262,18 @@ class StepHooks:
 
     @compiled.eager
     def _after(self) -> None:
-        with self._computing():
-            self._held = self._without_gradient()
-            residuals = self._project(self._skip())
-            if self.log.size:
-                self.log.record(residuals)
+        # parameters are written through tensors without a graph: there is none to be kept out of
+        if lowered(torch.float32, self.log.device.type):
+            with _stated(self.log.device):
+                self._project_and_log()
+        else:
+            self._project_and_log()
+
+    def _project_and_log(self) -> None:
+        self._held = self._without_gradient()
+        residuals = self._project(self._skip())
+        if self.log.size:
+            self.log.record(residuals)
 
     def _computing(self) -> AbstractContextManager[None]:
         """No graph, and products in their stated precision."""
@@ -272,8 +282,11 @@ class StepHooks:
 
     def _without_gradient(self) -> frozenset[int]:
         """Which parameters have no gradient, and are held where they are."""
-        if all(p.grad is not None for p in self.system.parameters):
-            return frozenset()
+        for p in self.system.parameters:
+            if p.grad is None:
+                break
+        else:
+            return _NONE
         return frozenset(i for i, p in enumerate(self.system.parameters) if p.grad is None)
 
     def _skip(self) -> Tensor | None:
@@ -319,24 +332,37 @@ class StepHooks:
         return self._by_held[held]
 
     def _project_gradients(self) -> None:
-        with self._computing():
-            held = self._without_gradient()
-            system = self._moving(held) if held else self.system
-            shift = self._shift(system)
-            gs = []
-            for p in system.parameters:
-                g = p.grad
-                assert g is not None
-                if g.layout != torch.strided:
-                    raise InputError(
-                        "a constrained parameter has a sparse gradient, which a projection onto "
-                        "the null space fills; use sparse=False in its embedding"
-                    )
-                gs.append(g.detach())
-            system.tangent_(gs, shift)
+        if lowered(torch.float32, self.log.device.type):
+            with _stated(self.log.device):
+                self._onto_null_space()
+        else:
+            self._onto_null_space()
+
+    def _onto_null_space(self) -> None:
+        held = self._without_gradient()
+        system = self._moving(held) if held else self.system
+        gs = []
+        for p in system.parameters:
+            g = p.grad
+            assert g is not None
+            if g.layout is not torch.strided:
+                raise InputError(
+                    "a constrained parameter has a sparse gradient, which a projection onto "
+                    "the null space fills; use sparse=False in its embedding"
+                )
+            gs.append(g.detach() if g.requires_grad else g)
+        system.tangent_(gs, self._shift(system))
 
     def _shift(self, system: ParameterSystem) -> Shift | None:
         """lambda * x that the optimizer will add to each gradient, in the gradient's scale."""
+        groups = self.optimizer.param_groups
+        for g in self._trained_groups:
+            decay = groups[g].get("weight_decay", 0.0)
+            if isinstance(decay, Tensor) or decay:
+                return self._shift_by_decay(system)
+        return None
+
+    def _shift_by_decay(self, system: ParameterSystem) -> Shift | None:
         optimizer = self.optimizer
         decays = {g: self._decay(optimizer.param_groups[g]) for g in self._trained_groups}
         if all(not isinstance(d, Tensor) and d == 0 for d in decays.values()):

@@ -143,7 +143,9 @@ def inverse_metric(optimizer: Optimizer, group: dict[str, Any], parameter: Tenso
         divisor = state["exp_inf"]  # holds eps already
     else:
         square: Tensor = state["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"]
-        step = torch.as_tensor(state["step"])  # left where it is: a CPU scalar needs no copy
+        step = state["step"]  # a tensor is left where it is: a CPU scalar needs no copy
+        if not isinstance(step, Tensor):
+            step = torch.tensor(float(step), dtype=torch.float32, device="cpu")
         divisor = square.sqrt() / (1 - group["betas"][1] ** step).sqrt() + group["eps"]
     inverse: Tensor = group["lr"] / divisor
     return inverse

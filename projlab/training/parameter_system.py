@@ -11,10 +11,11 @@ from projlab.system.constraint import AffineConstraint
 from projlab.system.inputs import working_dtype
 from projlab.training.blocks.base import Block, Shift, TouchedEntries, skipped, widest_dtype
 from projlab.training.blocks.factoring import inconsistent, make_block
+from projlab.training.blocks.sums import SumsBlock
 from projlab.training.equations import StackedEquations
 from projlab.training.expressions.maps import LinearMap, Sums, placed
 from projlab.training.memory_order import in_memory_order, laid_out
-from projlab.training.partition import EquationRows, MatrixPlan, SumsPlan, split
+from projlab.training.partition import EquationRows, MatrixPlan, SumsPlan, alike, split
 
 
 def reads_values(device: torch.device) -> bool:
@@ -74,7 +75,11 @@ class ParameterSystem:
         )
         if strict:
             self._refuse_empty(empty, b)
+        sums = [plan for plan in plans if isinstance(plan, SumsPlan)]
         self.blocks: list[Block] = [
+            SumsBlock(same, self.parameters) for same in alike(sums, self.parameters)
+        ]
+        self.blocks += [
             make_block(
                 plan,
                 self.parameters,
@@ -86,11 +91,15 @@ class ParameterSystem:
                 strict=strict,
             )
             for plan in plans
+            if not isinstance(plan, SumsPlan)
         ]
         self._right = [block.right_side(self._b) for block in self.blocks]
         if not self._constants:
             for block, b in zip(self.blocks, self._right, strict=True):
                 block.fix(b)
+        self._reads = reads_values(device)
+        """Whether values are looked at, to save passes: only where that does not wait."""
+        self._strides = [p.stride() for p in self.parameters]
         self._addresses: list[int] = []
 
     def _varying(self, varies: Callable[[Tensor], bool], strict: bool) -> list[EquationRows]:
@@ -191,6 +200,7 @@ class ParameterSystem:
         return list(zip(self.blocks, self.right_sides(), strict=True))
 
     def _bind(self) -> None:
+        """Blocks to the parameters' present memory."""
         addresses = [p.data_ptr() for p in self.parameters]
         if addresses != self._addresses:
             values = self.values()
@@ -204,7 +214,8 @@ class ParameterSystem:
         Nothing moves where `skip` is true.
         """
         left, reads = [], skip is None and self._reads
-        for block, b in self._current():
+        self._bind()
+        for block, b in zip(self.blocks, self.right_sides(), strict=True):
             r = block.residual(b)
             most = 1 if reads and block.one_is_enough(b, r) else block.corrections
             for done in range(1, most + 1):
@@ -230,11 +241,6 @@ class ParameterSystem:
                 if once:
                     break
 
-    @property
-    def _reads(self) -> bool:
-        """Whether values are looked at, to save passes: only where that does not wait."""
-        return reads_values(self._b.device)
-
     def project_in_metric_(self, inverse: list[Tensor], skip: Tensor | None) -> None:
         """Onto the set in the diagonal metric whose inverse is given for each parameter."""
         inverse = [laid_out(w, p) for w, p in zip(inverse, self.parameters, strict=True)]
@@ -247,12 +253,15 @@ class ParameterSystem:
         if shift is not None:
             self._bind()
         # blocks read gradients as they read the parameters
-        own = [laid_out(g, p) for g, p in zip(gs, self.parameters, strict=True)]
+        own = gs
+        if [g.stride() for g in gs] != self._strides:
+            own = [laid_out(g, p) for g, p in zip(gs, self.parameters, strict=True)]
         for block in self.blocks:
             block.tangent(own, shift)
-        for g, projected in zip(gs, own, strict=True):
-            if projected is not g:
-                g.copy_(projected)
+        if own is not gs:
+            for g, projected in zip(gs, own, strict=True):
+                if projected is not g:
+                    g.copy_(projected)
 
     def residuals(self) -> list[Tensor]:
         """A x - b, block by block."""
@@ -307,7 +316,10 @@ class ParameterSystem:
         if isinstance(plan, SumsPlan):
             blocks = plan.rows.numel()
             parts = [t.view(ts[p]).reshape(blocks, -1) for p, t in plan.terms]
-            a = [torch.full((t.count,), t.scale, dtype=torch.float64) for _, t in plan.terms]
+            a = [
+                torch.full((t.count,), t.scale, dtype=torch.float64, device="cpu")
+                for _, t in plan.terms
+            ]
             A = torch.cat(a).unsqueeze(0)
         else:
             parts = [TouchedEntries(p, self.parameters[p.parameter]).read(ts) for p in plan.pieces]

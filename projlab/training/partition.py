@@ -9,7 +9,7 @@ of their own, and stay sparse.
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -26,6 +26,9 @@ from projlab.training.ties import Graph, TiesPlan, ties
 
 FEW = 16
 """Blocks of different shapes that are worth a kernel launch each; more are put together."""
+
+SHORT = 2**10
+"""Entries of a row up to which gathering costs less than the operators on its view."""
 
 
 SPARSE = 3
@@ -119,7 +122,7 @@ def split(
             grid.append(alone.margins)
         elif sums and alone is not None and _is_sums(members[0], parameters):
             (e,) = members
-            rows = torch.arange(e.start, e.start + e.height).reshape(e.shape)
+            rows = torch.arange(e.start, e.start + e.height, device="cpu").reshape(e.shape)
             views.append(SumsPlan(rows, tuple((p, t) for p, t in e.terms if isinstance(t, Sums))))
         elif _mostly_dense(members):
             dense.append(_dense(members, parameters))
@@ -129,7 +132,9 @@ def split(
     if join and len(views) > FEW:
         # many views of no common pattern: one block that gathers is faster than a launch for each
         small = [v for v in views if v.rows.numel() == 1]
-        if len(small) > FEW:
+        entries = sum(t.count for v in small for _, t in v.terms)
+        short = entries < SHORT * len(small)
+        if len(small) > FEW and (short or len(alike(small, parameters)) > FEW):
             views = [v for v in views if v.rows.numel() != 1]
             scattered += [EquationRows(int(v.rows), v.rows.shape, v.terms) for v in small]
     components, empty = _stored(scattered, parameters, structured=structured, join=join)
@@ -205,7 +210,9 @@ def _groups(
 ) -> tuple[list[list[int]], set[int]]:
     """Equations that touch a common entry, together; and those with terms that do so themselves."""
     overlaps = _overlaps(equations, parameters)
-    _, label = connected(len(equations), *torch.tensor(overlaps, dtype=torch.long).view(-1, 2).T)
+    _, label = connected(
+        len(equations), *torch.tensor(overlaps, dtype=torch.long, device="cpu").view(-1, 2).T
+    )
     groups: dict[int, list[int]] = {}
     for i, group in enumerate(label.tolist()):
         groups.setdefault(group, []).append(i)
@@ -230,7 +237,7 @@ def _overlaps(
         if all(a[1] < b[0] for a, b in itertools.pairwise(spans)):
             continue
         # spans may overlap where entries do not: columns of one matrix interleave
-        owner = torch.zeros(parameters[p].numel(), dtype=torch.int32)
+        owner = torch.zeros(parameters[p].numel(), dtype=torch.int32, device="cpu")
         for _, _, i, footprint in spans:
             held = footprint.view(owner) if isinstance(footprint, Sums) else owner[footprint]
             pairs += [(other - 1, i) for other in held[held > 0].unique().tolist()]
@@ -239,6 +246,18 @@ def _overlaps(
             else:
                 owner[footprint] = i + 1
     return pairs
+
+
+def alike(plans: Iterable[SumsPlan], parameters: Sequence[Tensor]) -> list[list[SumsPlan]]:
+    """Plans that one block can hold, together: equal sums of parameters that are laid out alike."""
+    groups: dict[object, list[SumsPlan]] = {}
+    for plan in plans:
+        terms = tuple(
+            (t.scale, t.out, t.inner, q.dtype, q.shape, q.stride())
+            for q, t in ((parameters[p], t) for p, t in plan.terms)
+        )
+        groups.setdefault((plan.rows.shape, terms), []).append(plan)
+    return list(groups.values())
 
 
 def _merged(views: list[SumsPlan]) -> list[SumsPlan]:
@@ -250,7 +269,9 @@ def _merged(views: list[SumsPlan]) -> list[SumsPlan]:
     merged: list[SumsPlan] = []
     for group in alike.values():
         group.sort(key=lambda v: [t.offset for _, t in v.terms])
-        offsets = torch.tensor([[t.offset for _, t in v.terms] for v in group])
+        offsets = torch.tensor(
+            [[t.offset for _, t in v.terms] for v in group], dtype=torch.long, device="cpu"
+        )
         steps = offsets.diff(dim=0)
         if len(group) == 1 or bool((steps != steps[0]).any()) or not bool((steps[0] > 0).all()):
             merged += group
@@ -295,7 +316,7 @@ def _width(term: LinearMap) -> int:
 
 def _dense(members: Sequence[EquationRows], parameters: Sequence[Tensor]) -> MatrixPlan:
     """One block of all rows of the equations, with dense coefficients."""
-    rows = torch.cat([torch.arange(r.start, r.start + r.height) for r in members])
+    rows = torch.cat([torch.arange(r.start, r.start + r.height, device="cpu") for r in members])
     placed: dict[int, list[tuple[int, LinearMap]]] = {}
     start = 0
     for r in members:
@@ -311,14 +332,14 @@ def _dense(members: Sequence[EquationRows], parameters: Sequence[Tensor]) -> Mat
             count = math.prod(view.shape)
             scale = term.source.scale
             entries = term.entries if scale == 1 else term.entries.double() * scale
-            block = torch.zeros(start, count, dtype=entries.dtype)
+            block = torch.zeros(start, count, dtype=entries.dtype, device="cpu")
             block[first : first + len(entries)] = entries.cpu()
         else:
             parts = [(s, *t.triplets()) for s, t in terms]
             used, inverse = torch.unique(
                 torch.cat([cols for _, _, cols, _ in parts]), return_inverse=True
             )
-            block = torch.zeros(start, len(used), dtype=torch.float64)
+            block = torch.zeros(start, len(used), dtype=torch.float64, device="cpu")
             where = (torch.cat([i + s for s, i, _, _ in parts]), inverse)
             block.index_put_(where, torch.cat([v for *_, v in parts]), accumulate=True)
             pieces.append(Piece(p, used.unsqueeze(0)))
@@ -368,18 +389,18 @@ def _stored(
 ) -> tuple[list[TiesPlan | MatrixPlan], Tensor]:
     """Blocks of equations with stored entries, by connected components; rows without any entry."""
     if not equations:
-        return [], torch.zeros(0, dtype=torch.long)
+        return [], torch.zeros(0, dtype=torch.long, device="cpu")
     stored = _assembled(equations, parameters)
     components = _components(stored)
     plans: list[TiesPlan | MatrixPlan] = []
-    planned = torch.zeros(len(components.sizes), dtype=torch.bool)
+    planned = torch.zeros(len(components.sizes), dtype=torch.bool, device="cpu")
     if structured:
         planned, plan = _tied(stored, components, parameters)
         plans += [] if plan is None else [plan]
     if join:
         components, planned = _joined(components, planned)
     plans += _matrices(stored, components, planned, parameters)
-    touched = torch.zeros(len(stored.numbers), dtype=torch.bool)
+    touched = torch.zeros(len(stored.numbers), dtype=torch.bool, device="cpu")
     touched[stored.entries.rows] = True
     return plans, stored.numbers[~touched]
 
@@ -408,9 +429,11 @@ def _tied(
 
 def _assembled(equations: Sequence[EquationRows], parameters: Sequence[Tensor]) -> _Stored:
     """Every term of the equations in one matrix."""
-    first = torch.tensor([0, *[p.numel() for p in parameters]]).cumsum(0)
-    none = torch.zeros(0, dtype=torch.long)
-    rows, cols, values = [none], [none], [torch.zeros(0, dtype=torch.float64)]
+    first = torch.tensor(
+        [0, *[p.numel() for p in parameters]], dtype=torch.long, device="cpu"
+    ).cumsum(0)
+    none = torch.zeros(0, dtype=torch.long, device="cpu")
+    rows, cols, values = [none], [none], [torch.zeros(0, dtype=torch.float64, device="cpu")]
     height = 0
     for e in equations:
         for p, term in e.terms:
@@ -423,7 +446,9 @@ def _assembled(equations: Sequence[EquationRows], parameters: Sequence[Tensor]) 
         torch.cat(rows), torch.cat(cols), torch.cat(values), (height, int(first[-1]))
     )
     used, column = torch.unique(entries.cols, return_inverse=True)
-    numbers = torch.cat([torch.arange(e.start, e.start + e.height) for e in equations])
+    numbers = torch.cat(
+        [torch.arange(e.start, e.start + e.height, device="cpu") for e in equations]
+    )
     return _Stored(numbers, entries, first, used, column)
 
 
@@ -433,9 +458,9 @@ def _components(stored: _Stored) -> _Components:
     count, label = connected(rows + columns, stored.entries.rows, stored.column + rows)
     of_row, of_column = label[:rows], label[rows:]
     parameter = torch.searchsorted(stored.first, stored.used, right=True) - 1
-    sizes = torch.zeros(count, len(stored.first), dtype=torch.long)
+    sizes = torch.zeros(count, len(stored.first), dtype=torch.long, device="cpu")
     sizes[:, 0] = torch.bincount(of_row, minlength=count)
-    one = torch.ones(columns, dtype=torch.long)
+    one = torch.ones(columns, dtype=torch.long, device="cpu")
     sizes.index_put_((of_column, parameter + 1), one, accumulate=True)
     return _Components(of_row, of_column, sizes)
 
@@ -452,7 +477,7 @@ def _joined(components: _Components, planned: Tensor) -> tuple[_Components, Tens
         target[components.of_column],
         torch.cat([sizes[~single], sizes[single].sum(0, keepdim=True)]),
     )
-    return joined, torch.cat([planned[~single], torch.zeros(1, dtype=torch.bool)])
+    return joined, torch.cat([planned[~single], torch.zeros(1, dtype=torch.bool, device="cpu")])
 
 
 def _matrices(
@@ -464,7 +489,7 @@ def _matrices(
     kind = _kinds(sizes)
     # rows, columns and entries component by component, and these kind by kind
     rank = torch.empty_like(kind)
-    rank[torch.argsort(kind, stable=True)] = torch.arange(len(kind))
+    rank[torch.argsort(kind, stable=True)] = torch.arange(len(kind), device="cpu")
     entries = stored.entries
     component = components.of_row[entries.rows]
     in_order = [
@@ -503,7 +528,7 @@ def _matrices(
 
 def _kinds(shapes: Tensor) -> Tensor:
     """A number for each row of a table, equal for equal rows, from zero on; in their order."""
-    kind = torch.zeros(len(shapes), dtype=torch.long)
+    kind = torch.zeros(len(shapes), dtype=torch.long, device="cpu")
     for column in shapes.T:
         pair = kind * (int(column.max()) + 1) + column if len(column) else column
         _, kind = torch.unique(pair, return_inverse=True)
@@ -534,8 +559,10 @@ def _coefficients(m: int, n: int, held: _Held) -> Iterator[tuple[slice, Tensor]]
         for k, own in enumerate(itertools.starmap(slice, itertools.pairwise(starts))):
             yield slice(k, k + 1), _matrix(m, n, *(t[own] for t in held[1:]))
         return
-    A = torch.zeros(blocks, m, n, dtype=torch.float64)
-    A[torch.repeat_interleave(torch.arange(blocks), counts), held.i, held.j] = held.values
+    A = torch.zeros(blocks, m, n, dtype=torch.float64, device="cpu")
+    A[torch.repeat_interleave(torch.arange(blocks, device="cpu"), counts), held.i, held.j] = (
+        held.values
+    )
     yield slice(None), A
 
 
@@ -544,9 +571,14 @@ def _matrix(m: int, n: int, i: Tensor, j: Tensor, values: Tensor) -> Tensor:
     if m * n > SPARSE * len(values):
         # in order, as the whole is: places follow the numbers of rows and columns
         return torch.sparse_coo_tensor(
-            torch.stack([i, j]), values, (m, n), is_coalesced=True, check_invariants=False
+            torch.stack([i, j]),
+            values,
+            (m, n),
+            device="cpu",
+            is_coalesced=True,
+            check_invariants=False,
         )
-    A = torch.zeros(m, n, dtype=torch.float64)
+    A = torch.zeros(m, n, dtype=torch.float64, device="cpu")
     A[i, j] = values
     return A
 
@@ -563,7 +595,11 @@ def _as_view(piece: Piece, parameters: Sequence[Tensor]) -> Piece:
     blocks, width = where.shape
     down = int(where[1, 0] - where[0, 0]) if blocks > 1 else width
     across = int(where[0, 1] - where[0, 0]) if width > 1 else 1
-    regular = where[0, 0] + torch.arange(blocks).unsqueeze(-1) * down + torch.arange(width) * across
+    regular = (
+        where[0, 0]
+        + torch.arange(blocks, device="cpu").unsqueeze(-1) * down
+        + torch.arange(width, device="cpu") * across
+    )
     if down > 0 and is_dense(parameter) and torch.equal(where, regular):
         axes = ((blocks, down), (width, across))
         return piece._replace(where=Sums(parameter, 1.0, axes, (), int(where[0, 0])))

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 from markupsafe import Markup
@@ -64,7 +65,7 @@ def show(payload: Payload, console: Console | None = None) -> None:
         advice = system["recommendation"]
         console.print(Text(advice["text"], style="bold"))
         if advice["code"]:
-            console.print(Text(f"    {advice['code']}", style="cyan"), soft_wrap=True)
+            console.print(Text(indent(advice["code"], "    "), style="cyan"), soft_wrap=True)
         for change in advice["changes"]:
             console.print(Text(f"  - {change}"))
     for line in legend(payload):
@@ -204,7 +205,7 @@ def facts(system: ComparedSystem) -> list[tuple[str, str]]:
     )
     pairs = [("system", what), ("structure", "; ".join(s["structure"]))]
     if system["note"]:
-        pairs.append(("left out", system["note"]))
+        pairs.append(("read as", system["note"]))
     least, most = s["row_norms"]
     pairs.append(("row norms", f"from {least:.3g} to {most:.3g}"))
     if s["rank"] is None:

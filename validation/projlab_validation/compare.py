@@ -152,6 +152,9 @@ def compare(stored: StoredSystem, dtype: Dtype, options: ComparisonOptions) -> C
     question = Question(
         snapshot.system, dtype, options.device, options.accuracy, options.time_limit
     )
+    advice = recommend(question, shown)
+    loaded = ("from projlab import load, projector", stored.code(dtype), advice.code)
+    code = "\n".join(loaded) if advice.code else ""  # no line is given that would fail
     return Comparison(
         file=str(stored.path),
         dtype=dtype,
@@ -160,7 +163,7 @@ def compare(stored: StoredSystem, dtype: Dtype, options: ComparisonOptions) -> C
         system=snapshot.system,
         check=snapshot.check,
         lines=tuple(shown),
-        recommendation=recommend(question, shown),
+        recommendation=replace(advice, code=code),
         seconds=time.perf_counter() - start,
     )
 
@@ -176,6 +179,7 @@ def payload(
     options: ComparisonOptions,
     environment: Mapping[str, str],
     exit_code: int,
+    unread: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What programs and pages read: plain values, None where a figure is missing or infinite."""
     shown = {key: value for key, value in asdict(options).items() if key != "threads"}
@@ -185,6 +189,7 @@ def payload(
         "exit_code": exit_code,
         "asked": {**shown, "peers": [peer_name(spec) for spec in options.peers]},
         "environment": dict(environment),
+        "unread": list(unread),
         "systems": [asdict(comparison) for comparison in comparisons],
     }
     plain: dict[str, Any] = _plain(content)

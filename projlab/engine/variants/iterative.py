@@ -401,7 +401,7 @@ def prepared(
     if preconditioner is not None:
         # rounding has no reason to lie where M is small: as a random vector, by the trace of M
         g = torch.randn(
-            m, generator=torch.Generator().manual_seed(5), dtype=rows.dtype, device="cpu"
+            m, generator=torch.Generator("cpu").manual_seed(5), dtype=rows.dtype, device="cpu"
         )
         g = g.to(rows.device)
         rough = torch.linalg.vecdot(g, preconditioner(g)).sqrt()
@@ -420,7 +420,7 @@ def prepared(
         (m, n),
         data,
     )
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     lead = () if batch is None else (batch, 1)
     z = torch.randn(*lead, n, generator=generator, dtype=rows.dtype, device="cpu").to(rows.device)
     return _learned(blank, z)

@@ -166,6 +166,11 @@ def widest_dtype(parameters: Sequence[Tensor]) -> torch.dtype:
     return dtype
 
 
+def largest_of(r: Tensor) -> float:
+    """The largest absolute value, NaN where there is one; waits for the device."""
+    return abs(r.item()) if r.numel() == 1 else r.abs().max().item()
+
+
 def skipped(t: Tensor, skip: Tensor | None) -> Tensor:
     """t with zeros where `skip` (broadcast to it) is true: rows that are to stay as they are."""
     return t if skip is None else t.masked_fill(skip, 0)

@@ -21,10 +21,9 @@ from projlab.training.blocks.margins import MarginsBlock
 from projlab.training.blocks.matrix import MatrixBlock
 from projlab.training.blocks.solver import SolverBlock
 from projlab.training.blocks.sparse import SparseBlock
-from projlab.training.blocks.sums import SumsBlock
 from projlab.training.blocks.ties import TiesBlock
 from projlab.training.grids import MarginsPlan
-from projlab.training.partition import MatrixPlan, Plan, SumsPlan
+from projlab.training.partition import MatrixPlan
 from projlab.training.ties import TiesPlan
 
 STEPS = 10**6
@@ -32,7 +31,7 @@ STEPS = 10**6
 
 
 def make_block(
-    plan: Plan,
+    plan: MarginsPlan | TiesPlan | MatrixPlan,
     parameters: Sequence[Tensor],
     b: Tensor,
     variant: str,
@@ -64,8 +63,6 @@ def make_block(
     InputError, AccuracyError, MemoryLimitError, RankDeficientError
         As `projlab.projector`.
     """
-    if isinstance(plan, SumsPlan):
-        return SumsBlock(plan, parameters)
     if isinstance(plan, MarginsPlan):
         margins = MarginsBlock(plan, parameters)
         if strict:
@@ -133,7 +130,7 @@ def _off(solver: Solver, right: Tensor, u: float) -> Tensor:
     """
     constraint = solver.facts.constraint
     if solver.facts.known_ranks == (constraint.m,):
-        return torch.zeros(right.shape, dtype=torch.bool)
+        return torch.zeros(right.shape, dtype=torch.bool, device="cpu")
     b = right.to(solver.dtype)
     zero = b.new_zeros(len(b), constraint.n)
     x, _ = solver.solve(zero, b, homogeneous=False, dual=False, want_multipliers=False)

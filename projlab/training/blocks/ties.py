@@ -34,7 +34,7 @@ class TiesBlock(Block):
         self.sizes = plan.sizes.to(device)
         groups, rows, entries = len(plan.sizes), len(plan.rows), len(plan.signs)
         alike = bool((plan.sizes == plan.sizes[0]).all())
-        number = torch.arange(groups)
+        number = torch.arange(groups, device="cpu")
         number = (
             number.repeat(int(plan.sizes[0])) if alike else number.repeat_interleave(plan.sizes)
         )
@@ -102,7 +102,11 @@ class TiesBlock(Block):
         most = torch.maximum(torch.bincount(self.group_of_row), self.sizes)
         sizes, kind = torch.unique(most, return_inverse=True)
         cutoffs = [tolerance.rank_cutoff(size, size, u) for size in sizes.tolist()]
-        factors = torch.tensor([tolerance.consistency_factor(cutoff) for cutoff in cutoffs])
+        factors = torch.tensor(
+            [tolerance.consistency_factor(cutoff) for cutoff in cutoffs],
+            dtype=torch.float64,
+            device="cpu",
+        )
         factor = factors.to(o)[kind][self.group_of_row]
         return self._any_in_groups(left.abs() > factor * allowed)
 
@@ -151,8 +155,8 @@ class TiesBlock(Block):
         """d with A d = r, zero at the first entry of each group."""
         if not self._way:
             plan = self.plan
-            first = plan.before == torch.arange(len(plan.before))
-            other = plan.ends[1][plan.edge] == torch.arange(len(plan.before))
+            first = plan.before == torch.arange(len(plan.before), device="cpu")
+            other = plan.ends[1][plan.edge] == torch.arange(len(plan.before), device="cpu")
             own = torch.where(other, plan.values[1][plan.edge], plan.values[0][plan.edge])
             steps = plan.signs * plan.signs[plan.before]
             device = self.group.device

@@ -299,6 +299,7 @@ def multiplied(A: Tensor, term: LinearMap, nonzeros: int) -> LinearMap:
         torch.stack([target[source], cols[position]]),
         values.unsqueeze(-1).expand(-1, width).flatten()[source] * entries[position],
         (k * width, term.parameter.numel()),
+        device="cpu",
         check_invariants=False,
     ).coalesce()
     (rows, cols), entries = product.indices(), product.values()
