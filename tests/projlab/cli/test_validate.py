@@ -163,9 +163,9 @@ def test_a_run_that_is_stopped_can_be_resumed(sent, projlab_program, projlab_com
 def test_two_processes_on_one_folder_the_second_is_told_and_the_first_goes_on(
     projlab_program, projlab_command, tmp_path
 ):
-    names = [f"spectra_{kappa}_{shape}" for kappa in ("1", "1e3") for shape in SHAPES]
+    names = [f"spectra_1_{shape}" for shape in SHAPES[:2]]
     several = [option for name in names for option in ("--problem", name)]
-    arguments = ("validate", *several, "--jobs", "1", "--out", "run")
+    arguments = ("validate", *several, "--variant", "qr", "--jobs", "1", "--out", "run")
     running = subprocess.Popen(
         [*projlab_program(""), *arguments], cwd=tmp_path, stdout=subprocess.PIPE, text=True
     )
