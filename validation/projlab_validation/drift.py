@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from projlab import projector
+from projlab.engine.variants import get
 from projlab_validation.problems.drift import GRID
 from projlab_validation.problems.problem import scattered
 from projlab_validation.record import NAN, Record
@@ -45,7 +46,7 @@ def drift_records(truth: Truth, base: Record, profile: Profile) -> Iterator[Reco
     """Yield a record a power of ten of perturbed projections, `base` being that of x₀."""
     from projlab_validation.oracles import reference
 
-    problem = truth.problem
+    problem, exponent = truth.problem, exponent_of(truth.problem, base.variant, profile)
     for steps, moved, there, x in trajectory(problem, base.variant, profile, base.device):
         here = Truth(there, "projection", reference(there), ())
         answer = x.cpu().numpy()
@@ -63,6 +64,22 @@ def drift_records(truth: Truth, base: Record, profile: Profile) -> Iterator[Reco
             feasibility=here.feasibility(answer),
             stationarity=NAN,
         )
+    if exponent < _longest(problem, profile):
+        reason = (
+            f"each step is an iteration, and the {profile.name} profile follows those for "
+            f"10^{exponent} steps, where other variants take 10^{_longest(problem, profile)}"
+        )
+        yield replace(base, check="drift", status="skip", reason=reason, oracles={})
+
+
+def exponent_of(problem: Problem, variant: str, profile: Profile) -> int:
+    """To 10 to the power of how many steps a variant is followed."""
+    longest = _longest(problem, profile)
+    return min(longest, profile.drift_iterated) if get(variant).iterates else longest
+
+
+def _longest(problem: Problem, profile: Profile) -> int:
+    return LONG if problem.name in profile.drift_long else profile.drift_exponent
 
 
 def trajectory(
@@ -85,8 +102,7 @@ def trajectory(
     total = problem.x0.copy()
     x = torch.tensor(problem.x0, dtype=dtype, device=device)
     P.project_(x)
-    exponent = LONG if problem.name in profile.drift_long else profile.drift_exponent
-    stops = [10**k for k in range(exponent + 1)]
+    stops = [10**k for k in range(exponent_of(problem, variant, profile) + 1)]
     done, moved = 0, 0.0
     for stop in stops:
         while done < stop:
