@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from projlab import projector
+from projlab import projector, tolerance
 from projlab.engine.variants import get
 from projlab_validation.problems.drift import GRID
 from projlab_validation.problems.problem import scattered
@@ -46,8 +46,9 @@ def drift_records(truth: Truth, base: Record, profile: Profile) -> Iterator[Reco
     """Yield a record a power of ten of perturbed projections, `base` being that of x₀."""
     from projlab_validation.oracles import reference
 
-    problem, exponent = truth.problem, exponent_of(truth.problem, base.variant, profile)
-    for steps, moved, there, x in trajectory(problem, base.variant, profile, base.device):
+    problem, exponent = truth.problem, exponent_of(truth.problem, base, profile)
+    followed = trajectory(problem, base.variant, profile, base.device, exponent)
+    for steps, moved, there, x in followed:
         here = Truth(there, "projection", reference(there), ())
         answer = x.cpu().numpy()
         yield replace(
@@ -72,10 +73,15 @@ def drift_records(truth: Truth, base: Record, profile: Profile) -> Iterator[Reco
         yield replace(base, check="drift", status="skip", reason=reason, oracles={})
 
 
-def exponent_of(problem: Problem, variant: str, profile: Profile) -> int:
-    """To 10 to the power of how many steps a variant is followed."""
-    longest = _longest(problem, profile)
-    return min(longest, profile.drift_iterated) if get(variant).iterates else longest
+def exponent_of(problem: Problem, base: Record, profile: Profile) -> int:
+    """To 10 to the power of how many steps a variant is followed.
+
+    To few where each is an iteration: always, or where its theory expects it to be unable.
+    """
+    longest, variant = _longest(problem, profile), get(base.variant)
+    system = {"m": base.m, "n": base.n, "u": tolerance.unit_roundoff(base.dtype)}
+    tries = variant.finds_out and variant.limitation(condition=base.reference_condition, **system)
+    return min(longest, profile.drift_iterated) if variant.iterates or tries else longest
 
 
 def _longest(problem: Problem, profile: Profile) -> int:
@@ -83,9 +89,9 @@ def _longest(problem: Problem, profile: Profile) -> int:
 
 
 def trajectory(
-    problem: Problem, variant: str, profile: Profile, device: str
+    problem: Problem, variant: str, profile: Profile, device: str, exponent: int | None = None
 ) -> Iterator[tuple[int, float, Problem, Tensor]]:
-    """Follow one variant for as many steps as the profile asks for.
+    """Follow one variant for as many steps as the profile asks for, or 10 to the power `exponent`.
 
     Yields
     ------
@@ -102,7 +108,8 @@ def trajectory(
     total = problem.x0.copy()
     x = torch.tensor(problem.x0, dtype=dtype, device=device)
     P.project_(x)
-    stops = [10**k for k in range(exponent_of(problem, variant, profile) + 1)]
+    exponent = _longest(problem, profile) if exponent is None else exponent
+    stops = [10**k for k in range(exponent + 1)]
     done, moved = 0, 0.0
     for stop in stops:
         while done < stop:
