@@ -235,7 +235,7 @@ def _sparse_factor(
     options: Options,
     names: tuple[str, ...],
 ) -> tuple[str, str, Factor | None]:
-    """As `_factor`, by a sparse one where "auto" takes it: as accurate as asked for, and cheaper."""
+    """As `_factor`, by a sparse one where "auto" takes it: accurate enough, and cheaper."""
     if options.variant == sparse.NAME:
         return _factor(rows, None, system, options, names)
     try:

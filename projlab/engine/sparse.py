@@ -13,8 +13,8 @@ from projlab.engine.facts import Facts
 from projlab.engine.solver import Solver
 from projlab.engine.variants.sparse_cholesky import (
     Judged,
-    gram_of,
     SparseCholeskyFactor,
+    gram_of,
     judged,
     too_slow,
 )
