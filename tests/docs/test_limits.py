@@ -89,10 +89,42 @@ def too_slow() -> None:
     projector(A, 0.0, "iterative", accuracy=1e-14)
 
 
+def nearly_redundant() -> scipy.sparse.csr_array:
+    """Too large to be dense, its last row off the first one by 1e-9."""
+    m = 60_000
+    A = scipy.sparse.diags_array([np.ones(m)] * 2, offsets=[0, 1], shape=(m, m + 1), format="lil")
+    A.resize((m + 1, m + 1))
+    A[m, 0], A[m, 1], A[m, m] = 1, 1, 1e-9
+    return scipy.sparse.csr_array(A)
+
+
+def filled() -> None:
+    m, n, each = 200_000, 20_000, 40
+    columns = np.random.default_rng(0).integers(0, n, m * each)
+    where = np.repeat(np.arange(m), each), columns
+    projector(scipy.sparse.csr_array((np.ones(m * each), where), (m, n)), 0.0, "sparse_cholesky")
+
+
+def exported() -> None:
+    P = projector(A.double().to_sparse(), 0.0, "sparse_cholesky")
+    torch.export.export(P, (X.double(),), strict=False)
+
+
 LIMITS: dict[str, tuple[type[Exception], Callable[[], object]]] = {
     "inequalities, bounds: G x ≤ h, lb ≤ x ≤ ub": (TypeError, lambda: projector(A, B, lb=0.0)),
     "nonlinear equations": (projlab.InputError, lambda: expr(parameter()) * expr(parameter())),
     "… where that does not fit into half of the memory": (projlab.MemoryLimitError, too_large),
+    "sparse A with κ beyond what corrections reach, where no dense factor fits": (
+        projlab.RankDeficientError,
+        lambda: projector(nearly_redundant(), 0.0),
+    ),
+    "sparse A whose sparse factor does not fit either": (projlab.MemoryLimitError, filled),
+    "`torch.export` of a projection by `sparse_cholesky` or `iterative`": (
+        projlab.InputError,
+        exported,
+    ),
+    "a rank of sparse rows that sparse factors leave open (κ beyond about 1e7, or a cutoff within "
+    "reach)": (projlab.MemoryLimitError, lambda: diagnose(nearly_redundant(), 0.0)),
     "the rank, `diagnose` and `certify` of an operator": (
         projlab.InputError,
         lambda: diagnose(Operator(), B),
