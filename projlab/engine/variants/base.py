@@ -90,6 +90,8 @@ class Variant(ABC):
     """Whether it tries where theory expects it to be unable, and refuses only what it could not."""
     keeps_sparse: bool = False
     """Whether sparse rows are never made dense."""
+    iterates: bool = False
+    """Whether each projection is an iteration of its own, of many products with A."""
 
     @abstractmethod
     def factor(self, rows: Rows, u: float) -> Factor:

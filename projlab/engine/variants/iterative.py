@@ -336,6 +336,9 @@ def vector_bytes(m: int, n: int, dtype: torch.dtype) -> int:
 
 class Iterative(Variant):
     name = "iterative"
+    keeps_sparse = True
+    iterates = True
+    finds_out = True
     summary = "LSQR with corrections, nothing factored; for operators and what fits no factor"
 
     def factor(self, rows: Rows, u: float) -> IterativeFactor:
