@@ -157,7 +157,7 @@ class ParameterSystem:
             if first is e:
                 continue
             one, two = (b[same.start : same.start + same.height] for same in (first, e))
-            bound = tolerance.consistency_factor(tolerance.rank_cutoff(2, 2, 2.0**-53))
+            bound = tolerance.repeated_factor(tolerance.unit_roundoff(self._data()))
             off = ((one - two).abs() > bound * (one.abs() + two.abs())).nonzero()
             if len(off):
                 i = int(off[0])

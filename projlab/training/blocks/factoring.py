@@ -16,6 +16,7 @@ from projlab.numerics import tuning
 from projlab.system.analysis import analyse
 from projlab.system.constraint import AffineConstraint
 from projlab.system.options import Options, ProjectorKeywords
+from projlab.system.rank import wide_data
 from projlab.training.blocks.base import Block
 from projlab.training.blocks.margins import MarginsBlock
 from projlab.training.blocks.matrix import MatrixBlock
@@ -126,7 +127,8 @@ def _single_rows(plan: MatrixPlan, parameters: Sequence[Tensor], variant: str) -
 def _off(solver: Solver, right: Tensor, u: float) -> Tensor:
     """(B, m) which rows of the right sides (B, m) their projection of zero leaves off.
 
-    Judged as consistency is, for data of unit roundoff u.
+    Judged as consistency is, for data of unit roundoff u; of data coarser than float64, where
+    combinations of rows are judged by their rounding, one of the rows is off by its own if any is.
     """
     constraint = solver.facts.constraint
     if solver.facts.known_ranks == (constraint.m,):
@@ -137,7 +139,8 @@ def _off(solver: Solver, right: Tensor, u: float) -> Tensor:
     rows = constraint.rows.to(solver.dtype)
     cutoff = tolerance.rank_cutoff(constraint.m, constraint.n, u)
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    allowed = tolerance.consistency_factor(cutoff) * (rows.row_norms() * length + b.abs())
+    factor = tolerance.consistency_factor(cutoff) if wide_data(u) else tolerance.ROUNDED_ONCE * u
+    allowed = factor * (rows.row_norms() * length + b.abs())
     off: Tensor = (rows.matvec(x) - b).abs() > allowed
     return off
 
