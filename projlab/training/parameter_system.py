@@ -101,6 +101,8 @@ class ParameterSystem:
         """Whether values are looked at, to save passes: only where that does not wait."""
         self._strides = [p.stride() for p in self.parameters]
         self._addresses: list[int] = []
+        self._points: list[Tensor] | None = None
+        """What is projected in place of the parameters, meanwhile."""
 
     def _varying(self, varies: Callable[[Tensor], bool], strict: bool) -> list[EquationRows]:
         """The equations over parameters that vary; the other terms become constants."""
@@ -201,6 +203,8 @@ class ParameterSystem:
 
     def _bind(self) -> None:
         """Blocks to the parameters' present memory."""
+        if self._points is not None:
+            return
         addresses = [p.data_ptr() for p in self.parameters]
         if addresses != self._addresses:
             values = self.values()
@@ -226,6 +230,19 @@ class ParameterSystem:
                     break
             left.append(r)
         return left
+
+    def project_points_(self, points: list[Tensor], skip: Tensor | None) -> None:
+        """Other tensors of the parameters' shapes and dtypes onto the set, in place."""
+        self._points = [laid_out(t, p) for t, p in zip(points, self.parameters, strict=True)]
+        try:
+            for block in self.blocks:
+                block.bind(self._points)
+            self.project_(skip, last=False)
+            for t, own in zip(points, self._points, strict=True):
+                if t is not own:
+                    t.copy_(own)
+        finally:
+            self._points, self._addresses = None, []
 
     def restore_(self, skip: Tensor | None, factor: float) -> None:
         """Onto the set; blocks whose rows all hold up to `factor` roundings keep their bits."""
@@ -278,12 +295,12 @@ class ParameterSystem:
                 return holds
         return off <= limit * block.magnitude(b)
 
-    def feasible(self) -> tuple[bool, list[str]]:
-        """Whether every row holds to rounding, and the names of some that do not; waits for it."""
+    def feasible(self, factor: float = tolerance.RESIDUAL_ROUNDINGS) -> tuple[bool, list[str]]:
+        """Whether every row holds up to `factor` roundings, and some that do not; waits for it."""
         off: list[str] = []
         for block, b in self._current():
             r = block.residual(b)
-            holds = self._holds(block, b, r, tolerance.RESIDUAL_ROUNDINGS)
+            holds = self._holds(block, b, r, factor)
             if not bool(holds.all()):
                 off += [self.stacked.row_name(int(i)) for i in block.rows[~holds][:3]]
         return not off, off
