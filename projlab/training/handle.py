@@ -15,7 +15,7 @@ from projlab.proof import certificate
 from projlab.proof.certificate import Certificate
 from projlab.training import optimizers
 from projlab.training.equations import StackedEquations
-from projlab.training.expressions.expression import Equation
+from projlab.training.expressions.expression import Equation, Expression
 from projlab.training.hooks import Mode, Settings, StepHooks
 from projlab.training.residual_log import ResidualLog
 
@@ -212,6 +212,21 @@ def _bias(several: list[Optimizer], hooks: StepHooks) -> str | None:
     )
 
 
+def _with_right(i: int, equation: Equation, right: Any) -> Equation:
+    """The equation with other numbers on its right."""
+    if right is None:
+        return equation
+    if equation.right.terms:
+        raise InputError(
+            f"equation {i} holds parameters on its right, which are read at each step: change "
+            "their values instead"
+        )
+    if isinstance(right, Expression):
+        raise InputError(f"right side {i} is an expression; it must be a number or an array")
+    fresh: Equation = equation.left == right
+    return fresh
+
+
 class Handle:
     """A constraint on an optimizer, as `constrain` returns it."""
 
@@ -257,6 +272,36 @@ class Handle:
             names, or holds them more than once, or in other shapes.
         """
         self._active.project_copy(module)
+
+    def set_right_side(self, *right: Any) -> None:
+        """Other numbers on the right of `==`, one argument for each equation of this handle.
+
+        A number or an array that broadcasts to the equation; None leaves an equation as it is. The
+        parameters go onto the new set at once, and factors serve on where rows are independent;
+        where they depend on each other the equations are judged again.
+
+        Raises
+        ------
+        InputError
+            Not one argument for each equation; an equation with parameters on its right, which are
+            read at each step and can be changed themselves; shapes that do not broadcast; numbers
+            that are not finite.
+        InconsistentError
+            The equations contradict each other now. Nothing has been changed then.
+        """
+        hooks = self._active
+        if len(right) != len(self._equations):
+            raise InputError(
+                f"{len(right)} right sides are given for {len(self._equations)} equations; give "
+                "one for each, None where it stays"
+            )
+        fresh = {
+            id(e): _with_right(i, e, b)
+            for i, (e, b) in enumerate(zip(self._equations, right, strict=True))
+        }
+        replaced = [fresh.get(id(e), e) for e in hooks.stacked.equations]
+        hooks.set_right_sides(StackedEquations(replaced, hooks.stacked.chosen_names))
+        self._equations = tuple(fresh[id(e)] for e in self._equations)
 
     def residual(self) -> Tensor:
         """A x - b of this handle's equations, (rows,), evaluated in float64."""

@@ -12,9 +12,10 @@ import copy
 import math
 import warnings
 import weakref
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -79,6 +80,22 @@ class Watched(NamedTuple):
     """Its group, of all optimizers' groups, and its position there; None where none holds it."""
 
 
+class Awake(NamedTuple):
+    """What is done at a step where some parameters have no gradient."""
+
+    systems: tuple[ParameterSystem, ...]
+    """Whose parameters move."""
+    judged: ParameterSystem | None
+    """What has to hold after it, by moving the others if need be."""
+
+
+PATTERNS = 16
+"""Of parameters without a gradient, for which what was derived is kept."""
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
 class StepHooks:
     """All constraints of one optimizer, or of several together, as one system.
 
@@ -136,7 +153,28 @@ class StepHooks:
         self.stacked = stacked
         self._adopt(system, watched)
 
-    def _derived(self, stacked: StackedEquations) -> tuple[ParameterSystem, list[Watched]]:
+    def set_right_sides(self, stacked: StackedEquations) -> None:
+        """The same equations with other right sides; parameters onto the new set, or nothing."""
+        before = self.stacked
+        self.check()
+        try:
+            self._take(stacked)
+            self.start("project")
+        except BaseException:
+            self._take(before)
+            raise
+
+    def _take(self, stacked: StackedEquations) -> None:
+        if self.system.take(stacked):
+            self.stacked = stacked
+            self._awake.clear()
+            self._moving.clear()
+        else:
+            self.set_equations(stacked)
+
+    def _derived(
+        self, stacked: StackedEquations, *, midway: bool = False
+    ) -> tuple[ParameterSystem, list[Watched]]:
         """The system of the equations, and the parameters that it was made for."""
         groups = self._groups()
         owners = [self.optimizers[i] for i in self._owners_of_groups()]
@@ -156,6 +194,7 @@ class StepHooks:
             self.actual,
             lambda p: id(p) in place and p.requires_grad,
             self.settings.variant,
+            midway=midway,
             apart=self.settings.mode == "metric",
         )
         if self.settings.mode == "metric":
@@ -168,8 +207,10 @@ class StepHooks:
         self._sizes = [len(group["params"]) for group in self._groups()]
         self._owners = self._owners_of_groups()
         self._elsewhere = [w for w in watched if w.place is None and w.signature.requires_grad]
-        self._by_held: dict[frozenset[int], ParameterSystem] = {frozenset(): system}
-        device = system.values()[0].device
+        self._families = system.families()
+        self._awake: OrderedDict[frozenset[int], Awake] = OrderedDict()
+        self._moving: OrderedDict[object, ParameterSystem] = OrderedDict()
+        device = system.device
         if self.log.device != device:
             self.log = ResidualLog(self.settings.log, device)
         group_of = {id(w.parameter): w.place[0] for w in watched if w.place is not None}
@@ -209,7 +250,7 @@ class StepHooks:
                     f"{name} changed its shape from {tuple(signature.shape)} to "
                     f"{tuple(p.shape)}. Remove this constraint, and write it for the new shape"
                 )
-        self._adopt(*self._derived(self.stacked))
+        self._adopt(*self._derived(self.stacked, midway=True))
 
     def _as_watched(self, groups: list[dict[str, Any]]) -> bool:
         """Whether all parameters are as they were; asked at each step, so in one plain loop."""
@@ -406,10 +447,14 @@ class StepHooks:
             self._project_other_points(self.system, skip)
             return residuals
         else:
-            system = self._moving(self._held)
-            system.project_(skip, last=False)
-            self._project_other_points(system, skip)
-            self.system.restore_(skip, tolerance.HELD_ROUNDINGS)
+            awake = self._awake_of(self._held)
+            for system in awake.systems:
+                system.project_(skip, last=False)
+                self._project_other_points(system, skip)
+            if awake.judged is None:
+                return []
+            awake.judged.restore_(skip, tolerance.HELD_ROUNDINGS)
+            return awake.judged.residuals() if log else []
         return self.system.residuals() if log else []
 
     def _project_other_points(self, system: ParameterSystem, skip: Tensor | None) -> None:
@@ -430,18 +475,47 @@ class StepHooks:
                 system.project_points_(points, skip)
             return
 
-    def _moving(self, held: frozenset[int]) -> ParameterSystem:
-        """The system in which parameters without a gradient are constants."""
-        if held not in self._by_held:
-            moving = {id(p) for i, p in enumerate(self.system.parameters) if i not in held}
-            self._by_held[held] = ParameterSystem(
-                self.stacked,
-                self.actual,
-                lambda p: id(p) in moving,
-                self.settings.variant,
-                strict=False,
-            )
-        return self._by_held[held]
+    def _awake_of(self, held: frozenset[int]) -> "Awake":
+        """What there is to do where these parameters have no gradient.
+
+        Equations all of whose parameters are held cost nothing. Only the last few patterns are
+        kept: with experts that take turns each step has its own.
+        """
+        if (found := self._awake.get(held)) is not None:
+            self._awake.move_to_end(held)
+            return found
+        systems: list[ParameterSystem] = []
+        whole: set[int] = set()
+        judged: set[int] = set()
+        for equations, parameters in self._families:
+            if parameters.isdisjoint(held):
+                whole |= equations
+            elif not parameters <= held:
+                systems.append(self._moving_in(equations, held & parameters))
+            elif not self.system.reads_constants:
+                continue
+            judged |= equations
+        if whole:
+            systems.append(self.system.part(whole))
+        awake = Awake(tuple(systems), self.system.part(judged) if judged else None)
+        return _kept(self._awake, held, awake)
+
+    def _moving_in(self, equations: set[int], held: frozenset[int]) -> ParameterSystem:
+        """Some of the equations, in which parameters without a gradient are constants."""
+        key = (min(equations), held)
+        if (found := self._moving.get(key)) is not None:
+            self._moving.move_to_end(key)
+            return found
+        moving = {id(p) for i, p in enumerate(self.system.parameters) if i not in held}
+        own = [self.stacked.equations[i] for i in sorted(equations)]
+        system = ParameterSystem(
+            StackedEquations(own, self.stacked.chosen_names),
+            self.actual,
+            lambda p: id(p) in moving,
+            self.settings.variant,
+            strict=False,
+        )
+        return _kept(self._moving, key, system)
 
     def _project_gradients(self, optimizer: Optimizer) -> None:
         if lowered(torch.float32, self.log.device.type):
@@ -454,20 +528,12 @@ class StepHooks:
         if len(self._optimizers) > 1 and self._projected_already(optimizer):
             return
         held = self._without_gradient()
-        system = self._moving(held) if held else self.system
-        gs = []
-        for p in system.parameters:
-            g = p.grad
-            assert g is not None
-            if g.layout is not torch.strided:
-                raise InputError(
-                    "a constrained parameter has a sparse gradient, which a projection onto "
-                    "the null space fills; use sparse=False in its embedding"
-                )
-            gs.append(g.detach() if g.requires_grad else g)
-        system.tangent_(gs, self._shift(system, getattr(optimizer, "grad_scale", None)))
+        systems = self._awake_of(held).systems if held else (self.system,)
+        for system in systems:
+            gs = [_gradient(p) for p in system.parameters]
+            system.tangent_(gs, self._shift(system, getattr(optimizer, "grad_scale", None)))
         if len(self._optimizers) > 1:
-            own = [p.grad for p in system.parameters if p.grad is not None]
+            own = [p.grad for p in self.system.parameters if p.grad is not None]
             self._projected = [(weakref.ref(g), g._version) for g in own]
 
     def _projected_already(self, optimizer: Optimizer) -> bool:
@@ -588,6 +654,27 @@ def _refuse_overlap(system: ParameterSystem) -> None:
                 f'mode="metric" takes rows that share no parameter entry, but {names[0]} and '
                 f'{names[-1]} are in one block ({block}). Use mode="tangent"'
             )
+
+
+def _kept(cache: "OrderedDict[K, V]", key: K, value: V) -> V:
+    """The value, kept with the last ones that were asked for."""
+    cache[key] = value
+    if len(cache) > PATTERNS:
+        cache.popitem(last=False)
+    return value
+
+
+def _gradient(p: Tensor) -> Tensor:
+    """Without a graph; where there is none, something of its shape, which no block reads."""
+    g = p.grad
+    if g is None:
+        return p.detach()
+    if g.layout is not torch.strided:
+        raise InputError(
+            "a constrained parameter has a sparse gradient, which a projection onto "
+            "the null space fills; use sparse=False in its embedding"
+        )
+    return g.detach() if g.requires_grad else g
 
 
 def _skip(optimizer: Optimizer, device: torch.device) -> Tensor | None:

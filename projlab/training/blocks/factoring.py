@@ -75,7 +75,9 @@ def make_block(
             _refuse_ties(ties, b, names, data)
         return ties
     if plan.A.layout == torch.strided and plan.A.shape[-2] == 1:
-        return _single_rows(plan, parameters, "single_row" if variant == "auto" else variant)
+        single = _single_rows(plan, parameters, "single_row" if variant == "auto" else variant)
+        single.independent = True
+        return single
     device = parameters[plan.pieces[0].parameter].device
     right = b.cpu()[plan.rows]
     batched = plan.A.dim() == 3
@@ -97,13 +99,22 @@ def make_block(
         _refuse(plan, right, off.any(-1).nonzero().flatten().tolist(), names, data)
         if not _decidable(plan.A):
             _refuse_unproven(plan, off.nonzero(), names)
+    block = _block(plan, parameters, solver)
+    ranks = solver.facts.known_ranks
+    block.independent = ranks is not None and all(r == A.shape[-2] for r in ranks)
+    return block
+
+
+def _block(plan: MatrixPlan, parameters: Sequence[Tensor], solver: Solver) -> Block:
+    """The block that a factor serves."""
+    batched, device, dtype = plan.A.dim() == 3, solver.device, solver.dtype
     if isinstance(solver.factor, SparseCholeskyFactor) and solver.kept is None and not batched:
         return SparseBlock(plan, parameters, solver)
     constraint = solver.facts.constraint
     if not isinstance(solver.factor, OrthonormalRows):
         return SolverBlock(plan, parameters, solver, constraint)
     eye = torch.eye(constraint.m, dtype=dtype, device=device)
-    K = solver.right_side(-(eye.expand(len(right), -1, -1) if batched else eye))
+    K = solver.right_side(-(eye.expand(len(plan.rows), -1, -1) if batched else eye))
     assert K is not None
     A = plan.A if plan.A.layout == torch.strided else constraint.rows.to_dense()
     return MatrixBlock(plan, parameters, A, solver.factor.W, K.mT, solver.variant)
