@@ -234,11 +234,43 @@ class Handle:
         self._hooks: StepHooks | None = hooks
         """None after removal."""
         self._equations = equations
+        self._gone = "this constraint was removed from its optimizer"
+        """What is said where there are no hooks."""
+        hooks.handles.add(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Handle":
+        """That of the optimizer's copy, where it is copied as well, before or after; else none."""
+        copied = self._left_behind()
+        if self._hooks is not None:
+            optimizer = self._hooks.optimizers[-1]
+            twin = StepHooks.of(memo[id(optimizer)]) if id(optimizer) in memo else None
+            if twin is not None:
+                copied.follow(twin, self._equations)
+        return copied
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Equations belong to the tensors of one process: what is loaded says what to do."""
+        return Handle._left_behind, ()
+
+    @staticmethod
+    def _left_behind() -> "Handle":
+        handle = Handle.__new__(Handle)
+        handle._hooks, handle._equations = None, ()
+        handle._gone = (
+            "this handle was copied or loaded without its optimizer: call projlab.constrain on "
+            "the optimizer of the copy"
+        )
+        return handle
+
+    def follow(self, hooks: StepHooks, equations: tuple[Equation, ...]) -> None:
+        """Become the handle of a copied optimizer's constraint."""
+        self._hooks, self._equations = hooks, equations
+        hooks.handles.add(self)
 
     @property
     def _active(self) -> StepHooks:
         if self._hooks is None:
-            raise ProjlabError("this constraint was removed from its optimizer")
+            raise ProjlabError(self._gone)
         return self._hooks
 
     @property

@@ -106,6 +106,8 @@ class StepHooks:
     def __init__(self, optimizers: Sequence[Optimizer], settings: Settings) -> None:
         self._optimizers = [weakref.ref(optimizer) for optimizer in optimizers]
         self.settings = settings
+        self.handles: weakref.WeakSet[Any] = weakref.WeakSet()
+        """Those of its constraints, which follow where optimizers are copied."""
         self.module_names: dict[int, str] = {}
         """Names that modules have for parameters, by identity."""
         self.stacked = StackedEquations([], {})
@@ -333,6 +335,9 @@ class StepHooks:
         twin.copied = {id(p): copy.deepcopy(self.actual(p), memo) for p in self.stacked.parameters}
         twin.set_equations(self.stacked)
         twin.attach()
+        for handle in self.handles:
+            if id(handle) in memo:
+                memo[id(handle)].follow(twin, handle.equations)
 
     @compiled.eager
     def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
