@@ -168,6 +168,17 @@ rounded rows, differ by as much again in what they make of x (and their remainde
 float64 adds nothing that counts. A factor 2 for the second order and for data rounded twice."""
 
 
+def repeated_factor(u: float) -> float:
+    """What is summed twice contradicts itself where |b_1 - b_2| exceeds this times |b_1| + |b_2|.
+
+    As two rows do of which one repeats the other: ||a|| ||xhat|| is |b| there. u is that of the
+    data.
+    """
+    if u < FLOAT32_ROUNDOFF:
+        return consistency_factor(rank_cutoff(2, 2, u))
+    return 2 * ROUNDED_ONCE * u
+
+
 def dimension_factor(m: int, n: int) -> float:
     """The modest function c(m, n) in front of every forward error bound.
 

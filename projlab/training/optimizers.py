@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from projlab.errors import InputError
+from projlab.training import wrappers
 
 _DECOUPLED = ("AdamW", "Muon", "Adafactor")
 _COUPLED = (
@@ -39,12 +40,8 @@ def kind(optimizer: Optimizer, names: tuple[str, ...]) -> str | None:
 
 
 def require_optimizer(optimizer: object) -> Optimizer:
-    """The optimizer, or `InputError` with the reason why it cannot be constrained."""
-    if not isinstance(optimizer, Optimizer):
-        raise InputError(
-            f"optimizer is a {type(optimizer).__name__}; constrain takes a torch.optim.Optimizer "
-            "(of a wrapper, the optimizer inside)"
-        )
+    """The optimizer to hook onto, or `InputError` with the reason why there is none."""
+    optimizer = wrappers.hooked(optimizer)
     if isinstance(optimizer, torch.optim.SparseAdam):
         raise InputError(
             "SparseAdam is refused: it moves only the rows a batch touched, and keeps no state for "

@@ -1,6 +1,7 @@
 """A x = b over the parameters that an optimizer trains, applied block by block."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Set
 
 import torch
 from torch import Tensor
@@ -39,6 +40,9 @@ class ParameterSystem:
     strict
         Whether rows that contradict each other, or hold nothing that varies, are refused; else
         they are met as well as they can be.
+    midway
+        Whether the equations were taken before: one whose parameters were all frozen since then is
+        a constant that nothing can change, and is left out.
     apart
         Keep single rows of many lengths apart: a diagonal metric needs them so.
     """
@@ -51,6 +55,7 @@ class ParameterSystem:
         variant: str,
         *,
         strict: bool = True,
+        midway: bool = False,
         apart: bool = False,
     ) -> None:
         self.stacked, self.actual = stacked, actual
@@ -58,26 +63,27 @@ class ParameterSystem:
         """Those that vary, each once."""
         self._constants: list[tuple[int, int, LinearMap]] = []
         """The first row and the last but one of a constant term, and its map."""
-        self._equations = self._varying(varies, strict)
-        device = self._device()
+        self._equations = self._varying(varies, strict and not midway)
+        self.device = device = self._device()
         data = self._data()
         self.dtype = widest_dtype([actual(p) for p in stacked.parameters])
         self._b = stacked.right_side().to(
             device=device, dtype=torch.float32 if device.type == "mps" else torch.float64
         )
         b = self.current_b().double().cpu()
+        distinct = self._distinct(b) if strict else self._equations
         plans, empty = split(
-            self._distinct(b) if strict else self._equations,
+            distinct,
             self.parameters,
             sums=variant in ("auto", "single_row"),
             structured=variant == "auto",
             join=not apart,
         )
-        if strict:
+        if strict and not midway:
             self._refuse_empty(empty, b)
-        sums = [plan for plan in plans if isinstance(plan, SumsPlan)]
+        self._sums = [plan for plan in plans if isinstance(plan, SumsPlan)]
         self.blocks: list[Block] = [
-            SumsBlock(same, self.parameters) for same in alike(sums, self.parameters)
+            SumsBlock(same, self.parameters) for same in alike(self._sums, self.parameters)
         ]
         self.blocks += [
             make_block(
@@ -93,14 +99,88 @@ class ParameterSystem:
             for plan in plans
             if not isinstance(plan, SumsPlan)
         ]
-        self._right = [block.right_side(self._b) for block in self.blocks]
-        if not self._constants:
-            for block, b in zip(self.blocks, self._right, strict=True):
-                block.fix(b)
+        self._any_b = (
+            len(distinct) == len(self._equations)
+            and not len(empty)
+            and all(block.independent for block in self.blocks)
+        )
+        """Whether rows are independent, so that they have a solution whatever b is."""
+        self._fix()
         self._reads = reads_values(device)
         """Whether values are looked at, to save passes: only where that does not wait."""
         self._strides = [p.stride() for p in self.parameters]
         self._addresses: list[int] = []
+        self._shares_blocks = False
+        """Whether another system may have bound the blocks to other memory since."""
+        self._points: list[Tensor] | None = None
+        """What is projected in place of the parameters, meanwhile."""
+
+    def _fix(self) -> None:
+        """Give each block its part of b."""
+        self._right = [block.right_side(self._b) for block in self.blocks]
+        if not self._constants:
+            for block, b in zip(self.blocks, self._right, strict=True):
+                block.fix(b)
+
+    def part(self, equations: Set[int]) -> "ParameterSystem":
+        """The same system without the blocks of other equations than these, by their numbers.
+
+        They must share no varying parameter with the others (`families`). Blocks are those of the
+        system itself, but for sums, of which nothing is stored.
+        """
+        if len(equations) == len(self._equations):
+            return self
+        own = torch.zeros(len(self._b), dtype=torch.bool, device="cpu")
+        for i in equations:
+            e = self._equations[i]
+            own[e.start : e.start + e.height] = True
+        part = copy.copy(self)
+        sums = [plan for plan in self._sums if bool(own[plan.rows.flatten()[0]])]
+        part.blocks = [SumsBlock(same, self.parameters) for same in alike(sums, self.parameters)]
+        part.blocks += [
+            block
+            for block in self.blocks
+            if not isinstance(block, SumsBlock) and bool(own[int(block.rows.flatten()[0])])
+        ]
+        part._fix()
+        part._shares_blocks = True
+        return part
+
+    def families(self) -> list[tuple[set[int], set[int]]]:
+        """Equations that share varying parameters, directly or through others, and these.
+
+        By their numbers in the system; equations without any are in none.
+        """
+        families: list[tuple[set[int], set[int]]] = []
+        for i, e in enumerate(self._equations):
+            found, held = {i}, {p for p, _ in e.terms}
+            if not held:
+                continue
+            apart = []
+            for equations, parameters in families:
+                if parameters.isdisjoint(held):
+                    apart.append((equations, parameters))
+                else:
+                    found, held = found | equations, held | parameters
+            families = [*apart, (found, held)]
+        return families
+
+    @property
+    def reads_constants(self) -> bool:
+        """Whether b changes with parameters that are constants here."""
+        return bool(self._constants)
+
+    def take(self, stacked: StackedEquations) -> bool:
+        """Take over equations that differ in their right sides alone, where factors stay as is.
+
+        False, and nothing done, where rows depend on each other, so that b has to be judged.
+        """
+        if not self._any_b:
+            return False
+        self.stacked = stacked
+        self._b = stacked.right_side().to(self._b)
+        self._fix()
+        return True
 
     def _varying(self, varies: Callable[[Tensor], bool], strict: bool) -> list[EquationRows]:
         """The equations over parameters that vary; the other terms become constants."""
@@ -157,7 +237,7 @@ class ParameterSystem:
             if first is e:
                 continue
             one, two = (b[same.start : same.start + same.height] for same in (first, e))
-            bound = tolerance.consistency_factor(tolerance.rank_cutoff(2, 2, 2.0**-53))
+            bound = tolerance.repeated_factor(tolerance.unit_roundoff(self._data()))
             off = ((one - two).abs() > bound * (one.abs() + two.abs())).nonzero()
             if len(off):
                 i = int(off[0])
@@ -201,8 +281,10 @@ class ParameterSystem:
 
     def _bind(self) -> None:
         """Blocks to the parameters' present memory."""
+        if self._points is not None:
+            return
         addresses = [p.data_ptr() for p in self.parameters]
-        if addresses != self._addresses:
+        if addresses != self._addresses or self._shares_blocks:
             values = self.values()
             for block in self.blocks:
                 block.bind(values)
@@ -227,6 +309,19 @@ class ParameterSystem:
             left.append(r)
         return left
 
+    def project_points_(self, points: list[Tensor], skip: Tensor | None) -> None:
+        """Other tensors of the parameters' shapes and dtypes onto the set, in place."""
+        self._points = [laid_out(t, p) for t, p in zip(points, self.parameters, strict=True)]
+        try:
+            for block in self.blocks:
+                block.bind(self._points)
+            self.project_(skip, last=False)
+            for t, own in zip(points, self._points, strict=True):
+                if t is not own:
+                    t.copy_(own)
+        finally:
+            self._points, self._addresses = None, []
+
     def restore_(self, skip: Tensor | None, factor: float) -> None:
         """Onto the set; blocks whose rows all hold up to `factor` roundings keep their bits."""
         for block, b in self._current():
@@ -249,7 +344,10 @@ class ParameterSystem:
             block.project_in_metric(b, inverse, skip)
 
     def tangent_(self, gs: list[Tensor], shift: Shift | None) -> None:
-        """Gradients onto the null space, in place: T(g + shift x) - shift x."""
+        """Gradients onto the null space, in place: T(g + shift x) - shift x.
+
+        Of a part, gradients that its blocks do not touch are passed over, whatever they are.
+        """
         if shift is not None:
             self._bind()
         # blocks read gradients as they read the parameters
@@ -278,12 +376,12 @@ class ParameterSystem:
                 return holds
         return off <= limit * block.magnitude(b)
 
-    def feasible(self) -> tuple[bool, list[str]]:
-        """Whether every row holds to rounding, and the names of some that do not; waits for it."""
+    def feasible(self, factor: float = tolerance.RESIDUAL_ROUNDINGS) -> tuple[bool, list[str]]:
+        """Whether every row holds up to `factor` roundings, and some that do not; waits for it."""
         off: list[str] = []
         for block, b in self._current():
             r = block.residual(b)
-            holds = self._holds(block, b, r, tolerance.RESIDUAL_ROUNDINGS)
+            holds = self._holds(block, b, r, factor)
             if not bool(holds.all()):
                 off += [self.stacked.row_name(int(i)) for i in block.rows[~holds][:3]]
         return not off, off
@@ -295,7 +393,7 @@ class ParameterSystem:
         points: list[tuple[Tensor, AffineConstraint]] = []
         if not plans:
             # no equation holds an entry: every point is its own projection
-            x = ts[0].reshape(-1)
+            x = ts[0].reshape(-1) if ts else torch.zeros(1, dtype=self.dtype, device=self.device)
             none = AffineConstraint(x.new_zeros(0, len(x)), x.new_zeros(0))
             return [(x, none)]
         for plan in plans:

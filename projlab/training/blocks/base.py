@@ -36,6 +36,8 @@ class Block(ABC):
     """Whether b is known to be zero."""
     b_at_least = 0.0
     """Every |b_i| is known to be at least this."""
+    independent = False
+    """Whether rows are known to be independent, so that any b has a solution."""
     corrections = 2
     """How many a projection takes: a second one for what the first leaves by rounding."""
 

@@ -16,6 +16,7 @@ from projlab.numerics import tuning
 from projlab.system.analysis import analyse
 from projlab.system.constraint import AffineConstraint
 from projlab.system.options import Options, ProjectorKeywords
+from projlab.system.rank import wide_data
 from projlab.training.blocks.base import Block
 from projlab.training.blocks.margins import MarginsBlock
 from projlab.training.blocks.matrix import MatrixBlock
@@ -74,7 +75,9 @@ def make_block(
             _refuse_ties(ties, b, names, data)
         return ties
     if plan.A.layout == torch.strided and plan.A.shape[-2] == 1:
-        return _single_rows(plan, parameters, "single_row" if variant == "auto" else variant)
+        single = _single_rows(plan, parameters, "single_row" if variant == "auto" else variant)
+        single.independent = True
+        return single
     device = parameters[plan.pieces[0].parameter].device
     right = b.cpu()[plan.rows]
     batched = plan.A.dim() == 3
@@ -96,13 +99,22 @@ def make_block(
         _refuse(plan, right, off.any(-1).nonzero().flatten().tolist(), names, data)
         if not _decidable(plan.A):
             _refuse_unproven(plan, off.nonzero(), names)
+    block = _block(plan, parameters, solver)
+    ranks = solver.facts.known_ranks
+    block.independent = ranks is not None and all(r == A.shape[-2] for r in ranks)
+    return block
+
+
+def _block(plan: MatrixPlan, parameters: Sequence[Tensor], solver: Solver) -> Block:
+    """The block that a factor serves."""
+    batched, device, dtype = plan.A.dim() == 3, solver.device, solver.dtype
     if isinstance(solver.factor, SparseCholeskyFactor) and solver.kept is None and not batched:
         return SparseBlock(plan, parameters, solver)
     constraint = solver.facts.constraint
     if not isinstance(solver.factor, OrthonormalRows):
         return SolverBlock(plan, parameters, solver, constraint)
     eye = torch.eye(constraint.m, dtype=dtype, device=device)
-    K = solver.right_side(-(eye.expand(len(right), -1, -1) if batched else eye))
+    K = solver.right_side(-(eye.expand(len(plan.rows), -1, -1) if batched else eye))
     assert K is not None
     A = plan.A if plan.A.layout == torch.strided else constraint.rows.to_dense()
     return MatrixBlock(plan, parameters, A, solver.factor.W, K.mT, solver.variant)
@@ -126,7 +138,8 @@ def _single_rows(plan: MatrixPlan, parameters: Sequence[Tensor], variant: str) -
 def _off(solver: Solver, right: Tensor, u: float) -> Tensor:
     """(B, m) which rows of the right sides (B, m) their projection of zero leaves off.
 
-    Judged as consistency is, for data of unit roundoff u.
+    Judged as consistency is, for data of unit roundoff u; of data coarser than float64, where
+    combinations of rows are judged by their rounding, one of the rows is off by its own if any is.
     """
     constraint = solver.facts.constraint
     if solver.facts.known_ranks == (constraint.m,):
@@ -137,7 +150,8 @@ def _off(solver: Solver, right: Tensor, u: float) -> Tensor:
     rows = constraint.rows.to(solver.dtype)
     cutoff = tolerance.rank_cutoff(constraint.m, constraint.n, u)
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    allowed = tolerance.consistency_factor(cutoff) * (rows.row_norms() * length + b.abs())
+    factor = tolerance.consistency_factor(cutoff) if wide_data(u) else tolerance.ROUNDED_ONCE * u
+    allowed = factor * (rows.row_norms() * length + b.abs())
     off: Tensor = (rows.matvec(x) - b).abs() > allowed
     return off
 

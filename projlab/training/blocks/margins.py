@@ -23,6 +23,7 @@ from torch import Tensor
 
 from projlab import tolerance
 from projlab.numerics import tuning
+from projlab.system.rank import wide_data
 from projlab.training.blocks.base import Block, Shift, largest_of, widest_dtype
 from projlab.training.blocks.sums import column_sums, sums_by_product
 from projlab.training.expressions.maps import Sums
@@ -194,10 +195,8 @@ class MarginsBlock(Block):
 
         Of either, row numbers, and what the same entries add up to by these rows.
         Equations of commuting averages agree as soon as any two of them do on what both determine.
-        Half of what two are apart is left of each in least squares; rows are judged by that.
         """
-        total, entries = self.shape[1:]
-        factor = tolerance.consistency_factor(tolerance.rank_cutoff(total, entries, u))
+        entries = self.shape[2]
         wanted = [
             self._part(b, i) / (m.sums.scale * m.sums.count) for i, m in enumerate(self.margins)
         ]
@@ -207,17 +206,45 @@ class MarginsBlock(Block):
             one, two = self.margins[i], self.margins[j]
             first, second = _mean(wanted[i], two), _mean(wanted[j], one)
             apart = (first - second).abs()
-            for k, m in ((i, one), (j, two)):
-                root = math.sqrt(m.sums.count)
-                off = root * apart / 2 > factor * (length + root * wanted[k].abs())
-                if bool(off.any()):
-                    where = int(torch.argmax(apart))
-                    both = entries // apart.numel()
-                    return [
-                        (_rows_at(own, apart.shape, where), float(mean.flatten()[where]) * both)
-                        for own, mean in ((one, first), (two, second))
-                    ]
+            sides = ((wanted[i], one, two), (wanted[j], two, one))
+            if self._apart(apart, sides, length, u):
+                where = int(torch.argmax(apart))
+                both = entries // apart.numel()
+                return [
+                    (_rows_at(own, apart.shape, where), float(mean.flatten()[where]) * both)
+                    for own, mean in ((one, first), (two, second))
+                ]
         return None
+
+    def _apart(
+        self,
+        apart: Tensor,
+        sides: Sequence[tuple[Tensor, Margin, Margin]],
+        length: float,
+        u: float,
+    ) -> bool:
+        """Whether averages that are so far apart contradict each other; judged as a projector does.
+
+        Each side: the averages wanted, their margin and the other one. Of float64 data, half of
+        what two are apart is left of each row in least squares; of coarser data only what rounding
+        of the entries does counts, of all rows of both that add up the same entries.
+        """
+        if not wide_data(u):
+            sizes = [
+                _mean(w.abs(), other) + length / math.sqrt(m.sums.count) for w, m, other in sides
+            ]
+            return bool((apart > tolerance.ROUNDED_ONCE * u * (sizes[0] + sizes[1])).any())
+        total, entries = self.shape[1:]
+        factor = tolerance.consistency_factor(tolerance.rank_cutoff(total, entries, u))
+        return any(
+            bool(
+                (
+                    math.sqrt(m.sums.count) * apart / 2
+                    > factor * (length + math.sqrt(m.sums.count) * w.abs())
+                ).any()
+            )
+            for w, m, _ in sides
+        )
 
     def _norm(self, corrections: list[Tensor]) -> float:
         """The norm of the sum of broadcast margins, without the grid.

@@ -59,6 +59,7 @@ class SumsBlock(Block):
     """
 
     disjoint = True
+    independent = True
 
     def __init__(self, plans: Sequence[SumsPlan], parameters: Sequence[Tensor]) -> None:
         first = plans[0].terms

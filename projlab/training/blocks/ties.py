@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from projlab import tolerance
+from projlab.system.rank import wide_data
 from projlab.training.blocks.base import Block, Shift, narrowed, widest_dtype
 from projlab.training.memory_order import flat
 from projlab.training.ties import TiesPlan, jumps
@@ -89,8 +90,10 @@ class TiesBlock(Block):
     def off(self, b: Tensor, u: float) -> Tensor:
         """(G,) whether following the rows from b ends in a contradiction, for data of roundoff u.
 
-        Where it does not, no row of the least-squares residual is beyond the bound either, but
-        for a factor; where it does, rank and consistency have to be decided.
+        Where it does, rank and consistency have to be decided. Where it does not, no row of the
+        least-squares residual is beyond the bound of float64 data, but for a factor. What is left
+        of a row in a cycle is the sum of what is left of the rows beside the tree: of coarser data
+        no combination of rows is off by more than their rounding unless one of these is.
         """
         o = self._followed(b)
         o = o - self._averaged(o)
@@ -99,6 +102,8 @@ class TiesBlock(Block):
         square = torch.zeros(len(self.sizes), dtype=o.dtype, device=o.device)
         length = square.index_add(0, self.group, o.square()).sqrt()[self.group_of_row]
         allowed = math.sqrt(2) * values[0].abs() * length + b.abs()
+        if not wide_data(u):
+            return self._any_in_groups(left.abs() > tolerance.ROUNDED_ONCE * u * allowed)
         most = torch.maximum(torch.bincount(self.group_of_row), self.sizes)
         sizes, kind = torch.unique(most, return_inverse=True)
         cutoffs = [tolerance.rank_cutoff(size, size, u) for size in sizes.tolist()]
