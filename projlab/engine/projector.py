@@ -20,6 +20,7 @@ from projlab.engine.setup import build
 from projlab.engine.solver import NOTHING, Direct, needs_function
 from projlab.errors import InputError, ProjlabError, RankDeficientError
 from projlab.numerics.precision import set_up, stated_precision
+from projlab.numerics.transfer import sent
 from projlab.proof.certificate import Certificate, certify
 from projlab.system.constraint import AffineConstraint, as_constraint
 from projlab.system.inputs import check_vector, to_tensor, working_dtype
@@ -747,4 +748,4 @@ def _equal(changed: Tensor, kept: Tensor) -> bool:
 def moved(constraint: AffineConstraint, device: torch.device) -> AffineConstraint:
     """The same equations on another device."""
     rows = constraint.rows.to(device=device)
-    return constraint.like(rows, constraint.b.to(device))
+    return constraint.like(rows, sent(constraint.b, device))

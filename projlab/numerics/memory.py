@@ -22,8 +22,8 @@ def limit(device: torch.device) -> int:
         half = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     except (AttributeError, ValueError, OSError):  # not every platform tells
         half = 8 * 2**30
-    free = available()
-    return half if free is None else min(half, free)
+    unused = available()
+    return half if unused is None else min(half, unused)
 
 
 def available(told: Path = Path("/proc/meminfo")) -> int | None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from projlab import tolerance
+from projlab.engine.projector import moved
 from projlab.engine.select import asked
 from projlab.engine.setup import build_one
 from projlab.engine.solver import Solver
@@ -75,22 +76,30 @@ def make_block(
         return ties
     if plan.A.layout == torch.strided and plan.A.shape[-2] == 1:
         return _single_rows(plan, parameters, "single_row" if variant == "auto" else variant)
-    device = parameters[plan.pieces[0].parameter].device
+    target = parameters[plan.pieces[0].parameter].device
     right = b.cpu()[plan.rows]
-    batched = plan.A.dim() == 3
-    dtype = torch.float64 if device.type != "mps" else torch.float32
-    A, sparse = plan.A.to(device), plan.A.layout != torch.strided
+    batched, sparse = plan.A.dim() == 3, plan.A.layout != torch.strided
+    dtype = torch.float64 if target.type != "mps" else torch.float32
     # every b has these factors where rows are sparse: which contradict is looked for below
-    own = 0.0 if sparse else (right if batched else right[0]).to(device)
+    own = torch.zeros((), device="cpu") if sparse else right if batched else right[0]
     options = _options(plan.A.shape[-1], variant, strict=strict or sparse)
-    try:
-        solver = build_one(AffineConstraint(A, own), dtype, options, entries if sparse else data)
-    except ProjlabError as error:
-        if isinstance(error, InconsistentError):
-            _refuse(plan, right, range(len(right)), names, data)
-        # many names take longer than the factors: they are made where one is wanted
-        named = AffineConstraint(A, own, names(plan.rows[0]))
-        solver = build_one(named, dtype, options, entries if sparse else data)
+
+    def factored(device: torch.device) -> Solver:
+        A, b = plan.A.to(device), own.to(device)
+        try:
+            return build_one(AffineConstraint(A, b), dtype, options, entries if sparse else data)
+        except ProjlabError as error:
+            if isinstance(error, InconsistentError):
+                _refuse(plan, right, range(len(right)), names, data)
+            # many names take longer than the factors: they are made where one is wanted
+            named = AffineConstraint(A, b, names(plan.rows[0]))
+            return build_one(named, dtype, options, entries if sparse else data)
+
+    # what a step sets up is factored on the host and sent, for the device would be waited for
+    solver = factored(target if strict else torch.device("cpu"))
+    if solver.device != target and isinstance(solver.factor, SparseCholeskyFactor):
+        solver = factored(target)  # such a factor is made where it is used, or is refused there
+    device = solver.device
     if strict and not batched:
         off = _off(solver, right.to(device), tolerance.unit_roundoff(data))
         _refuse(plan, right, off.any(-1).nonzero().flatten().tolist(), names, data)
@@ -100,6 +109,8 @@ def make_block(
         return SparseBlock(plan, parameters, solver)
     constraint = solver.facts.constraint
     if not isinstance(solver.factor, OrthonormalRows):
+        if solver.device != target:
+            solver, constraint = solver.to(target), moved(constraint, target)
         return SolverBlock(plan, parameters, solver, constraint)
     eye = torch.eye(constraint.m, dtype=dtype, device=device)
     K = solver.right_side(-(eye.expand(len(right), -1, -1) if batched else eye))

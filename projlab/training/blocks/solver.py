@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from projlab.engine.solver import Solver
+from projlab.numerics.transfer import sent
 from projlab.system.constraint import AffineConstraint
 from projlab.training.blocks.base import Block, Shift, TouchedEntries
 from projlab.training.partition import MatrixPlan
@@ -19,7 +20,7 @@ class SolverBlock(Block):
     ) -> None:
         self.solver, self.constraint = solver, A
         self.work = solver.dtype
-        self.rows = plan.rows.to(solver.device)
+        self.rows = sent(plan.rows, solver.device)
         self.variant = solver.variant
         self.shape = (len(plan.rows), A.m, A.n)
         self.entries = [TouchedEntries(piece, parameters[piece.parameter]) for piece in plan.pieces]

@@ -11,7 +11,7 @@ and on registering a device, which no process can take back: `pytest --device pr
 """
 
 import contextlib
-import traceback
+import sys
 from collections import Counter
 
 import torch
@@ -52,7 +52,7 @@ LOOKS = frozenset(
 INDEXED = frozenset({"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"})
 
 
-class Waits(RuntimeError):
+class WaitsError(RuntimeError):
     """The host would wait for the device where it must not."""
 
 
@@ -124,12 +124,10 @@ class Pretended:
 
     def wait(self, what):
         """The host waits here, or must not."""
-        own = [f for f in traceback.extract_stack() if "/projlab/" in f.filename]
-        own = [f for f in own if "/tests/" not in f.filename][-3:]
-        at = " < ".join(f"{f.filename.rpartition('/projlab/')[2]}:{f.lineno}" for f in own[::-1])
+        at = " < ".join(_lines(3))
         self.waits[what, at] += 1
         if self.strict:
-            raise Waits(f"{what} makes the host wait, at {at or 'no line of projlab'}")
+            raise WaitsError(f"{what} makes the host wait, at {at or 'no line of projlab'}")
 
     def call(self, func, args, kwargs):
         """One operator, on the values that the host has."""
@@ -218,6 +216,17 @@ class Pretended:
         return tree_map(placed, out)
 
 
+def _lines(most):
+    """The innermost lines of projlab that are being run."""
+    lines, frame = [], sys._getframe(1)
+    while frame is not None and len(lines) < most:
+        _, within, name = frame.f_code.co_filename.rpartition("/projlab/")
+        if within and "/tests/" not in frame.f_code.co_filename:
+            lines.append(f"{name}:{frame.f_lineno}")
+        frame = frame.f_back
+    return lines
+
+
 def on_host(value):
     """What the CPU computes with in the place of an argument."""
     if isinstance(value, PretendedTensor):
@@ -267,7 +276,7 @@ def unavailable():
         with _Factories():
             x = torch.ones(2, device=device.device)
             held = float((x + 1).sum()) == 4 and device.operators["add"] == 1
-    except Exception as changed:  # noqa: BLE001  # whatever private parts raise where they changed
+    except Exception as changed:  # whatever private parts raise where they changed
         return f"torch {torch.__version__} has no pretended device: {changed}"
     device.forget()
     return None if held else f"torch {torch.__version__} does not compute through it"
