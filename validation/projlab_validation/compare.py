@@ -125,8 +125,9 @@ class Comparison:
 
     @property
     def failed(self) -> bool:
-        """Whether a variant broke what theory promises of it."""
-        return any(line.kind == "variant" and line.verdict == "fail" for line in self.lines)
+        """Whether a variant broke what theory promises of it, or none is as near as was asked."""
+        broken = (line.kind == "variant" and line.verdict == "fail" for line in self.lines)
+        return any(broken) or not self.recommendation.reached
 
     @property
     def checked(self) -> bool:
@@ -152,7 +153,8 @@ def compare(stored: StoredSystem, dtype: Dtype, options: ComparisonOptions) -> C
         snapshot.system, dtype, options.device, options.accuracy, options.time_limit
     )
     advice = recommend(question, shown)
-    code = ("from projlab import load, projector", stored.code(dtype), advice.code)
+    loaded = ("from projlab import load, projector", stored.code(dtype), advice.code)
+    code = "\n".join(loaded) if advice.code else ""  # no line is given that would fail
     return Comparison(
         file=str(stored.path),
         dtype=dtype,
@@ -161,7 +163,7 @@ def compare(stored: StoredSystem, dtype: Dtype, options: ComparisonOptions) -> C
         system=snapshot.system,
         check=snapshot.check,
         lines=tuple(shown),
-        recommendation=replace(advice, code="\n".join(code)),
+        recommendation=replace(advice, code=code),
         seconds=time.perf_counter() - start,
     )
 

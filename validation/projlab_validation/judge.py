@@ -44,7 +44,12 @@ FURTHER = {
 }
 """Checks of variants alone, held against exact answers as x* is."""
 
-PROVEN = {"further_points": "further points", "stacked_points": "points stacked as (k, n)"}
+PROVEN = {
+    "further_points": "further points",
+    "stacked_points": "points stacked as (k, n)",
+    "strided_points": "x, A and b whose memory lies otherwise",
+    "surroundings": "another default dtype, grad mode and number of threads",
+}
 """Checks that a certificate bounds."""
 
 LOOSE = 100.0
@@ -153,6 +158,10 @@ def _answered(row: Row, theory: Theory) -> tuple[Verdict, str]:
         case "inputs_kept":
             counted = f"{row['changed']:.0f} entries of x, A and b were changed in place"
             return ("fail" if row["changed"] else "pass"), counted
+        case "state_kept":
+            if row["changed"]:
+                return "fail", f"it changed what stands around the call: {row['reason']}"
+            return "pass", "default dtype, grad mode, threads and the like stand as they stood"
         case "certificate":
             return _certificate(row)
         case "non_expansiveness":
@@ -250,7 +259,7 @@ def _beyond(row: Row, figures: str) -> tuple[Verdict, str]:
 
 def _proven(row: Row) -> tuple[Verdict, str]:
     """Judge further points by the certificate's bounds on the worst of them."""
-    what = PROVEN[row["check"]]
+    what = PROVEN[row["check"]] + (f" ({row['reason']})" if row["reason"] else "")
     least, most = row["proven_at_least"], row["proven_at_most"]
     allowed = _allowed_by_certificate(row)
     if least > allowed:
