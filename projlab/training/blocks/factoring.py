@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from projlab import tolerance
-from projlab.engine.projector import moved
 from projlab.engine.select import asked
 from projlab.engine.setup import build_one
 from projlab.engine.solver import Solver
@@ -109,9 +108,8 @@ def make_block(
         return SparseBlock(plan, parameters, solver)
     constraint = solver.facts.constraint
     if not isinstance(solver.factor, OrthonormalRows):
-        if solver.device != target:
-            solver, constraint = solver.to(target), moved(constraint, target)
-        return SolverBlock(plan, parameters, solver, constraint)
+        rows = constraint.rows.to(device=target)
+        return SolverBlock(plan, parameters, solver.to(target), rows)
     eye = torch.eye(constraint.m, dtype=dtype, device=device)
     K = solver.right_side(-(eye.expand(len(right), -1, -1) if batched else eye))
     assert K is not None

