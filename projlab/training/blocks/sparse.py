@@ -37,7 +37,7 @@ class SparseBlock(Block):
         self.rows = plan.rows.to(solver.device)[:, self.gram.order]
         self.variant = solver.variant
         self.shape = (len(plan.rows), *solver.shape)
-        self._units = _usable((solver.units[0] * solver.units[1])[self.gram.order])
+        self._units = _usable(torch.stack(solver.units).prod(0)[self.gram.order])
         self.entries = [TouchedEntries(piece, parameters[piece.parameter]) for piece in plan.pieces]
         rows, cols, values = self.gram.entries
         self._absolute = SparseMatrix(rows, cols, values.abs(), solver.shape)
