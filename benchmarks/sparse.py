@@ -173,8 +173,8 @@ def projections(case: Case, budget: float) -> tuple[Times, int]:
     require_projected(case, P, P(x))
     solves = passes(P)
 
-    def products() -> None:
-        peer.E @ case.x0, peer.transposed @ peer.f
+    def products() -> object:
+        return peer.E @ case.x0, peer.transposed @ peer.f
 
     calls = {
         "projlab": lambda: P.project_(x),

@@ -432,7 +432,7 @@ class _Measurement:
         m, n = self.problem.m, self.problem.n
         u = tolerance.unit_roundoff(self.problem.dtype)
         steps = min(tolerance.iterated_steps(m, self.system.condition, u), tolerance.STEPS)
-        entries = self.problem.csr().nnz + m + n
+        entries: float = self.problem.csr().nnz + m + n
         if m <= tolerance.ORTHOGONAL:
             entries += m * steps
         return 6 * steps * (STEP_SECONDS + STEP_ENTRY_SECONDS * entries)

@@ -79,8 +79,8 @@ def exponent_of(problem: Problem, base: Record, profile: Profile) -> int:
     To few where each is an iteration: always, or where its theory expects it to be unable.
     """
     longest, variant = _longest(problem, profile), get(base.variant)
-    system = {"m": base.m, "n": base.n, "u": tolerance.unit_roundoff(base.dtype)}
-    tries = variant.finds_out and variant.limitation(condition=base.reference_condition, **system)
+    u, condition = tolerance.unit_roundoff(base.dtype), base.reference_condition
+    tries = variant.finds_out and variant.limitation(m=base.m, n=base.n, condition=condition, u=u)
     return min(longest, profile.drift_iterated) if variant.iterates or tries else longest
 
 

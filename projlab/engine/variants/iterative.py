@@ -267,7 +267,8 @@ class IterativeFactor(Factor):
                 m, n, max(self.data, tolerance.unit_roundoff(r.dtype))
             ),
             orthogonal=m <= tolerance.ORTHOGONAL,
-            check=1 if r.device.type == "cpu" else LOOK,
+            # m steps end it but for rounding, and what is taken in vain counts towards the limit
+            check=1 if r.device.type == "cpu" else max(1, min(LOOK, m)),
             watch=watch,
             coefficients=coefficients,
         )
