@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 import projlab
-from benchmarks import common, kernels, layer, one_off, structured, yardstick
+from benchmarks import common, iterative, kernels, layer, one_off, sparse, structured, yardstick
 from benchmarks.interleave import Times, interleaved
 from benchmarks.memory import held_bytes
 from benchmarks.parameters import DTYPES
@@ -218,8 +218,8 @@ def _of_size(sizes: tuple[str, ...], least: float) -> tuple[str, ...]:
     return tuple(s for s in sizes if common.shape_of(s)[0] * common.shape_of(s)[1] >= least)
 
 
-def _step_overhead(parameters: str) -> Iterator[Cell]:
-    for examples in (64, 256, 1024):
+def _step_overhead(parameters: str, numbers: tuple[int, ...] = (64, 256, 1024)) -> Iterator[Cell]:
+    for examples in numbers:
         for equations in ("column sums", "total"):
             with_them, without = (Training(parameters, examples=examples) for _ in range(2))
             with_them.constrain(equations)
@@ -251,6 +251,22 @@ def _sums_step() -> Iterator[Cell]:
         yield Cell(f"{n} x {n} float32", times.ratio("projlab", "passes"))
 
 
+@cache
+def _beyond_passes(count: int) -> float:
+    """Microseconds that hooks take for so many equal matrices beside the bare passes."""
+    times = structured.equal_matrices(count)
+    return 1e6 * (times.best("with") - times.best("without") - times.best("passes"))
+
+
+def _hooks() -> Iterator[Cell]:
+    for count in (1, 8, 48):
+        yield Cell(f"{count} of 64 x 64 float32", _beyond_passes(count))
+
+
+def _hooks_of_many() -> Iterator[Cell]:
+    yield Cell("48 of 64 x 64 float32", _beyond_passes(48) / _beyond_passes(1))
+
+
 def _structured_set_up(*sizes: tuple[int, structured.Equations]) -> Iterator[Cell]:
     for n, equations in sizes:
         yield Cell(f"{equations.__name__}, {n} x {n}", structured.set_up(n, equations))
@@ -272,6 +288,14 @@ def _channels_last() -> Iterator[Cell]:
     }
     label = ", ".join(f"{name} {value:.2f} steps without" for name, value in by_format.items())
     yield Cell(label, by_format["channels_last"] / by_format["contiguous"])
+
+
+def _flow_step(dtype: torch.dtype) -> Iterator[Cell]:
+    """What conserving a flow adds to a step, in units of one solve and four products."""
+    k = 224
+    times = structured.flow_step(k, dtype)
+    added = times.best("with") - times.best("without")
+    yield Cell(f"{2 * k * (k - 1)} edges {dtype}", added / times.best("passes"))
 
 
 def _set_up(*sizes: str) -> Iterator[Cell]:
@@ -302,6 +326,69 @@ def _layer() -> Iterator[Cell]:
         for rows in layer.ROWS:
             ratio = layer.times(size, dtype, rows).ratio("projlab", "lines")
             yield Cell(f"{rows} rows, {size} {dtype}", ratio)
+
+
+def _iterative() -> Iterator[Cell]:
+    times = interleaved(iterative.calls(1_000_000), budget=60.0)
+    yield Cell("300000 rows, 1000000 columns, float64", times.ratio("projlab", "scipy"))
+
+
+def _sparse_real() -> Iterator[Cell]:
+    for name in sparse.names():
+        times = sparse.set_up(sparse.real(name), budget=0.5)
+        yield Cell(name, times.ratio("projlab", "splu"))
+
+
+def _sparse_corrections() -> Iterator[Cell]:
+    cases = {name: sparse.real(name) for name in sparse.SOLVED}
+    cases["grid 100 x 100"] = sparse.grid(100)
+    for name, case in cases.items():
+        times, solves = sparse.projections(case, budget=1.0)
+        if solves:
+            value = times.ratio("projlab", "correction") / solves
+            yield Cell(f"{name}, {solves} solves", value)
+
+
+@cache
+def _against_solver(name: str, solver: str) -> tuple[float, float] | None:
+    return sparse.against(sparse.real(name), solver, budget=1.0)
+
+
+def _sparse_solvers(which: int) -> Iterator[Cell]:
+    wrong = []
+    for solver in sparse.SOLVERS:
+        for name in sparse.SOLVED:
+            try:
+                found = _against_solver(name, solver)
+            except ImportError as missing:
+                raise NotImplementedError(f"{solver} is not installed") from missing
+            if found is None:
+                wrong.append(f"{solver} on {name}")
+            else:
+                yield Cell(f"{name} {solver}", found[which])
+    if wrong:
+        raise NotImplementedError(f"no right answer from {', '.join(wrong)}")
+
+
+def _sparse_grid_set_up() -> Iterator[Cell]:
+    times = sparse.factored(sparse.grid(300), budget=10.0)
+    yield Cell("90000 nodes", times.ratio("projlab", "splu"))
+
+
+def _sparse_grid() -> Iterator[Cell]:
+    times, solves = sparse.projections(sparse.grid(300), budget=5.0)
+    yield Cell(f"90000 nodes, {solves} solves", times.ratio("projlab", "correction"))
+
+
+def _sparse_trees() -> Iterator[Cell]:
+    cases = {
+        "tree of 1e5": sparse.tree(100_000),
+        "tree of 1e6": sparse.tree(1_000_000),
+        "chain of 1e5": sparse.chain(100_000),
+    }
+    for name, case in cases.items():
+        times, _ = sparse.projections(case, budget=2.0)
+        yield Cell(name, times.ratio("projlab", "products"))
 
 
 def _memory() -> Iterator[Cell]:
@@ -400,12 +487,18 @@ TARGETS: tuple[Target, ...] = (
            lambda: _faster(("article",), ("10x10000", "100x1000", "500x2000"))),
     Target("training-1e5", "training step, column sums or a total, 1e5 parameters", "≤ 4 %",
            "% more than the step without", MOST, 4, lambda: _step_overhead("1e5")),
+    Target("training-64", "the same, 64 examples", "≤ 15 %", "% more than the step without", MOST,
+           15, lambda: _step_overhead("1e5", (64,))),
     Target("training-1e7", "the same, 1e7 parameters", "≤ 2 %", "% more than the step without",
            MOST, 2, lambda: _step_overhead("1e7")),
     Target("training-rows", "10 dense rows over 1e7 parameters, `handle.apply()`", "≥ 80 %",
            "% of copy bandwidth", LEAST, 80, _dense_rows),
     Target("sums", "row and column sums of one weight, a step", "≤ 1.3",
            "step over one with the bare passes", MOST, 1.3, _sums_step),
+    Target("hooks", "column sums of equal matrices, a step", "≤ 40 µs",
+           "µs of hooks beside the bare passes", MOST, 40, _hooks),
+    Target("hooks-many", "the same, 48 matrices", "≤ 3", "over that of one", MOST, 3,
+           _hooks_of_many),
     Target("sums-set-up", "the same, `constrain`", "≤ 0.1 s", "seconds, best of three", MOST, 0.1,
            lambda: _structured_set_up(*((n, structured.row_and_column_sums)
                                         for n in (512, 4096)))),
@@ -417,6 +510,12 @@ TARGETS: tuple[Target, ...] = (
     Target("channels-last", "50 convolutions, filters of mean zero", "≤ 1.3",
            "what equations make of a step, over the same in contiguous weights", MOST, 1.3,
            _channels_last),
+    Target("flow", "flow conserved on a grid of 1e5 edges, a step of Adam, float32", "≤ 3",
+           "what it adds, over one sparse solve and four products", MOST, 3,
+           lambda: _flow_step(torch.float32)),
+    Target("flow-float64", "the same, float64, which takes four solves", "≤ 5",
+           "what it adds, over one sparse solve and four products", MOST, 5,
+           lambda: _flow_step(torch.float64)),
     Target("set-up-small", "set-up, 10 × 100", "≤ 15", "`projector` over LAPACK's QR of Aᵀ", MOST,
            15, lambda: _set_up("10x100")),
     Target("set-up-large", "the same, 500 × 2000", "≤ 1.2", "`projector` over LAPACK's QR of Aᵀ",
@@ -434,6 +533,22 @@ TARGETS: tuple[Target, ...] = (
            lambda: _one_off(one_off.backward, one_off.SINGLE + one_off.BATCHES)),
     Target("one-off-backward-large", "the same, 100 × 1000", "≤ 1.8", TIMES_LINES, MOST, 1.8,
            lambda: _one_off(one_off.backward, one_off.LARGE)),
+    Target("iterative", "random sparse, 1e6 columns, to 1e-12, by iteration", "≤ 1",
+           "`P(x)` over Jacobi-CG in scipy", MOST, 1, _iterative),
+    Target("sparse-real", "48 real systems as sparse", "≤ 2",
+           "set-up and one projection over splu and six corrections", MOST, 2, _sparse_real),
+    Target("sparse-corrections", "real systems and a flow, a projection", "≤ 1.3",
+           "over its solves × (a solve and two products)", MOST, 1.3, _sparse_corrections),
+    Target("sparse-first", "sparse systems, Clarabel, OSQP, PIQP, cvxpy: first answer", "≥ 1",
+           "solver's time over ours", LEAST, 1, lambda: _sparse_solvers(0)),
+    Target("sparse-further", "the same: each further answer", "≥ 20",
+           "solver's time over ours", LEAST, 20, lambda: _sparse_solvers(1)),
+    Target("sparse-grid-set-up", "flow on 300 × 300, set-up", "≤ 1.5", "over splu", MOST, 1.5,
+           _sparse_grid_set_up),
+    Target("sparse-grid", "flow on 300 × 300, a projection", "≤ 3",
+           "over a solve and two products", MOST, 3, _sparse_grid),
+    Target("sparse-trees", "trees and a chain, a projection", "≤ 2.5",
+           "over two sparse products", MOST, 2.5, _sparse_trees),
     Target("layer", "forward and backward of a layer, 32 to 256 rows", "≤ 1.5",
            "`nn.AffineProjection` over x − (x Q − c) Qᵀ", MOST, 1.5, _layer),
     Target("memory", "memory held besides A and b", "≤ 1.2", "bytes over those of W", MOST, 1.2,

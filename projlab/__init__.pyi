@@ -13,6 +13,7 @@ from projlab.errors import InputError as InputError
 from projlab.errors import MemoryLimitError as MemoryLimitError
 from projlab.errors import ProjlabError as ProjlabError
 from projlab.errors import RankDeficientError as RankDeficientError
+from projlab.files.load import load as load
 from projlab.proof.certificate import Certificate as Certificate
 from projlab.proof.certificate import certify as certify
 from projlab.system.constraint import AffineConstraint as AffineConstraint

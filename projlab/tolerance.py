@@ -27,6 +27,19 @@ LONGER = 1000.0
 """A long double is worth its time where its eps is this many times smaller than that of float64:
 the noise, some u sigma_1, must fall well below a tenth of the cutoff. That of x86 has 2048."""
 
+MEASURED = 1e-5
+"""Relative residual at which an extreme eigenvalue of a Gram matrix, or of its inverse, is known:
+the eigenvalue is that near, and nearer by the square over the distance to the next one; a singular
+value by half of it."""
+
+ROUGH = 1e-1
+"""The same, for an eigenvalue of which half will be proven."""
+
+DOUBTFUL_PIVOT = 1e-3
+"""Of a Gram matrix with unit diagonal: a row with a smaller one, at a distance below 0.03 from the
+span of those before it, is looked at again. A redundant row's pivot is what the shift makes of it,
+s (1 + ||c||^2), c its combination of the rows before: below 1e-3 for 1e7 terms."""
+
 COMBINATION_NOISE = 1e-9
 """Coefficients of a redundant row below this, relative to the largest, are rounding: they are
 computed in float64 by solving with a well-conditioned block (entries of its inverse are O(1)), so
@@ -41,6 +54,10 @@ LARGEST_COEFFICIENT = 2.0
 two rows multiplies the volume of the kept block by it; at the end sigma_min of the kept rows is
 within a factor sqrt(1 + 4 r (m - r)) of sigma_r (Goreinov, Tyrtyshnikov and Zamarashkin 1997; Gu
 and Eisenstat 1996, strong rank-revealing QR)."""
+
+EXCHANGE_NOISE = 1e-13
+"""A coefficient this small after an exchange, of rows scaled to norm one, is the rounding of those
+that cancelled, which are at most a few units: to take it for zero keeps sparse ones sparse."""
 
 EARLIER_ROW = 0.5
 """An exchange that keeps the earlier of two rows may cost this factor in volume, as long as
@@ -151,6 +168,17 @@ rounded rows, differ by as much again in what they make of x (and their remainde
 float64 adds nothing that counts. A factor 2 for the second order and for data rounded twice."""
 
 
+def repeated_factor(u: float) -> float:
+    """What is summed twice contradicts itself where |b_1 - b_2| exceeds this times |b_1| + |b_2|.
+
+    As two rows do of which one repeats the other: ||a|| ||xhat|| is |b| there. u is that of the
+    data.
+    """
+    if u < FLOAT32_ROUNDOFF:
+        return consistency_factor(rank_cutoff(2, 2, u))
+    return 2 * ROUNDED_ONCE * u
+
+
 def dimension_factor(m: int, n: int) -> float:
     """The modest function c(m, n) in front of every forward error bound.
 
@@ -229,6 +257,41 @@ projection of zero over ||a_i|| ||x|| + |b_i|, for corrections to have done all 
 residual's own rounding is a few units (`RESIDUAL_ROUNDINGS`). On 90 right sides of 87 real systems
 the three were at most 20, 20 and 12 where the answer was right (but for one, sent the careful way),
 and at least 1600, 4e5 and 1000 where it was not."""
+
+
+FAR_ABOVE = 100.0
+"""An eigenvalue found from above by a few steps of inverse iteration is taken to be beyond a bound
+where it is this many times larger: up to 1e6 rows and after six steps, the true one is as small as
+that with a probability below 1e-8 (Kuczynski and Wozniakowski, SIAM J. Matrix Anal. Appl. 13
+(1992))."""
+
+SMALLER_SHIFT = 2.0**-7
+"""Of `gram_shift`, where that one is too slow to take out: about 2^3 u sqrt(m), as much as rounding
+puts into the Gram matrix and its factor anyway. With redundant rows such a factor may be wrong by
+as much as it holds, which corrections with true residuals show; without, kappa may be larger."""
+
+INNER_STEPS = (0, 8, 24)
+"""Steps of preconditioned conjugate gradients within a correction, tried in turn."""
+
+
+def shift_unsafe(m: int, condition: float) -> bool:
+    """Whether `CORRECTIONS` of `INNER_STEPS` may not take the shift of a Gram matrix out.
+
+    Preconditioned by a factor of G + s I, eigenvalues lie between 1 / (1 + s / sigma_min^2) and 1,
+    and sigma_min^2 is at least 1 / (2 kappa^2) (`gram_unsafe`). With q their quotient, k steps
+    leave 2 ((sqrt(q) - 1) / (sqrt(q) + 1))^k (Golub and Van Loan, 4th ed., theorem 11.3.3), which
+    must be u after all corrections.
+    """
+    root = math.sqrt(1 + 2 * gram_shift(m) * condition**2)
+    left: float = 2 * ((root - 1) / (root + 1)) ** INNER_STEPS[-1]
+    enough: float = unit_roundoff(torch.float64) ** (1 / CORRECTIONS)
+    return left > enough
+
+
+STALLED = 2.0**-26
+"""Over a vector's length: a correction of this size may be rounding. It solves for a residual that
+is rounding, and so moves by up to kappa u; kappa 2^-27 of a float64 is as far as a shift lets a
+factor of the Gram matrix go. Slow convergence shows in the residual of random vectors before."""
 
 
 def square_range(dtype: torch.dtype) -> tuple[float, float]:
@@ -344,3 +407,79 @@ more met a component below the square root of the shift, or rows that contradict
 LARGE_MULTIPLIERS = 4.0
 """Times max |x0| + max |x|: |M|'|y| beyond it means that terms of M'y cancel, and then rounding of
 x0 - M'y would be more than a few units of x0 and x themselves."""
+
+
+NORM_PROBES = 16
+"""Random vectors from which the norms of an operator's rows are estimated: the mean of 16 squares
+of normal variables is within a factor 2 of its expectation with probability 0.97, and the norms,
+which are rounded to powers of two, so within sqrt(2)."""
+
+
+def adjoint_bound(m: int, n: int, u: float) -> float:
+    """|<A x, y> - <x, A' y>| over ||A x|| ||y|| + ||x|| ||A' y||, for random x and y.
+
+    An inner product of length k errs by probably sqrt(k) u of the norms (Higham and Mary 2019), the
+    products with A and A' are made of such, of entries that may cancel: 8 covers these three.
+    """
+    return 8 * math.sqrt(max(m, n, 1)) * u
+
+
+ORTHOGONAL = 2048
+"""Rows up to which an iteration keeps its left vectors orthogonal to all before them: m^2 numbers
+of 64 bits twice are 64 MB a vector at this many, and no more than m steps are needed."""
+
+STEPS = 2**15
+"""Steps of an iteration at most: LSQR, like conjugate gradients with A A', takes at most
+kappa ln(2 / u) / 2 to come down to rounding (Golub and Van Loan, 4th ed., section 11.3.3), which is
+this many at kappa = 1700."""
+
+AGAIN = 4
+"""A projection may take this many times the steps that a random vector took when it was set up: the
+bound on them, by the spectrum, is the same for all; a vector that has its whole weight on the worst
+part of it, and roundings, may take more."""
+
+FINITE_STEPS = 3
+"""Times m steps at most where left vectors are kept orthogonal: m do in exact arithmetic."""
+
+UNSEEN = 0.5
+"""Of the smallest singular value that an iteration has met: what is counted on, since the smallest
+there is may be smaller."""
+
+INDEPENDENT = 1e-6
+"""Of E x - g for a random g of unit normal entries and equilibrated rows: rows are independent
+where the least-squares residual is smaller. If they are not, it is at least a normal variable's
+magnitude, which is smaller than this with probability 1e-6."""
+
+CYCLE_DROP = 2.0
+"""In units of u: what a recurred residual may fall to, relative to where it began, before the true
+one is computed again; it says nothing below."""
+
+
+CYCLE_AIM = 0.9
+"""Of what the true residual should come down to: the recurred one, which it need not agree with to
+more than a tenth."""
+
+
+def iterated_floor(u: float) -> float:
+    """Of ||E x - f|| over sigma_1 max(||x0||, ||x||): what is wanted unless an accuracy is.
+
+    Rounding x moves E x by u sigma_1 ||x||. At most `ANSWERED` times u is
+    accepted where no more can be had. Divided by sigma_min it is kappa u: backward stable.
+    """
+    return u
+
+
+def iterated_condition_limit(m: int, n: int, u: float) -> float:
+    """kappa up to which cycles of an iteration contract, and so corrections reach rounding.
+
+    A run of LSQR errs like a backward-stable method (Bjorck, Elfving and Strakos 1998, section 5):
+    it leaves c kappa u of the distance to the set, and the `FINITE_STEPS` runs there are steps for
+    must leave u.
+    """
+    contraction: float = u ** (1 / FINITE_STEPS)
+    return contraction / (dimension_factor(m, n) * u)
+
+
+def iterated_steps(m: int, condition: float, u: float) -> float:
+    """Steps that LSQR takes to come down to u, at most."""
+    return min(condition * math.log(2 / u) / 2, m if m <= ORTHOGONAL else math.inf)

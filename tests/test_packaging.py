@@ -28,6 +28,7 @@ PUBLIC_NAMES = {
     "constrain",
     "diagnose",
     "expr",
+    "load",
     "nn",
     "project",
     "projector",

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from projlab.cli.common import (
+    BAD_INPUT,
+    BROKE_CODE,
     FAILED,
     HELD,
     NOTHING_CHECKED,
@@ -22,8 +24,10 @@ from projlab.errors import InputError
 
 if TYPE_CHECKING:
     from projlab_validation.compare import Comparison, ComparisonOptions
+    from projlab_validation.formats import StoredSystem
+    from projlab_validation.problems.problem import Dtype
 
-EPILOG = """
+EPILOG = f"""
 examples:
   projlab compare system.npz
       every variant on your own A x = b, and which one to use
@@ -35,18 +39,22 @@ examples:
       every system of a folder, as JSON for a program
 
 formats, of which nothing is ever executed:
-  .npz           dense: A, b, optionally x0 (or x) and names (of the rows); or scipy's CSR parts
-                 data, indices, indptr, shape, with b and optionally x0 and names
+  .npz           dense: A, b, optionally x0 (or x) and names (of the rows); or what
+                 scipy.sparse.save_npz writes (csr, csc, bsr, coo, dia), with b or --b
   .npy           A; b by --b
-  .csv           a line a row; with a header line, a column b, and a column name if wanted
-  .mtx[.gz]      A; b by --b
-  .mps[.gz]      the rows of type E, by their names
-  .pt            a dict of tensors as in npz, loaded with weights_only
+  .csv .tsv      a line a row; with a header line, a column b, and a column name if wanted
+  .mtx           A; b by --b
+  .mps           the rows of type E, by their names
+  .mat           as npz, of version 7 or older; a struct by --key
+  .pt .pth       a dict of tensors as in npz, loaded with weights_only; one inside by --key
   .safetensors   as npz, without names
+csv, tsv, mtx and mps also with .gz or .bz2. Where a file has Aeq and beq, these are read.
 NAME_b.* and NAME_x0.* beside NAME.* are its b and x0 where nothing else says.
+A file that cannot be read is reported, and the others go on.
 
-exit codes: 0 every answer is within its own theory; 1 one is not; 2 bad usage or bad input;
-3 nothing was checked
+exit codes: 0 every answer is within its own theory; 1 one is not, or no variant reaches the
+--accuracy asked for, here and in theory; 2 bad usage or bad input, a file that could not be read
+among others included; 3 nothing was checked; {BROKE_CODE}
 """
 
 
@@ -54,12 +62,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `projlab compare`."""
     add = parser.add_argument
     add("files", nargs="+", type=Path, metavar="FILE", help="a system, or a folder of them")
-    add("--b", type=Path, metavar="FILE", help="the right-hand side, in any of the formats")
+    add(
+        "--b",
+        type=_file_or_number,
+        metavar="FILE",
+        help="the right-hand side, in any of the formats, or one number for every row",
+    )
     add(
         "--x0",
-        type=Path,
+        type=_file_or_number,
         metavar="FILE",
-        help="the point to project (default: the file's own, else standard normal)",
+        help="the point to project, or one number (default: the file's own, else standard normal)",
+    )
+    add(
+        "--key",
+        metavar="NAME",
+        help="where in a file of named parts A and b are, as model or state.equations",
     )
     add(
         "--dtype",
@@ -101,31 +119,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Read everything, compare file by file, and show."""
     require_suite("compare")
+    from projlab.files.find import find
     from projlab_reports import comparison
-    from projlab_validation import compare, environment, formats
+    from projlab_validation import compare, environment
     from projlab_validation.progress import progress_bar
 
-    files = formats.find(options.files)
-    if len(files) > 1 and (options.b or options.x0):
+    files = find(options.files)
+    if len(files) > 1 and (options.b is not None or options.x0 is not None):
         raise InputError(f"--b and --x0 belong to one system, and {len(files)} are given")
     if options.out and options.out.exists() and not options.out.is_dir():
         raise InputError(f"--out {options.out} is a file; it takes a folder")
     asked = _asked(options)
-    systems = [formats.read(file, options.b, options.x0) for file in files]
     # The whole input is checked before anything is measured.
-    jobs = [(system, dtype) for system in systems for dtype in options.dtype or (system.dtype,)]
-    for system, dtype in jobs:
-        system.problem(dtype)
+    jobs, unread = _jobs(files, options)
+    for why in unread:
+        print(f"projlab: {why}", file=sys.stderr)
+    if not jobs:
+        return BAD_INPUT
     comparisons = []
     with progress_bar(len(jobs)) as (bar, line):
         for system, dtype in jobs:
             bar.update(line, description=f"{system.path.name} {dtype}")
             comparisons.append(compare.compare(system, dtype, asked))
             bar.update(line, advance=1)
-    code = _exit_code(comparisons)
+    code = _exit_code(comparisons, unread)
     described = environment.describe(asked.device)
     described["threads per worker"] = str(options.threads or "as torch chooses")
-    payload = compare.payload(comparisons, asked, described, code)
+    payload = compare.payload(comparisons, asked, described, code, unread)
     if options.json:
         print_json(payload)
     else:
@@ -150,10 +170,42 @@ def _asked(options: argparse.Namespace) -> "ComparisonOptions":
     )
 
 
-def _exit_code(comparisons: "Sequence[Comparison]") -> int:
+def _jobs(
+    files: Sequence[Path], options: argparse.Namespace
+) -> "tuple[list[tuple[StoredSystem, Dtype]], list[str]]":
+    """Return what is to be compared, in which dtype, and why each other file is not."""
+    from projlab_validation import formats
+
+    jobs, unread = [], []
+    for file in files:
+        try:
+            system = formats.read(file, options.b, options.x0, options.key)
+            dtypes = options.dtype or (system.dtype,)
+            for dtype in dtypes:
+                system.problem(dtype)
+        except InputError as refusal:
+            unread.append(str(refusal))
+        else:
+            jobs += [(system, dtype) for dtype in dtypes]
+    return jobs, unread
+
+
+def _exit_code(comparisons: "Sequence[Comparison]", unread: Sequence[str]) -> int:
     if any(comparison.failed for comparison in comparisons):
         return FAILED
+    if unread:
+        return BAD_INPUT
     return HELD if any(comparison.checked for comparison in comparisons) else NOTHING_CHECKED
+
+
+def _file_or_number(text: str) -> float | Path:
+    """Return a number where the text is one: no file of a known format has such a name."""
+    from projlab.files.tokens import number
+
+    try:
+        return number(text)
+    except ValueError:
+        return Path(text)
 
 
 def _names(text: str) -> list[str]:

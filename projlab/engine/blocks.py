@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from projlab import tolerance
+from projlab.engine import sparse
 from projlab.engine.facts import Facts
 from projlab.engine.solver import NOTHING, Direct, ReverseMode, Solver
 from projlab.errors import InconsistentError, ProjlabError
@@ -100,6 +101,11 @@ class BlockSolver:
         return all(group.solver.decided for group in self.groups)
 
     @property
+    def independent(self) -> bool:
+        """As `Solver.independent`, of every block."""
+        return all(group.solver.independent for group in self.groups)
+
+    @property
     def full_rank(self) -> bool:
         """Whether every row is independent; decided now where set-up could do without."""
         return self.facts.ranks[0] == self.shape[0]
@@ -107,6 +113,11 @@ class BlockSolver:
     def solvers(self) -> list["BlockSolver"]:
         """Itself, as a source of derivatives."""
         return [self]
+
+    @property
+    def opaque(self) -> bool:
+        """As `Solver.opaque`, of any block."""
+        return any(group.solver.opaque for group in self.groups)
 
     def stacked(self) -> "BlockSolver":
         """Itself, as a source of derivatives."""
@@ -273,6 +284,11 @@ class _Apart:
             self._built(self._one(A[i], rows[i]), self.options)
 
 
+def _large(shapes: list[tuple[tuple[int, int], Tensor]]) -> bool:
+    """Whether a block is larger than what is dense anyway."""
+    return max((m * n for (m, n), _ in shapes), default=0) > tuning.DENSE_BLOCK
+
+
 def built(
     constraint: AffineConstraint,
     dtype: torch.dtype,
@@ -292,11 +308,16 @@ def built(
     blocks = independent_blocks(rows)
     shapes = blocks.shapes()
     m, n = constraint.m, constraint.n
-    whole = m * m * n
+    if len(blocks) < 2:
+        return None
     split = sum(len(members) * k * k * width for (k, width), members in shapes)
-    few = len(shapes) <= tuning.FEW_SHAPES
+    pays = len(shapes) <= tuning.FEW_SHAPES and split * tuning.SPLIT_GAIN <= m * m * n
     fits = memory.factorisation_bytes(m, n, torch.float64) <= memory.limit(constraint.device)
-    if len(blocks) < 2 or (fits and not (few and split * tuning.SPLIT_GAIN <= whole)):
+    if sparse.possible(constraint, options):
+        # one sparse factor of all is as good as many of each, but not as many small dense ones
+        if not pays or options.variant == sparse.NAME or _large(shapes):
+            return None
+    elif fits and not pays:
         return None
     system = _Apart(constraint, blocks, dtype, options, data, build)
     system.check_empty()

@@ -112,22 +112,23 @@ def _filled(kind: type[T], values: dict[str, Any]) -> T:
     return made
 
 
-def marked(A: Tensor) -> Tensor | None:
-    """Where A lies and how often it was changed, on the host: what `solve` holds it against."""
-    if A.layout is not torch.strided or A.is_meta:
+def marked(watched: list[Tensor]) -> Tensor | None:
+    """Where buffers lie and how often they were changed, on the host: what `solve` compares."""
+    if any(t.is_meta for t in watched):
         return None
-    return torch.tensor([A.data_ptr(), A._version], device="cpu", dtype=torch.long)
+    marks = [[t.data_ptr(), t._version] for t in watched]
+    return torch.tensor(marks, device="cpu", dtype=torch.long)
 
 
-def _require_unchanged(A: Tensor | None, mark: Tensor | None) -> None:
-    if A is None or mark is None or A.is_inference():
+def _require_unchanged(watched: list[Tensor], mark: Tensor | None) -> None:
+    if mark is None:
         return
-    address, version = mark.tolist()
-    if A.data_ptr() == address and A._version != version:
-        raise InputError(
-            "A was changed in place since it was factored, and a compiled program does not factor "
-            "again: call the projector once outside of it"
-        )
+    for t, (address, version) in zip(watched, mark.tolist(), strict=True):
+        if not t.is_inference() and t.data_ptr() == address and t._version != version:
+            raise InputError(
+                "A was changed in place since it was factored, and a compiled program does not "
+                "factor again: call the projector once outside of it"
+            )
 
 
 @torch.library.custom_op("projlab::solve", mutates_args=())
@@ -136,7 +137,7 @@ def solve(
     b: Tensor | None,
     tensors: list[Tensor],
     form: str,
-    A: Tensor | None,
+    watched: list[Tensor],
     mark: Tensor | None,
     homogeneous: bool,
     dual: bool,
@@ -144,13 +145,15 @@ def solve(
 ) -> tuple[Tensor, Tensor]:
     """Projection (..., n) and multipliers (..., m), or (0,) where they are not wanted.
 
-    `tensors` and `form` are a solver, `taken_apart`; `mark` is what `marked` said of A then.
+    `tensors` and `form` are a solver, `taken_apart`; `mark` is what `marked` said then of
+    `watched`, the buffers that hold A.
     """
-    _require_unchanged(A, mark)
+    _require_unchanged(watched, mark)
     projected, y = put_together(form, tensors, x).solve(
         x, b, homogeneous=homogeneous, dual=dual, want_multipliers=want_multipliers
     )
-    return projected, x.new_empty(0) if y is None else y
+    # the compiler counts on the strides that the fake below has, whatever those of x are
+    return projected.contiguous(), x.new_empty(0) if y is None else y.contiguous()
 
 
 @solve.register_fake
@@ -159,7 +162,7 @@ def _(
     b: Tensor | None,  # noqa: ARG001  # the signature is the operator's
     tensors: list[Tensor],  # noqa: ARG001
     form: str,
-    A: Tensor | None,  # noqa: ARG001
+    watched: list[Tensor],  # noqa: ARG001
     mark: Tensor | None,  # noqa: ARG001
     homogeneous: bool,  # noqa: ARG001
     dual: bool,  # noqa: ARG001
@@ -171,8 +174,9 @@ def _(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG001
-    _, b, tensors, ctx.form, _, _, _, ctx.dual, ctx.want_multipliers = inputs
+    _, b, tensors, ctx.form, watched, _, _, ctx.dual, ctx.want_multipliers = inputs
     ctx.b_shape = None if b is None else b.shape
+    ctx.watched = len(watched)
     ctx.save_for_backward(*tensors)
 
 
@@ -181,9 +185,10 @@ def _backward(ctx: Any, g: Tensor, h: Tensor) -> tuple[Any, ...]:
     right = h if ctx.want_multipliers else None
     in_b = ctx.b_shape is not None and ctx.needs_input_grad[1]
     tensors = list(ctx.saved_tensors)
-    grad_x, k = solve(g, right, tensors, ctx.form, None, None, right is None, not ctx.dual, in_b)
+    grad_x, k = solve(g, right, tensors, ctx.form, [], None, right is None, not ctx.dual, in_b)
     grad_b = sum_to(k, ctx.b_shape) if in_b else None
-    return grad_x, grad_b, [None] * len(tensors), None, None, None, None, None, None
+    buffers = [None] * ctx.watched
+    return grad_x, grad_b, [None] * len(tensors), None, buffers, None, None, None, None
 
 
 def _vmap(

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from projlab import tolerance
+from projlab.engine.variants.base import Factor
 from projlab.numerics.precision import set_up, stated_precision
 from projlab.system.analysis import Analysis, analyse
 from projlab.system.constraint import AffineConstraint
@@ -24,12 +26,27 @@ class Facts:
     known_conditions: tuple[float, ...] | None = None
     bounds: tuple[float, ...] | None = field(default=None)
     """Upper bounds on the condition numbers."""
+    factor: Factor | None = None
+    """One of all rows, which may tell that they are independent."""
+
+    def proven(self) -> bool:
+        """Whether the ranks are known, or a factor tells them without a decision."""
+        if self.known_ranks is None and self.factor is not None:
+            m, n = self.constraint.m, self.constraint.n
+            cutoff = tolerance.rank_cutoff(m, n, tolerance.unit_roundoff(self.data))
+            with set_up():
+                full = self.factor.independent(cutoff)
+            self.factor = None  # asked once
+            if full:
+                self.known_ranks = (m,) * (self.constraint.batch or 1)
+        return self.known_ranks is not None
 
     @property
     def ranks(self) -> tuple[int, ...]:
         """Numerical ranks; decided now if they are not known."""
-        if self.known_ranks is None:
+        if not self.proven():
             self.known_ranks = tuple(d.rank for d in self._analysis(measured=False).decisions)
+        assert self.known_ranks is not None
         return self.known_ranks
 
     @property

@@ -25,6 +25,7 @@ from projlab.numerics import memory
 from projlab.numerics.precision import lowered, stated_precision
 from projlab.system.constraint import AffineConstraint, as_constraint
 from projlab.system.inputs import FLOATS, check_vector, require_finite, to_tensor, working_dtype
+from projlab.system.operator_rows import is_operator
 from projlab.system.options import (
     DEFAULTS,
     OnInconsistent,
@@ -307,7 +308,8 @@ def _carefully(x: Tensor, A: Any, b: Any, variant: str, keywords: ProjectorKeywo
     """The projection by a solver that decides rank and consistency before it answers."""
     if isinstance(A, Tensor) and A.layout != torch.strided and A.requires_grad:
         raise InputError("A requires grad but is sparse; project differentiates in dense A only")
-    if not is_scipy_sparse(A) and not isinstance(A, (Tensor, AffineConstraint)):
+    known = is_operator(A) or is_scipy_sparse(A) or isinstance(A, (Tensor, AffineConstraint))
+    if not known:
         A = to_tensor(A, "A")
     if not isinstance(A, Tensor) or A.layout != torch.strided or b is None or _constants(A, b):
         constraint = as_constraint(A, b)

@@ -1,20 +1,18 @@
 """Projector: one factorisation, many projections."""
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import torch
-from torch import Tensor, nn
-from torch.autograd import forward_ad
+from torch import Tensor
 from torch.compiler import is_compiling, is_dynamo_compiling, is_exporting
 
-from projlab.engine import compiled
+from projlab.engine import compiled, sparse
 from projlab.engine.autograd import solve
 from projlab.engine.blocks import AnySolver
+from projlab.engine.buffers import UNSEEN, Named, SystemBuffers, constant
 from projlab.engine.careful import decided, null_space
-from projlab.engine.kernels.native import PLAIN
 from projlab.engine.project import project
 from projlab.engine.reverse import reverse_mode
 from projlab.engine.select import MANY, asked
@@ -22,6 +20,7 @@ from projlab.engine.setup import build
 from projlab.engine.solver import NOTHING, Direct, needs_function
 from projlab.errors import InputError, ProjlabError, RankDeficientError
 from projlab.numerics.precision import set_up, stated_precision
+from projlab.numerics.transfer import sent
 from projlab.proof.certificate import Certificate, certify
 from projlab.system.constraint import AffineConstraint, as_constraint
 from projlab.system.inputs import check_vector, to_tensor, working_dtype
@@ -96,6 +95,9 @@ def projector(
         "raise", or "least_squares": project onto {x : A'A x = A'b}, with the rows as given.
     G, h, lb, ub
         Inequalities and bounds, as `Polyhedron` takes them; A and b may be left out then.
+    preconditioner
+        About (A A')^-1, symmetric positive definite, for the variant iterative: a function of one
+        vector (m,), tensor or array, or a `scipy.sparse.linalg.LinearOperator`.
     b_error
         By how much entries of b may be off, as `AffineConstraint` takes it: rows that contradict
         each other by no more are not refused, and `reason` says how far they are apart.
@@ -110,9 +112,11 @@ def projector(
     RankDeficientError
         Redundant rows with on_redundant="raise"; cholesky where the Gram matrix is singular.
     AccuracyError
-        No variant, or not the one named, is predicted to reach `accuracy`.
+        No variant, or not the one named, is predicted to reach `accuracy`; by iteration, it was not
+        reached: then calls may raise this, too.
     MemoryLimitError
-        Sparse A that a dense factorisation would not fit into memory.
+        Sparse A that a dense factorisation, or the vectors of an iteration, would not fit into
+        memory.
 
     References
     ----------
@@ -137,11 +141,12 @@ def polyhedral_projector(
     return PolyhedralProjector(A, variant)
 
 
-class Projector(nn.Module):
+class Projector(SystemBuffers):
     """Projection onto {x : A x = b}, factored; built by `projector`, with the same arguments.
 
     `A` and `b` are persistent buffers in the precision they were given in (the memory of an
-    AffineConstraint, where one was given), and they are what is used: the first call after a
+    AffineConstraint, where one was given), sparse A as `A_indices` (2, k) and `A_values` (k,),
+    which `A` assembles; and they are what is used: the first call after a
     change, in place or by assignment, sets up again, and raises what the constructor would. Another
     b alone keeps the factors where no row is redundant. Where a transform or autograd watches them,
     as under `torch.func.functional_call`, another b goes with the same factors, unchecked, and
@@ -153,21 +158,23 @@ class Projector(nn.Module):
     The factors are rebuilt when a state dict is loaded. `.to(device)` moves them; a change of dtype
     factors again from the A and b that were given. Work is done in the wider of x's and A's dtype,
     float16 and bfloat16 in float32, and the result has x's dtype. No method but the constructor, a
-    change of buffers or dtype, and loading synchronises with the host; NaN goes through.
+    change of buffers or dtype, and loading synchronises with the host, but for the variant
+    iterative, which must look at its residuals; NaN goes through.
+
+    Where A is an operator, it is `P.constraint.operator`, shared and not copied, and in no state
+    dict; the buffer A is (m, 0) and stands for it. Such a projector stays on its device. By
+    iteration all rows are kept: another b must have a solution, or the call raises `AccuracyError`,
+    and multipliers of rows that follow from others need not be zero.
 
     Batched A (B, m, n) projects x (B, n) or (B, ..., n).
     """
 
-    A: Tensor
-    b: Tensor
     _options: Options
     _constraint: AffineConstraint
     _dtype: torch.dtype
     _factors: AnySolver | None
     _solvers: dict[tuple[torch.dtype, bool], AnySolver]
     _direct: Direct
-    _known: tuple[Tensor, int, Tensor, int]
-    """The buffers A and b, each with its version, that the factors are of."""
     _mark: Tensor | None
 
     @listed
@@ -186,15 +193,18 @@ class Projector(nn.Module):
         super().__init__()
         vars(self)["_options"] = options
         self._adopt(constraint, constraint.dtype, solver)
+        if constraint.operator is not None:
+            self._non_persistent_buffers_set.add("A")
 
     def _adopt(
         self,
         constraint: AffineConstraint,
         dtype: torch.dtype,
         solver: AnySolver | None,
-        buffers: tuple[Tensor, Tensor] | None = None,
+        *,
+        hold: bool = True,
     ) -> None:
-        """Take over a constraint and its factors all at once, for the buffers A and b if given.
+        """Take over a constraint and its factors all at once, and its A and b as buffers if `hold`.
 
         No factors where the constraint is on meta: they are made when A and b have values.
         """
@@ -202,23 +212,25 @@ class Projector(nn.Module):
         vars(self).update(_constraint=constraint, _dtype=dtype, _factors=solver, _solvers={})
         if solver is not None:
             self._keep(solver)
-        A, b = (constraint.A, constraint.b) if buffers is None else buffers
-        self._buffers.update(A=A, b=b)
+        if hold:
+            self._hold(constraint)
         self._derive()
 
     def _derive(self) -> None:
         """What the hot path looks up: not part of the state, and never copied."""
         solver = self._factors
-        vars(self)["_direct"] = NOTHING if solver is None else solver.direct(reverse_mode)
+        direct = NOTHING if solver is None else solver.direct(reverse_mode)
+        vars(self).update(_direct=direct, _opaque=solver is not None and solver.opaque)
         self._watch()
 
     def _watch(self) -> None:
         """Remember the buffers as they are: the factors are theirs."""
-        A, b = self._buffers["A"], self._buffers["b"]
-        assert A is not None
-        assert b is not None
-        known = A, A._version, b, b._version
-        vars(self).update(_known=known, _mark=compiled.marked(A))
+        self._look()
+        vars(self)["_mark"] = compiled.marked(self._watched())
+
+    def _watched(self) -> list[Tensor]:
+        """The buffers of A, of which a compiled program notices changes."""
+        return [t for name, t in self._own().items() if name != "b"]
 
     def _keep(self, solver: AnySolver) -> None:
         """Under its precision, and whether its rows are independent ones."""
@@ -302,7 +314,9 @@ class Projector(nn.Module):
         if b is None and not is_compiling():
             A, a, c, v = self._known
             own = self._buffers
-            if own["A"] is A and own["b"] is c and A._version == a and c._version == v:
+            if (
+                own.get("A") is A and own["b"] is c and A._version == a and c._version == v
+            ) or self._sparse_unchanged():
                 projected = self._direct.fresh(x)
                 if projected is not None:
                     return projected
@@ -320,7 +334,9 @@ class Projector(nn.Module):
         if not is_dynamo_compiling():
             A, a, c, v = self._known
             own = self._buffers
-            if own["A"] is A and own["b"] is c and A._version == a and c._version == v:
+            if (
+                own.get("A") is A and own["b"] is c and A._version == a and c._version == v
+            ) or self._sparse_unchanged():
                 if self._direct.in_place(x):
                     return x
                 solver = self._solver_for(x)
@@ -340,14 +356,19 @@ class Projector(nn.Module):
         return self._solve(solver, v.to(solver.dtype), None, homogeneous=True)[0].to(v.dtype)
 
     def multipliers(self, x: Tensor, b: Tensor | None = None) -> Tensor:
-        """Lagrange multipliers y (..., m) with P(x) = x - W^-1 A'y, zero on dropped rows."""
+        """Lagrange multipliers y (..., m) with P(x) = x - W^-1 A'y, zero on dropped rows.
+
+        `sparse_cholesky` drops no row; where some are redundant, y is one of the possible ones.
+        """
         A, right = self._replaced()
         if A is not None:
             raise InputError(
                 "A was replaced by a tensor that a transform or autograd watches, or that keeps no "
                 "count of its changes: multipliers need factors of A; build a projector of it"
             )
-        solver, work, right = self._prepared(x, right if b is None else b, decided=True)
+        right = right if b is None else b
+        drops = right is not None or self._solver.variant != sparse.NAME
+        solver, work, right = self._prepared(x, right, decided=drops)
         y = self._solve(solver, work, right, homogeneous=False, want_multipliers=True)[1]
         assert y is not None
         return y.to(x.dtype)
@@ -407,55 +428,75 @@ class Projector(nn.Module):
         Plain constants never are: what is set up follows them. In a compiled program b always is,
         so that it sees every change; an exported one holds numbers of its own.
         """
-        known_A, a, known_b, v = self._known
+        own: Any = self._buffers
+        known, a, known_b, v = self._known
         if is_exporting():
             # strict export traces this, and cannot tell how often a tensor was changed
             strict = is_dynamo_compiling()
             if (
-                known_A is _UNSEEN
-                or known_b is _UNSEEN
-                or not (strict or (known_A._version == a and known_b._version == v))
+                known is UNSEEN
+                or known_b is UNSEEN
+                or not (strict or (known._version == a and known_b._version == v))
             ):
                 raise InputError(
                     "A or b was changed since the projector was last used, and torch.export cannot "
                     "set up: call the projector once, then export"
                 )
             return None, None
-        b = self._buffers["b"]
-        assert b is not None
-        if is_compiling() and self._mark is None:  # the compiler takes no sparse A into its graph
-            return None, b
-        A = self._buffers["A"]
-        assert A is not None
+        b: Tensor = own["b"]
         if is_compiling():
-            return None if A is known_A else A, b
-        same_A = A is known_A and A._version == a
-        same_b = b is known_b and b._version == v
-        if (same_A and same_b) or (self._factors is None and (same_A or same_b)):
+            if self._mark is None or own[self._entries] is known:
+                return None, b
+            if self._size is None:
+                return own["A"], b
+            raise InputError(
+                "A is sparse and was assigned to since it was factored, and a compiled program "
+                "does not factor again: call the projector once outside of it"
+            )
+        self._write_back()
+        same = self._same()
+        if (same.A and same.b) or (self._factors is None and any(same)):
             return None, None
-        if A.is_meta or b.is_meta:
+        buffers = self._own().values()
+        if any(t.is_meta for t in buffers):
             raise InputError("A and b are on the device meta and have no values")
-        if not torch._C._are_functorch_transforms_active() and _constant(A) and _constant(b):
+        if not torch._C._are_functorch_transforms_active() and all(map(constant, buffers)):
             with set_up():
-                self._set_up_again(A, b, same_A=same_A, same_b=same_b)
+                self._set_up_again(same_A=same.A, same_b=same.b)
             return None, None
-        return (None, b) if same_A else (A, b)
+        return (None, b) if same.A else (self._assembled_for_project(), b)
+
+    def _sparse_unchanged(self) -> bool:
+        """Whether sparse A and b are those of the factors; never in what a compiler traces."""
+        if self._size is None or is_compiling():
+            return False
+        self._write_back()
+        return all(self._same())
+
+    def _assembled_for_project(self) -> Tensor:
+        """A for `project`, where a transform or autograd watches it."""
+        if self._size is not None and torch._C._are_functorch_transforms_active():
+            raise InputError(
+                "A is sparse and not the one that was factored, and torch has no sparse tensors "
+                "under a transform: call the projector once outside of it where A was changed, or "
+                "give dense A"
+            )
+        return self.A
 
     def _follow(self) -> None:
         """Set up again where the buffers changed."""
         self._replaced()
 
     @compiled.eager
-    def _set_up_again(self, A: Tensor, b: Tensor, *, same_A: bool, same_b: bool) -> None:
+    def _set_up_again(self, *, same_A: bool, same_b: bool) -> None:
         """Follow the buffers, with the same factors where only b changed and can have any value."""
-        constraint = self._constraint
-        same_A = same_A or _equal(A, constraint.A)
+        constraint, b = self._constraint, self.b
+        same_A = same_A or self._holds(constraint.rows)
         if not same_A:
-            constraint = constraint.like(A, b)
+            constraint = constraint.like(self._rows(), b)
         elif not (same_b or _equal(b, constraint.b)):
             constraint = constraint.like(constraint.rows, b)
         else:
-            self.A, self.b = A, b
             self._watch()
             return
         solvers = {}
@@ -465,7 +506,7 @@ class Projector(nn.Module):
         solver = solvers.get((work, False))
         if solver is None:
             solver = build(constraint, work, self._options, self._data(self._dtype))
-        self._adopt(constraint, self._dtype, solver, (A, b))
+        self._adopt(constraint, self._dtype, solver, hold=False)
         for other in solvers.values():
             if other is not None and other.dtype is not solver.dtype:
                 self._keep(other)
@@ -483,6 +524,7 @@ class Projector(nn.Module):
             metric=options.metric,
             on_redundant=options.on_redundant,
             on_inconsistent=options.on_inconsistent,
+            preconditioner=options.preconditioner,
             b_error=options.b_error,
         )
 
@@ -496,11 +538,20 @@ class Projector(nn.Module):
         want_multipliers: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """The one way to the factors, by what watches: the compiler, autograd, or nobody."""
+        if self._opaque and is_compiling():
+            if is_exporting():
+                raise InputError(
+                    f"variant={solver.variant!r} decides by values how long to iterate, which no "
+                    "exported program can: take a variant that factors A"
+                )
+            return self._solve_eagerly(
+                solver, x, b, homogeneous=homogeneous, want_multipliers=want_multipliers
+            )
         if is_compiling() and not is_exporting():
             form, tensors = compiled.taken_apart(solver)
-            A = None if self._mark is None else self._buffers["A"]
+            watched = [] if self._mark is None else self._watched()
             projected, y = compiled.solve(
-                x, b, tensors, form, A, self._mark, homogeneous, False, want_multipliers
+                x, b, tensors, form, watched, self._mark, homogeneous, False, want_multipliers
             )
             return projected, y if want_multipliers else None
         if needs_function(x, b) and not is_exporting():
@@ -529,6 +580,12 @@ class Projector(nn.Module):
             x, b, homogeneous=homogeneous, dual=False, want_multipliers=want_multipliers
         )
 
+    @compiled.eager
+    def _solve_eagerly(
+        self, solver: AnySolver, x: Tensor, b: Tensor | None, **how: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        return self._solve(solver, x, b, **how)
+
     def _solver_for(self, x: Tensor, name: str = "x", *, decided: bool = False) -> AnySolver:
         """The factors for x's dtype, of independent rows if `decided`; `InputError` for a bad x."""
         solver = self._solver
@@ -555,8 +612,11 @@ class Projector(nn.Module):
     @compiled.eager
     def _decide(self, dtype: torch.dtype) -> None:
         """Decide which rows are independent, where that is first needed, and keep their factors."""
-        data = self._data(self._dtype)
+        data, answering = self._data(self._dtype), self._solvers[dtype, False]
         with set_up(), stated_precision(self.device):
+            if answering.independent:
+                self._solvers[dtype, True] = answering
+                return
             solver = decided(self._constraint, dtype, self._options, data)
         self._solvers[dtype, True] = solver
 
@@ -572,7 +632,7 @@ class Projector(nn.Module):
         b = b if isinstance(b, Tensor) else to_tensor(b, "b")
         if b.is_complex():
             raise InputError(f"b has dtype {b.dtype}; projlab projects real vectors only")
-        b = b.to(solver.device)
+        b = _placed(b, solver.device)
         fits = b.dim() == 0 or b.shape[-1] == m
         if solver.batch is not None and b.dim() == 2 and x.dim() > 2:
             b = b.reshape(b.shape[0], *[1] * (x.dim() - 2), b.shape[1])
@@ -596,23 +656,21 @@ class Projector(nn.Module):
         right: Tensor = b.to(torch.float64 if wide else torch.float32).expand(shape)
         return right
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """As of any module; a buffer that is assigned to is looked at before it is used."""
-        super().__setattr__(name, value)
-        if name in ("A", "b") and "_known" in self.__dict__:
-            A, b = self._known[:2], self._known[2:]
-            self._known = (_UNSEEN, 0, *b) if name == "A" else (*A, _UNSEEN, 0)
-
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Projector":
         """Move or convert: A and b as given stay exact, the factors follow."""
         self._follow()
-        with self._own_buffers_aside():
+        if self._constraint.operator is not None:
+            at = fn(torch.empty(0, dtype=self._dtype, device=self.device))
+            self._constraint.rows.to(device=at.device)  # refuses to move
+        with self._aside():
             super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch leaves it bare
         probe = fn(torch.empty(0, dtype=self._dtype, device=self.device))
         constraint = self._constraint
         if self._factors is None or probe.is_meta:
-            own = (fn(self.A), fn(self.b)) if self._factors is None else None
-            self._adopt(moved(constraint, torch.device("meta")), probe.dtype, None, own)
+            empty = moved(constraint, torch.device("meta"))
+            if self._factors is None:
+                self._put(self._through(fn), self._size)
+            self._adopt(empty, probe.dtype, None, hold=self._factors is not None)
             return self
         if probe.device != self.device:
             constraint = moved(constraint, probe.device)
@@ -636,8 +694,8 @@ class Projector(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        keys = {name: prefix + name for name in ("A", "b")}
-        with self._own_buffers_aside():  # what else is registered is loaded as in any module
+        keys = {name: prefix + name for name in self._stored(state_dict, prefix)}
+        with self._aside():  # what else is registered is loaded as in any module
             super()._load_from_state_dict(
                 {key: value for key, value in state_dict.items() if key not in keys.values()},
                 prefix,
@@ -647,55 +705,52 @@ class Projector(nn.Module):
                 unexpected_keys,
                 error_msgs,
             )
+        if self._constraint.operator is not None:
+            if strict and keys["A"] in state_dict:
+                unexpected_keys.append(keys["A"])
+            state_dict = {**state_dict, keys["A"]: self.A}
         missing = [key for key in keys.values() if key not in state_dict]
         if missing:
             missing_keys.extend(missing if strict else [])
             return
-        A, b = state_dict[keys["A"]], state_dict[keys["b"]]
-        if A.is_meta or b.is_meta:
-            error_msgs.append(
-                f"{keys['A']}, {keys['b']}: on the device meta, and so without values"
-            )
+        found: Named = {name: state_dict[key] for name, key in keys.items()}
+        said = ", ".join(keys.values())
+        if any(t.is_meta for t in found.values()):
+            error_msgs.append(f"{said}: on the device meta, and so without values")
             return
         device = self.device
         if device.type == "meta":
             if not local_metadata.get("assign_to_params_buffers", False):
                 warnings.warn(
-                    f"{keys['A']}, {keys['b']}: loading values into a projector on the device meta "
+                    f"{said}: loading values into a projector on the device meta "
                     "does nothing; pass assign=True, or call to_empty before",
                     stacklevel=2,
                 )
                 return
-            device = A.device
-        if A.shape != self.A.shape or b.shape != self.b.shape:
-            error_msgs.append(
-                f"size mismatch for {keys['A']}, {keys['b']}: the state dict holds "
-                f"{tuple(A.shape)}, {tuple(b.shape)}, this projector {tuple(self.A.shape)}, "
-                f"{tuple(self.b.shape)}"
-            )
-            return
+            device = found["b"].device
         try:
+            A, b = self._assembled_from(found, local_metadata), found["b"]
+            if A.shape != self._shape() or b.shape != self.b.shape:
+                error_msgs.append(
+                    f"size mismatch for {said}: the state dict holds {tuple(A.shape)}, "
+                    f"{tuple(b.shape)}, this projector {tuple(self._shape())}, "
+                    f"{tuple(self.b.shape)}"
+                )
+                return
             constraint = self._constraint.like(A.to(device), b.to(device))
             work = working_dtype(self._dtype)
             solver = build(constraint, work, self._options, self._data(self._dtype))
         except ProjlabError as error:
-            error_msgs.append(f"{keys['A']}, {keys['b']}: {error}")
+            error_msgs.append(f"{said}: {error}")
             return
         self._adopt(constraint, self._dtype, solver)
-
-    @contextmanager
-    def _own_buffers_aside(self) -> Iterator[None]:
-        own = {name: self._buffers.pop(name) for name in ("A", "b")}
-        try:
-            yield
-        finally:
-            self._buffers = {**own, **self._buffers}
 
     def __getstate__(self) -> dict[str, Any]:
         self._follow()
         return {k: v for k, v in vars(self).items() if k not in _DERIVED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        self._assembled = None
         super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch leaves it bare
         self._derive()
 
@@ -718,43 +773,32 @@ class Projector(nn.Module):
         )
 
 
-_UNSEEN = torch.empty(0, device="cpu", dtype=torch.float32)
-"""In the place of buffers that were assigned to since the factors were made."""
+_DERIVED = frozenset({"_direct", "_known", "_known_indices", "_mark", "_assembled", "_opaque"})
 
-_DERIVED = frozenset({"_direct", "_known", "_mark"})
+
+def _placed(b: Tensor, device: torch.device) -> Tensor:
+    """b on the device; a number from the host is written there, for a copy would wait."""
+    if b.device == device:
+        return b
+    plain = type(b) is Tensor and b.is_cpu and b.dim() == 0 and not b.requires_grad
+    if plain and not torch._C._are_functorch_transforms_active() and not is_compiling():
+        return torch.full((), b.item(), dtype=b.dtype, device=device)
+    return b.to(device)
 
 
 def _is_meta(constraint: AffineConstraint) -> bool:
     return constraint.device.type == "meta"
 
 
-def _constant(t: Tensor) -> bool:
-    """Whether t is a plain tensor that nobody differentiates in, with a count of its changes."""
-    return (
-        type(t) in PLAIN
-        and not t.requires_grad
-        and not t.is_inference()
-        and (forward_ad._current_level < 0 or forward_ad.unpack_dual(t).tangent is None)
-    )
-
-
 def _equal(changed: Tensor, kept: Tensor) -> bool:
     """Whether a buffer that was written to holds what it held: no, where no copy can tell."""
-    if changed is kept or changed.shape != kept.shape or changed.dtype != kept.dtype:
+    if changed.data_ptr() == kept.data_ptr() or changed.shape != kept.shape:
         return False
-    if changed.device != kept.device or changed.layout != kept.layout:
-        return False
-    if changed.layout is torch.strided:
-        return torch.equal(changed, kept)
-    one, other = changed.coalesce(), kept.coalesce()
-    same = one.indices().shape == other.indices().shape
-    return same and all(
-        torch.equal(p, q)
-        for p, q in ((one.indices(), other.indices()), (one.values(), other.values()))
-    )
+    same = changed.dtype == kept.dtype and changed.device == kept.device
+    return same and torch.equal(changed, kept)
 
 
 def moved(constraint: AffineConstraint, device: torch.device) -> AffineConstraint:
     """The same equations on another device."""
     rows = constraint.rows.to(device=device)
-    return constraint.like(rows, constraint.b.to(device))
+    return constraint.like(rows, sent(constraint.b, device))

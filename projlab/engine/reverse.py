@@ -41,9 +41,10 @@ class _Reverse(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         (g,) = grads
         solver, dual = ctx.solver, not ctx.dual
-        if not torch.is_grad_enabled():
+        watched = torch._C._are_functorch_transforms_active()
+        if not torch.is_grad_enabled() and not (watched and solver.opaque):
             return solver.tangent(g, dual=dual), None, None, None
-        if torch._C._are_functorch_transforms_active():
+        if watched:
             found, _ = solve(
                 g, None, None, solver, homogeneous=True, dual=dual, want_multipliers=False
             )

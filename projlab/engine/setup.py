@@ -1,6 +1,7 @@
 """Setting up: the answer first, and a decision on the rank only where that does not do.
 
-Rows that share no column need no factor, dense rows of full rank a QR whose triangle proves it.
+Operators, and sparse rows that fit no factor, are iterated on (`projlab.engine.iterated`). Rows
+that share no column need no factor, dense rows of full rank a QR whose triangle proves it.
 Where rows may be redundant, a pivoted Cholesky factorisation picks some that carry the others, and
 these get a QR. In batches, or by the name of cholesky, the Gram matrix is factored with a shift too
 small to see, and the projection corrected with true residuals, which takes the shift out of the
@@ -22,26 +23,30 @@ import torch
 from torch import Tensor
 
 from projlab import tolerance
-from projlab.engine import blocks, careful
+from projlab.engine import blocks, careful, iterated, sparse
 from projlab.engine.blocks import AnySolver
+from projlab.engine.corrections import PROBES, Products, corrected, probes
 from projlab.engine.facts import Facts
 from projlab.engine.select import Traits, choose, undecided
 from projlab.engine.solver import Solver
 from projlab.engine.variants import Factor, get
 from projlab.engine.variants.cholesky import CholeskyFactor
 from projlab.engine.variants.qr import QR
+from projlab.errors import (
+    InconsistentError,
+    MemoryLimitError,
+    ProjlabError,
+    RankDeficientError,
+)
 from projlab.numerics import memory
 from projlab.numerics.precision import lowered, outside_inference_mode, stated_precision
 from projlab.numerics.scaling import widened
-from projlab.numerics.triangular import condition_bound, householder
+from projlab.numerics.triangular import cholesky_solve, condition_bound, householder
 from projlab.system.constraint import AffineConstraint
 from projlab.system.equilibration import Equilibrated, equilibrate
 from projlab.system.options import Options
 from projlab.system.row_choice import pivot_rows
 from projlab.system.rows import DenseRows
-
-PROBES = 4
-"""Random vectors that a factor with a shift has to project to rounding."""
 
 
 def build(
@@ -51,6 +56,9 @@ def build(
 
     `dtype` is the working precision, `data` that of A and b, which decides rank and consistency.
     """
+    if iterated.by_iteration(constraint, options):
+        with _computing(constraint):
+            return iterated.built(constraint, dtype, options, data)
     if constraint.rows.sparse:
         with _computing(constraint):
             by_blocks = blocks.built(constraint, dtype, options, data, build_one)
@@ -67,6 +75,12 @@ def build_one(
         if _answers_first(constraint, options):
             system = equilibrate(constraint, dtype)
             if not system.rows.disjoint():
+                if sparse.possible(constraint, options):
+                    by_factor = _by_sparse_factor(constraint, system, dtype, options, data)
+                    if by_factor is not None:
+                        return by_factor
+                if iterated.last_resort(constraint, options):
+                    return iterated.built(constraint, dtype, options, data)
                 if system.rows.sparse:
                     system = replace(system, rows=DenseRows(system.rows.to_dense()))
                 solver = _of_full_rank(constraint, system, options, data)
@@ -77,6 +91,47 @@ def build_one(
                 if solver is not None:
                     return solver
         return careful.decided(constraint, dtype, options, data)
+
+
+def _by_sparse_factor(
+    constraint: AffineConstraint,
+    system: Equilibrated,
+    dtype: torch.dtype,
+    options: Options,
+    data: torch.dtype,
+) -> Solver | None:
+    """By a sparse factor of all rows, or of those that carry the rank; None for a dense way.
+
+    What is asked for, or found, may take a decision on the rank. Where that does not fit, what was
+    found is raised.
+    """
+    refused: ProjlabError | None = None
+    if sparse.takes(constraint, options):
+        try:
+            found = sparse.solver(constraint, system, options, data)
+        except MemoryLimitError as error:
+            if not iterated.last_resort(constraint, options):
+                raise
+            try:
+                return iterated.built(constraint, dtype, options, data)
+            except MemoryLimitError:
+                raise error from None
+        except (RankDeficientError, InconsistentError) as error:
+            found, refused = None, error
+        if found is not None:
+            return found
+        if refused is None and options.variant != sparse.NAME:
+            return None
+    elif options.variant != sparse.NAME and not sparse.costly(constraint, options):
+        return None
+    try:
+        return careful.decided(constraint, dtype, options, data)
+    except MemoryLimitError:
+        if refused is not None:
+            raise refused from None
+        if iterated.last_resort(constraint, options):
+            return iterated.built(constraint, dtype, options, data)
+        raise
 
 
 @contextmanager
@@ -94,7 +149,7 @@ def _answers_first(constraint: AffineConstraint, options: Options) -> bool:
         constraint.m > 1
         and options.rank == "numerical"
         and options.metric is None
-        and options.variant in ("auto", "qr", "cholesky")
+        and options.variant in ("auto", "qr", "cholesky", sparse.NAME)
     )
 
 
@@ -179,8 +234,8 @@ def _of_some_rows(
     else:
         name, factor = "qr", QR().factor_from(reflectors, some, u)
     zero = factor.project(E.new_zeros(1, n), factor.right_side(system.f[kept]))
-    probes = _probes(E).mT.contiguous()
-    if not _at_rest(E, system.f, probes, factor.project(probes, None), zero):
+    random = probes(PROBES, n, E.dtype, E.device)
+    if not _at_rest(E, system.f, random, factor.project(random, None), zero):
         return None
     reason = (
         f"{name}: {r} of {m} rows in {n} variables carry the others, to rounding: random "
@@ -192,20 +247,13 @@ def _of_some_rows(
     return replace(solver, kept=kept, decided=False)
 
 
-def _probes(E: Tensor) -> Tensor:
-    """(n, PROBES) random vectors, the same every time."""
-    generator = torch.Generator().manual_seed(0)
-    shape = E.shape[-1], PROBES
-    return torch.randn(shape, generator=generator, dtype=E.dtype, device="cpu").to(E.device)
-
-
-def _at_rest(E: Tensor, f: Tensor, probes: Tensor, projected: Tensor, zero: Tensor) -> bool:
+def _at_rest(E: Tensor, f: Tensor, random: Tensor, projected: Tensor, zero: Tensor) -> bool:
     """Whether E z of projected probes (k, n) and E x - f of zero (1, n) projected are rounding."""
     limit = tolerance.ANSWERED * tolerance.unit_roundoff(E.dtype)
     norm = torch.linalg.vector_norm
     norms = norm(E, dim=-1)
     # by norms: a projection by an orthonormal basis errs by u ||z|| in any entry
-    left = (projected @ E.mT).abs() <= limit * norms * norm(probes, dim=-1, keepdim=True)
+    left = (projected @ E.mT).abs() <= limit * norms * norm(random, dim=-1, keepdim=True)
     allowed = norms * norm(zero) + f.abs()
     consistent = (zero[0] @ E.mT - f).abs() <= limit * allowed
     return bool(left.all() & consistent.all())
@@ -232,9 +280,11 @@ def _with_shift(
     L, failed = torch.linalg.cholesky_ex(G)
     if bool(failed.any()):
         return None
-    passes = _passes(E, L, system.f)
-    if passes is None:
+    products = Products(system.rows.matvec, system.rows.rmatvec, lambda r: cholesky_solve(L, r))
+    found = corrected(system.rows, system.f, products)
+    if not found.answered:
         return None
+    passes = found.passes
     factor = CholeskyFactor(E.contiguous(), L, passes)
     reason = (
         f"cholesky: {m} rows in {n} variables, of which some may be redundant; with a shift of "
@@ -264,35 +314,6 @@ def _independent(L: Tensor, m: int, n: int, shift: float) -> bool:
     smallest = 1 / torch.linalg.vector_norm(inverse, dim=(-2, -1)).square()
     cutoff = tolerance.rank_cutoff(m, n, tolerance.unit_roundoff(L.dtype))
     return bool((smallest > 2 * shift).all()) and shift > (tolerance.PROVEN * cutoff) ** 2 * 2 * m
-
-
-def _passes(E: Tensor, L: Tensor, f: Tensor) -> int | None:
-    """How many corrections bring random vectors, and the right side, down to rounding.
-
-    None where `tolerance.CORRECTIONS` do not, or where the rest of E x - f is more than rounding.
-    """
-    u = tolerance.unit_roundoff(E.dtype)
-    probes = _probes(E).expand(*E.shape[:-2], E.shape[-1], PROBES)
-    # the last column starts from zero and ends on the point of the set that is nearest to it
-    X = torch.cat([probes, probes.new_zeros(*probes.shape[:-1], 1)], -1)
-    F = torch.cat([E.new_zeros(*E.shape[:-1], PROBES), f.unsqueeze(-1)], -1)
-    sizes = E.abs() @ probes.abs()
-    norms = torch.linalg.vector_norm(E, dim=-1, keepdim=True)
-    limit = tolerance.ANSWERED * u
-    for done in range(tolerance.CORRECTIONS + 1):
-        R = E @ X - F
-        step = E.mT @ torch.cholesky_solve(R, L)
-        moved = torch.linalg.vector_norm(step, dim=-2)
-        X = X - step
-        length = torch.linalg.vector_norm(X, dim=-2)
-        scale = torch.cat([torch.linalg.vector_norm(probes, dim=-2), length[..., -1:]], -1)
-        if done and bool((moved <= limit * scale).all()):
-            R = E @ X - F
-            left = R[..., :-1].abs() <= limit * sizes
-            allowed = norms.squeeze(-1) * length[..., -1:] + f.abs()
-            consistent = R[..., -1].abs() <= limit * allowed
-            return done if bool(left.all() & consistent.all()) else None
-    return None
 
 
 def _solver(

@@ -22,6 +22,7 @@ from projlab.engine.kernels.native import PLAIN
 from projlab.engine.variants import Factor
 from projlab.engine.variants.base import InPlace
 from projlab.numerics.precision import lowered, stated_precision
+from projlab.numerics.transfer import sent
 from projlab.system.metric import Metric
 
 
@@ -84,8 +85,18 @@ class Solver:
     def solvers(self) -> list["Solver"]:
         return [self]
 
+    @property
+    def opaque(self) -> bool:
+        """Whether no transform or compiler may look inside a projection."""
+        return self.factor is not None and self.factor.opaque
+
     def stacked(self) -> "Solver":
         return self
+
+    @property
+    def independent(self) -> bool:
+        """Whether every row is known, or cheaply shown, to be independent and in the factor."""
+        return self.kept is None and self.facts.proven() and self.full_rank
 
     @property
     def full_rank(self) -> bool:
@@ -96,14 +107,14 @@ class Solver:
         """The same solver on another device."""
 
         def move(t: Tensor | None) -> Tensor | None:
-            return None if t is None else t.to(device)
+            return None if t is None else sent(t, device)
 
         return replace(
             self,
             device=device,
             factor=None if self.factor is None else self.factor.to(device),
             kept=move(self.kept),
-            units=tuple(t.to(device) for t in self.units),
+            units=tuple(sent(t, device) for t in self.units),
             range_basis=move(self.range_basis),
             metric=None if self.metric is None else self.metric.to(device),
             c=move(self.c),
@@ -125,8 +136,7 @@ class Solver:
 
     def for_right_side(self, b: Tensor) -> "Solver | None":
         """The same factors for another b; None where entries on redundant rows must be checked."""
-        ranks = self.facts.known_ranks
-        if ranks is None or min(ranks) < self.shape[0] or not self.decided:
+        if not self.independent:
             return None
         b = b.to(torch.promote_types(b.dtype, self.dtype))
         with stated_precision(self.device):

@@ -16,10 +16,11 @@ Modulo 2**31 - 1 itself, 2**31 would pass for 1."""
 
 def independent_rows(E: npt.NDArray[np.float64]) -> list[int]:
     """Indices of the first maximal set of linearly independent rows of E (m, n)."""
-    return max((_pivot_rows(_residues(E, p), p) for p in PRIMES), key=len)
+    return max((_pivot_rows(residues(E, p), p) for p in PRIMES), key=len)
 
 
-def _residues(E: npt.NDArray[np.float64], p: int) -> npt.NDArray[np.int64]:
+def residues(E: npt.NDArray[np.float64], p: int) -> npt.NDArray[np.int64]:
+    """Of floats, each the rational number it is, modulo p."""
     mantissa, exponent = np.frexp(E)
     integer = np.asarray(mantissa * 2.0**53, dtype=np.int64)
     shifts, inverse = np.unique(exponent.astype(np.int64) - 53, return_inverse=True)

@@ -52,25 +52,34 @@ def stated_precision(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _full_matmul_precision() -> Iterator[None]:
-    legacy = _legacy_matmul_precision()
-    if legacy == "highest":
+    legacy, switches = _legacy_matmul_precision(), _switches()
+    stood = [switch.fp32_precision for switch in switches]
+    if legacy == "highest" and not any(value in _NARROW for value in stood):
         yield
-    elif legacy is not None:
+        return
+    # a switch that merely inherits the generic one must go on inheriting it
+    generic = torch.backends.fp32_precision if switches else None  # type: ignore[attr-defined]
+    restore = ["none" if value == generic else value for value in stood]
+    if legacy is not None:
         torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
+    for switch in switches:
+        switch.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        # the old switch first: it sets the new ones too, which may have been set after it
+        if legacy is not None:
             torch.set_float32_matmul_precision(legacy)
-    else:
-        backends: Any = torch.backends
-        switches = (backends.cuda.matmul, backends.mkldnn.matmul)
-        stood = [switch.fp32_precision for switch in switches]
-        # a switch that merely inherits the generic one must go on inheriting it
-        restore = ["none" if value == backends.fp32_precision else value for value in stood]
-        for switch in switches:
-            switch.fp32_precision = "ieee"
-        try:
-            yield
-        finally:
-            for switch, value in zip(switches, restore, strict=True):
-                switch.fp32_precision = value
+        for switch, value in zip(switches, restore, strict=True):
+            switch.fp32_precision = value
+
+
+_NARROW = ("tf32", "bf16")
+
+
+def _switches() -> tuple[Any, ...]:
+    """Those of products, one a backend; none where torch is older than they are."""
+    backends: Any = torch.backends
+    if not hasattr(backends, "fp32_precision"):
+        return ()
+    return backends.cuda.matmul, backends.mkldnn.matmul

@@ -49,6 +49,10 @@ SUMMED = 2**17
 """Entries of one float32 dot product. BLAS adds them up in a few dozen running sums: terms of one
 sign lose 8e-5 at 1e7 entries and 4e-7 at 1e5; pieces of this length cost 2 % of the time."""
 
+BATCHED = 2**12
+"""Entries of one of the dot products that a device other than the CPU takes together, whose own
+sums may have one running term: thousands of them keep it busy. Not measured on a GPU."""
+
 DECIDED = 2**19
 """Entries of a block of equations from which it pays, on the CPU, to ask whether a second
 correction is needed: of a step's projection that saves 3 % for a sum of 2^18 entries and 26 % for
@@ -69,6 +73,13 @@ PAGE = 2**12
 meets the same sets of the caches again and again: 848 us at 2048 x 2048 in float32 against 170 us
 at 2048 x 1030. As products with ones it takes 412 us, at other distances longer than the sum."""
 
+BY_PRODUCT = 2**19
+"""Entries of a matrix from which its columns are added up by products where they lie so."""
+
+SHORT = 2**13
+"""Entries of a matrix up to which sums of at most `PIECE` of them are products with ones wherever
+they lie: 1.1 us against 2.0 at 64 x 64."""
+
 PIECE = 64
 """Rows that one product adds up: more are no faster, and gather more roundings."""
 
@@ -85,11 +96,51 @@ EXCHANGED = 500_000_000
 an exchange of a 1113 x 939 block takes 6 ms. Up to 790 rows nothing is given up."""
 
 
+PASSED = 8
+"""Coefficients that are looked through for the next exchange in the time in which one changes."""
+
+SPARSE_OPERATIONS = 2e10
+"""Multiplications of triangular solves or exchanges that a decision by sparse factors may take:
+about 20 seconds."""
+
+SPARSE_DECISION = 3e8
+"""min(m, n) m n from which the rank of sparse rows is decided by sparse factors: 548 x 1092 takes
+50 ms against 120 by singular values, 920 x 1061 20 against 310, 214 x 315 30 against 10."""
+
+ITERATED = 1.5e8
+"""Entries that an iteration for the largest singular value may read, about a second, before it
+stops short of the accuracy that it was to have; it says which it has."""
+
+PORTION = 2**22
+"""Entries of dense rows that are held at a time, 32 MiB."""
+
 FEW_SHAPES = 16
 """Shapes of independent blocks that are worth a batched solve each."""
 
 SPLIT_GAIN = 8
 """How many times fewer operations blocks must need than the whole for their launches to pay."""
+
+SPARSE_SET_UP = 2e7
+"""Dense operations in the time that ordering, counting and factoring take besides their own."""
+
+SPARSE_CALL = 6e5
+"""Dense operations in the time of the calls of one sparse projection: three corrections take 0.14
+ms at 301 x 369, where rows of that size, dense, take 0.1 ms."""
+
+SPARSE_PASSES = 3
+"""Corrections that a sparse projection is expected to take."""
+
+SPARSE_GAIN = 4
+"""Dense operations in the time of a sparse one."""
+
+DENSE_BLOCK = 2**18
+"""Entries of the largest of independent blocks up to which they are factored dense: 512 x 512 takes
+20 ms, as ordering and factoring thousands of sparse rows does."""
+
+
+DECIDABLE = 1e10
+"""Of min(m, n) m n of sparse rows: a dense decision on which of them contradict each other then
+takes a few seconds, and names the combination."""
 
 
 def rows_per_block(W: Tensor) -> int:

@@ -11,13 +11,15 @@ from projlab import tolerance
 from projlab.numerics.double_double import Pair, add, exact, negative, two_sum
 from projlab.numerics.scaling import scale
 from projlab.proof.products import Product
+from projlab.proof.redundancy import Redundancy, sparse_redundancy
 from projlab.proof.rounding import U, frobenius, norms
 from projlab.proof.row_space import RowSpace
+from projlab.proof.sparse_steering import SparseSteering
 from projlab.system.analysis import Analysis, range_projection
 from projlab.system.constraint import AffineConstraint
 from projlab.system.equilibration import equilibrated_side
 from projlab.system.rank import Rank
-from projlab.system.rows import DenseRows, Rows, sparse_rows
+from projlab.system.rows import DenseRows, Rows, SparseRows, sparse_rows
 from projlab.system.structure import places, worthwhile_blocks
 
 NOT_FINITE = "x is not finite"
@@ -51,17 +53,6 @@ class _Distance(NamedTuple):
     """How near."""
 
 
-class _Redundancy(NamedTuple):
-    """How d dropped rows follow from the kept ones: E_D = C E_K + delta, f_D = C f_K + phi."""
-
-    delta: Rows
-    """(d, n)."""
-    size: float
-    """Frobenius norm of delta."""
-    phi: Tensor
-    """(1, d)."""
-
-
 @dataclass(frozen=True)
 class SystemBounds:
     """One system, equilibrated: all rows for the residual, the independent ones for the bounds."""
@@ -71,7 +62,7 @@ class SystemBounds:
     decision: Rank
     row_space: RowSpace | None
     """None at rank 0: the projection is the identity."""
-    redundancy: _Redundancy | None
+    redundancy: Redundancy | None
     """None where no row was dropped but rows of zeros."""
     f_uncertainty: float
     """2-norm of what is not known of f (least squares)."""
@@ -172,8 +163,10 @@ class SystemBounds:
         if self.decision.ambiguous:
             return "the numerical rank is ambiguous: a cutoff ten times away would change it"
         if self.row_space is not None and self.row_space.steering.sigma_min == 0:
+            sparse = isinstance(self.row_space.steering, SparseSteering)
+            far = "1/sqrt(u), as far as a sparse factor reaches," if sparse else "1/u"
             return (
-                f"condition number {self.decision.condition:.2g}: too near 1/u for a positive "
+                f"condition number {self.decision.condition:.2g}: too near {far} for a positive "
                 "lower bound on the smallest singular value"
             )
         if self.redundancy is not None:
@@ -196,7 +189,7 @@ def bounds_of(
     if decision.rank == 0:
         return SystemBounds(E, exact(f), decision, None, None, 0.0)
     row_space = RowSpace.of(E.select(decision.kept), weights)
-    if decision.coefficients is None:
+    if decision.coefficients is None or decision.ambiguous:  # then nothing is proven anyway
         return SystemBounds(E, exact(f), decision, row_space, None, 0.0)
     uncertainty = 0.0
     if least_squares:
@@ -206,15 +199,17 @@ def bounds_of(
     return SystemBounds(E, exact(f), decision, row_space, redundancy, uncertainty)
 
 
-def _redundancy(E: Rows, f: Tensor, decision: Rank, row_space: RowSpace) -> _Redundancy:
+def _redundancy(E: Rows, f: Tensor, decision: Rank, row_space: RowSpace) -> Redundancy:
     """Without a metric: C = -y of the stationarity residual of the dropped rows, which is delta."""
+    if isinstance(row_space.steering, SparseSteering) and isinstance(E, SparseRows):
+        return sparse_redundancy(E, f, decision, row_space.steering)
     layers = _Layers.of(E, decision)
     y, delta, _ = row_space.stationarity_residual(exact(layers.stacked))
     kept_f = exact(f[decision.kept][None])
     high, low = (layers.rows(part, layers.of_kept) for part in y)
     combined = add(Product(high, False)(kept_f), exact(low.matvec(kept_f.high)))
     phi = add(exact(f[decision.dropped][None]), combined).high
-    return _Redundancy(layers.rows(delta.high, layers.of_column), float(frobenius(delta.high)), phi)
+    return Redundancy(layers.rows(delta.high, layers.of_column), float(frobenius(delta.high)), phi)
 
 
 @dataclass(frozen=True)

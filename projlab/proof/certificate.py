@@ -15,7 +15,12 @@ independent rows, everything on the right is bounded from quantities evaluated a
 
 Each pair is within the error that `eft.Product` states, which is added. sigma_min is bounded below
 by the smallest singular value of R less the backward error of the QR and the SVD; where nothing is
-left, the verdict is "uncertifiable". Redundant rows are proven to follow from the kept ones: with
+left, the verdict is "uncertifiable". Of large sparse rows E a sparse factor of E E' steers instead,
+and sigma_min^2 is at least t less what L D L' is off, where E E' - t I has the computed factor
+L D L' with D > 0 (`projlab.numerics.gram`).
+
+Redundant rows are proven to follow from the kept ones, where a sparse C is that of the rank
+decision, corrected, and Delta is summed entry by entry: with
 E_D = C E_K + Delta and f_D = C f_K + phi, and the numerical-rank projection that of E_r,
 ||E - E_r|| <= ||Delta||, the two projections differ by at most
 
@@ -87,8 +92,9 @@ def certify(
         floating-point tensors of one shape.
     A, b
         As `AffineConstraint` takes them, or one AffineConstraint as A (then no b). Sparse A enters
-        the products as it is; the QR that steers the refinement is dense, one of each independent
-        block, and rows that share no column need none.
+        the products as it is. What steers the refinement is a dense QR, one of each independent
+        block; of large sparse rows a sparse factor of their Gram matrix; and rows that share no
+        column need none.
     accuracy
         Forward error to be proven, relative to ||x*||. By default what a backward-stable method
         reaches in x's precision: dimension factor * kappa * u * (||x0|| + ||x0 - x*||) / ||x*||.
@@ -141,7 +147,10 @@ def worst(certificates: Sequence[Certificate]) -> Certificate:
     """
 
     def figures(name: str) -> Tensor:
-        values = [torch.as_tensor(getattr(c, name), dtype=torch.float64) for c in certificates]
+        values = [
+            torch.as_tensor(getattr(c, name), dtype=torch.float64, device="cpu")
+            for c in certificates
+        ]
         return torch.cat([value.reshape(-1) for value in values])
 
     verdict, reason = _worst_verdict([(c.verdict, c.reason) for c in certificates])

@@ -1,7 +1,7 @@
 """A float64 QR that steers the refinement, and a lower bound on sigma_min that it cannot spoil.
 
 Of the whole system, or of independent blocks, equal shapes at once; of rows that share no column
-nothing need be factored.
+nothing need be factored. Large sparse rows have a sparse factor instead: `sparse_steering`.
 """
 
 import math
@@ -9,15 +9,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from projlab import tolerance
+from projlab.errors import MemoryLimitError
+from projlab.numerics import tuning
+from projlab.numerics.gram import IndefiniteError
 from projlab.numerics.scaling import scale
 from projlab.numerics.triangular import triangular_solve
 from projlab.proof.rounding import frobenius, gamma, norms
+from projlab.proof.sparse_steering import SparseSteering
 from projlab.system.equilibration import equilibrate_rows
-from projlab.system.rows import Rows
+from projlab.system.rows import Rows, SparseRows
 from projlab.system.structure import Blocks, worthwhile_blocks
 
 
@@ -185,7 +190,7 @@ def _of_blocks(v: Tensor, numbers: Tensor) -> Tensor:
     return v[:, numbers].transpose(0, 1)
 
 
-AnySteering = Steering | DisjointSteering | BlockSteering
+AnySteering = Steering | DisjointSteering | BlockSteering | SparseSteering
 
 
 def steering_of(F: Rows, uncertainty: float) -> AnySteering:
@@ -193,6 +198,26 @@ def steering_of(F: Rows, uncertainty: float) -> AnySteering:
     if F.disjoint():
         return DisjointSteering.of(F, uncertainty)
     blocks = worthwhile_blocks(F)
-    if blocks is not None:
-        return BlockSteering.of(blocks, uncertainty)
-    return Steering.of(F.to_dense(), uncertainty)
+    sparse = _sparse(F, blocks, uncertainty)
+    if sparse is not None and sparse.sigma_min > 0:
+        return sparse
+    try:
+        if blocks is not None:
+            return BlockSteering.of(blocks, uncertainty)
+        return Steering.of(F.to_dense(), uncertainty)
+    except MemoryLimitError:
+        if sparse is None:
+            raise
+        return sparse
+
+
+def _sparse(F: Rows, blocks: Blocks | None, uncertainty: float) -> SparseSteering | None:
+    """Where dense factors would take much longer, and the Gram matrix has a sparse one."""
+    r, n = F.shape
+    operations = float(r) * r * n if blocks is None else blocks.operations
+    if not isinstance(F, SparseRows) or operations < tuning.SPARSE_DECISION:
+        return None
+    try:
+        return SparseSteering.of(F, uncertainty)
+    except (IndefiniteError, MemoryLimitError, np.linalg.LinAlgError):
+        return None

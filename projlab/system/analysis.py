@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from projlab import tolerance
-from projlab.errors import InconsistentError, first_few
+from projlab.errors import InconsistentError, MemoryLimitError, first_few
+from projlab.numerics import sparse_elimination, tuning
 from projlab.numerics.exact_rank import independent_rows
 from projlab.numerics.triangular import Reflectors
 from projlab.system.block_rank import decide_by_blocks, orthonormal_columns
@@ -15,7 +16,8 @@ from projlab.system.combinations import Combination, combinations_of
 from projlab.system.constraint import AffineConstraint
 from projlab.system.equilibration import Equilibrated, equilibrate, equilibrated_side
 from projlab.system.rank import Rank, RankRule, cutoff_of, decide, decide_each, wide_data
-from projlab.system.rows import Rows
+from projlab.system.rows import Rows, SparseRows, sparse_rows
+from projlab.system.sparse_rank import UndecidedError, decide_sparse
 from projlab.system.structure import worthwhile_blocks
 
 
@@ -79,16 +81,33 @@ def analyse(
                 bad = [k for k in bad if k not in excused]
             if bad:
                 analysis.conflicts[i] = combinations(constraint, analysis, i, bad)
-    # rows and reflectors are as large as A: for the factorisation that follows, and not kept
-    kept = tuple(replace(decision, reflectors=None) for decision in decisions)
+    # as large as A: reflectors are for the factorisation that follows, and not kept
+    kept = tuple(replace(decision, reflectors=None, inverse=None) for decision in decisions)
     constraint.decided[key] = kept, analysis.conflicts, analysis.tolerated
     return analysis
 
 
 def _decided(rows: Rows, u: float, rule: RankRule) -> Rank:
-    """By blocks where that pays; entries taken literally are dense integers anyway."""
+    """By blocks where that pays, else by sparse factors where those do, else by a dense matrix."""
+    m, n = rows.shape
+    # entries taken literally are dense integers, unless they are eliminated as sparse ones
     blocks = None if rule == "exact" else worthwhile_blocks(rows)
-    return decide(rows, u, rule) if blocks is None else decide_by_blocks(blocks, u, rule)
+    operations = float(min(m, n)) * m * n if blocks is None else blocks.operations
+    why = ""
+    large = operations >= tuning.SPARSE_DECISION
+    if large and isinstance(rows, SparseRows) and not rows.disjoint():
+        try:
+            return decide_sparse(rows, u, rule)
+        except UndecidedError as error:
+            why = str(error)
+    try:
+        return decide(rows, u, rule) if blocks is None else decide_by_blocks(blocks, u, rule)
+    except MemoryLimitError as error:
+        if not why:
+            raise
+        raise MemoryLimitError(
+            f"the rank is undecided. By sparse factors: {why}. By singular values: {error}"
+        ) from error
 
 
 def _conflicting(system: Equilibrated, decision: Rank, u: float, rule: RankRule) -> list[int]:
@@ -108,13 +127,9 @@ def _conflicting(system: Equilibrated, decision: Rank, u: float, rule: RankRule)
     factor = tolerance.consistency_factor(cutoff_of(rule, m, n, u))
     zero = norms[dropped] == 0
     off = zero & (f[dropped] != 0)
-    if decision.basis is not None:
-        assert decision.coefficients is not None
-        basis = decision.basis
-        inside = basis.rmatvec(f)
-        residual = (f - basis.matvec(inside)).abs()
-        xhat = torch.linalg.vector_norm(inside / decision.sigma)
+    if decision.coefficients is not None:
         C = decision.coefficients
+        residual, xhat = _outside(decision, f, norms > 0)
         size = norms * xhat + f.abs()
         allowed = factor * size
         mismatch = (f[dropped] - C.matvec(f[kept])).abs()
@@ -127,6 +142,19 @@ def _conflicting(system: Equilibrated, decision: Rank, u: float, rule: RankRule)
             ratio = torch.where(zero, 0.0, mismatch / weight)
             off = off | (ratio > min(1.0, float(ratio.max()) * (1 - tolerance.TIE)))
     return [int(i) for i in off.nonzero().flatten()]
+
+
+def _outside(decision: Rank, f: Tensor, nonzero: Tensor) -> tuple[Tensor, float]:
+    """Magnitudes of what of f is outside the range of E, and ||E^+ f||."""
+    if decision.basis is not None:
+        inside = decision.basis.rmatvec(f)
+        xhat = torch.linalg.vector_norm(inside / decision.sigma)
+        return (f - decision.basis.matvec(inside)).abs(), float(xhat)
+    assert decision.inverse is not None
+    residual, xhat = decision.inverse.outside(f[nonzero].cpu().numpy())
+    whole = torch.zeros_like(f)
+    whole[nonzero] = torch.from_numpy(residual).abs().to(f.device)
+    return whole, xhat
 
 
 def _within(
@@ -151,9 +179,22 @@ def _within(
 
 def _conflicting_exactly(system: Equilibrated, decision: Rank) -> list[int]:
     """`_conflicting` of entries taken literally: rows that are dependent in E, but not in [E f]."""
-    augmented = torch.cat([system.rows.to_dense(), system.f.unsqueeze(-1)], -1)
-    independent = set(independent_rows(augmented.double().cpu().numpy()))
+    rows = system.rows
+    if isinstance(rows, SparseRows) and decision.basis is None:
+        independent = set(_independent_augmented(rows, system.f))
+    else:
+        augmented = torch.cat([rows.to_dense(), system.f.unsqueeze(-1)], -1)
+        independent = set(independent_rows(augmented.double().cpu().numpy()))
     return [i for i, row in enumerate(decision.dropped.tolist()) if row in independent]
+
+
+def _independent_augmented(rows: SparseRows, f: Tensor) -> list[int]:
+    """The first maximal set of independent rows of [E f]."""
+    (m, n), given = rows.shape, f.nonzero().flatten()
+    i = torch.cat([rows.rows, given]).cpu().numpy()
+    j = torch.cat([rows.cols, torch.full_like(given, n)]).cpu().numpy()
+    values = torch.cat([rows.values, f[given]]).double().cpu().numpy()
+    return sparse_elimination.independent_rows(i, j, values, (m, n + 1)).kept
 
 
 def combinations(
@@ -183,7 +224,23 @@ def range_projection(exponent: Tensor, decision: Rank) -> Rows | None:
     Rows as given: least squares, unlike the affine set itself, depends on their scaling. A global
     power of two keeps the unscaled basis in range.
     """
-    if decision.basis is None:
+    if decision.coefficients is None:
         return None
-    exponent = exponent.to(decision.basis.device)
-    return orthonormal_columns(decision.basis.scale_rows(exponent.min() - exponent))
+    basis = decision.basis
+    if basis is None:
+        basis = _spanning(decision, len(exponent))
+    exponent = exponent.to(basis.device)
+    return orthonormal_columns(basis.scale_rows(exponent.min() - exponent))
+
+
+def _spanning(decision: Rank, m: int) -> Rows:
+    """(m, rank) columns that span the range of E: E = M E_K."""
+    assert decision.coefficients is not None
+    i, j, values = decision.coefficients.triplets()
+    one = torch.arange(decision.rank, device=i.device)
+    return sparse_rows(
+        torch.cat([decision.kept, decision.dropped[i]]),
+        torch.cat([one, j]),
+        torch.cat([torch.ones_like(one, dtype=values.dtype), values]),
+        (m, decision.rank),
+    )

@@ -10,6 +10,7 @@ from torch import Tensor
 from projlab.errors import InputError
 from projlab.numerics.precision import outside_inference_mode, stated_precision
 from projlab.system.inputs import check_vector, require_finite, to_tensor
+from projlab.system.operator_rows import OperatorRows, is_operator, operator_rows
 from projlab.system.options import check_b_error
 from projlab.system.rows import Rows, as_rows
 
@@ -22,7 +23,10 @@ class AffineConstraint:
     A
         (m, n); (n,) for one row; (B, m, n) for B systems of one shape. Dense torch or numpy array,
         nested lists, scipy.sparse, or a torch sparse tensor (two-dimensional). Integers and Python
-        numbers are taken as float64. Copied.
+        numbers are taken as float64. Copied. Or an operator: a
+        `scipy.sparse.linalg.LinearOperator`, or any object with `shape`, `matvec` and `rmatvec`,
+        of tensors or of numpy arrays; `matmat` and `rmatmat` are used where both stand beside them.
+        It is kept, not copied, and must not change.
     b
         Scalar, (m,) or (B, m); a scalar holds for every row. None only where A is an
         AffineConstraint already.
@@ -37,7 +41,9 @@ class AffineConstraint:
     ------
     InputError
         Wrong shapes, complex or non-finite entries, different devices, or a tensor that requires
-        grad: A and b are constants here, `projlab.project(x, A, b)` differentiates in them.
+        grad: A and b are constants here, `projlab.project(x, A, b)` differentiates in them. An
+        operator whose products with random vectors are not what they should be (see
+        `projlab.system.operator_rows`).
     """
 
     b: Tensor
@@ -67,7 +73,8 @@ class AffineConstraint:
         if b is None:
             raise InputError("b is missing: give a scalar or one value a row")
         with outside_inference_mode():
-            rows = as_rows(A)
+            named = not isinstance(A, Rows) and is_operator(A)
+            rows = operator_rows(A) if named else as_rows(A)
             right = _right_side(b, rows)
             stated = None if _is_zero(b_error) else _stated(check_b_error(b_error), right)
         given = None if names is None else _names(names, rows.shape[0])
@@ -82,7 +89,7 @@ class AffineConstraint:
 
     @cached_property
     def A(self) -> Tensor:  # noqa: N802  # the mathematics' own name
-        """(m, n) or (B, m, n); a sparse COO tensor where A was given sparse."""
+        """(m, n) or (B, m, n); a sparse COO tensor where A is sparse, (m, 0) of an operator."""
         with outside_inference_mode():
             return self.rows.as_tensor()
 
@@ -90,6 +97,11 @@ class AffineConstraint:
     def names(self) -> tuple[str, ...]:
         """One a row, as given or "row 0", "row 1", ...; made when first asked for."""
         return self.given_names or tuple(f"row {i}" for i in range(self.m))
+
+    @property
+    def operator(self) -> Any:
+        """A as given, where it is an operator; None where it has entries."""
+        return self.rows.operator if isinstance(self.rows, OperatorRows) else None
 
     @property
     def m(self) -> int:
@@ -117,9 +129,10 @@ class AffineConstraint:
         return self.rows.device
 
     def like(self, A: Any, b: Any) -> "AffineConstraint":
-        """Other numbers, with the names and the stated error of these."""
+        """Other numbers, with the names and the stated error of these; an operator stays."""
         error = 0.0 if self.b_error is None else self.b_error
-        return AffineConstraint(A, b, self.given_names, b_error=error)
+        rows = A if self.operator is None else self.rows
+        return AffineConstraint(rows, b, self.given_names, b_error=error)
 
     def stating(self, b_error: Any) -> "AffineConstraint":
         """The same equations, of which b may be off by `b_error`; themselves where that is zero."""
@@ -141,7 +154,7 @@ class AffineConstraint:
         return product - b
 
     def __repr__(self) -> str:
-        kind = "sparse " if self.rows.sparse else ""
+        kind = "sparse " if self.rows.sparse else "" if self.operator is None else "operator, "
         batch = "" if self.batch is None else f"{self.batch} systems of "
         return (
             f"AffineConstraint({batch}{self.m} equations in {self.n} variables, "

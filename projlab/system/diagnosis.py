@@ -5,14 +5,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from projlab import tolerance
-from projlab.errors import InputError, few
+from projlab.errors import InputError, MemoryLimitError, few
+from projlab.numerics.fill import Fill
+from projlab.numerics.gram import gram_matrix
 from projlab.numerics.scaling import scale
+from projlab.numerics.sparse_factor import prepared
 from projlab.system.analysis import analyse, combinations
 from projlab.system.combinations import Combination
 from projlab.system.constraint import as_constraint
 from projlab.system.inputs import working_dtype
 from projlab.system.options import check_b_error, check_rank
 from projlab.system.rank import RankRule, cutoff_of
+from projlab.system.rows import Rows, SparseRows
+from projlab.system.sparse_rank import scipy_rows
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,12 @@ class Diagnosis:
     """Whether a cutoff ten times smaller or larger would change the rank."""
     condition: float
     """sigma_1 / sigma_rank of the equilibrated rows."""
+    uncertainty: float
+    """Relative, of the condition number: what is left where a Lanczos iteration measured it; 0
+    where singular values were computed."""
     gap: tuple[float, float]
-    """sigma_rank / sigma_1 and the next smaller one / sigma_1, between which the cutoff falls."""
+    """sigma_rank / sigma_1 and the next smaller one / sigma_1, between which the cutoff falls; of
+    the latter an upper bound where sparse factors decided."""
     cutoff: float
     """Relative to sigma_1."""
     redundant: tuple[Combination, ...]
@@ -47,6 +56,9 @@ class Diagnosis:
     tolerated: tuple[Combination, ...]
     """Rows that conflict by no more than the `b_error` that was stated."""
     scaling: Scaling
+    fill: Fill | None
+    """What a sparse factor of the Gram matrix would take; None for dense rows, for rows that share
+    no column, and where the matrix itself does not fit."""
 
     @property
     def consistent(self) -> bool:
@@ -62,13 +74,21 @@ class Diagnosis:
         ]
         if self.ambiguous:
             lines.append("the rank is ambiguous: a cutoff ten times smaller or larger changes it")
-        lines.append(f"condition number of the equilibrated rows {self.condition:.3g}")
+        about = f" (by Lanczos, to {self.uncertainty:.0e} of it)" if self.uncertainty else ""
+        lines.append(f"condition number of the equilibrated rows {self.condition:.3g}{about}")
         lines.append(
             f"row norms from {self.scaling.smallest:.3g} to {self.scaling.largest:.3g} "
             f"(ratio {self.scaling.spread:.3g})"
         )
+        if self.fill is not None:
+            lines.append(
+                f"a sparse factor of the Gram matrix has {self.fill.nonzeros:,} nonzeros and takes "
+                f"{self.fill.bytes / 2**20:,.1f} MiB"
+            )
         lines += _section("redundant rows", [str(c) for c in self.redundant])
         lines += _section("conflicting rows", [c.contradiction() for c in self.conflicting])
+        if self.rank == n and not (self.ambiguous or self.conflicting):
+            lines.append("one solution: the set is one point, the projection of every x0")
         if self.tolerated:
             within = [c.contradiction() for c in self.tolerated]
             lines += _section("rows in conflict within b_error", within)
@@ -101,12 +121,13 @@ def diagnose(
     InputError
         As `AffineConstraint` does; for batched A; another rank than those.
     MemoryLimitError
-        A sparse system whose rows overlap and whose dense form does not fit.
+        A sparse system whose rank sparse factors leave open, and whose dense form does not fit.
 
     References
     ----------
     Golub and Van Loan, "Matrix Computations", 4th ed., section 5.4.1 (numerical rank); Gu and
-    Eisenstat, SIAM J. Sci. Comput. 17 (1996) (choice of independent rows).
+    Eisenstat, SIAM J. Sci. Comput. 17 (1996) (choice of independent rows). Of large sparse systems
+    the rank is proven by sparse factors: `projlab.system.sparse_rank`.
     """
     constraint = as_constraint(A, b).stating(check_b_error(b_error))
     if constraint.batch is not None:
@@ -125,6 +146,7 @@ def diagnose(
         rank=decision.rank,
         ambiguous=decision.ambiguous,
         condition=decision.condition,
+        uncertainty=decision.uncertainty,
         gap=decision.gap,
         cutoff=cutoff_of(rule, constraint.m, constraint.n, u),
         redundant=combinations(constraint, analysis, 0, range(constraint.m - decision.rank)),
@@ -134,4 +156,14 @@ def diagnose(
             float(nonzero.min()) if len(nonzero) else 0.0,
             float(nonzero.max()) if len(nonzero) else 0.0,
         ),
+        fill=_fill(analysis.system.rows),
     )
+
+
+def _fill(rows: Rows) -> Fill | None:
+    if not isinstance(rows, SparseRows) or rows.disjoint():
+        return None
+    try:
+        return prepared(gram_matrix(scipy_rows(rows)), "the Gram matrix").fill
+    except MemoryLimitError:
+        return None

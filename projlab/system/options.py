@@ -39,6 +39,7 @@ class ProjectorKeywords(ProblemKeywords, total=False):
 
     accuracy: float | None
     on_redundant: OnRedundant
+    preconditioner: Any
 
 
 class LayerKeywords(ProjectorKeywords, total=False):
@@ -58,6 +59,8 @@ class Options:
     """(n,) or (n, n)."""
     on_redundant: OnRedundant = "drop"
     on_inconsistent: OnInconsistent = "raise"
+    preconditioner: Callable[[Any], Any] | None = None
+    """Of vectors (m,): about (A A')^-1."""
     b_error: float | Tensor = 0.0
     """A tensor where it is more than zero: of any shape (), (m,) or (B, m)."""
     applications: int = 1
@@ -93,6 +96,7 @@ def check_options(
         "on_inconsistent": lambda value: _one_of(
             "on_inconsistent", value, get_args(OnInconsistent)
         ),
+        "preconditioner": lambda value: check_preconditioner(value, variant),
         "b_error": check_b_error,
     }
     checked = {name: checks[name](value) for name, value in keywords.items()}
@@ -148,6 +152,24 @@ def check_rank(value: object) -> RankRule:
             "relative to the largest singular value"
         )
     return number
+
+
+def check_preconditioner(value: object, variant: str) -> Callable[[Any], Any] | None:
+    """The `preconditioner` argument as a function of one vector, or `InputError`."""
+    if value is None:
+        return None
+    if variant not in ("auto", "iterative"):
+        raise InputError(
+            f'preconditioner is for variant="iterative", which "auto" takes with it; {variant!r} '
+            "has no use for one"
+        )
+    function = getattr(value, "matvec", value)
+    if not callable(function):
+        raise InputError(
+            f"preconditioner is a {type(value).__name__}; it must be a function of vectors (m,), "
+            "or a scipy.sparse.linalg.LinearOperator, that is about (A A')^-1"
+        )
+    return function
 
 
 def check_b_error(value: object) -> float | Tensor:

@@ -15,6 +15,7 @@ from projlab.errors import InconsistentError, InputError, first_few
 from projlab.numerics.precision import outside_inference_mode, stated_precision
 from projlab.system.constraint import AffineConstraint
 from projlab.system.inputs import check_vector, require_finite, to_tensor
+from projlab.system.operator_rows import REMEDY, OperatorRows, is_operator
 from projlab.system.rows import Rows, as_rows
 
 
@@ -240,6 +241,8 @@ def _equations(A: Any, b: Any) -> AffineConstraint | None:
         equations = A
     else:
         equations = AffineConstraint(A, b)
+    if isinstance(equations.rows, OperatorRows):
+        raise InputError(f"A is an operator; with inequalities or bounds {REMEDY}")
     if equations.batch is not None:
         raise InputError(
             f"A is a batch of {equations.batch} systems; with inequalities or bounds it must be "
@@ -253,6 +256,8 @@ def _inequalities(G: Any, h: Any) -> tuple[Rows | None, Tensor]:
         if h is not None:
             raise InputError("h is given without G; give both, or neither")
         return None, torch.zeros(0, dtype=torch.float64, device="cpu")
+    if is_operator(G):
+        raise InputError(f"G is an operator; {REMEDY.replace('of A', 'of G')}")
     try:
         rows = as_rows(G)
     except InputError as error:

@@ -7,9 +7,10 @@ u enters the cutoff only.
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -22,6 +23,13 @@ from projlab.system.row_choice import choose_rows, rows_given
 from projlab.system.rows import DenseRows, Rows
 
 RankRule = float | Literal["numerical", "exact"]
+
+
+class Inverse(Protocol):
+    """What is asked of the pseudoinverse of the rows that are not zero."""
+
+    def outside(self, f: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], float]:
+        """What of f (k,) is outside the range of E, and ||E^+ f||."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +53,15 @@ class Rank:
     """(m, rank) float64, orthonormal columns: the range of E; None where it is the kept rows' unit
     vectors (full rank but for rows of zeros, or rows that share no column)."""
     sigma: Tensor
-    """(rank,) the singular values above the cutoff, in the order of the basis; (0,) where they were
-    not needed."""
+    """(rank,) the singular values above the cutoff, in the order of the basis; (2,) the first and
+    the last of them where sparse factors decided; (0,) where they were not needed."""
     reflectors: Reflectors | None = None
     """Householder QR of E' in float64, as LAPACK leaves it; None where E has redundant rows, or was
     decided on otherwise."""
+    inverse: "Inverse | None" = None
+    """In the place of the basis where rows are redundant and sparse factors decided."""
+    uncertainty: float = 0.0
+    """Relative, of a condition number that an iteration measured."""
     measured: bool = True
     """Whether singular values were computed. Where a bound far from the cutoff already proves full
     rank, `condition` is that bound and `gap` what follows from it."""

@@ -55,10 +55,27 @@ def choose_rows(basis: Tensor, norms: Tensor) -> RowChoice:
     exchanged.shrink()
     exchanged.move_forward()
     kept, dropped = np.sort(exchanged.kept), np.sort(exchanged.dropped)
-    U = exchanged.U
+    U = unit.cpu().numpy()
     C = torch.from_numpy(np.linalg.solve(U[kept].T, U[dropped].T).T).to(basis.device)
     keep, drop = (torch.from_numpy(numbers).to(basis.device) for numbers in (kept, dropped))
     return RowChoice(keep, drop, C * norms[drop][:, None] / norms[keep])
+
+
+def exchange(
+    C: npt.NDArray[np.float64],
+    kept: npt.NDArray[np.int64],
+    dropped: npt.NDArray[np.int64],
+    most: int,
+) -> int:
+    """As `choose_rows`, of rows (scaled to norm one) for which a choice is at hand.
+
+    rows[dropped] = C rows[kept], C (d, r), which changes in place, as `kept` and `dropped` do. How
+    many coefficients were touched; for the sake of earlier rows about `most` at most.
+    """
+    exchanged = _Exchange(kept, dropped, C)
+    exchanged.shrink()
+    exchanged.move_forward(most)
+    return exchanged.touched
 
 
 def rows_given(basis: Tensor, kept: Tensor) -> RowChoice:
@@ -73,12 +90,17 @@ def rows_given(basis: Tensor, kept: Tensor) -> RowChoice:
 class _Exchange:
     """A choice that is changed by exchanging a dropped row for a kept one."""
 
-    U: npt.NDArray[np.float64]
-    """(m, r): all rows."""
     kept: npt.NDArray[np.int64]
     dropped: npt.NDArray[np.int64]
     C: npt.NDArray[np.float64]
-    """U[dropped] = C @ U[kept]."""
+    """rows[dropped] = C @ rows[kept]."""
+    touched: int = 0
+    """Coefficients that exchanges have changed or tried to."""
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return len(self.kept) + len(self.dropped)
 
     @staticmethod
     def of(unit: Tensor) -> "_Exchange":
@@ -90,48 +112,84 @@ class _Exchange:
             order[[i, j - 1]] = order[[j - 1, i]]
         kept, dropped = np.sort(order[:rank]), np.sort(order[rank:])
         U = unit.cpu().numpy()
-        return _Exchange(U, kept, dropped, np.linalg.solve(U[kept].T, U[dropped].T).T)
+        return _Exchange(kept, dropped, np.linalg.solve(U[kept].T, U[dropped].T).T)
 
     def shrink(self) -> None:
         """Exchange until no coefficient is larger than `tolerance.LARGEST_COEFFICIENT`."""
-        for _ in range(4 * len(self.U)):
+        for _ in range(4 * self.rows):
             d, k = _largest(np.abs(self.C))
             if abs(self.C[d, k]) <= tolerance.LARGEST_COEFFICIENT:
                 break
-            self.C = self._coefficients_after(d, k)
-            self._swap(d, k)
+            self._swap(self._changed(d, k))
 
-    def move_forward(self) -> None:
-        """Exchange kept rows for earlier ones, as long as `shrink` would have nothing to do."""
+    def move_forward(self, most: int = tuning.EXCHANGED) -> None:
+        """Exchange kept rows for earlier ones, as long as `shrink` would have nothing to do.
+
+        The kept row furthest behind first, and until `most` coefficients were touched.
+        """
         refused: set[tuple[int, int]] = set()
-        for _ in range(min(4 * len(self.U), tuning.EXCHANGED // max(self.C.size, 1))):
-            earlier = self.kept[None, :] - self.dropped[:, None]
-            lead = np.where(np.abs(self.C) >= tolerance.EARLIER_ROW, earlier, 0)
-            for place in refused:
-                lead[place] = 0
+        lead = self._lead(slice(None), slice(None))
+        while self.touched <= most:
             d, k = _largest(lead)
             if lead[d, k] <= 0:
                 break
-            candidate = self._coefficients_after(d, k)
-            if np.abs(candidate).max() <= tolerance.LARGEST_COEFFICIENT:
-                self.C = candidate
-                self._swap(d, k)
-                refused.clear()
-            else:
+            changed = self._changed(d, k)
+            if np.abs(changed.values).max() > tolerance.LARGEST_COEFFICIENT:
                 refused.add((d, k))
+                lead[d, k] = 0
+                continue
+            R = changed.rows
+            stale = {place for place in refused if place[0] in R or self.C[R, place[1]].any()}
+            self._swap(changed)
+            lead[R] = self._lead(R, slice(None))
+            lead[:, k] = self._lead(slice(None), k)
+            stale |= {place for place in refused if place[1] == k or self.C[R, place[1]].any()}
+            refused -= stale
+            for place in stale:
+                lead[place] = self._lead(*place)
+            for place in refused:
+                lead[place] = 0
 
-    def _swap(self, d: int, k: int) -> None:
+    def _lead(self, d: Any, k: Any) -> Any:
+        """How far behind the dropped row the kept one is, where an exchange is not hopeless.
+
+        It leaves row d with coefficients as large as its largest over the pivot.
+        """
+        C = np.abs(self.C[d, k])
+        largest = np.abs(self.C[d]).max(axis=-1, initial=0.0) / tolerance.LARGEST_COEFFICIENT
+        dropped = self.dropped[d]
+        if C.ndim == 2:
+            largest, dropped = largest[:, None], dropped[:, None]
+        possible = (C >= tolerance.EARLIER_ROW) & (largest <= C)
+        return np.where(possible, self.kept[k] - dropped, 0)
+
+    def _swap(self, changed: "_Changed") -> None:
+        d, k = changed.place
+        self.C[np.ix_(changed.rows, changed.columns)] = changed.values
         self.kept[k], self.dropped[d] = self.dropped[d], self.kept[k]
 
-    def _coefficients_after(self, d: int, k: int) -> npt.NDArray[np.float64]:
-        """C once dropped[d] and kept[k] have changed places."""
+    def _changed(self, d: int, k: int) -> "_Changed":
+        """What of C changes once dropped[d] and kept[k] have changed places."""
+        rows, columns = np.flatnonzero(self.C[:, k]), np.flatnonzero(self.C[d])
+        self.touched += len(rows) * len(columns) + self.C.size // tuning.PASSED
         pivot = self.C[d, k]
-        row, column = self.C[d] / pivot, self.C[:, k]
-        after: npt.NDArray[np.float64] = self.C - np.outer(column, row)
-        after[:, k] = column / pivot
-        after[d] = -row
-        after[d, k] = 1 / pivot
-        return after
+        row, column = self.C[d, columns] / pivot, self.C[rows, k]
+        after = self.C[np.ix_(rows, columns)] - np.outer(column, row)
+        mine, theirs = np.searchsorted(rows, d), np.searchsorted(columns, k)
+        after[:, theirs] = column / pivot
+        after[mine] = -row
+        after[mine, theirs] = 1 / pivot
+        after[np.abs(after) < tolerance.EXCHANGE_NOISE] = 0.0
+        return _Changed((d, k), rows, columns, after)
+
+
+class _Changed(NamedTuple):
+    """An exchange: the rows and columns of C that it changes, and to what."""
+
+    place: tuple[int, int]
+    rows: npt.NDArray[np.int64]
+    columns: npt.NDArray[np.int64]
+    values: npt.NDArray[np.float64]
 
 
 def _largest(values: npt.NDArray[Any]) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from projlab.errors import InputError
 from projlab.numerics import memory
 from projlab.numerics.double_double import Pair, dense_product, sparse_product
 from projlab.numerics.scaling import scale
+from projlab.numerics.transfer import sent
 from projlab.system.inputs import require_finite, to_tensor
 
 
@@ -100,7 +101,7 @@ class Rows(ABC):
 
     @abstractmethod
     def multiply_rows(self, factor: Tensor) -> Self:
-        """Each row times its factor; factor is (m,) or (B, m)."""
+        """Each row times its factor, a power of two; factor is (m,) or (B, m)."""
 
     @abstractmethod
     def divide_columns(self, d: Tensor) -> Self:
@@ -125,6 +126,10 @@ class Rows(ABC):
     def disjoint(self) -> bool:
         """Whether no two rows share a column."""
         return self.overlap() is None
+
+
+def _placed(t: Tensor, device: torch.device | None, dtype: torch.dtype | None = None) -> Tensor:
+    return t.to(dtype or t.dtype) if device is None else sent(t, device, dtype)
 
 
 @dataclass(frozen=True)
@@ -157,7 +162,7 @@ class DenseRows(Rows):
     def to(
         self, dtype: torch.dtype | None = None, device: torch.device | None = None
     ) -> "DenseRows":
-        entries = self.entries.to(device=device, dtype=dtype)
+        entries = _placed(self.entries, device, dtype)
         return self if entries is self.entries else DenseRows(entries)
 
     def to_dense(self) -> Tensor:
@@ -271,9 +276,9 @@ class SparseRows(Rows):
         self, dtype: torch.dtype | None = None, device: torch.device | None = None
     ) -> "SparseRows":
         return SparseRows(
-            self.rows.to(device=device),
-            self.cols.to(device=device),
-            self.values.to(device=device, dtype=dtype),
+            _placed(self.rows, device),
+            _placed(self.cols, device),
+            _placed(self.values, device, dtype),
             self.size,
         )
 
@@ -293,6 +298,7 @@ class SparseRows(Rows):
             torch.stack([self.rows, self.cols]),
             self.values,
             self.size,
+            device=self.device,
             is_coalesced=True,
             check_invariants=False,
         )
@@ -361,7 +367,7 @@ class SparseRows(Rows):
 def sparse_rows(rows: Tensor, cols: Tensor, values: Tensor, shape: tuple[int, int]) -> SparseRows:
     """From entries in any order: duplicates are summed, zeros dropped, the rest is sorted."""
     coo = torch.sparse_coo_tensor(
-        torch.stack([rows, cols]), values, shape, check_invariants=True
+        torch.stack([rows, cols]), values, shape, device=values.device, check_invariants=True
     ).coalesce()
     return _nonzero(coo.indices(), coo.values(), shape)
 

@@ -1,6 +1,7 @@
 """Equations that an optimizer keeps: `constrain`."""
 
 import warnings
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Literal
 
@@ -14,12 +15,13 @@ from projlab.proof import certificate
 from projlab.proof.certificate import Certificate
 from projlab.training import optimizers
 from projlab.training.equations import StackedEquations
-from projlab.training.expressions.expression import Equation
+from projlab.training.expressions.expression import Equation, Expression
 from projlab.training.hooks import Mode, Settings, StepHooks
+from projlab.training.residual_log import ResidualLog
 
 
 def constrain(
-    optimizer: Optimizer,
+    optimizer: Optimizer | Sequence[Optimizer],
     *equations: Equation,
     mode: Literal["tangent", "post", "metric"] = "tangent",
     variant: str = "auto",
@@ -38,8 +40,11 @@ def constrain(
     Parameters
     ----------
     optimizer
-        Any torch optimizer but SparseAdam. Parameters of the equations that it does not hold, or
-        that do not require grad, are constants, read at each step.
+        Any torch optimizer but SparseAdam, or several whose parameters share equations: gradients
+        of all are projected before a step of any, parameters of all after it. Wrappers that hand
+        `step` on are looked through; others that call no step hooks are refused. Parameters of the
+        equations that it does not hold, or that do not require grad, are constants, read at each
+        step.
     equations
         What `==` makes of expressions (`projlab.expr`). All equations of an optimizer, also of
         other calls, are one system.
@@ -57,7 +62,8 @@ def constrain(
     start
         Infeasible parameters are projected now ("project"), or refused ("raise").
     module
-        Its names for the parameters appear in messages, rows and `repr`.
+        Its names for the parameters appear in messages, rows and `repr`, and find them in copies
+        (`Handle.project`).
     coupled_weight_decay
         Whether weight_decay * x is added to the gradient; needed only for an optimizer with weight
         decay that is not torch's own.
@@ -75,9 +81,10 @@ def constrain(
     Raises
     ------
     InputError
-        Anything but equations; SparseAdam, flat parameters of FSDP, DTensor; equations without a
-        parameter that is trained; parameters on several devices; `mode="metric"` where there is no
-        such metric; settings unlike those of an earlier constraint on this optimizer;
+        Anything but equations; an optimizer that calls no step hooks; parameters that another
+        constrained optimizer trains; SparseAdam, flat parameters of FSDP, DTensor; equations
+        without a parameter that is trained; parameters on several devices; `mode="metric"` where
+        there is no such metric; settings unlike those of an earlier constraint on this optimizer;
         infeasible or non-finite parameters with start="raise".
     InconsistentError
         Equations that contradict each other, by name. Nothing has been changed then.
@@ -88,38 +95,91 @@ def constrain(
     ----------
     Rosen, "The gradient projection method for nonlinear programming", J. SIAM 8 (1960).
     """
-    optimizer = optimizers.require_optimizer(optimizer)
+    several = _several(optimizer)
     _check(equations, mode, start, log)
     if module is not None and not isinstance(module, torch.nn.Module):
         raise InputError(f"module is a {type(module).__name__}; it must be a torch.nn.Module")
     if mode == "metric":
-        optimizers.require_metric(optimizer)
+        for each in several:
+            optimizers.require_metric(each)
+        if len(several) > 1:
+            raise InputError(
+                'mode="metric" takes one optimizer: each divides by a diagonal of its own scale, '
+                'and at its own time. Use mode="tangent"'
+            )
     settings = Settings(mode, check_variant(variant), coupled_weight_decay, log)
-    hooks = StepHooks.of(optimizer)
+    hooks = _hooks_of(several, settings)
+    before, names_before = hooks.stacked, hooks.module_names
+    names = dict(before.chosen_names)
+    for e in equations:
+        names.update(e.difference.names)
+    if module is not None:
+        own = {id(p): name for name, p in module.named_parameters()}
+        own |= {id(p): name for name, p in module.named_buffers()}
+        names = {**own, **names}
+        hooks.module_names = {**names_before, **own}
+    stacked = StackedEquations([*before.equations, *equations], names)
+    hooks.refuse_shared(stacked)
+    hooks.set_equations(stacked)
+    try:
+        hooks.attach()
+        handle = Handle(hooks, equations)
+        if mode == "post" and (warning := _bias(several, hooks)):
+            warnings.warn(warning, stacklevel=2)
+        # last: whatever is raised so far, no parameter has moved
+        hooks.start(start)
+    except BaseException:
+        hooks.module_names = names_before
+        if before.equations:
+            hooks.set_equations(before)
+        else:
+            hooks.detach()
+        raise
+    return handle
+
+
+def _several(optimizer: object) -> list[Optimizer]:
+    """The optimizers to hook onto, one or more."""
+    if not isinstance(optimizer, (list, tuple)):
+        return [optimizers.require_optimizer(optimizer)]
+    several = [optimizers.require_optimizer(each) for each in optimizer]
+    if not several:
+        raise InputError("no optimizer is given")
+    holder: dict[int, int] = {}
+    for i, each in enumerate(several):
+        for group in each.param_groups:
+            for p in group["params"]:
+                if holder.setdefault(id(p), i) != i:
+                    raise InputError(
+                        f"optimizers {holder[id(p)]} and {i} hold the same parameter, of shape "
+                        f"{tuple(p.shape)}; let one of them train it"
+                    )
+    return several
+
+
+def _hooks_of(several: list[Optimizer], settings: Settings) -> StepHooks:
+    """Those that these optimizers have together, or new ones."""
+    found = [StepHooks.of(each) for each in several]
+    hooks = found[0]
+    if any(each is not hooks for each in found):
+        raise InputError(
+            "one of these optimizers has a constraint of its own, or shares one with another: "
+            "remove it, and give all optimizers and equations in one call"
+        )
     if hooks is None:
-        hooks = StepHooks(optimizer, settings)
+        return StepHooks(several, settings)
+    if len(several) > 1 and len(hooks.optimizers) > len(several):
+        raise InputError(
+            "these optimizers share a constraint with another one: give that one as well"
+        )
+    if len(several) > len(hooks.optimizers):
+        raise InputError("an optimizer is given twice")
     if hooks.settings != settings:
         raise InputError(
             f"this optimizer has a constraint with {hooks.settings}; all its constraints are one "
             f"system, and {settings} was asked for"
         )
-    before = hooks.stacked
-    names = dict(before.chosen_names)
-    for e in equations:
-        names.update(e.difference.names)
-    if module is not None:
-        names = {**{id(p): name for name, p in module.named_parameters()}, **names}
-    hooks.set_equations(StackedEquations([*before.equations, *equations], names))
-    try:
-        hooks.start(start)
-    except ProjlabError:
-        if before.equations:
-            hooks.set_equations(before)
-        raise
-    hooks.attach()
-    if mode == "post" and (warning := _bias(optimizer, hooks)):
-        warnings.warn(warning, stacklevel=2)
-    return Handle(hooks, equations)
+    return hooks
 
 
 def _check(equations: tuple[Any, ...], mode: object, start: object, log: object) -> None:
@@ -139,16 +199,32 @@ def _check(equations: tuple[Any, ...], mode: object, start: object, log: object)
         raise InputError(f"log={log!r}; it must be a number of steps, 0 for none")
 
 
-def _bias(optimizer: Optimizer, hooks: StepHooks) -> str | None:
+def _bias(several: list[Optimizer], hooks: StepHooks) -> str | None:
     """The warning of mode "post", where its limit is not the optimum."""
-    plain = isinstance(optimizer, (torch.optim.SGD, torch.optim.ASGD))
+    plain = all(isinstance(each, (torch.optim.SGD, torch.optim.ASGD)) for each in several)
     if plain and len(hooks.learning_rates()) == 1:
         return None
+    names = " and ".join(dict.fromkeys(type(each).__name__ for each in several))
     return (
-        f'mode="post" under {type(optimizer).__name__}: projecting after the step alone does not '
+        f'mode="post" under {names}: projecting after the step alone does not '
         f"end at the constrained optimum under {optimizers.BIASED_BY_POST}, because their steps "
         'are not along the gradient that was projected. mode="tangent" does'
     )
+
+
+def _with_right(i: int, equation: Equation, right: Any) -> Equation:
+    """The equation with other numbers on its right."""
+    if right is None:
+        return equation
+    if equation.right.terms:
+        raise InputError(
+            f"equation {i} holds parameters on its right, which are read at each step: change "
+            "their values instead"
+        )
+    if isinstance(right, Expression):
+        raise InputError(f"right side {i} is an expression; it must be a number or an array")
+    fresh: Equation = equation.left == right
+    return fresh
 
 
 class Handle:
@@ -158,11 +234,43 @@ class Handle:
         self._hooks: StepHooks | None = hooks
         """None after removal."""
         self._equations = equations
+        self._gone = "this constraint was removed from its optimizer"
+        """What is said where there are no hooks."""
+        hooks.handles.add(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Handle":
+        """That of the optimizer's copy, where it is copied as well, before or after; else none."""
+        copied = self._left_behind()
+        if self._hooks is not None:
+            optimizer = self._hooks.optimizers[-1]
+            twin = StepHooks.of(memo[id(optimizer)]) if id(optimizer) in memo else None
+            if twin is not None:
+                copied.follow(twin, self._equations)
+        return copied
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Equations belong to the tensors of one process: what is loaded says what to do."""
+        return Handle._left_behind, ()
+
+    @staticmethod
+    def _left_behind() -> "Handle":
+        handle = Handle.__new__(Handle)
+        handle._hooks, handle._equations = None, ()
+        handle._gone = (
+            "this handle was copied or loaded without its optimizer: call projlab.constrain on "
+            "the optimizer of the copy"
+        )
+        return handle
+
+    def follow(self, hooks: StepHooks, equations: tuple[Equation, ...]) -> None:
+        """Become the handle of a copied optimizer's constraint."""
+        self._hooks, self._equations = hooks, equations
+        hooks.handles.add(self)
 
     @property
     def _active(self) -> StepHooks:
         if self._hooks is None:
-            raise ProjlabError("this constraint was removed from its optimizer")
+            raise ProjlabError(self._gone)
         return self._hooks
 
     @property
@@ -181,6 +289,51 @@ class Handle:
         Where the optimizer has other constraints, onto all of them.
         """
         self._active.apply()
+
+    def project(self, module: torch.nn.Module) -> None:
+        """Project a copy of the module that was given to `constrain`, as an average of weights.
+
+        The copy's parameters are found by their names, also inside a wrapper such as torch's
+        `AveragedModel`; they go onto the set of all constraints of the optimizer, in place. What
+        holds already keeps its bits.
+
+        Raises
+        ------
+        InputError
+            A parameter of the equations that was not in `module=`; a copy that has not all of the
+            names, or holds them more than once, or in other shapes.
+        """
+        self._active.project_copy(module)
+
+    def set_right_side(self, *right: Any) -> None:
+        """Other numbers on the right of `==`, one argument for each equation of this handle.
+
+        A number or an array that broadcasts to the equation; None leaves an equation as it is. The
+        parameters go onto the new set at once, and factors serve on where rows are independent;
+        where they depend on each other the equations are judged again.
+
+        Raises
+        ------
+        InputError
+            Not one argument for each equation; an equation with parameters on its right, which are
+            read at each step and can be changed themselves; shapes that do not broadcast; numbers
+            that are not finite.
+        InconsistentError
+            The equations contradict each other now. Nothing has been changed then.
+        """
+        hooks = self._active
+        if len(right) != len(self._equations):
+            raise InputError(
+                f"{len(right)} right sides are given for {len(self._equations)} equations; give "
+                "one for each, None where it stays"
+            )
+        fresh = {
+            id(e): _with_right(i, e, b)
+            for i, (e, b) in enumerate(zip(self._equations, right, strict=True))
+        }
+        replaced = [fresh.get(id(e), e) for e in hooks.stacked.equations]
+        hooks.set_right_sides(StackedEquations(replaced, hooks.stacked.chosen_names))
+        self._equations = tuple(fresh[id(e)] for e in self._equations)
 
     def residual(self) -> Tensor:
         """A x - b of this handle's equations, (rows,), evaluated in float64."""
@@ -232,17 +385,23 @@ class Handle:
 
         Over all equations of the optimizer. Kept on the device; reading it waits for the device.
         """
-        return self._active.log.last()
+        return self._read().last()
 
     @property
     def largest_residual(self) -> float:
         """The largest |A x - b| after any step so far."""
-        return self._active.log.largest()
+        return self._read().largest()
 
     @property
     def steps(self) -> int:
         """How many steps the constraint was applied at; counted on the device with `log`."""
-        return int(self._active.log.steps)
+        return int(self._read().steps)
+
+    def _read(self) -> ResidualLog:
+        """The log; warns where parameters were moved besides what it tells."""
+        hooks = self._active
+        hooks.watch(stacklevel=4, reading=True)
+        return hooks.log
 
     @property
     def blocks(self) -> tuple[str, ...]:

@@ -10,10 +10,12 @@ J. SIAM 8 (1960).
 
 import copy
 import math
+import warnings
 import weakref
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,15 +25,21 @@ from projlab import tolerance
 from projlab.engine import compiled
 from projlab.errors import InputError, ProjlabError
 from projlab.numerics.precision import lowered, stated_precision
-from projlab.training import copies, optimizers
+from projlab.training import copies, optimizers, swaps
 from projlab.training.blocks.base import Shift
 from projlab.training.equations import StackedEquations
 from projlab.training.parameter_system import ParameterSystem
 from projlab.training.residual_log import ResidualLog
+from projlab.training.twins import twins
 
 Mode = Literal["tangent", "post", "metric"]
 _ATTRIBUTE = "_projlab_hooks"
 """Where an optimizer keeps its hooks."""
+
+_NONE: frozenset[int] = frozenset()
+
+_constrained: "weakref.WeakSet[Optimizer]" = weakref.WeakSet()
+"""All optimizers that have a constraint."""
 
 
 class Settings(NamedTuple):
@@ -61,16 +69,6 @@ class Signature(NamedTuple):
         """Of a parameter as it is now."""
         return Signature(p.dtype, p.device, p.shape, p.stride(), p.requires_grad)
 
-    def matches(self, p: Tensor) -> bool:
-        """Whether a parameter still has it; asked at every step, so without making another."""
-        return (
-            p.dtype is self.dtype
-            and p.requires_grad is self.requires_grad
-            and p.shape == self.shape
-            and p.stride() == self.stride
-            and p.device == self.device
-        )
-
 
 class Watched(NamedTuple):
     """A parameter of the equations, as it was when the blocks were made."""
@@ -79,21 +77,50 @@ class Watched(NamedTuple):
     name: str
     signature: Signature
     place: tuple[int, int] | None
-    """Its group and its position there; None where the optimizer does not hold it."""
+    """Its group, of all optimizers' groups, and its position there; None where none holds it."""
+
+
+class Awake(NamedTuple):
+    """What is done at a step where some parameters have no gradient."""
+
+    systems: tuple[ParameterSystem, ...]
+    """Whose parameters move."""
+    judged: ParameterSystem | None
+    """What has to hold after it, by moving the others if need be."""
+
+
+PATTERNS = 16
+"""Of parameters without a gradient, for which what was derived is kept."""
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class StepHooks:
-    """All constraints of one optimizer, as one system that is applied at each step."""
+    """All constraints of one optimizer, or of several together, as one system.
 
-    def __init__(self, optimizer: Optimizer, settings: Settings) -> None:
-        self._optimizer = weakref.ref(optimizer)
+    It is applied at each step of each of them, to the parameters of all: projections of one set
+    after each of several moves end where one projection after all of them does.
+    """
+
+    def __init__(self, optimizers: Sequence[Optimizer], settings: Settings) -> None:
+        self._optimizers = [weakref.ref(optimizer) for optimizer in optimizers]
         self.settings = settings
+        self.handles: weakref.WeakSet[Any] = weakref.WeakSet()
+        """Those of its constraints, which follow where optimizers are copied."""
+        self.module_names: dict[int, str] = {}
+        """Names that modules have for parameters, by identity."""
         self.stacked = StackedEquations([], {})
         self.copied: dict[int, Tensor] = {}
         """Where the optimizer is a copy: its parameters by the originals' identity."""
         self.log = ResidualLog(settings.log, torch.device("cpu"))
         self._removers: list[Any] = []
         self._held: frozenset[int] = frozenset()
+        self._projected: list[tuple[weakref.ref[Tensor], int]] = []
+        """Gradients of several optimizers as they were projected last, and their versions."""
+        self._warned = False
+        self._strays = 0
+        """How often parameters were found moved by something else."""
 
     @staticmethod
     def of(optimizer: Optimizer) -> "StepHooks | None":
@@ -102,12 +129,19 @@ class StepHooks:
         return hooks
 
     @property
-    def optimizer(self) -> Optimizer:
-        """The optimizer; it keeps the hooks alive, not the other way."""
-        optimizer = self._optimizer()
-        if optimizer is None:
+    def optimizers(self) -> list[Optimizer]:
+        """The optimizers; they keep the hooks alive, not the other way."""
+        found = [optimizer for reference in self._optimizers if (optimizer := reference())]
+        if len(found) < len(self._optimizers):
             raise ProjlabError("the optimizer of this constraint no longer exists")
-        return optimizer
+        return found
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """The groups of all optimizers, one after the other."""
+        if len(self._optimizers) == 1 and (only := self._optimizers[0]()) is not None:
+            groups: list[dict[str, Any]] = only.param_groups
+            return groups
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     def actual(self, parameter: Tensor) -> Tensor:
         """The tensor that stands for a parameter of the equations."""
@@ -121,9 +155,31 @@ class StepHooks:
         self.stacked = stacked
         self._adopt(system, watched)
 
-    def _derived(self, stacked: StackedEquations) -> tuple[ParameterSystem, list[Watched]]:
+    def set_right_sides(self, stacked: StackedEquations) -> None:
+        """The same equations with other right sides; parameters onto the new set, or nothing."""
+        before = self.stacked
+        self.check()
+        try:
+            self._take(stacked)
+            self.start("project")
+        except BaseException:
+            self._take(before)
+            raise
+
+    def _take(self, stacked: StackedEquations) -> None:
+        if self.system.take(stacked):
+            self.stacked = stacked
+            self._awake.clear()
+            self._moving.clear()
+        else:
+            self.set_equations(stacked)
+
+    def _derived(
+        self, stacked: StackedEquations, *, midway: bool = False
+    ) -> tuple[ParameterSystem, list[Watched]]:
         """The system of the equations, and the parameters that it was made for."""
-        groups = self.optimizer.param_groups
+        groups = self._groups()
+        owners = [self.optimizers[i] for i in self._owners_of_groups()]
         place = {
             id(p): (g, i) for g, group in enumerate(groups) for i, p in enumerate(group["params"])
         }
@@ -132,14 +188,15 @@ class StepHooks:
             p, name = self.actual(original), stacked.parameter_names[original]
             optimizers.require_plain_parameter(p, name)
             if id(p) in place and self.settings.mode == "tangent":
-                group = groups[place[id(p)][0]]
-                optimizers.coupled_decay(self.optimizer, group, self.settings.coupled)
+                g = place[id(p)][0]
+                optimizers.coupled_decay(owners[g], groups[g], self.settings.coupled)
             watched.append(Watched(p, name, Signature.of(p), place.get(id(p))))
         system = ParameterSystem(
             stacked,
             self.actual,
             lambda p: id(p) in place and p.requires_grad,
             self.settings.variant,
+            midway=midway,
             apart=self.settings.mode == "metric",
         )
         if self.settings.mode == "metric":
@@ -149,17 +206,28 @@ class StepHooks:
     def _adopt(self, system: ParameterSystem, watched: list[Watched]) -> None:
         self.system = system
         self._watched = watched
-        self._groups = self._group_sizes()
-        self._by_held: dict[frozenset[int], ParameterSystem] = {frozenset(): system}
-        device = system.values()[0].device
+        self._sizes = [len(group["params"]) for group in self._groups()]
+        self._owners = self._owners_of_groups()
+        self._elsewhere = [w for w in watched if w.place is None and w.signature.requires_grad]
+        self._families = system.families()
+        self._awake: OrderedDict[frozenset[int], Awake] = OrderedDict()
+        self._moving: OrderedDict[object, ParameterSystem] = OrderedDict()
+        device = system.device
         if self.log.device != device:
             self.log = ResidualLog(self.settings.log, device)
         group_of = {id(w.parameter): w.place[0] for w in watched if w.place is not None}
         self._group_of = [group_of[id(p)] for p in system.parameters]
         self._trained_groups = set(self._group_of)
+        self._note()
 
-    def _group_sizes(self) -> list[int]:
-        return [len(group["params"]) for group in self.optimizer.param_groups]
+    def _owners_of_groups(self) -> list[int]:
+        return [i for i, each in enumerate(self.optimizers) for _ in each.param_groups]
+
+    def _owner(self, g: int) -> Optimizer:
+        """The optimizer of a group; by number, since hooks do not keep optimizers alive."""
+        optimizer = self._optimizers[self._owners[g]]()
+        assert optimizer is not None
+        return optimizer
 
     def check(self) -> None:
         """Derive the blocks again where a parameter changed dtype, device or standing.
@@ -169,14 +237,8 @@ class StepHooks:
         ProjlabError
             The optimizer no longer holds a parameter it held, or one changed its shape.
         """
-        groups = self.optimizer.param_groups
-        same = self._groups == self._group_sizes() and all(
-            w.signature.matches(w.parameter) for w in self._watched
-        )
-        if same and all(
-            w.place is None or groups[w.place[0]]["params"][w.place[1]] is w.parameter
-            for w in self._watched
-        ):
+        groups = self._groups()
+        if self._as_watched(groups):
             return
         present = {id(p) for group in groups for p in group["params"]}
         for p, name, signature, place in self._watched:
@@ -190,7 +252,24 @@ class StepHooks:
                     f"{name} changed its shape from {tuple(signature.shape)} to "
                     f"{tuple(p.shape)}. Remove this constraint, and write it for the new shape"
                 )
-        self._adopt(*self._derived(self.stacked))
+        self._adopt(*self._derived(self.stacked, midway=True))
+
+    def _as_watched(self, groups: list[dict[str, Any]]) -> bool:
+        """Whether all parameters are as they were; asked at each step, so in one plain loop."""
+        if self._sizes != [len(group["params"]) for group in groups]:
+            return False
+        for p, _, (dtype, device, shape, stride, trained), place in self._watched:
+            if (
+                p.dtype is not dtype
+                or p.requires_grad is not trained
+                or p.shape != shape
+                or p.stride() != stride
+                or p.device != device
+            ):
+                return False
+            if place is not None and groups[place[0]]["params"][place[1]] is not p:
+                return False
+        return True
 
     # ---- the hooks
 
@@ -198,59 +277,82 @@ class StepHooks:
         """Register the hooks, once."""
         if self._removers:
             return
-        optimizer, me = self.optimizer, weakref.ref(self)
-        optimizer.__dict__[_ATTRIBUTE] = self
+        me = weakref.ref(self)
 
-        def before(opt: Optimizer, args: Any, kwargs: Any) -> Any:  # noqa: ARG001  # torch's own
+        def before(opt: Optimizer, args: Any, kwargs: Any) -> Any:
             hooks = me()
-            return None if hooks is None else hooks._before(args, kwargs)
+            return None if hooks is None else hooks._before(opt, args, kwargs)
 
         def after(opt: Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG001  # torch's own
             hooks = me()
             if hooks is not None:
-                hooks._after()
+                hooks._after(opt)
 
         def constrain(copied: Optimizer, memo: dict[int, Any]) -> None:
             hooks = me()
             if hooks is not None:
                 hooks._constrain_copy(copied, memo)
 
-        copies.answer(optimizer, constrain)
-        self._removers = [
-            optimizer.register_step_pre_hook(before),
-            optimizer.register_step_post_hook(after),
-        ]
+        def swapped() -> None:
+            hooks = me()
+            if hooks is not None:
+                hooks.apply()
+
+        for optimizer in self.optimizers:
+            optimizer.__dict__[_ATTRIBUTE] = self
+            _constrained.add(optimizer)
+            copies.answer(optimizer, constrain)
+            self._removers.append(optimizer.register_step_pre_hook(before))
+            self._removers.append(optimizer.register_step_post_hook(after))
+            if swaps.swaps(optimizer):
+                swaps.answer(optimizer, swapped)
 
     def detach(self) -> None:
         """Take the hooks off again."""
         for remover in self._removers:
             remover.remove()
         self._removers = []
-        optimizer = self._optimizer()
-        if optimizer is not None:
-            optimizer.__dict__.pop(_ATTRIBUTE, None)
-            copies.no_longer_answer(optimizer)
+        for reference in self._optimizers:
+            optimizer = reference()
+            if optimizer is not None:
+                optimizer.__dict__.pop(_ATTRIBUTE, None)
+                _constrained.discard(optimizer)
+                copies.no_longer_answer(optimizer)
+                swaps.no_longer_answer(optimizer)
 
     def _constrain_copy(self, optimizer: Optimizer, memo: dict[int, Any]) -> None:
-        """The same constraint on a deep copy of the optimizer, over its own parameters."""
-        twin = StepHooks(optimizer, self.settings)
+        """The same constraint on a deep copy of the optimizers, over their own parameters.
+
+        Of several, once the last of them is copied.
+        """
+        own = self.optimizers
+        found = [optimizer] if len(own) == 1 else [memo.get(id(each)) for each in own]
+        copied = [each for each in found if each is not None]
+        if len(copied) < len(own):
+            return
+        twin = StepHooks(copied, self.settings)
+        twin.module_names = self.module_names
         twin.copied = {id(p): copy.deepcopy(self.actual(p), memo) for p in self.stacked.parameters}
         twin.set_equations(self.stacked)
         twin.attach()
+        for handle in self.handles:
+            if id(handle) in memo:
+                memo[id(handle)].follow(twin, handle.equations)
 
     @compiled.eager
-    def _before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.check()
+        self.watch(stacklevel=5)
         if self.settings.mode != "tangent":
             return None
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if closure is None:
-            self._project_gradients()
+            self._project_gradients(optimizer)
             return None
 
         def wrapped() -> Any:
             loss = closure()
-            self._project_gradients()
+            self._project_gradients(optimizer)
             return loss
 
         if "closure" in kwargs:
@@ -258,12 +360,64 @@ class StepHooks:
         return (args[0], wrapped, *args[2:]), kwargs
 
     @compiled.eager
-    def _after(self) -> None:
+    def _after(self, optimizer: Optimizer) -> None:
+        # parameters are written through tensors without a graph: there is none to be kept out of
+        if lowered(torch.float32, self.log.device.type):
+            with _stated(self.log.device):
+                self._project_and_log(optimizer)
+        else:
+            self._project_and_log(optimizer)
+
+    def _project_and_log(self, optimizer: Optimizer) -> None:
+        self._held = self._without_gradient()
+        residuals = self._project(_skip(optimizer, self.log.device))
+        if self.log.size:
+            self.log.record(residuals)
+        self._note()
+
+    # ---- moves that no step made
+
+    def _note(self) -> None:
+        """Remember the parameters as they are now."""
+        self._versions = [p._version for p in self.system.parameters]
+        self._others = [w.parameter._version for w in self._elsewhere]
+
+    def watch(self, stacklevel: int, *, reading: bool = False) -> None:
+        """Warn, once, of parameters that something else moved off the set since the last step.
+
+        Versions are compared, which costs nothing; where they differ, rows are evaluated: at the
+        first, second, fourth, ... such step, since that may wait for the device, and always for
+        somebody who reads.
+        """
+        if self._warned:
+            return
+        for w, seen in zip(self._elsewhere, self._others, strict=True):
+            if w.parameter._version != seen and w.parameter.grad is not None:
+                self._warned = True
+                warnings.warn(
+                    f"{w.name}, in an equation of this constraint, is moved by another optimizer: "
+                    "the equation is off until the next step here. constrain([one, other], ...) "
+                    "keeps it after every step of either",
+                    stacklevel=stacklevel,
+                )
+                return
+        if self._versions == [p._version for p in self.system.parameters]:
+            return
+        self._strays += not reading
+        if not reading and self._strays & (self._strays - 1):
+            return
         with self._computing():
-            self._held = self._without_gradient()
-            residuals = self._project(self._skip())
-            if self.log.size:
-                self.log.record(residuals)
+            feasible, off = self.system.feasible(tolerance.HELD_ROUNDINGS)
+        if feasible:
+            return
+        self._warned = True
+        names = " and ".join(type(optimizer).__name__ for optimizer in self.optimizers)
+        warnings.warn(
+            f"constrained parameters were moved by something else than {names}.step(), and "
+            f"{', '.join(off)} no longer hold: call handle.apply() after loading values or moving "
+            "them by hand, and constrain the optimizer whose step() moves them",
+            stacklevel=stacklevel,
+        )
 
     def _computing(self) -> AbstractContextManager[None]:
         """No graph, and products in their stated precision."""
@@ -272,25 +426,20 @@ class StepHooks:
 
     def _without_gradient(self) -> frozenset[int]:
         """Which parameters have no gradient, and are held where they are."""
-        if all(p.grad is not None for p in self.system.parameters):
-            return frozenset()
+        for p in self.system.parameters:
+            if p.grad is None:
+                break
+        else:
+            return _NONE
         return frozenset(i for i, p in enumerate(self.system.parameters) if p.grad is None)
-
-    def _skip(self) -> Tensor | None:
-        """Where a gradient scaler found an infinity, the optimizer leaves everything as it is."""
-        infinite = getattr(self.optimizer, "found_inf", None)
-        if infinite is None:
-            return None
-        skip: Tensor = infinite.to(self.log.device) > 0
-        return skip.reshape(())
 
     def _project(self, skip: Tensor | None) -> list[Tensor]:
         """Onto the set, and the residuals if they are logged."""
         log = self.log.size > 0
         if self.settings.mode == "metric":
-            groups = self.optimizer.param_groups
+            groups = self._groups()
             inverse = [
-                optimizers.inverse_metric(self.optimizer, groups[g], p)
+                optimizers.inverse_metric(self._owner(g), groups[g], p)
                 if p.grad is not None
                 else torch.zeros_like(p)
                 for p, g in zip(self.system.parameters, self._group_of, strict=True)
@@ -299,49 +448,125 @@ class StepHooks:
             if self._held:
                 self.system.restore_(skip, tolerance.HELD_ROUNDINGS)
         elif not self._held:
-            return self.system.project_(skip, last=log)
+            residuals = self.system.project_(skip, last=log)
+            self._project_other_points(self.system, skip)
+            return residuals
         else:
-            self._moving(self._held).project_(skip, last=False)
-            self.system.restore_(skip, tolerance.HELD_ROUNDINGS)
+            awake = self._awake_of(self._held)
+            for system in awake.systems:
+                system.project_(skip, last=False)
+                self._project_other_points(system, skip)
+            if awake.judged is None:
+                return []
+            awake.judged.restore_(skip, tolerance.HELD_ROUNDINGS)
+            return awake.judged.residuals() if log else []
         return self.system.residuals() if log else []
 
-    def _moving(self, held: frozenset[int]) -> ParameterSystem:
-        """The system in which parameters without a gradient are constants."""
-        if held not in self._by_held:
-            moving = {id(p) for i, p in enumerate(self.system.parameters) if i not in held}
-            self._by_held[held] = ParameterSystem(
-                self.stacked,
-                self.actual,
-                lambda p: id(p) in moving,
-                self.settings.variant,
-                strict=False,
-            )
-        return self._by_held[held]
+    def _project_other_points(self, system: ParameterSystem, skip: Tensor | None) -> None:
+        """Onto the set what optimizers that swap weights keep beside the parameters."""
+        group_of = None
+        for optimizer in self.optimizers:
+            if not swaps.swaps(optimizer):
+                continue
+            if group_of is None:
+                pairs = zip(self.system.parameters, self._group_of, strict=True)
+                group_of = {id(p): g for p, g in pairs}
+            own = [swaps.other_point(self._owner(group_of[id(p)]), p) for p in system.parameters]
+            if any(z is not None for z in own):
+                points = [
+                    p.detach() if z is None else z
+                    for p, z in zip(system.parameters, own, strict=True)
+                ]
+                system.project_points_(points, skip)
+            return
 
-    def _project_gradients(self) -> None:
-        with self._computing():
-            held = self._without_gradient()
-            system = self._moving(held) if held else self.system
-            shift = self._shift(system)
-            gs = []
-            for p in system.parameters:
-                g = p.grad
-                assert g is not None
-                if g.layout != torch.strided:
-                    raise InputError(
-                        "a constrained parameter has a sparse gradient, which a projection onto "
-                        "the null space fills; use sparse=False in its embedding"
-                    )
-                gs.append(g.detach())
-            system.tangent_(gs, shift)
+    def _awake_of(self, held: frozenset[int]) -> "Awake":
+        """What there is to do where these parameters have no gradient.
 
-    def _shift(self, system: ParameterSystem) -> Shift | None:
+        Equations all of whose parameters are held cost nothing. Only the last few patterns are
+        kept: with experts that take turns each step has its own.
+        """
+        if (found := self._awake.get(held)) is not None:
+            self._awake.move_to_end(held)
+            return found
+        systems: list[ParameterSystem] = []
+        whole: set[int] = set()
+        judged: set[int] = set()
+        for equations, parameters in self._families:
+            if parameters.isdisjoint(held):
+                whole |= equations
+            elif not parameters <= held:
+                systems.append(self._moving_in(equations, held & parameters))
+            elif not self.system.reads_constants:
+                continue
+            judged |= equations
+        if whole:
+            systems.append(self.system.part(whole))
+        awake = Awake(tuple(systems), self.system.part(judged) if judged else None)
+        return _kept(self._awake, held, awake)
+
+    def _moving_in(self, equations: set[int], held: frozenset[int]) -> ParameterSystem:
+        """Some of the equations, in which parameters without a gradient are constants."""
+        key = (min(equations), held)
+        if (found := self._moving.get(key)) is not None:
+            self._moving.move_to_end(key)
+            return found
+        moving = {id(p) for i, p in enumerate(self.system.parameters) if i not in held}
+        own = [self.stacked.equations[i] for i in sorted(equations)]
+        system = ParameterSystem(
+            StackedEquations(own, self.stacked.chosen_names),
+            self.actual,
+            lambda p: id(p) in moving,
+            self.settings.variant,
+            strict=False,
+        )
+        return _kept(self._moving, key, system)
+
+    def _project_gradients(self, optimizer: Optimizer) -> None:
+        if lowered(torch.float32, self.log.device.type):
+            with _stated(self.log.device):
+                self._onto_null_space(optimizer)
+        else:
+            self._onto_null_space(optimizer)
+
+    def _onto_null_space(self, optimizer: Optimizer) -> None:
+        if len(self._optimizers) > 1 and self._projected_already(optimizer):
+            return
+        held = self._without_gradient()
+        systems = self._awake_of(held).systems if held else (self.system,)
+        for system in systems:
+            gs = [_gradient(p) for p in system.parameters]
+            system.tangent_(gs, self._shift(system, getattr(optimizer, "grad_scale", None)))
+        if len(self._optimizers) > 1:
+            own = [p.grad for p in self.system.parameters if p.grad is not None]
+            self._projected = [(weakref.ref(g), g._version) for g in own]
+
+    def _projected_already(self, optimizer: Optimizer) -> bool:
+        """Whether this optimizer's gradients are as another one's step left them, projected.
+
+        That one may have written to its own since: they are no gradients any more.
+        """
+        known = {id(g): version for ref, version in self._projected if (g := ref()) is not None}
+        return all(
+            p.grad is None or known.get(id(p.grad)) == p.grad._version
+            for p, g in zip(self.system.parameters, self._group_of, strict=True)
+            if self._owner(g) is optimizer
+        )
+
+    def _shift(self, system: ParameterSystem, scale: Tensor | None) -> Shift | None:
         """lambda * x that the optimizer will add to each gradient, in the gradient's scale."""
-        optimizer = self.optimizer
-        decays = {g: self._decay(optimizer.param_groups[g]) for g in self._trained_groups}
+        groups = self._groups()
+        for g in self._trained_groups:
+            decay = groups[g].get("weight_decay", 0.0)
+            if isinstance(decay, Tensor) or decay:
+                return self._shift_by_decay(system, scale)
+        return None
+
+    def _shift_by_decay(self, system: ParameterSystem, scale: Tensor | None) -> Shift | None:
+        groups = self._groups()
+        decays = {g: self._decay(self._owner(g), groups[g]) for g in self._trained_groups}
         if all(not isinstance(d, Tensor) and d == 0 for d in decays.values()):
             return None
-        scale = getattr(optimizer, "grad_scale", None)
         place = {id(p): g for p, g in zip(self.system.parameters, self._group_of, strict=True)}
         shift: Shift = []
         for p in system.parameters:
@@ -349,8 +574,8 @@ class StepHooks:
             shift.append(decay if scale is None else decay * scale.to(p.device).reshape(()))
         return shift
 
-    def _decay(self, group: dict[str, Any]) -> float | Tensor:
-        decay = optimizers.coupled_decay(self.optimizer, group, self.settings.coupled)
+    def _decay(self, owner: Optimizer, group: dict[str, Any]) -> float | Tensor:
+        decay = optimizers.coupled_decay(owner, group, self.settings.coupled)
         return -decay if group.get("maximize", False) else decay
 
     # ---- what handles ask for
@@ -379,10 +604,50 @@ class StepHooks:
         self.check()
         with self._computing():
             self.system.restore_(None, tolerance.RESIDUAL_ROUNDINGS)
+            self._project_other_points(self.system, None)
+        self._note()
+
+    def project_copy(self, module: torch.nn.Module) -> None:
+        """The same equations over a copy's parameters, onto their set."""
+        wanted = {id(p): self.module_names.get(id(p)) for p in self.stacked.parameters}
+        twin = twins(module, self.stacked.parameters, wanted, self.stacked.parameter_names)
+        varying = {id(twin[id(p)]) for p in self.stacked.parameters if self._varies(p)}
+        system = ParameterSystem(
+            self.stacked,
+            lambda p: twin[id(p)],
+            lambda p: id(p) in varying,
+            self.settings.variant,
+            strict=False,
+        )
+        with self._computing():
+            system.restore_(None, tolerance.RESIDUAL_ROUNDINGS)
+
+    def _varies(self, parameter: Tensor) -> bool:
+        own = self.actual(parameter)
+        return any(own is p for p in self.system.parameters)
 
     def learning_rates(self) -> set[Any]:
         """Of the groups of parameters that vary."""
-        return {self.optimizer.param_groups[g]["lr"] for g in self._trained_groups}
+        groups = self._groups()
+        return {groups[g]["lr"] for g in self._trained_groups}
+
+    def refuse_shared(self, stacked: StackedEquations) -> None:
+        """Raise `InputError` where an equation holds what another constrained optimizer trains."""
+        mine = self.optimizers
+        own = {id(p) for group in self._groups() for p in group["params"]}
+        for other in list(_constrained):
+            if any(other is optimizer for optimizer in mine):
+                continue
+            theirs = {id(p) for group in other.param_groups for p in group["params"]}
+            for p in stacked.parameters:
+                if p.requires_grad and id(p) not in own and id(p) in theirs:
+                    raise InputError(
+                        f"{stacked.parameter_names[p]} is trained by another optimizer, "
+                        f"{type(other).__name__}, which has a constraint too: each would take what "
+                        "the other moves for a constant. Remove that constraint, and give both "
+                        "optimizers and all their equations in one call: "
+                        "constrain([one, other], ...)"
+                    )
 
 
 def _refuse_overlap(system: ParameterSystem) -> None:
@@ -394,6 +659,36 @@ def _refuse_overlap(system: ParameterSystem) -> None:
                 f'mode="metric" takes rows that share no parameter entry, but {names[0]} and '
                 f'{names[-1]} are in one block ({block}). Use mode="tangent"'
             )
+
+
+def _kept(cache: "OrderedDict[K, V]", key: K, value: V) -> V:
+    """The value, kept with the last ones that were asked for."""
+    cache[key] = value
+    if len(cache) > PATTERNS:
+        cache.popitem(last=False)
+    return value
+
+
+def _gradient(p: Tensor) -> Tensor:
+    """Without a graph; where there is none, something of its shape, which no block reads."""
+    g = p.grad
+    if g is None:
+        return p.detach()
+    if g.layout is not torch.strided:
+        raise InputError(
+            "a constrained parameter has a sparse gradient, which a projection onto "
+            "the null space fills; use sparse=False in its embedding"
+        )
+    return g.detach() if g.requires_grad else g
+
+
+def _skip(optimizer: Optimizer, device: torch.device) -> Tensor | None:
+    """Where a gradient scaler found an infinity, the optimizer leaves everything as it is."""
+    infinite = getattr(optimizer, "found_inf", None)
+    if infinite is None:
+        return None
+    skip: Tensor = infinite.to(device) > 0
+    return skip.reshape(())
 
 
 @contextmanager

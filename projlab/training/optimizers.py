@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from projlab.errors import InputError
+from projlab.training import wrappers
 
 _DECOUPLED = ("AdamW", "Muon", "Adafactor")
 _COUPLED = (
@@ -39,12 +40,8 @@ def kind(optimizer: Optimizer, names: tuple[str, ...]) -> str | None:
 
 
 def require_optimizer(optimizer: object) -> Optimizer:
-    """The optimizer, or `InputError` with the reason why it cannot be constrained."""
-    if not isinstance(optimizer, Optimizer):
-        raise InputError(
-            f"optimizer is a {type(optimizer).__name__}; constrain takes a torch.optim.Optimizer "
-            "(of a wrapper, the optimizer inside)"
-        )
+    """The optimizer to hook onto, or `InputError` with the reason why there is none."""
+    optimizer = wrappers.hooked(optimizer)
     if isinstance(optimizer, torch.optim.SparseAdam):
         raise InputError(
             "SparseAdam is refused: it moves only the rows a batch touched, and keeps no state for "
@@ -143,7 +140,9 @@ def inverse_metric(optimizer: Optimizer, group: dict[str, Any], parameter: Tenso
         divisor = state["exp_inf"]  # holds eps already
     else:
         square: Tensor = state["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"]
-        step = torch.as_tensor(state["step"])  # left where it is: a CPU scalar needs no copy
+        step = state["step"]  # a tensor is left where it is: a CPU scalar needs no copy
+        if not isinstance(step, Tensor):
+            step = torch.tensor(float(step), dtype=torch.float32, device="cpu")
         divisor = square.sqrt() / (1 - group["betas"][1] ** step).sqrt() + group["eps"]
     inverse: Tensor = group["lr"] / divisor
     return inverse

@@ -1,25 +1,38 @@
 """A x = b over the parameters that an optimizer trains, applied block by block."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Set
 
 import torch
 from torch import Tensor
 
 from projlab import tolerance
-from projlab.errors import InputError
+from projlab.errors import InputError, ProjlabError
+from projlab.numerics.transfer import capturing, sent
 from projlab.system.constraint import AffineConstraint
 from projlab.system.inputs import working_dtype
 from projlab.training.blocks.base import Block, Shift, TouchedEntries, skipped, widest_dtype
 from projlab.training.blocks.factoring import inconsistent, make_block
+from projlab.training.blocks.sums import SumsBlock
 from projlab.training.equations import StackedEquations
-from projlab.training.expressions.maps import LinearMap, Sums
+from projlab.training.expressions.maps import LinearMap, Sums, placed
 from projlab.training.memory_order import in_memory_order, laid_out
-from projlab.training.partition import EquationRows, MatrixPlan, SumsPlan, split
+from projlab.training.partition import EquationRows, MatrixPlan, SumsPlan, alike, split
 
 
 def reads_values(device: torch.device) -> bool:
     """Whether a value is at hand without waiting for the device."""
     return device.type == "cpu"
+
+
+def _require_no_capture(device: torch.device) -> None:
+    """Raise `ProjlabError` while operators are recorded: what is set up would not be kept."""
+    if capturing(device):
+        raise ProjlabError(
+            "a CUDA graph is being captured, and the equations have yet to be factored for the "
+            "parameters that have gradients now. Take a step with gradients in the same places "
+            "before the capture"
+        )
 
 
 class ParameterSystem:
@@ -38,6 +51,9 @@ class ParameterSystem:
     strict
         Whether rows that contradict each other, or hold nothing that varies, are refused; else
         they are met as well as they can be.
+    midway
+        Whether the equations were taken before: one whose parameters were all frozen since then is
+        a constant that nothing can change, and is left out.
     apart
         Keep single rows of many lengths apart: a diagonal metric needs them so.
     """
@@ -50,6 +66,7 @@ class ParameterSystem:
         variant: str,
         *,
         strict: bool = True,
+        midway: bool = False,
         apart: bool = False,
     ) -> None:
         self.stacked, self.actual = stacked, actual
@@ -57,32 +74,126 @@ class ParameterSystem:
         """Those that vary, each once."""
         self._constants: list[tuple[int, int, LinearMap]] = []
         """The first row and the last but one of a constant term, and its map."""
-        self._equations = self._varying(varies, strict)
-        device = self._device()
+        self._equations = self._varying(varies, strict and not midway)
+        self.device = device = self._device()
+        _require_no_capture(device)
         data = self._data()
         self.dtype = widest_dtype([actual(p) for p in stacked.parameters])
-        self._b = stacked.right_side().to(
-            device=device, dtype=torch.float32 if device.type == "mps" else torch.float64
+        self._b = sent(
+            stacked.right_side(), device, torch.float32 if device.type == "mps" else torch.float64
         )
-        b = self.current_b().double().cpu()
+        # rows that may contradict each other have factors that no b has a part in
+        b = self.current_b().double().cpu() if strict else stacked.right_side()
+        distinct = self._distinct(b) if strict else self._equations
         plans, empty = split(
-            self._distinct(b) if strict else self._equations,
+            distinct,
             self.parameters,
             sums=variant in ("auto", "single_row"),
             structured=variant == "auto",
             join=not apart,
         )
-        if strict:
+        if strict and not midway:
             self._refuse_empty(empty, b)
+        self._sums = [plan for plan in plans if isinstance(plan, SumsPlan)]
         self.blocks: list[Block] = [
-            make_block(plan, self.parameters, b, variant, data, stacked.row_names, strict=strict)
-            for plan in plans
+            SumsBlock(same, self.parameters) for same in alike(self._sums, self.parameters)
         ]
+        self.blocks += [
+            make_block(
+                plan,
+                self.parameters,
+                b,
+                variant,
+                data,
+                self._coarsest([]),
+                stacked.row_names,
+                strict=strict,
+            )
+            for plan in plans
+            if not isinstance(plan, SumsPlan)
+        ]
+        self._any_b = (
+            len(distinct) == len(self._equations)
+            and not len(empty)
+            and all(block.independent for block in self.blocks)
+        )
+        """Whether rows are independent, so that they have a solution whatever b is."""
+        self._fix()
+        self._reads = reads_values(device)
+        """Whether values are looked at, to save passes: only where that does not wait."""
+        self._strides = [p.stride() for p in self.parameters]
+        self._addresses: list[int] = []
+        self._shares_blocks = False
+        """Whether another system may have bound the blocks to other memory since."""
+        self._points: list[Tensor] | None = None
+        """What is projected in place of the parameters, meanwhile."""
+
+    def _fix(self) -> None:
+        """Give each block its part of b."""
         self._right = [block.right_side(self._b) for block in self.blocks]
         if not self._constants:
             for block, b in zip(self.blocks, self._right, strict=True):
                 block.fix(b)
-        self._addresses: list[int] = []
+
+    def part(self, equations: Set[int]) -> "ParameterSystem":
+        """The same system without the blocks of other equations than these, by their numbers.
+
+        They must share no varying parameter with the others (`families`). Blocks are those of the
+        system itself, but for sums, of which nothing is stored.
+        """
+        if len(equations) == len(self._equations):
+            return self
+        own = torch.zeros(len(self._b), dtype=torch.bool, device="cpu")
+        for i in equations:
+            e = self._equations[i]
+            own[e.start : e.start + e.height] = True
+        part = copy.copy(self)
+        sums = [plan for plan in self._sums if bool(own[plan.rows.flatten()[0]])]
+        part.blocks = [SumsBlock(same, self.parameters) for same in alike(sums, self.parameters)]
+        part.blocks += [
+            block
+            for block in self.blocks
+            if not isinstance(block, SumsBlock) and bool(own[int(block.rows.flatten()[0])])
+        ]
+        part._fix()
+        part._shares_blocks = True
+        return part
+
+    def families(self) -> list[tuple[set[int], set[int]]]:
+        """Equations that share varying parameters, directly or through others, and these.
+
+        By their numbers in the system; equations without any are in none.
+        """
+        families: list[tuple[set[int], set[int]]] = []
+        for i, e in enumerate(self._equations):
+            found, held = {i}, {p for p, _ in e.terms}
+            if not held:
+                continue
+            apart = []
+            for equations, parameters in families:
+                if parameters.isdisjoint(held):
+                    apart.append((equations, parameters))
+                else:
+                    found, held = found | equations, held | parameters
+            families = [*apart, (found, held)]
+        return families
+
+    @property
+    def reads_constants(self) -> bool:
+        """Whether b changes with parameters that are constants here."""
+        return bool(self._constants)
+
+    def take(self, stacked: StackedEquations) -> bool:
+        """Take over equations that differ in their right sides alone, where factors stay as is.
+
+        False, and nothing done, where rows depend on each other, so that b has to be judged.
+        """
+        if not self._any_b:
+            return False
+        self.stacked = stacked
+        self._b = stacked.right_side().to(self._b)
+        self._fix()
+        return True
 
     def _varying(self, varies: Callable[[Tensor], bool], strict: bool) -> list[EquationRows]:
         """The equations over parameters that vary; the other terms become constants."""
@@ -93,7 +204,7 @@ class ParameterSystem:
             for term in e.difference.terms:
                 p = self.actual(term.parameter)
                 if not varies(p):
-                    self._constants.append((start, start + e.rows, term))
+                    self._constants.append((start, start + e.rows, placed(term, p.device)))
                     continue
                 if id(p) not in index:
                     index[id(p)] = len(self.parameters)
@@ -120,8 +231,11 @@ class ParameterSystem:
 
     def _data(self) -> torch.dtype:
         """The precision of coefficients and of right sides: constants bring their own."""
-        dtypes = [e.difference.data for e in self.stacked.equations]
-        dtypes += [self.actual(term.parameter).dtype for _, _, term in self._constants]
+        return self._coarsest([self.actual(term.parameter).dtype for _, _, term in self._constants])
+
+    def _coarsest(self, besides: list[torch.dtype]) -> torch.dtype:
+        """float32 where a coefficient, a given right side or one of these is no finer."""
+        dtypes = besides + [e.difference.data for e in self.stacked.equations]
         coarse = any(working_dtype(d) is torch.float32 for d in dtypes)
         return torch.float32 if coarse else torch.float64
 
@@ -136,7 +250,7 @@ class ParameterSystem:
             if first is e:
                 continue
             one, two = (b[same.start : same.start + same.height] for same in (first, e))
-            bound = tolerance.consistency_factor(tolerance.rank_cutoff(2, 2, 2.0**-53))
+            bound = tolerance.repeated_factor(tolerance.unit_roundoff(self._data()))
             off = ((one - two).abs() > bound * (one.abs() + two.abs())).nonzero()
             if len(off):
                 i = int(off[0])
@@ -179,8 +293,11 @@ class ParameterSystem:
         return list(zip(self.blocks, self.right_sides(), strict=True))
 
     def _bind(self) -> None:
+        """Blocks to the parameters' present memory."""
+        if self._points is not None:
+            return
         addresses = [p.data_ptr() for p in self.parameters]
-        if addresses != self._addresses:
+        if addresses != self._addresses or self._shares_blocks:
             values = self.values()
             for block in self.blocks:
                 block.bind(values)
@@ -191,22 +308,37 @@ class ParameterSystem:
 
         Nothing moves where `skip` is true.
         """
-        left = []
-        for block, b in self._current():
+        left, reads = [], skip is None and self._reads
+        self._bind()
+        for block, b in zip(self.blocks, self.right_sides(), strict=True):
             r = block.residual(b)
-            once = skip is None and self._reads and block.one_is_enough(b, r)
-            # a second correction for what the first leaves by rounding
-            for another in (False,) if once else (True, False):
+            most = 1 if reads and block.one_is_enough(b, r) else block.corrections
+            for done in range(1, most + 1):
                 block.subtract(skipped(r, skip))
-                if another or last:
+                if done < most or last:
                     r = block.residual(b)
+                if done < most and reads and block.settled(b, r):
+                    break
             left.append(r)
         return left
+
+    def project_points_(self, points: list[Tensor], skip: Tensor | None) -> None:
+        """Other tensors of the parameters' shapes and dtypes onto the set, in place."""
+        self._points = [laid_out(t, p) for t, p in zip(points, self.parameters, strict=True)]
+        try:
+            for block in self.blocks:
+                block.bind(self._points)
+            self.project_(skip, last=False)
+            for t, own in zip(points, self._points, strict=True):
+                if t is not own:
+                    t.copy_(own)
+        finally:
+            self._points, self._addresses = None, []
 
     def restore_(self, skip: Tensor | None, factor: float) -> None:
         """Onto the set; blocks whose rows all hold up to `factor` roundings keep their bits."""
         for block, b in self._current():
-            for _ in range(2):
+            for _ in range(block.corrections):
                 r = block.residual(b)
                 holds = block.together(self._holds(block, b, r, factor))
                 r = skipped(r, holds if skip is None else holds | skip)
@@ -217,11 +349,6 @@ class ParameterSystem:
                 if once:
                     break
 
-    @property
-    def _reads(self) -> bool:
-        """Whether values are looked at, to save passes: only where that does not wait."""
-        return reads_values(self._b.device)
-
     def project_in_metric_(self, inverse: list[Tensor], skip: Tensor | None) -> None:
         """Onto the set in the diagonal metric whose inverse is given for each parameter."""
         inverse = [laid_out(w, p) for w, p in zip(inverse, self.parameters, strict=True)]
@@ -230,16 +357,22 @@ class ParameterSystem:
             block.project_in_metric(b, inverse, skip)
 
     def tangent_(self, gs: list[Tensor], shift: Shift | None) -> None:
-        """Gradients onto the null space, in place: T(g + shift x) - shift x."""
+        """Gradients onto the null space, in place: T(g + shift x) - shift x.
+
+        Of a part, gradients that its blocks do not touch are passed over, whatever they are.
+        """
         if shift is not None:
             self._bind()
         # blocks read gradients as they read the parameters
-        own = [laid_out(g, p) for g, p in zip(gs, self.parameters, strict=True)]
+        own = gs
+        if [g.stride() for g in gs] != self._strides:
+            own = [laid_out(g, p) for g, p in zip(gs, self.parameters, strict=True)]
         for block in self.blocks:
             block.tangent(own, shift)
-        for g, projected in zip(gs, own, strict=True):
-            if projected is not g:
-                g.copy_(projected)
+        if own is not gs:
+            for g, projected in zip(gs, own, strict=True):
+                if projected is not g:
+                    g.copy_(projected)
 
     def residuals(self) -> list[Tensor]:
         """A x - b, block by block."""
@@ -256,12 +389,12 @@ class ParameterSystem:
                 return holds
         return off <= limit * block.magnitude(b)
 
-    def feasible(self) -> tuple[bool, list[str]]:
-        """Whether every row holds to rounding, and the names of some that do not; waits for it."""
+    def feasible(self, factor: float = tolerance.RESIDUAL_ROUNDINGS) -> tuple[bool, list[str]]:
+        """Whether every row holds up to `factor` roundings, and some that do not; waits for it."""
         off: list[str] = []
         for block, b in self._current():
             r = block.residual(b)
-            holds = self._holds(block, b, r, tolerance.RESIDUAL_ROUNDINGS)
+            holds = self._holds(block, b, r, factor)
             if not bool(holds.all()):
                 off += [self.stacked.row_name(int(i)) for i in block.rows[~holds][:3]]
         return not off, off
@@ -273,7 +406,7 @@ class ParameterSystem:
         points: list[tuple[Tensor, AffineConstraint]] = []
         if not plans:
             # no equation holds an entry: every point is its own projection
-            x = ts[0].reshape(-1)
+            x = ts[0].reshape(-1) if ts else torch.zeros(1, dtype=self.dtype, device=self.device)
             none = AffineConstraint(x.new_zeros(0, len(x)), x.new_zeros(0))
             return [(x, none)]
         for plan in plans:
@@ -294,7 +427,10 @@ class ParameterSystem:
         if isinstance(plan, SumsPlan):
             blocks = plan.rows.numel()
             parts = [t.view(ts[p]).reshape(blocks, -1) for p, t in plan.terms]
-            a = [torch.full((t.count,), t.scale, dtype=torch.float64) for _, t in plan.terms]
+            a = [
+                torch.full((t.count,), t.scale, dtype=torch.float64, device="cpu")
+                for _, t in plan.terms
+            ]
             A = torch.cat(a).unsqueeze(0)
         else:
             parts = [TouchedEntries(p, self.parameters[p.parameter]).read(ts) for p in plan.pieces]

@@ -1,19 +1,22 @@
 """Partition of equations over parameters into independent blocks, which share no parameter entry.
 
 Equations whose rows are sums of views stay views, also several that add up one view over different
-axes of it; those with a dense matrix stay dense. The other rows fall into the connected components
-of the graph that joins a row to the entries it holds, and components of one shape are batched.
+axes of it; those with a dense matrix stay dense, unless the rows they share entries with are
+sparser by far. The other rows fall into the connected components of the graph that joins a row to
+the entries it holds, and components of one shape are batched; large ones of few entries are blocks
+of their own, and stay sparse.
 """
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from projlab.numerics import tuning
 from projlab.system.rows import SparseRows, sparse_rows
 from projlab.system.structure import connected, places
 from projlab.training import grids
@@ -23,6 +26,14 @@ from projlab.training.ties import Graph, TiesPlan, ties
 
 FEW = 16
 """Blocks of different shapes that are worth a kernel launch each; more are put together."""
+
+SHORT = 2**10
+"""Entries of a row up to which gathering costs less than the operators on its view."""
+
+
+SPARSE = 3
+"""A dense matrix of more than so many times the entries is stored by rows, columns and values: a
+stored entry takes three numbers."""
 
 
 class EquationRows(NamedTuple):
@@ -111,9 +122,9 @@ def split(
             grid.append(alone.margins)
         elif sums and alone is not None and _is_sums(members[0], parameters):
             (e,) = members
-            rows = torch.arange(e.start, e.start + e.height).reshape(e.shape)
+            rows = torch.arange(e.start, e.start + e.height, device="cpu").reshape(e.shape)
             views.append(SumsPlan(rows, tuple((p, t) for p, t in e.terms if isinstance(t, Sums))))
-        elif any(isinstance(t, DenseMap) for e in members for _, t in e.terms):
+        elif _mostly_dense(members):
             dense.append(_dense(members, parameters))
         else:
             scattered += members
@@ -121,7 +132,9 @@ def split(
     if join and len(views) > FEW:
         # many views of no common pattern: one block that gathers is faster than a launch for each
         small = [v for v in views if v.rows.numel() == 1]
-        if len(small) > FEW:
+        entries = sum(t.count for v in small for _, t in v.terms)
+        short = entries < SHORT * len(small)
+        if len(small) > FEW and (short or len(alike(small, parameters)) > FEW):
             views = [v for v in views if v.rows.numel() != 1]
             scattered += [EquationRows(int(v.rows), v.rows.shape, v.terms) for v in small]
     components, empty = _stored(scattered, parameters, structured=structured, join=join)
@@ -197,7 +210,9 @@ def _groups(
 ) -> tuple[list[list[int]], set[int]]:
     """Equations that touch a common entry, together; and those with terms that do so themselves."""
     overlaps = _overlaps(equations, parameters)
-    _, label = connected(len(equations), *torch.tensor(overlaps, dtype=torch.long).view(-1, 2).T)
+    _, label = connected(
+        len(equations), *torch.tensor(overlaps, dtype=torch.long, device="cpu").view(-1, 2).T
+    )
     groups: dict[int, list[int]] = {}
     for i, group in enumerate(label.tolist()):
         groups.setdefault(group, []).append(i)
@@ -222,7 +237,7 @@ def _overlaps(
         if all(a[1] < b[0] for a, b in itertools.pairwise(spans)):
             continue
         # spans may overlap where entries do not: columns of one matrix interleave
-        owner = torch.zeros(parameters[p].numel(), dtype=torch.int32)
+        owner = torch.zeros(parameters[p].numel(), dtype=torch.int32, device="cpu")
         for _, _, i, footprint in spans:
             held = footprint.view(owner) if isinstance(footprint, Sums) else owner[footprint]
             pairs += [(other - 1, i) for other in held[held > 0].unique().tolist()]
@@ -231,6 +246,18 @@ def _overlaps(
             else:
                 owner[footprint] = i + 1
     return pairs
+
+
+def alike(plans: Iterable[SumsPlan], parameters: Sequence[Tensor]) -> list[list[SumsPlan]]:
+    """Plans that one block can hold, together: equal sums of parameters that are laid out alike."""
+    groups: dict[object, list[SumsPlan]] = {}
+    for plan in plans:
+        terms = tuple(
+            (t.scale, t.out, t.inner, q.dtype, q.shape, q.stride())
+            for q, t in ((parameters[p], t) for p, t in plan.terms)
+        )
+        groups.setdefault((plan.rows.shape, terms), []).append(plan)
+    return list(groups.values())
 
 
 def _merged(views: list[SumsPlan]) -> list[SumsPlan]:
@@ -242,7 +269,9 @@ def _merged(views: list[SumsPlan]) -> list[SumsPlan]:
     merged: list[SumsPlan] = []
     for group in alike.values():
         group.sort(key=lambda v: [t.offset for _, t in v.terms])
-        offsets = torch.tensor([[t.offset for _, t in v.terms] for v in group])
+        offsets = torch.tensor(
+            [[t.offset for _, t in v.terms] for v in group], dtype=torch.long, device="cpu"
+        )
         steps = offsets.diff(dim=0)
         if len(group) == 1 or bool((steps != steps[0]).any()) or not bool((steps[0] > 0).all()):
             merged += group
@@ -255,9 +284,39 @@ def _merged(views: list[SumsPlan]) -> list[SumsPlan]:
     return merged
 
 
+def _mostly_dense(members: Sequence[EquationRows]) -> bool:
+    """Whether rows with a dense matrix, and those that share entries with them, are one block."""
+    terms = [(e, p, t) for e in members for p, t in e.terms]
+    if not any(isinstance(t, DenseMap) for _, _, t in terms):
+        return False
+    if len(members) == 1 or all(isinstance(t, DenseMap) for _, _, t in terms):
+        return True
+    height = sum(e.height for e in members)
+    held = sum(_entries(t) for _, _, t in terms)
+    # every parameter's columns at least as many as its widest term touches
+    widest: dict[int, int] = {}
+    for _, p, t in terms:
+        widest[p] = max(widest.get(p, 0), _width(t))
+    return height * sum(widest.values()) <= SPARSE * held
+
+
+def _entries(term: LinearMap) -> int:
+    """How many entries a map holds."""
+    if isinstance(term, Sums):
+        return math.prod(term.shape) * term.count
+    return term.entries.numel() if isinstance(term, DenseMap) else len(term.values)
+
+
+def _width(term: LinearMap) -> int:
+    """How many columns a map may touch."""
+    if isinstance(term, Sums):
+        return math.prod(size for size, stride in term.out + term.inner if stride)
+    return term.entries.shape[-1] if isinstance(term, DenseMap) else len(term.cols.unique())
+
+
 def _dense(members: Sequence[EquationRows], parameters: Sequence[Tensor]) -> MatrixPlan:
     """One block of all rows of the equations, with dense coefficients."""
-    rows = torch.cat([torch.arange(r.start, r.start + r.height) for r in members])
+    rows = torch.cat([torch.arange(r.start, r.start + r.height, device="cpu") for r in members])
     placed: dict[int, list[tuple[int, LinearMap]]] = {}
     start = 0
     for r in members:
@@ -273,14 +332,14 @@ def _dense(members: Sequence[EquationRows], parameters: Sequence[Tensor]) -> Mat
             count = math.prod(view.shape)
             scale = term.source.scale
             entries = term.entries if scale == 1 else term.entries.double() * scale
-            block = torch.zeros(start, count, dtype=entries.dtype)
+            block = torch.zeros(start, count, dtype=entries.dtype, device="cpu")
             block[first : first + len(entries)] = entries.cpu()
         else:
             parts = [(s, *t.triplets()) for s, t in terms]
             used, inverse = torch.unique(
                 torch.cat([cols for _, _, cols, _ in parts]), return_inverse=True
             )
-            block = torch.zeros(start, len(used), dtype=torch.float64)
+            block = torch.zeros(start, len(used), dtype=torch.float64, device="cpu")
             where = (torch.cat([i + s for s, i, _, _ in parts]), inverse)
             block.index_put_(where, torch.cat([v for *_, v in parts]), accumulate=True)
             pieces.append(Piece(p, used.unsqueeze(0)))
@@ -330,18 +389,18 @@ def _stored(
 ) -> tuple[list[TiesPlan | MatrixPlan], Tensor]:
     """Blocks of equations with stored entries, by connected components; rows without any entry."""
     if not equations:
-        return [], torch.zeros(0, dtype=torch.long)
+        return [], torch.zeros(0, dtype=torch.long, device="cpu")
     stored = _assembled(equations, parameters)
     components = _components(stored)
     plans: list[TiesPlan | MatrixPlan] = []
-    planned = torch.zeros(len(components.sizes), dtype=torch.bool)
+    planned = torch.zeros(len(components.sizes), dtype=torch.bool, device="cpu")
     if structured:
         planned, plan = _tied(stored, components, parameters)
         plans += [] if plan is None else [plan]
     if join:
         components, planned = _joined(components, planned)
     plans += _matrices(stored, components, planned, parameters)
-    touched = torch.zeros(len(stored.numbers), dtype=torch.bool)
+    touched = torch.zeros(len(stored.numbers), dtype=torch.bool, device="cpu")
     touched[stored.entries.rows] = True
     return plans, stored.numbers[~touched]
 
@@ -370,9 +429,11 @@ def _tied(
 
 def _assembled(equations: Sequence[EquationRows], parameters: Sequence[Tensor]) -> _Stored:
     """Every term of the equations in one matrix."""
-    first = torch.tensor([0, *[p.numel() for p in parameters]]).cumsum(0)
-    none = torch.zeros(0, dtype=torch.long)
-    rows, cols, values = [none], [none], [torch.zeros(0, dtype=torch.float64)]
+    first = torch.tensor(
+        [0, *[p.numel() for p in parameters]], dtype=torch.long, device="cpu"
+    ).cumsum(0)
+    none = torch.zeros(0, dtype=torch.long, device="cpu")
+    rows, cols, values = [none], [none], [torch.zeros(0, dtype=torch.float64, device="cpu")]
     height = 0
     for e in equations:
         for p, term in e.terms:
@@ -385,7 +446,9 @@ def _assembled(equations: Sequence[EquationRows], parameters: Sequence[Tensor]) 
         torch.cat(rows), torch.cat(cols), torch.cat(values), (height, int(first[-1]))
     )
     used, column = torch.unique(entries.cols, return_inverse=True)
-    numbers = torch.cat([torch.arange(e.start, e.start + e.height) for e in equations])
+    numbers = torch.cat(
+        [torch.arange(e.start, e.start + e.height, device="cpu") for e in equations]
+    )
     return _Stored(numbers, entries, first, used, column)
 
 
@@ -395,9 +458,9 @@ def _components(stored: _Stored) -> _Components:
     count, label = connected(rows + columns, stored.entries.rows, stored.column + rows)
     of_row, of_column = label[:rows], label[rows:]
     parameter = torch.searchsorted(stored.first, stored.used, right=True) - 1
-    sizes = torch.zeros(count, len(stored.first), dtype=torch.long)
+    sizes = torch.zeros(count, len(stored.first), dtype=torch.long, device="cpu")
     sizes[:, 0] = torch.bincount(of_row, minlength=count)
-    one = torch.ones(columns, dtype=torch.long)
+    one = torch.ones(columns, dtype=torch.long, device="cpu")
     sizes.index_put_((of_column, parameter + 1), one, accumulate=True)
     return _Components(of_row, of_column, sizes)
 
@@ -414,7 +477,7 @@ def _joined(components: _Components, planned: Tensor) -> tuple[_Components, Tens
         target[components.of_column],
         torch.cat([sizes[~single], sizes[single].sum(0, keepdim=True)]),
     )
-    return joined, torch.cat([planned[~single], torch.zeros(1, dtype=torch.bool)])
+    return joined, torch.cat([planned[~single], torch.zeros(1, dtype=torch.bool, device="cpu")])
 
 
 def _matrices(
@@ -426,7 +489,7 @@ def _matrices(
     kind = _kinds(sizes)
     # rows, columns and entries component by component, and these kind by kind
     rank = torch.empty_like(kind)
-    rank[torch.argsort(kind, stable=True)] = torch.arange(len(kind))
+    rank[torch.argsort(kind, stable=True)] = torch.arange(len(kind), device="cpu")
     entries = stored.entries
     component = components.of_row[entries.rows]
     in_order = [
@@ -450,45 +513,72 @@ def _matrices(
         rows = stored.numbers[row_order[row : row + blocks * m]].view(blocks, m)
         columns = stored.used[column_order[column : column + blocks * n]].view(blocks, n)
         own = slice(entry, entry + int(counts[members].sum()))
-        A = _coefficients(m, n, counts[members], row_place[own], column_place[own], values[own])
+        held = _Held(counts[members], row_place[own], column_place[own], values[own])
         row, column, entry = row + blocks * m, column + blocks * n, own.stop
-        pieces, start = [], 0
-        for p, width in enumerate(widths):
-            if width:
-                piece = Piece(p, columns[:, start : start + width] - stored.first[p])
-                pieces.append(_as_view(piece, parameters))
-                start += width
-        plans.append(MatrixPlan(rows, tuple(pieces), A))
+        for some, A in _coefficients(m, n, held):
+            pieces, start = [], 0
+            for p, width in enumerate(widths):
+                if width:
+                    piece = Piece(p, columns[some, start : start + width] - stored.first[p])
+                    pieces.append(_as_view(piece, parameters))
+                    start += width
+            plans.append(MatrixPlan(rows[some], tuple(pieces), A))
     return plans
 
 
 def _kinds(shapes: Tensor) -> Tensor:
     """A number for each row of a table, equal for equal rows, from zero on; in their order."""
-    kind = torch.zeros(len(shapes), dtype=torch.long)
+    kind = torch.zeros(len(shapes), dtype=torch.long, device="cpu")
     for column in shapes.T:
         pair = kind * (int(column.max()) + 1) + column if len(column) else column
         _, kind = torch.unique(pair, return_inverse=True)
     return kind
 
 
-def _coefficients(m: int, n: int, counts: Tensor, i: Tensor, j: Tensor, values: Tensor) -> Tensor:
-    """A (m, n) where all blocks are equal, or (B, m, n), of stored entries block by block."""
+class _Held(NamedTuple):
+    """The stored entries of blocks of one shape, block by block."""
+
+    counts: Tensor
+    """(B,) how many each has."""
+    i: Tensor
+    j: Tensor
+    values: Tensor
+
+
+def _coefficients(m: int, n: int, held: _Held) -> Iterator[tuple[slice, Tensor]]:
+    """Which blocks go together, and their A: (m, n) where they are equal, or (B, m, n)."""
+    counts, blocks = held.counts, len(held.counts)
     first = int(counts[0])
-    equal = bool((counts == first).all()) and all(
-        bool((t.view(-1, first) == t[:first]).all()) for t in (i, j, values)
+    if bool((counts == first).all()) and all(
+        bool((t.view(-1, first) == t[:first]).all()) for t in held[1:]
+    ):
+        yield slice(None), _matrix(m, n, *(t[:first] for t in held[1:]))
+        return
+    if m * n >= tuning.SPARSE_CALL and blocks * m * n > SPARSE * int(counts.sum()):
+        starts = [0, *torch.cumsum(counts, 0).tolist()]
+        for k, own in enumerate(itertools.starmap(slice, itertools.pairwise(starts))):
+            yield slice(k, k + 1), _matrix(m, n, *(t[own] for t in held[1:]))
+        return
+    A = torch.zeros(blocks, m, n, dtype=torch.float64, device="cpu")
+    A[torch.repeat_interleave(torch.arange(blocks, device="cpu"), counts), held.i, held.j] = (
+        held.values
     )
-    if not equal:
-        A = torch.zeros(len(counts), m, n, dtype=torch.float64)
-        A[torch.repeat_interleave(torch.arange(len(counts)), counts), i, j] = values
-        return A
-    i, j, values = i[:first], j[:first], values[:first]
-    # a sparse entry takes three numbers, a dense one takes one
-    if m * n > 3 * first:
+    yield slice(None), A
+
+
+def _matrix(m: int, n: int, i: Tensor, j: Tensor, values: Tensor) -> Tensor:
+    """(m, n), sparse COO where that is the smaller form, of stored entries in order."""
+    if m * n > SPARSE * len(values):
         # in order, as the whole is: places follow the numbers of rows and columns
         return torch.sparse_coo_tensor(
-            torch.stack([i, j]), values, (m, n), is_coalesced=True, check_invariants=False
+            torch.stack([i, j]),
+            values,
+            (m, n),
+            device="cpu",
+            is_coalesced=True,
+            check_invariants=False,
         )
-    A = torch.zeros(m, n, dtype=torch.float64)
+    A = torch.zeros(m, n, dtype=torch.float64, device="cpu")
     A[i, j] = values
     return A
 
@@ -505,7 +595,11 @@ def _as_view(piece: Piece, parameters: Sequence[Tensor]) -> Piece:
     blocks, width = where.shape
     down = int(where[1, 0] - where[0, 0]) if blocks > 1 else width
     across = int(where[0, 1] - where[0, 0]) if width > 1 else 1
-    regular = where[0, 0] + torch.arange(blocks).unsqueeze(-1) * down + torch.arange(width) * across
+    regular = (
+        where[0, 0]
+        + torch.arange(blocks, device="cpu").unsqueeze(-1) * down
+        + torch.arange(width, device="cpu") * across
+    )
     if down > 0 and is_dense(parameter) and torch.equal(where, regular):
         axes = ((blocks, down), (width, across))
         return piece._replace(where=Sums(parameter, 1.0, axes, (), int(where[0, 0])))

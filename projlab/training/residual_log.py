@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from projlab.training.blocks.base import largest_of
 from projlab.training.parameter_system import reads_values
 
 _LARGEST = torch.finfo(torch.float32).max
@@ -21,19 +22,19 @@ class ResidualLog:
         self.steps: Tensor | int = 0
         """How many were recorded."""
         self._largest: Tensor | float = 0.0
-        self._values = torch.full((max(size, 1),), torch.nan, device=device)
+        self._values = torch.full((max(size, 1),), torch.nan, device=device, dtype=torch.float32)
         if reads_values(device):
             self._written = self._values.numpy()
         else:
             self.steps = torch.zeros((), dtype=torch.long, device=device)
-            self._largest = torch.zeros((), device=device)
+            self._largest = torch.zeros((), device=device, dtype=torch.float32)
 
     def record(self, residuals: list[Tensor]) -> None:
-        """One step, by the residuals of all blocks, which are overwritten."""
+        """One step, by the residuals of all blocks."""
         if not isinstance(self.steps, Tensor):
             worst = 0.0
             for r in residuals:
-                size = r.abs_().max().item()
+                size = largest_of(r)
                 if size > worst or size != size:  # NaN stays: nothing is larger
                     worst = size
             self._written[self.steps % self.size] = math.inf if worst > _LARGEST else worst

@@ -45,6 +45,7 @@ class TiesPlan:
             torch.stack([i, j]),
             self.values[:, mine].flatten(),
             (len(mine), int(self.sizes[g])),
+            device="cpu",
             check_invariants=False,
         )
         return self.rows[mine], A.coalesce()

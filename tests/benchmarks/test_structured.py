@@ -11,6 +11,7 @@ def test_steps_with_equations_are_feasible_and_timed_beside_those_without(monkey
     monkeypatch.setattr(structured, "CONVOLUTIONS", 2)
     monkeypatch.setattr(structured, "CHANNELS", 3)
     assert structured.sums_step(8).ratio("projlab", "passes") > 0
+    assert structured.equal_matrices(2, 8).ratio("with", "without") > 0
     assert structured.convolutions(torch.channels_last).ratio("with", "without") > 0
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import projlab
-from tests.projlab.systems import CHOICES, DISJOINT_VARIANTS
+from tests.projlab.systems import DISJOINT_VARIANTS, STRAIGHT
 from tests.projlab.watching import HotPath
 
 F64 = torch.float64
@@ -54,7 +54,7 @@ SETTINGS = {
     [
         (v, name)
         for name, (_, _, rows) in SETTINGS.items()
-        for v in CHOICES
+        for v in STRAIGHT
         if rows == "disjoint" or v not in DISJOINT_VARIANTS
     ],
 )

@@ -30,7 +30,7 @@ from tests.projlab.systems import (
 @pytest.mark.parametrize(("name", "dtype", "variant"), RUNS)
 def test_forward_error(name, dtype, variant):
     given = case(name, dtype)
-    with refused_if(given.may_refuse(variant)):
+    with refused_if(given.may_refuse(variant), variant):
         P = projlab.projector(given.A, given.b, variant)
         allowed = given.allowed(P.variant)
         assert P.rank == given.rank
@@ -43,7 +43,7 @@ def test_feasibility(name, dtype, variant):
     """Every row is satisfied to rounding, the redundant ones too, whatever the condition."""
     given = case(name, dtype)
     bound = tolerance.feasibility_bound(u=given.u, m=given.m, n=given.n)
-    with refused_if(given.may_refuse(variant)):
+    with refused_if(given.may_refuse(variant), variant):
         P = projlab.projector(given.A, given.b, variant)
         x = P(given.x0)
         assert exact.feasibility(given.A, given.b, given.x0, x) <= bound

@@ -17,6 +17,7 @@ from projlab import (
     constrain,
     diagnose,
     expr,
+    load,
     nn,
     project,
     projector,
@@ -48,6 +49,11 @@ projector(scipy.sparse.csr_array(np.ones((1, 2))), np.ones(1))
 constraint = AffineConstraint(A, b, names=["total", "difference"])
 projector(constraint)
 assert_type(constraint.residual(x), Tensor)
+
+# a file
+system = load("system.npz", b=0, key="model", dtype="float32")
+projector(system.A, system.b)
+assert_type(system.names, tuple[str, ...] | None)
 
 # every keyword
 projector(

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 import projlab
+from projlab.files.load import LoadedSystem
 from projlab_validation import formats
 from projlab_validation.lines import Line
 from projlab_validation.record import Record
@@ -17,13 +18,14 @@ NAMES = ("in", "out", "total")
 
 
 def stored(A, b, names=None, dtype="float64"):
-    return formats.StoredSystem(Path("system.npz"), A, b, names=names, dtype=dtype)
+    loaded = LoadedSystem(A.astype(dtype), b, None, names, ())
+    return formats.StoredSystem(Path("system.npz"), loaded)
 
 
 def run_code(code, A, b):
-    """Run the line that is recommended, and return what it projects the origin to."""
+    """Run the line after those that load, and return what it projects the origin to."""
     names = {"projector": projlab.projector, "A": A, "b": b}
-    exec(code, names)  # noqa: S102  what users are told to paste
+    exec(code.splitlines()[-1], names)  # noqa: S102  what users are told to paste
     return names["P"](torch.zeros(A.shape[1], dtype=torch.float64)).numpy()
 
 

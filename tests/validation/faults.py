@@ -1,13 +1,14 @@
 """Planted faults, each a mistake that somebody could make, and callables that are sound.
 
 All are `project(x, A, b)` for `projlab validate --subject`. A fault starts from `_lstsq`, which is
-sound, and is wrong in one thing.
+sound, and is wrong in one thing; a sparse one starts from `sparse_corrections`.
 """
 
 import os
 import signal
 import time
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,11 +53,16 @@ def projlab_project(x, A, b):
     return projlab.project(x, A, b)
 
 
-def answers_in_float64(x, A, b):
-    return _lstsq(x.double(), A.double(), b.double())
+def works_in_float64(x, A, b):
+    return _lstsq(x.double(), A.double(), b.double()).to(x.dtype)
 
 
-SOUND = ("row_scaled_lstsq", "projlab_project", "answers_in_float64")
+def draws_a_start_of_its_own(x, A, b):
+    torch.rand(3)  # a global generator that moves on is no harm
+    return _lstsq(x, A, b)
+
+
+SOUND = ("row_scaled_lstsq", "projlab_project", "works_in_float64", "draws_a_start_of_its_own")
 
 # -- wrong formulas ------------------------------------------------------------------------------
 
@@ -318,6 +324,27 @@ def wrong_on_the_second_of_a_stack(x, A, b):
     return answer
 
 
+def wrong_from_the_fourth_point_on(x, A, b):
+    answer = _lstsq(x, A, b)
+    if x.dim() == 2:
+        answer[3:] += 1e-6 * (x[3:] - answer[3:])
+    return answer
+
+
+def wrong_on_many_points(x, A, b):
+    answer = _lstsq(x, A, b)
+    return answer if x.dim() == 1 or len(x) <= 12 else answer + 1e-6 * (x - answer)
+
+
+def takes_points_for_contiguous(x, A, b):
+    rows = x.as_strided(x.shape, (x.shape[-1], 1)) if x.dim() == 2 else x
+    return _lstsq(rows, A, b)
+
+
+def takes_b_for_contiguous(x, A, b):
+    return _lstsq(x, A, b.as_strided(b.shape, (1,)))
+
+
 def takes_rows_for_contiguous(x, A, b):
     m, n = A.shape
     return _lstsq(x, A.as_strided((m, n), (n, 1)), b)
@@ -403,6 +430,68 @@ def jitters_at_random(x, A, b):
 
 def changes_x_in_place(x, A, b):
     return x.copy_(_lstsq(x, A, b))
+
+
+def answers_in_float64(x, A, b):
+    return _lstsq(x.double(), A.double(), b.double())
+
+
+def works_in_the_default_dtype(x, A, b):
+    return _lstsq(*(torch.tensor(t.tolist()).reshape(t.shape) for t in (x, A, b))).to(x.dtype)
+
+
+def wrong_without_gradients(x, A, b):
+    return _lstsq(x, A, b if torch.is_grad_enabled() else 1.001 * b)
+
+
+def wrong_on_several_threads(x, A, b):
+    return _lstsq(x, A, b if torch.get_num_threads() == 1 else 1.001 * b)
+
+
+def sets_the_default_dtype(x, A, b):
+    torch.set_default_dtype(torch.float64)
+    return _lstsq(x, A, b)
+
+
+def leaves_gradients_off(x, A, b):
+    torch.set_grad_enabled(False)
+    return _lstsq(x, A, b)
+
+
+def sets_the_threads(x, A, b):
+    torch.set_num_threads(torch.get_num_threads() + 1)
+    return _lstsq(x, A, b)
+
+
+def seeds_the_generator(x, A, b):
+    torch.manual_seed(0)
+    torch.rand(3)
+    return _lstsq(x, A, b)
+
+
+def seeds_numpy(x, A, b):
+    np.random.seed(0)  # noqa: NPY002  the fault
+    return _lstsq(x, A, b)
+
+
+def lowers_the_precision_of_products(x, A, b):
+    torch.set_float32_matmul_precision("medium")
+    return _lstsq(x, A, b)
+
+
+def flushes_denormals(x, A, b):
+    torch.set_flush_denormal(True)
+    return _lstsq(x, A, b)
+
+
+def silences_numpy(x, A, b):
+    np.seterr(all="ignore")
+    return _lstsq(x, A, b)
+
+
+def leaves_the_folder(x, A, b):
+    os.chdir("/")
+    return _lstsq(x, A, b)
 
 
 def scales_A_in_place(x, A, b):
@@ -494,6 +583,89 @@ def a_stale_factor(x, A, b):
     return x - (x @ E.mT - f) @ inverse.mT
 
 
+# -- sparse: A comes as COO, not coalesced --------------------------------------------------------
+
+
+def _csr(A, key=torch.int64, *, add_up=True):
+    """A with its duplicates added up, by flat indices of the dtype `key`."""
+    import numpy as np
+    import scipy.sparse as sp
+
+    i, j = A._indices().to(key)
+    flat = (i * A.shape[1] + j).numpy()
+    flat, where = np.unique(flat, return_inverse=True)
+    values = np.zeros(len(flat))
+    if add_up:
+        np.add.at(values, where, A._values().double().numpy())
+    else:
+        values[where] = A._values().double().numpy()
+    inside = (flat >= 0) & (flat < A.shape[0] * A.shape[1])
+    rows, columns = np.divmod(flat[inside], A.shape[1])
+    return sp.csr_array((values[inside], (rows, columns)), shape=tuple(A.shape))
+
+
+def _sparse(x, A, b, passes=10, relative=1e-13, back=None):
+    """Corrections with a sparse factor of the shifted Gram matrix, its rows put in an order."""
+    import numpy as np
+    import scipy.sparse as sp
+    from scipy.sparse.csgraph import reverse_cuthill_mckee
+    from scipy.sparse.linalg import splu
+
+    norms = np.sqrt(A.multiply(A).sum(axis=1))
+    D = np.exp2(-np.round(np.log2(np.where(norms > 0, norms, 1))))
+    E, f = sp.csr_array(A.multiply(D[:, None])), D * b.double().numpy()
+    m = len(f)
+    G = sp.csr_array(E @ E.T) + relative * m**0.5 * sp.eye_array(m, format="csr")
+    order = reverse_cuthill_mckee(sp.csr_matrix(G), symmetric_mode=True)
+    lu = splu(sp.csc_matrix(G[order][:, order]), permc_spec="NATURAL")
+    undo = np.argsort(order) if back is None else back(order)
+    z = x.double().numpy().reshape(-1, x.shape[-1]).T
+    for _ in range(passes):
+        z = z - E.T @ lu.solve((E @ z - f[:, None])[order])[undo]
+    return torch.from_numpy(np.ascontiguousarray(z.T)).reshape(x.shape).to(x.dtype)
+
+
+def sparse_corrections(x, A, b):
+    return _sparse(x, _csr(A), b)
+
+
+def drops_a_dense_row(x, A, b):
+    """Dense rows are set apart, and forgotten there."""
+    import numpy as np
+
+    whole = _csr(A)
+    counts = np.diff(whole.indptr)
+    kept = np.flatnonzero(counts <= max(10, 5 * counts.mean()))
+    return _sparse(x, whole[kept], b[kept])
+
+
+def applies_its_permutation_twice(x, A, b):
+    return _sparse(x, _csr(A), b, back=lambda order: order)
+
+
+def corrects_once(x, A, b):
+    return _sparse(x, _csr(A), b, passes=1)
+
+
+def overflows_32_bits(x, A, b):
+    return _sparse(x, _csr(A, torch.int32), b)
+
+
+def keeps_one_of_two_duplicates(x, A, b):
+    return _sparse(x, _csr(A, add_up=False), b)
+
+
+SPARSE_SOUND = ("sparse_corrections",)
+SPARSE_FAULTS = (
+    "drops_a_dense_row",
+    "applies_its_permutation_twice",
+    "corrects_once",
+    "overflows_32_bits",
+    "keeps_one_of_two_duplicates",
+)
+for _name in SPARSE_SOUND + SPARSE_FAULTS:
+    globals()[_name].takes_sparse = True
+
 HANGS = ("loops_on_feasible_points", "sleeps_on_square_systems")
 DIES = ("ends_the_process_on_stacks", "crashes_on_tall_systems")
 FAULTS = tuple(
@@ -502,5 +674,5 @@ FAULTS = tuple(
     if callable(value)
     and getattr(value, "__module__", None) == __name__
     and not name.startswith("_")
-    and name not in SOUND
+    and name not in SOUND + SPARSE_SOUND + SPARSE_FAULTS
 )

@@ -1,6 +1,7 @@
 """The suite itself is tested: every planted fault fails, and nothing sound does."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -8,7 +9,11 @@ import pytest
 
 from projlab.cli import main
 from projlab_validation import runner, store
+from projlab_validation.judge import judge
+from projlab_validation.measure import measure
+from projlab_validation.problems import catalogue
 from projlab_validation.profiles import PROFILES
+from projlab_validation.record import table
 from tests.validation import faults
 from tests.validation.asked import BRIEF, PROBLEMS, judged
 from tests.validation.forked import Forked
@@ -52,6 +57,32 @@ def test_nothing_sound_is_called_wrong(name):
         assert (frame["verdict"] == "pass").sum() >= len(frame) - 2
 
 
+@pytest.mark.parametrize("name", faults.SPARSE_FAULTS)
+def test_a_sparse_fault_ends_the_command_with_1(name, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(runner, "start_process", Forked)
+    monkeypatch.setattr("projlab_reports.figures.draw", lambda *_: [])
+    arguments = ["--subject", f"faults:{name}", "--jobs", "1", "--fail-fast", "--dtype", "float64"]
+    if name == "overflows_32_bits":  # as only a large system shows
+        arguments += ["--profile", "standard", "--problem", "sparse_chain_50000"]
+    else:
+        arguments += ["--profile", "quick", "--group", "sparse"]
+    assert main(["validate", *arguments, "--json", "--out", str(tmp_path / "run")]) == 1
+    outcome = json.loads(capfd.readouterr().out)
+    assert outcome["stopped"] == "stopped at the first check that failed"
+
+
+@pytest.mark.parametrize("name", faults.SPARSE_SOUND)
+@pytest.mark.parametrize("asked", [*BRIEF.sparse, "sparse_chain_1000", "sparse_blocks_500"])
+def test_nothing_sparse_and_sound_is_called_wrong(name, asked):
+    everything = replace(BRIEF, sparse=None, sparse_rows=2000)
+    for problem in catalogue(names=[asked]):
+        records = measure(problem, [f"faults:{name}"], everything)
+        frame = judge(table(records).to_pandas())
+        wrong = frame[frame["verdict"] == "fail"]
+        assert wrong.empty, (problem.name, problem.dtype, wrong["why"].tolist())
+        assert (frame["verdict"] == "pass").sum() >= len(frame) - 2
+
+
 def test_a_run_that_is_given_up_ends_with_1_and_says_so(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(runner, "start_process", Forked)
     monkeypatch.setattr(runner, "PATIENCE", 1)
@@ -81,7 +112,7 @@ def test_a_fault_ends_with_1_and_the_command_that_repeats_it(validate, tmp_path)
     assert ended.returncode == 1, ended.stderr
     command = (
         "projlab validate --profile quick --problem article_3 --subject faults:sign_of_b "
-        "--dtype float64 --out reproduce/article_3-faults.sign_of_b-float64"
+        "--dtype float64 --out reproduce/article_3-faults.sign_of_b-float64 --overwrite"
     )
     assert command in ended.stdout
     report = (out / "report.md").read_text(encoding="utf-8")

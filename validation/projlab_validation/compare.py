@@ -21,14 +21,17 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 
-from projlab import AffineConstraint, ProjlabError
+from projlab import AffineConstraint, ProjlabError, tolerance
 from projlab.engine.variants import get
+from projlab.numerics import memory
 from projlab.system.options import OnInconsistent
 from projlab_validation import subjects
 from projlab_validation.describe import (
     SystemDescription,
     analysed,
+    is_sparse,
     predicted_seconds,
     set_up_share,
     structure,
@@ -58,6 +61,16 @@ STACK_ENTRIES = 2**22
 
 ANSWER_SHARE = 0.5
 """Of the time left a variant may be predicted to take: certificate and oracle come after it."""
+
+DENSE_SECONDS = 3.0
+"""What a variant may be predicted to take that makes a sparse system dense, where another answered
+without; to name it by --variants is to ask it all the same."""
+
+STEP_SECONDS, STEP_ENTRY_SECONDS = 2e-4, 5e-9
+"""What a step of an iteration takes on a slow core: its calls, and each number that it reads."""
+
+REFERENCE_SECONDS = 15.0
+"""What x* may take: the certificate has judged by then."""
 
 PROFILE = Profile("compare", DTYPES, math.inf, None, None, (), None, repeats=50, repeat_seconds=0.2)
 
@@ -115,8 +128,9 @@ class Comparison:
 
     @property
     def failed(self) -> bool:
-        """Whether a variant broke what theory promises of it."""
-        return any(line.kind == "variant" and line.verdict == "fail" for line in self.lines)
+        """Whether a variant broke what theory promises of it, or none is as near as was asked."""
+        broken = (line.kind == "variant" and line.verdict == "fail" for line in self.lines)
+        return any(broken) or not self.recommendation.reached
 
     @property
     def checked(self) -> bool:
@@ -141,6 +155,9 @@ def compare(stored: StoredSystem, dtype: Dtype, options: ComparisonOptions) -> C
     question = Question(
         snapshot.system, dtype, options.device, options.accuracy, options.time_limit
     )
+    advice = recommend(question, shown)
+    loaded = ("from projlab import load, projector", stored.code(dtype), advice.code)
+    code = "\n".join(loaded) if advice.code else ""  # no line is given that would fail
     return Comparison(
         file=str(stored.path),
         dtype=dtype,
@@ -149,7 +166,7 @@ def compare(stored: StoredSystem, dtype: Dtype, options: ComparisonOptions) -> C
         system=snapshot.system,
         check=snapshot.check,
         lines=tuple(shown),
-        recommendation=recommend(question, shown),
+        recommendation=replace(advice, code=code),
         seconds=time.perf_counter() - start,
     )
 
@@ -165,6 +182,7 @@ def payload(
     options: ComparisonOptions,
     environment: Mapping[str, str],
     exit_code: int,
+    unread: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What programs and pages read: plain values, None where a figure is missing or infinite."""
     shown = {key: value for key, value in asdict(options).items() if key != "threads"}
@@ -174,6 +192,7 @@ def payload(
         "exit_code": exit_code,
         "asked": {**shown, "peers": [peer_name(spec) for spec in options.peers]},
         "environment": dict(environment),
+        "unread": list(unread),
         "systems": [asdict(comparison) for comparison in comparisons],
     }
     plain: dict[str, Any] = _plain(content)
@@ -194,7 +213,8 @@ def _plain(value: Any) -> Any:
 def _measured(problem: Problem, options: ComparisonOptions) -> Snapshot:
     """Measure in a process of its own; return its last snapshot, with why it is not the end."""
     known = Snapshot(structure(problem))
-    if (needed := predicted_seconds(problem)) > options.time_limit:
+    needed = predicted_seconds(problem)
+    if needed > options.time_limit and not is_sparse(known.system):
         unknown = (
             f"the rank decision alone is predicted to take {needed:.3g} s on a slow core, the time "
             f"limit is {options.time_limit:g} s"
@@ -244,8 +264,6 @@ def _skipped(problem: Problem, options: ComparisonOptions, system: SystemDescrip
 
 def _constraint(problem: Problem, device: str) -> AffineConstraint:
     """A and b in the problem's dtype, with the names of the rows, on the device."""
-    import torch
-
     from projlab.engine.projector import moved
 
     dtype = np.dtype(problem.dtype)
@@ -280,7 +298,7 @@ class _Measurement:
                 outcome = self._ask(variant, "raise")
                 self.records[variant, "refusal"] = truth.record(blank, variant, outcome)
         truth = Truth(self.problem, self.check, unknown, ())
-        for variant in self.options.variants:
+        for variant in sorted(self.options.variants, key=lambda v: not get(v).keeps_sparse):
             self.outcomes[variant] = outcome = self._ask(
                 variant, "raise" if self.system.consistent else "least_squares"
             )
@@ -289,11 +307,11 @@ class _Measurement:
             self._send(unknown)
         self._certify()
         self._send(unknown)
-        left = max(1.0, self.deadline - time.monotonic())
+        left = min(max(1.0, self.deadline - time.monotonic()), REFERENCE_SECONDS)
         x_star = reference(
             self.problem,
             least_squares=not self.system.consistent,
-            time_limit=left if math.isfinite(left) else None,
+            time_limit=left,
         )
         if x_star.kind == "unavailable" and x_star.rank == -1:
             x_star = self._unknown(x_star.reason)
@@ -338,13 +356,7 @@ class _Measurement:
 
     def _ask(self, variant: str, rule: Rule) -> Outcome:
         """Ask one variant, unless it is predicted to take what the judges need."""
-        left = self.deadline - time.monotonic()
-        predicted = self._predicted(variant)
-        if predicted > ANSWER_SHARE * left:
-            reason = (
-                f"predicted to take {predicted:.0f} s, more than half of the {max(left, 0):.0f} s "
-                "left for it and the judges; a longer --time-limit runs it"
-            )
+        if reason := self._why_not(variant):
             return Outcome("skip", reason=reason)
         return ask(
             self.constraint,
@@ -357,23 +369,76 @@ class _Measurement:
             decided=True,
         )
 
+    def _why_not(self, variant: str) -> str:
+        """Why a variant is not asked; "" where it is."""
+        predicted = self._predicted(variant)
+        if not predicted:
+            return ""
+        sparse = [v for v, o in self.outcomes.items() if o.x is not None and get(v).keeps_sparse]
+        if get(variant).iterates:
+            if predicted <= DENSE_SECONDS or not sparse:
+                return self._too_long(predicted)
+            return (
+                f"may take {predicted:.0f} s of iterations, where {sparse[0]} answered without; "
+                f"--variants {variant} runs it"
+            )
+        rank, n = self.system.rank or 0, self.problem.n
+        dtype = getattr(torch, self.problem.dtype)
+        needed = memory.factorisation_bytes(rank, n, dtype)
+        there = memory.limit(torch.device(self.options.device))
+        if needed > there:
+            return (
+                f"makes these rows dense, which takes {needed / 1e9:.3g} GB of the "
+                f"{there / 1e9:.3g} GB there are"
+            )
+        if sparse and is_sparse(self.system) and predicted > DENSE_SECONDS:
+            return (
+                f"makes these rows dense and is predicted to take {predicted:.0f} s, where "
+                f"{sparse[0]} answered without; --variants {variant} runs it"
+            )
+        return self._too_long(predicted)
+
+    def _too_long(self, predicted: float) -> str:
+        """Why a variant is not asked that takes so many seconds; "" where there is time for it."""
+        left = self.deadline - time.monotonic()
+        if predicted > ANSWER_SHARE * left:
+            return (
+                f"predicted to take {predicted:.0f} s, more than half of the {max(left, 0):.0f} s "
+                "left for it and the judges; a longer --time-limit runs it"
+            )
+        return ""
+
     def _predicted(self, variant: str) -> float:
         """Seconds for a warm-up and one timed set-up of the kept rows.
 
         At the speed the rank decision went or that of a slow core: choosing rows, which no set-up
         repeats, may have taken most of that decision.
         """
-        if not self.system.rows_overlap or get(variant).needs_disjoint_rows:
+        if not self.system.rows_overlap:
+            return 0.0
+        if get(variant).iterates:
+            return self._iterating()
+        if get(variant).keeps_sparse:
             return 0.0
         n, rank = self.problem.n, self.system.rank or 0
-        speed = predicted_seconds(self.problem) / self.system.analysis_s * FLOPS_PER_SECOND
+        speed = FLOPS_PER_SECOND
+        if not is_sparse(self.system):
+            speed *= predicted_seconds(self.problem) / self.system.analysis_s
         flops = get(variant).flops(rank, n)[0] * set_up_share(self.problem)
         return 2 * flops / max(speed, FLOPS_PER_SECOND)
 
+    def _iterating(self) -> float:
+        """Seconds of iterations: each set-up makes two, and each projection one, at least twice."""
+        m, n = self.problem.m, self.problem.n
+        u = tolerance.unit_roundoff(self.problem.dtype)
+        steps = min(tolerance.iterated_steps(m, self.system.condition, u), tolerance.STEPS)
+        entries: float = self.problem.csr().nnz + m + n
+        if m <= tolerance.ORTHOGONAL:
+            entries += m * steps
+        return 6 * steps * (STEP_SECONDS + STEP_ENTRY_SECONDS * entries)
+
     def _certify(self) -> None:
         """Add each answer's certificate to its record."""
-        import torch
-
         answered = {v: o.x for v, o in self.outcomes.items() if o.x is not None}
         if not answered:
             return
@@ -441,8 +506,6 @@ def _why_not(known: Snapshot, options: ComparisonOptions) -> str:
 
 def _ask_peer(report: Callable[[Outcome], None], spec: str, problem: Problem) -> None:
     """Project x₀, and a stack of it, and report what came back at what cost."""
-    import torch
-
     subject = subjects.load(spec)
     dtype = getattr(torch, problem.dtype)
 

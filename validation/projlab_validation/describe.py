@@ -15,7 +15,7 @@ from projlab import AffineConstraint, diagnose, tolerance
 from projlab.numerics import tuning
 from projlab.system.rows import as_rows
 from projlab.system.structure import worthwhile_blocks
-from projlab_validation.oracles import FLOPS, FLOPS_PER_SECOND
+from projlab_validation.oracles import FLOPS, FLOPS_PER_SECOND, extreme_singular_values
 from projlab_validation.problems import Problem
 from projlab_validation.record import NAN
 
@@ -27,6 +27,10 @@ TRY_SHARE = 0.1
 
 DENSE = 0.5
 """From this density on a matrix is called dense."""
+
+LARGE = 2**20
+SPARSE = 0.1
+"""At this density or below, and of more entries, zeros included, a matrix is not made dense."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +90,19 @@ class SystemDescription:
     unknown: str = ""
 
     @property
+    def one_point(self) -> bool:
+        """Whether the equations have one solution alone."""
+        return self.rank == self.n and self.consistent and not self.ambiguous
+
+    @property
     def consistent(self) -> bool:
         """Whether some x satisfies every equation, as far as is known."""
         return not self.conflicting_count
+
+
+def is_sparse(system: SystemDescription) -> bool:
+    """Whether a system is worth keeping sparse."""
+    return system.density <= SPARSE and system.m * system.n > LARGE
 
 
 def predicted_seconds(problem: Problem) -> float:
@@ -218,11 +232,16 @@ def with_condition_as_given(system: SystemDescription, problem: Problem) -> Syst
     rank = system.rank
     if not rank:
         return system
-    if system.rows_overlap:
+    if not system.rows_overlap:
+        smallest, largest = system.row_norms
+    elif is_sparse(system):
+        extremes = extreme_singular_values(problem, rank)
+        if extremes is None:
+            return system
+        smallest, largest = extremes
+    else:
         values = _singular_values(problem)
         smallest, largest = float(values[rank - 1]), float(values[0])
-    else:
-        smallest, largest = system.row_norms
     # An SVD in float64 cannot tell a smaller singular value from rounding.
     noise = max(problem.m, problem.n) * float(np.finfo(np.float64).eps) * largest
     least = smallest < noise and system.rows_overlap

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from projlab import project
+from projlab import project, projector
 from projlab_validation.norms import norm
 from projlab_validation.oracles import reference
 from projlab_validation.problems.problem import rounded
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from projlab_validation.oracles import Reference
     from projlab_validation.problems import Problem
 
@@ -37,35 +39,44 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def gradient_error(
-    problem: Problem, variant: str, x_star: Reference, *, seconds: float | None
+    problem: Problem, variant: str, x_star: Reference, A: Tensor, *, seconds: float | None
 ) -> float:
     """Return the largest error of the gradients of a variant, relative to `TERMS` times theory's.
 
-    Redundant rows leave the gradient in x₀ alone.
+    A is the matrix as the variant gets it, in the problem's dtype. Redundant rows leave the
+    gradient in x₀ alone, sparse ones those in x₀ and b.
     """
     rng = np.random.default_rng([problem.seed, 2])
     g = rounded(rng.standard_normal(problem.n), problem.dtype)
     tangent = reference(replace(problem, b=0 * problem.b, x0=g), time_limit=seconds)
     dtype = getattr(torch, problem.dtype)
-    A, b, x0 = (torch.tensor(v, dtype=dtype) for v in (problem.dense(), problem.b, problem.x0))
-    inputs = [x0, A, b] if x_star.rank == problem.m else [x0]
+    b, x0 = (torch.tensor(v, dtype=dtype) for v in (problem.b, problem.x0))
+    inputs = [x0]
+    if x_star.rank == problem.m:
+        inputs += [b] if A.is_sparse else [b, A]
     for tensor in inputs:
         tensor.requires_grad_()
-    gradients = torch.autograd.grad(
-        project(x0, A, b, variant), inputs, torch.tensor(g, dtype=dtype)
-    )
+    if A.is_sparse:
+        answer = projector(A, b.detach(), variant)(x0, b)
+    else:
+        answer = project(x0, A, b, variant)
+    gradients = torch.autograd.grad(answer, inputs, torch.tensor(g, dtype=dtype))
     wide = [v.numpy().astype(np.longdouble) for v in gradients]
     x, left = _wide(x_star), _wide(tangent)
     size = norm(g)
     errors = [_norm(wide[0] - left) / size]
     if len(gradients) > 1:
-        rows = problem.dense().astype(np.longdouble).T
+        rows = problem.csr().astype(np.longdouble).T
+        errors.append(_norm(rows @ wide[1] - (g - left)) / size)
+    if len(gradients) > 2:
         moved = problem.x0 - x
         some = slice(None, None, -(-(problem.n**2) // COMPARED))
         exact = -(np.outer(moved[some], left) + np.outer((g - left)[some], x))
         travelled = norm(problem.x0) + _norm(moved) + _norm(x)
-        errors.append(_norm(rows @ wide[2] - (g - left)) / size)
-        errors.append(_norm(rows[some] @ wide[1] - exact) / (size * (travelled or 1.0)))
+        errors.append(
+            _norm(problem.dense().astype(np.longdouble).T[some] @ wide[2] - exact)
+            / (size * (travelled or 1.0))
+        )
     return float(max(errors))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from projlab_validation import subjects
 from projlab_validation.examine import examine_subject, examine_variant
 from projlab_validation.outcome import Array, Outcome, Rule, ask, described
-from projlab_validation.profiles import Profile, over_budget
+from projlab_validation.profiles import Profile, over_budget, within
 from projlab_validation.record import NAN, Check, Record, blank_record
 from projlab_validation.truth import Truth
 from projlab_validation.watch import Answered, Asked, Tell, nobody
@@ -106,7 +106,7 @@ def _within_budget(
     """Return the records of variants that the profile skips, and the other variants."""
     skipped, asked = [], []
     for v in variants:
-        if reason := over_budget(profile, v, problem.m, problem.n, overlap=blank.rows_overlap):
+        if reason := over_budget(profile, v, problem):
             skipped.append(replace(blank, variant=v, status="skip", reason=reason))
         else:
             asked.append(v)
@@ -132,7 +132,10 @@ def _ask(
 def _oracle_answers(problem: Problem, profile: Profile) -> list[Answer]:
     from projlab_validation.oracles import cvx, lstsq
 
-    answers = lstsq.answers(problem)
+    if problem.stays_sparse:  # the solvers are asked about the same systems in their own groups
+        return []
+    dense = problem.m * problem.m * problem.n
+    answers = lstsq.answers(problem) if dense <= profile.flops else []
     if problem.dtype in profile.cvxpy_dtypes:
         answers += cvx.answers(problem, time_limit=profile.cvxpy_seconds)
     return answers
@@ -182,7 +185,7 @@ def _further(
     from projlab_validation.drift import drift_records
 
     problem = truth.problem
-    if problem.m**2 * problem.n <= profile.check_flops:
+    if within(problem, profile.check_flops):
         yield from examine_variant(truth, base, x, profile, tell)
     if problem.group == "drift":
         tell(Asked(base.variant, "drift"))
@@ -198,7 +201,7 @@ def _measure_subjects(
     def skipped(reason: str) -> list[Record]:
         return [replace(blank, variant=s, status="skip", reason=reason) for s in specs]
 
-    if reason := over_budget(profile, specs[0], problem.m, problem.n, overlap=True):
+    if reason := over_budget(profile, specs[0], problem):
         return skipped(reason)
     x_star = reference(problem, time_limit=profile.reference_seconds)
     if not x_star.consistent:
@@ -210,7 +213,7 @@ def _measure_subjects(
     if problem.dtype == "float32" and rank_at_float64(problem) != x_star.rank:
         return skipped("rows are redundant in float32 only, and a subject may work in float64")
     truth = Truth(problem, "projection", x_star, _oracle_answers(problem, profile))
-    all_checks = problem.m**2 * problem.n <= profile.subject_flops
+    all_checks = within(problem, profile.subject_flops)
     records: list[Record] = []
     for spec in specs:
         subject = subjects.load(spec)
@@ -223,4 +226,4 @@ def _constraint(problem: Problem) -> AffineConstraint:
     from projlab import AffineConstraint
 
     dtype = np.dtype(problem.dtype)
-    return AffineConstraint(problem.A.astype(dtype), problem.b.astype(dtype))
+    return AffineConstraint(problem.given().astype(dtype), problem.b.astype(dtype))

@@ -29,6 +29,10 @@ BASIS_FLOPS = 1e9
 """Stationarity is measured where a basis of the row space takes at most this (m² n)."""
 
 
+DENSE_ENTRIES = 2**22
+"""Entries of A, zeros included, whose norm is found by a dense SVD."""
+
+
 class Truth:
     """What is known about the answer to one check of one problem, independently of projlab."""
 
@@ -108,14 +112,23 @@ class Truth:
         scale = self.x0_norm + self.distance(self.problem.x0)
         if self.check != "least_squares" or not self.known:
             return scale
-        A = self.problem.dense()
+        A = self.problem.csr()
         residual = norm(A @ self.reference.x_high - self.problem.b)
-        return scale + self.reference.condition * residual / float(np.linalg.norm(A, 2))
+        return scale + self.reference.condition * residual / self.spectral_norm
+
+    @cached_property
+    def spectral_norm(self) -> float:
+        """‖A‖₂, by Lanczos where A is large."""
+        A = self.problem.csr()
+        if A.shape[0] * A.shape[1] <= DENSE_ENTRIES:
+            return float(np.linalg.norm(A.toarray(), 2))
+        start = np.random.default_rng(0).standard_normal(min(A.shape))
+        return float(scipy.sparse.linalg.svds(A, k=1, v0=start, return_singular_vectors=False)[0])
 
     def feasibility(self, x: Array) -> float:
         """The largest scaled row residual of x, see `Record`, in the longest float there is."""
         wide = np.longdouble
-        A, x_wide = self.problem.A.astype(wide), x.astype(wide)
+        A, x_wide = self.problem.csr().astype(wide), x.astype(wide)
         b = self.problem.b.astype(wide)
         if self.check == "least_squares":
             if not self.known:

@@ -14,7 +14,7 @@ from projlab.engine.kernels.native import PLAIN, wanted
 LONGEST = 4096
 """Entries at most: serial sums of more would gather too many roundings."""
 FEWEST = 2
-"""Vectors at least: one alone is searched in torch, whose operators leave entries out as it goes."""
+"""Vectors at least: torch searches one alone, and leaves entries out as it goes."""
 
 
 @cache

@@ -95,8 +95,8 @@ def _project(
 
 
 _SIGNATURE = (
-    "void({0}[:,::1], float64[::1], float64[:,::1], float64[:,::1], float64[::1], boolean, boolean, "
-    "float64, int64, {0}[:,::1], float64[::1], boolean[::1])"
+    "void({0}[:,::1], float64[::1], float64[:,::1], float64[:,::1], float64[::1], boolean, "
+    "boolean, float64, int64, {0}[:,::1], float64[::1], boolean[::1])"
 )
 float64: Any = njit(_SIGNATURE.format("float64"), **OPTIONS)(_project)
 float32: Any = njit(_SIGNATURE.format("float32"), **OPTIONS)(_project)

@@ -17,6 +17,7 @@ from projlab.engine.polyhedra.systems import Factor, System
 from projlab.engine.projector import Projector
 from projlab.errors import ProjlabError
 from projlab.numerics.double_double import add, exact, negative
+from projlab.system.rows import Rows, sparse_rows
 
 
 @dataclass
@@ -160,7 +161,7 @@ def _carefully(
     rest = right - system.times(fixed)
     w = _pairwise(system, v, y)
     try:
-        part = system.rows.select(active).to_dense()[:, free]
+        part = _columns(system.rows.select(active), free)
         x = Projector(part, rest[0, active])(w[:, free])
     except ProjlabError:
         return None
@@ -168,6 +169,18 @@ def _carefully(
     explained = (x - w[:, free]).abs() <= noise * (v.abs() + system.sizes(y))[:, free]
     w[:, free] = x
     return w, y, explained.all(-1)
+
+
+def _columns(rows: Rows, kept: Tensor) -> Tensor:
+    """These columns of rows, stored as the rows are."""
+    if not rows.sparse:
+        return rows.to_dense()[:, kept]
+    position = torch.full((rows.shape[1],), -1, dtype=torch.long, device=rows.device)
+    position[kept] = torch.arange(len(kept), device=rows.device)
+    i, j, values = rows.triplets()
+    among = position[j] >= 0
+    shape = rows.shape[0], len(kept)
+    return sparse_rows(i[among], position[j[among]], values[among], shape).as_tensor()
 
 
 def _pairwise(system: System, v: Tensor, y: Tensor) -> Tensor:

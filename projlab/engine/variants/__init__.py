@@ -3,14 +3,23 @@
 from projlab import tolerance
 from projlab.engine.variants.base import Factor, Variant
 from projlab.engine.variants.cholesky import Cholesky
+from projlab.engine.variants.iterative import Iterative
 from projlab.engine.variants.pinv import Pinv
 from projlab.engine.variants.qr import QR
 from projlab.engine.variants.single_row import SingleRow
+from projlab.engine.variants.sparse_cholesky import SparseCholesky
 from projlab.errors import InputError
 
 __all__ = ["REGISTRY", "Factor", "Variant", "drift_bound", "forward_error_bound", "get", "variants"]
 
-REGISTRY: tuple[Variant, ...] = (SingleRow(), Cholesky(), QR(), Pinv())
+REGISTRY: tuple[Variant, ...] = (
+    SingleRow(),
+    Cholesky(),
+    SparseCholesky(),
+    QR(),
+    Pinv(),
+    Iterative(),
+)
 
 
 def variants() -> tuple[str, ...]:

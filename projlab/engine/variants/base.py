@@ -3,11 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
+from projlab.numerics.transfer import sent
 from projlab.numerics.triangular import Reflectors
 from projlab.system.rows import Rows
 
@@ -26,11 +27,14 @@ class Bound(NamedTuple):
 
 @dataclass(frozen=True)
 class Factor(ABC):
-    """Factored rows E (r, n), or (B, r, n): every field is a tensor or None.
+    """Factored rows E (r, n), or (B, r, n): every field is a tensor or None, but where `opaque`.
 
     Vectors x are (..., n), for batched rows (B, k, n); right-hand sides are (..., r). A copy is
     made from the fields, and derives the rest again.
     """
+
+    opaque: ClassVar[bool] = False
+    """Whether a projection looks at its own numbers, or calls what a compiler cannot trace."""
 
     @abstractmethod
     def right_side(self, f: Tensor) -> Tensor:
@@ -55,12 +59,16 @@ class Factor(ABC):
     def multipliers(self, x: Tensor, c: Tensor | None) -> Tensor:
         """y with x - E' y the projection of x."""
 
+    def independent(self, cutoff: float) -> bool:
+        """Whether the factor tells cheaply that the rank is full, by far, at this cutoff."""
+        return False
+
     def to(self, device: torch.device) -> Self:
         """The same factor on another device."""
         return replace(
             self,
             **{
-                name: value.to(device) if isinstance(value, Tensor) else value
+                name: sent(value, device) if isinstance(value, Tensor) else value
                 for name, value in self._given().items()
             },
         )
@@ -79,6 +87,12 @@ class Variant(ABC):
     summary: str
     """One line for people who choose."""
     needs_disjoint_rows: bool = False
+    finds_out: bool = False
+    """Whether it tries where theory expects it to be unable, and refuses only what it could not."""
+    keeps_sparse: bool = False
+    """Whether sparse rows are never made dense."""
+    iterates: bool = False
+    """Whether each projection is an iteration of its own, of many products with A."""
 
     @abstractmethod
     def factor(self, rows: Rows, u: float) -> Factor:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from projlab import tolerance
 from projlab.errors import InputError
+from projlab.numerics.transfer import sent
 from projlab.training.expressions.maps import Sums
 from projlab.training.memory_order import flat, is_dense
 from projlab.training.partition import Piece
@@ -20,7 +21,7 @@ class Block(ABC):
     """Equations that share no parameter entry with those of other blocks.
 
     Methods take parameters, or gradients, as a list in the order of the system. None but
-    `one_is_enough` synchronises with the host.
+    `one_is_enough` and `settled` synchronises with the host.
     """
 
     rows: Tensor
@@ -36,6 +37,10 @@ class Block(ABC):
     """Whether b is known to be zero."""
     b_at_least = 0.0
     """Every |b_i| is known to be at least this."""
+    independent = False
+    """Whether rows are known to be independent, so that any b has a solution."""
+    corrections = 2
+    """How many a projection takes: a second one for what the first leaves by rounding."""
 
     def bind(self, ts: Sequence[Tensor]) -> None:
         """Work on these tensors, those of all parameters in the order of the system."""
@@ -79,6 +84,10 @@ class Block(ABC):
             return False
         needed = tolerance.ONE_CORRECTION * self._moved_by_rounding(r)
         return bool((needed <= self.magnitude_at_least(b)).all())
+
+    def settled(self, b: Tensor, r: Tensor) -> bool:
+        """Whether the residual r after a correction is known to be rounding; may wait."""
+        return False
 
     def _moved_by_rounding(self, r: Tensor) -> Tensor:
         """By how much rounding in `subtract` may move each row, in units of u."""
@@ -127,7 +136,7 @@ class TouchedEntries:
             self.width = self.view.shape[1]
         else:
             assert isinstance(piece.where, Tensor)
-            columns = piece.where.to(parameter.device)
+            columns = sent(piece.where, parameter.device)
             self.width = columns.shape[1]
             self._flat = is_dense(parameter)
             # parameters with gaps have no flat view and take an index for each dimension
@@ -158,6 +167,11 @@ def widest_dtype(parameters: Sequence[Tensor]) -> torch.dtype:
     for p in parameters:
         dtype = torch.promote_types(dtype, p.dtype)
     return dtype
+
+
+def largest_of(r: Tensor) -> float:
+    """The largest absolute value, NaN where there is one; waits for the device."""
+    return abs(r.item()) if r.numel() == 1 else r.abs().max().item()
 
 
 def skipped(t: Tensor, skip: Tensor | None) -> Tensor:

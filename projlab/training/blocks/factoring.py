@@ -10,18 +10,21 @@ from projlab.engine.select import asked
 from projlab.engine.setup import build_one
 from projlab.engine.solver import Solver
 from projlab.engine.variants.orthonormal import OrthonormalRows
-from projlab.errors import InconsistentError, first_few
+from projlab.engine.variants.sparse_cholesky import SparseCholeskyFactor
+from projlab.errors import InconsistentError, ProjlabError, first_few
+from projlab.numerics import tuning
 from projlab.system.analysis import analyse
 from projlab.system.constraint import AffineConstraint
 from projlab.system.options import Options, ProjectorKeywords
+from projlab.system.rank import wide_data
 from projlab.training.blocks.base import Block
 from projlab.training.blocks.margins import MarginsBlock
 from projlab.training.blocks.matrix import MatrixBlock
 from projlab.training.blocks.solver import SolverBlock
-from projlab.training.blocks.sums import SumsBlock
+from projlab.training.blocks.sparse import SparseBlock
 from projlab.training.blocks.ties import TiesBlock
 from projlab.training.grids import MarginsPlan
-from projlab.training.partition import MatrixPlan, Plan, SumsPlan
+from projlab.training.partition import MatrixPlan
 from projlab.training.ties import TiesPlan
 
 STEPS = 10**6
@@ -29,11 +32,12 @@ STEPS = 10**6
 
 
 def make_block(
-    plan: Plan,
+    plan: MarginsPlan | TiesPlan | MatrixPlan,
     parameters: Sequence[Tensor],
     b: Tensor,
     variant: str,
     data: torch.dtype,
+    entries: torch.dtype,
     names: Callable[[Tensor], list[str]],
     *,
     strict: bool,
@@ -46,6 +50,8 @@ def make_block(
         Every right-hand side, float64.
     data
         The precision of the coefficients and of b, which decides rank and consistency.
+    entries
+        That of the coefficients alone, which decides the rank of sparse rows.
     names
         Names of the rows with these numbers.
     strict
@@ -58,8 +64,6 @@ def make_block(
     InputError, AccuracyError, MemoryLimitError, RankDeficientError
         As `projlab.projector`.
     """
-    if isinstance(plan, SumsPlan):
-        return SumsBlock(plan, parameters)
     if isinstance(plan, MarginsPlan):
         margins = MarginsBlock(plan, parameters)
         if strict:
@@ -71,29 +75,65 @@ def make_block(
             _refuse_ties(ties, b, names, data)
         return ties
     if plan.A.layout == torch.strided and plan.A.shape[-2] == 1:
-        return _single_rows(plan, parameters, "single_row" if variant == "auto" else variant)
-    device = parameters[plan.pieces[0].parameter].device
+        single = _single_rows(plan, parameters, "single_row" if variant == "auto" else variant)
+        single.independent = True
+        return single
+    target = parameters[plan.pieces[0].parameter].device
     right = b.cpu()[plan.rows]
-    batched = plan.A.dim() == 3
-    dtype = torch.float64 if device.type != "mps" else torch.float32
-    constraint = AffineConstraint(
-        plan.A.to(device), (right if batched else right[0]).to(device), names(plan.rows[0])
-    )
-    try:
-        solver = build_one(constraint, dtype, _options(constraint.n, variant, strict), data)
-    except InconsistentError:
-        _refuse(plan, right, range(len(right)), names, data)
-        raise
+    batched, sparse = plan.A.dim() == 3, plan.A.layout != torch.strided
+    dtype = torch.float64 if target.type != "mps" else torch.float32
+    # every b has these factors where rows are sparse: which contradict is looked for below
+    own = torch.zeros((), device="cpu") if sparse else right if batched else right[0]
+    options = _options(plan.A.shape[-1], variant, strict=strict or sparse)
+
+    def factored(device: torch.device) -> Solver:
+        A, b = plan.A.to(device), own.to(device)
+        try:
+            return build_one(AffineConstraint(A, b), dtype, options, entries if sparse else data)
+        except ProjlabError as error:
+            if isinstance(error, InconsistentError):
+                _refuse(plan, right, range(len(right)), names, data)
+            # many names take longer than the factors: they are made where one is wanted
+            named = AffineConstraint(A, b, names(plan.rows[0]))
+            return build_one(named, dtype, options, entries if sparse else data)
+
+    # what a step sets up is factored on the host and sent, for the device would be waited for
+    solver = factored(target if strict else torch.device("cpu"))
+    if solver.device != target and isinstance(solver.factor, SparseCholeskyFactor):
+        solver = factored(target)  # such a factor is made where it is used, or is refused there
+    device = solver.device
     if strict and not batched:
         off = _off(solver, right.to(device), tolerance.unit_roundoff(data))
-        _refuse(plan, right, off.nonzero().flatten().tolist(), names, data)
+        _refuse(plan, right, off.any(-1).nonzero().flatten().tolist(), names, data)
+        if not _decidable(plan.A):
+            _refuse_unproven(plan, off.nonzero(), names)
+    block = _block(plan, parameters, solver)
+    ranks = solver.facts.known_ranks
+    block.independent = ranks is not None and all(r == plan.A.shape[-2] for r in ranks)
+    return block
+
+
+def _block(plan: MatrixPlan, parameters: Sequence[Tensor], solver: Solver) -> Block:
+    """The block that a factor serves."""
+    batched, device, dtype = plan.A.dim() == 3, solver.device, solver.dtype
+    if isinstance(solver.factor, SparseCholeskyFactor) and solver.kept is None and not batched:
+        return SparseBlock(plan, parameters, solver)
+    constraint = solver.facts.constraint
     if not isinstance(solver.factor, OrthonormalRows):
-        return SolverBlock(plan, parameters, solver, constraint)
+        target = parameters[plan.pieces[0].parameter].device
+        rows = constraint.rows.to(device=target)
+        return SolverBlock(plan, parameters, solver.to(target), rows)
     eye = torch.eye(constraint.m, dtype=dtype, device=device)
-    K = solver.right_side(-(eye.expand(len(right), -1, -1) if batched else eye))
+    K = solver.right_side(-(eye.expand(len(plan.rows), -1, -1) if batched else eye))
     assert K is not None
     A = plan.A if plan.A.layout == torch.strided else constraint.rows.to_dense()
     return MatrixBlock(plan, parameters, A, solver.factor.W, K.mT, solver.variant)
+
+
+def _decidable(A: Tensor) -> bool:
+    """Whether a dense decision on which rows contradict each other takes no more than seconds."""
+    m, n = A.shape[-2:]
+    return A.layout == torch.strided or min(m, n) * m * n <= tuning.DECIDABLE
 
 
 def _single_rows(plan: MatrixPlan, parameters: Sequence[Tensor], variant: str) -> MatrixBlock:
@@ -106,25 +146,27 @@ def _single_rows(plan: MatrixPlan, parameters: Sequence[Tensor], variant: str) -
 
 
 def _off(solver: Solver, right: Tensor, u: float) -> Tensor:
-    """(B,) which of the right sides (B, m) have rows that their projection of zero leaves off.
+    """(B, m) which rows of the right sides (B, m) their projection of zero leaves off.
 
-    Judged as consistency is, for data of unit roundoff u.
+    Judged as consistency is, for data of unit roundoff u; of data coarser than float64, where
+    combinations of rows are judged by their rounding, one of the rows is off by its own if any is.
     """
     constraint = solver.facts.constraint
     if solver.facts.known_ranks == (constraint.m,):
-        return torch.zeros(len(right), dtype=torch.bool)
+        return torch.zeros(right.shape, dtype=torch.bool, device="cpu")
     b = right.to(solver.dtype)
     zero = b.new_zeros(len(b), constraint.n)
     x, _ = solver.solve(zero, b, homogeneous=False, dual=False, want_multipliers=False)
     rows = constraint.rows.to(solver.dtype)
     cutoff = tolerance.rank_cutoff(constraint.m, constraint.n, u)
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    allowed = tolerance.consistency_factor(cutoff) * (rows.row_norms() * length + b.abs())
-    off: Tensor = ((rows.matvec(x) - b).abs() > allowed).any(-1)
+    factor = tolerance.consistency_factor(cutoff) if wide_data(u) else tolerance.ROUNDED_ONCE * u
+    allowed = factor * (rows.row_norms() * length + b.abs())
+    off: Tensor = (rows.matvec(x) - b).abs() > allowed
     return off
 
 
-def _options(n: int, variant: str, strict: bool) -> Options:
+def _options(n: int, variant: str, *, strict: bool) -> Options:
     keywords: ProjectorKeywords = {"on_inconsistent": "raise" if strict else "least_squares"}
     return asked(n, variant, keywords, applications=STEPS)
 
@@ -137,9 +179,23 @@ def _refuse(
     data: torch.dtype,
 ) -> None:
     """Raise `InconsistentError` for the first of these blocks whose rows contradict each other."""
-    for i in blocks:
+    for i in blocks if _decidable(plan.A) else ():
         A = plan.A[i] if plan.A.dim() == 3 else plan.A
         _refuse_rows(A.cpu(), right[i], names(plan.rows[i]), data)
+
+
+def _refuse_unproven(plan: MatrixPlan, off: Tensor, names: Callable[[Tensor], list[str]]) -> None:
+    """Raise `InconsistentError` for rows (k, 2) of blocks that are off at the nearest point."""
+    if not len(off):
+        return
+    rows = plan.rows[tuple(off.cpu().T)]
+    raise inconsistent(
+        [f"({name}) is off at the point nearest to all" for name in names(rows[:FEW_NAMES])]
+    )
+
+
+FEW_NAMES = 8
+"""Rows named where many are off."""
 
 
 def _refuse_rows(A: Tensor, right: Tensor, names: list[str], data: torch.dtype) -> None:

@@ -7,7 +7,8 @@ changed is known without reading x again, because averages of averages are avera
     s_i = (M_i x - m_i) - M_i (s_1 + ... + s_{i-1}),    x <- x - s_1 - s_2 - ...,
 
 where s_i has the size of the right side of equation i. Equations that add up sums of another one
-follow from it and are left out.
+follow from it and are left out. The sums over both dimensions of a matrix are subtracted in one
+pass, as the product of (1, s_1) and (s_2, 1).
 
 Reference: see `projlab.training.grids`.
 """
@@ -15,15 +16,55 @@ Reference: see `projlab.training.grids`.
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from projlab import tolerance
 from projlab.numerics import tuning
-from projlab.training.blocks.base import Block, Shift, widest_dtype
+from projlab.numerics.transfer import sent
+from projlab.system.rank import wide_data
+from projlab.training.blocks.base import Block, Shift, largest_of, widest_dtype
 from projlab.training.blocks.sums import column_sums, sums_by_product
+from projlab.training.expressions.maps import Sums
 from projlab.training.grids import Margin, MarginsPlan
+
+
+@dataclass(frozen=True)
+class _Corrections:
+    """Memory for the corrections of the independent equations, and how they are subtracted."""
+
+    flat: Tensor
+    """All of them, one after the other."""
+    parts: list[Tensor]
+    """In the shapes of their margins."""
+    factors: tuple[Tensor, Tensor] | None
+    """Of rows and columns, (1, s) and (t, 1), where their product is what is subtracted."""
+
+    @staticmethod
+    def of(margins: Sequence[Margin], like: Tensor, *, product: bool) -> "_Corrections":
+        """With the dtype and device of a tensor."""
+        sizes = [m.rows.numel() for m in margins]
+        before, behind = sizes if product else (0, 0)
+        # ones, s_1, s_2, ones: two matrices of two rows each, and what is computed in one piece
+        memory = like.new_ones(before + sum(sizes) + behind)
+        flat = memory[before : before + sum(sizes)]
+        parts = zip(flat.split(sizes), margins, strict=True)
+        factors = None
+        if product:
+            first, second = memory[: 2 * before].view(2, -1), memory[2 * before :].view(2, -1)
+            rows_first = margins[0].dims == (1,)
+            factors = (first.T, second) if rows_first else (second.T, first)
+        return _Corrections(flat, [part.view(m.rows.shape) for part, m in parts], factors)
+
+    def subtract_from(self, view: Tensor) -> None:
+        """From the grid."""
+        if self.factors is not None:
+            view.addmm_(*self.factors, alpha=-1)
+            return
+        for s in self.parts:
+            view.sub_(s)
 
 
 class MarginsBlock(Block):
@@ -41,22 +82,37 @@ class MarginsBlock(Block):
         self._independent = range(sum(i == j for i, j in enumerate(finer)))
         self._sizes = [m.rows.numel() for m in self.margins]
         self._starts = [sum(self._sizes[:i]) for i in range(len(self._sizes) + 1)]
-        self.rows = torch.cat([m.rows.flatten() for m in self.margins]).to(parameter.device)
+        self.rows = sent(torch.cat([m.rows.flatten() for m in self.margins]), parameter.device)
         scales = [m.sums.scale for m in self.margins]
         counts = [m.sums.count for m in self.margins]
-        self._scales = None if set(scales) == {1.0} else self._spread(scales, parameter.device)
+        device = parameter.device
+        self._scales = None if set(scales) == {1.0} else self._spread(scales, device)
         pairs = list(zip(scales, counts, strict=True))
-        self._per_entry = self._spread([1 / (s * count) for s, count in pairs], parameter.device)
+        self._per_entry = self._spread([1 / (s * count) for s, count in pairs], device)
+        shares = self._spread([1 / count for count in counts], device)
         # a correction is at most its mean, and what the earlier ones leave of theirs
         most = sum(1 / abs(scales[i] * counts[i]) for i in self._independent)
         most *= 2 ** (len(self._independent) - 1)
         self._spreading = 1 + max(abs(scale) * count for scale, count in pairs) * most
         """How many times the largest residual `_moved_by_rounding` may come to."""
         self._samples = [m.sums.partial(tuning.GROUPS, tuning.SHARE) for m in self.margins]
+        flat = len(plan.grid.shape) == 2
+        axes = tuple(zip(parameter.shape, parameter.stride(), strict=True))
+        self._whole = plan.grid.out == axes and plan.grid.offset == 0
         self._by_product = [
-            parameter.dtype is self.work and sums_by_product(parameter, m.sums)
+            flat and parameter.dtype is self.work and sums_by_product(parameter, m.sums)
             for m in self.margins
         ]
+        own = self.margins[: len(self._independent)]
+        self._r = torch.empty(sum(self._sizes), dtype=self.work, device=device)
+        self._parts = [self._part(self._r, i) for i in range(len(self.margins))]
+        both = flat and sorted(m.dims for m in own) == [(0,), (1,)]
+        product = both and parameter.dtype is self.work and _multiplied(self.grid)
+        self._corrections = _Corrections.of(own, self._r, product=product)
+        """Of which everything is overwritten by the next residual or correction."""
+        self._shares = shares[: len(self._corrections.flat)]
+        self._lengths = self._per_entry[: len(self._corrections.flat)]
+        self._couplings = [_coupling(own, i, j) for i in range(len(own)) for j in range(i)]
         self.variant = "commuting means"
         self.shape = (1, sum(self._sizes), math.prod(plan.grid.shape))
 
@@ -64,21 +120,28 @@ class MarginsBlock(Block):
     def large(self) -> bool:
         return self.shape[2] >= tuning.DECIDED
 
+    def bind(self, ts: Sequence[Tensor]) -> None:
+        self.ts = ts
+        self._own = self._view(ts)
+        self._sampled = [sample.view(ts[self.parameter]) for sample in self._samples]
+
     def residual(self, b: Tensor) -> Tensor:
-        view = self.grid.view(self.ts[self.parameter])
-        sums = [self._sum(i, view) for i in self._independent]
-        for i in range(len(sums), len(self.margins)):
-            sums.append(sums[self._finer[i]].sum(self.margins[i].dims, keepdim=True))
-        r = torch.cat([s.flatten() for s in sums])
+        for i in self._independent:
+            self._sum(i, self._own, self._parts[i])
+        for i in range(len(self._independent), len(self._parts)):
+            finer, dims = self._parts[self._finer[i]], self.margins[i].dims
+            torch.sum(finer, dims, True, out=self._parts[i]) if dims else self._parts[i].copy_(
+                finer
+            )
+        r = self._r
         if self._scales is not None:
             r.mul_(self._scales)
         return r if self.homogeneous else r.sub_(b)
 
     def magnitude(self, b: Tensor) -> Tensor:
-        view = self.grid.view(self.ts[self.parameter])
         sizes = b.new_zeros(len(b))
         # a few of the entries at a time: absolute values are another tensor
-        for piece, place in self._pieces(view):
+        for piece, place in self._pieces(self._own):
             absolute = piece.abs().to(self.work)
             for i, m in enumerate(self.margins):
                 own = self._part(sizes, i)
@@ -87,77 +150,102 @@ class MarginsBlock(Block):
         return self._scaled_sizes(sizes, b)
 
     def magnitude_at_least(self, b: Tensor) -> Tensor:
-        x = self.ts[self.parameter]
         sizes = torch.empty_like(b)
-        for i, sample in enumerate(self._samples):
-            view, out = sample.view(x), len(sample.out)
-            inner = tuple(range(out, view.dim()))
+        for i, (sample, view) in enumerate(zip(self._samples, self._sampled, strict=True)):
+            inner = tuple(range(len(sample.out), view.dim()))
             own = view.abs().sum((0, *inner), dtype=self.work)
             self._part(sizes, i).copy_(own.reshape(self.margins[i].rows.shape))
         return self._scaled_sizes(sizes, b)
 
     def magnitude_at_most(self, b: Tensor) -> Tensor:
-        low, high = torch.aminmax(self.grid.view(self.ts[self.parameter]))
+        low, high = torch.aminmax(self._own)
         largest = torch.maximum(-low, high).to(self.work)
         return b.abs() + largest / self._per_entry.abs()
 
     def subtract(self, r: Tensor) -> None:
-        view = self.grid.view(self.ts[self.parameter])
-        self._subtract(view, self._corrections(self._means(r)))
+        self._correct(r).subtract_from(self._own)
 
     def one_is_enough(self, b: Tensor, r: Tensor) -> bool:
         if self.b_at_least > 0:
-            largest = float(r.abs().max())
-            if tolerance.ONE_CORRECTION * self._spreading * largest <= self.b_at_least:
+            needed = tolerance.ONE_CORRECTION * self._spreading * largest_of(r)
+            if needed <= self.b_at_least:
                 return True
         return super().one_is_enough(b, r)
 
     def _moved_by_rounding(self, r: Tensor) -> Tensor:
         """|r|, and what rounding of all corrections does to the entries of a row."""
         moved = torch.zeros_like(r)
-        for s in self._corrections(self._means(r)):
+        for s in self._correct(r).parts:
             for i, m in enumerate(self.margins):
                 own = self._part(moved, i)
                 own += _mean(s.abs(), m)
         return r.abs() + moved / self._per_entry.abs()
 
     def tangent(self, gs: Sequence[Tensor], shift: Shift | None) -> None:
-        view = self.grid.view(gs[self.parameter])
-        sums = [self._sum(i, view) for i in self._independent]
-        if shift is not None:
-            own, factor = self.grid.view(self.ts[self.parameter]), shift[self.parameter]
-            sums = [s + self._sum(i, own) * factor for i, s in enumerate(sums)]
-        means = [s / m.sums.count for s, m in zip(sums, self.margins, strict=False)]
-        self._subtract(view, self._corrections(means))
+        view, corrections = self._view(gs), self._corrections
+        for i, part in enumerate(corrections.parts):
+            self._sum(i, view, part)
+            if shift is not None:
+                part.add_(self._sum(i, self._own) * shift[self.parameter])
+        corrections.flat.mul_(self._shares)
+        self._separate(corrections.parts)
+        corrections.subtract_from(view)
 
     def contradiction(self, b: Tensor, u: float) -> list[tuple[Tensor, float]] | None:
         """Rows of two equations that no entries satisfy, for data of unit roundoff u.
 
         Of either, row numbers, and what the same entries add up to by these rows.
         Equations of commuting averages agree as soon as any two of them do on what both determine.
-        Half of what two are apart is left of each in least squares; rows are judged by that.
         """
-        total, entries = self.shape[1:]
-        factor = tolerance.consistency_factor(tolerance.rank_cutoff(total, entries, u))
+        entries = self.shape[2]
         wanted = [
             self._part(b, i) / (m.sums.scale * m.sums.count) for i, m in enumerate(self.margins)
         ]
-        length = self._norm(self._corrections(wanted[: len(self._independent)]))
+        own = [w.clone() for w in wanted[: len(self._independent)]]
+        length = self._norm(self._separate(own))
         for i, j in itertools.combinations(range(len(wanted)), 2):
             one, two = self.margins[i], self.margins[j]
             first, second = _mean(wanted[i], two), _mean(wanted[j], one)
             apart = (first - second).abs()
-            for k, m in ((i, one), (j, two)):
-                root = math.sqrt(m.sums.count)
-                off = root * apart / 2 > factor * (length + root * wanted[k].abs())
-                if bool(off.any()):
-                    where = int(torch.argmax(apart))
-                    both = entries // apart.numel()
-                    return [
-                        (_rows_at(own, apart.shape, where), float(mean.flatten()[where]) * both)
-                        for own, mean in ((one, first), (two, second))
-                    ]
+            sides = ((wanted[i], one, two), (wanted[j], two, one))
+            if self._apart(apart, sides, length, u):
+                where = int(torch.argmax(apart))
+                both = entries // apart.numel()
+                return [
+                    (_rows_at(own, apart.shape, where), float(mean.flatten()[where]) * both)
+                    for own, mean in ((one, first), (two, second))
+                ]
         return None
+
+    def _apart(
+        self,
+        apart: Tensor,
+        sides: Sequence[tuple[Tensor, Margin, Margin]],
+        length: float,
+        u: float,
+    ) -> bool:
+        """Whether averages that are so far apart contradict each other; judged as a projector does.
+
+        Each side: the averages wanted, their margin and the other one. Of float64 data, half of
+        what two are apart is left of each row in least squares; of coarser data only what rounding
+        of the entries does counts, of all rows of both that add up the same entries.
+        """
+        if not wide_data(u):
+            sizes = [
+                _mean(w.abs(), other) + length / math.sqrt(m.sums.count) for w, m, other in sides
+            ]
+            return bool((apart > tolerance.ROUNDED_ONCE * u * (sizes[0] + sizes[1])).any())
+        total, entries = self.shape[1:]
+        factor = tolerance.consistency_factor(tolerance.rank_cutoff(total, entries, u))
+        return any(
+            bool(
+                (
+                    math.sqrt(m.sums.count) * apart / 2
+                    > factor * (length + math.sqrt(m.sums.count) * w.abs())
+                ).any()
+            )
+            for w, m, _ in sides
+        )
 
     def _norm(self, corrections: list[Tensor]) -> float:
         """The norm of the sum of broadcast margins, without the grid.
@@ -177,12 +265,9 @@ class MarginsBlock(Block):
 
     def _spread(self, values: Sequence[float], device: torch.device) -> Tensor:
         """One number an equation, for each of its rows."""
-        sizes = torch.tensor(self._sizes)
-        return (
-            torch.tensor(values, dtype=torch.float64)
-            .repeat_interleave(sizes)
-            .to(device=device, dtype=self.work)
-        )
+        sizes = torch.tensor(self._sizes, dtype=torch.long, device="cpu")
+        each = torch.tensor(values, dtype=torch.float64, device="cpu").repeat_interleave(sizes)
+        return sent(each, device, self.work)
 
     def _scaled_sizes(self, sizes: Tensor, b: Tensor) -> Tensor:
         return b.abs() + (sizes if self._scales is None else sizes * self._scales.abs())
@@ -193,30 +278,34 @@ class MarginsBlock(Block):
         starts = range(0, len(view), size)
         return [(view[i : i + size], slice(i, i + size)) for i in starts]
 
-    def _means(self, r: Tensor) -> list[Tensor]:
-        """Residuals of the independent equations, per entry of their sums."""
-        means = r * self._per_entry
-        return [self._part(means, i) for i in self._independent]
+    def _view(self, ts: Sequence[Tensor]) -> Tensor:
+        """The grid, in parameters or gradients."""
+        t = ts[self.parameter]
+        return t if self._whole else self.grid.view(t)
 
-    def _corrections(self, means: list[Tensor]) -> list[Tensor]:
-        """s_i of the module's docstring."""
-        found: list[Tensor] = []
-        for s, m in zip(means, self.margins, strict=False):
-            for earlier in found:
-                s = s - _mean(earlier, m)
-            found.append(s)
-        return found
+    def _correct(self, r: Tensor) -> _Corrections:
+        """The corrections that a residual asks for."""
+        flat = self._corrections.flat
+        independent = r if len(r) == len(flat) else r[: len(flat)]
+        torch.mul(independent, self._lengths, out=flat)
+        self._separate(self._corrections.parts)
+        return self._corrections
 
-    def _subtract(self, view: Tensor, corrections: list[Tensor]) -> None:
-        for s in corrections:
-            view.sub_(s)
+    def _separate(self, means: list[Tensor]) -> list[Tensor]:
+        """From means to s_i of the module's docstring, in place."""
+        for i, j, dims, share in self._couplings:
+            s = means[j]
+            means[i].sub_(torch.sum(s, dims, True) if dims else s, alpha=share)
+        return means
 
-    def _sum(self, i: int, view: Tensor) -> Tensor:
+    def _sum(self, i: int, view: Tensor, out: Tensor | None = None) -> Tensor:
         """The sums of equation i without its scale, in the shape of its margin, of the grid."""
         if self._by_product[i]:
-            return column_sums(view.mT).mT
+            return column_sums(view, out)
         dims = self.margins[i].dims
-        return view.sum(dims, keepdim=True, dtype=self.work) if dims else view.to(self.work)
+        if dims:
+            return torch.sum(view, dims, True, dtype=self.work, out=out)
+        return view.to(self.work) if out is None else out.copy_(view)
 
 
 def _finer(margins: Sequence[Margin], i: int) -> int:
@@ -228,6 +317,18 @@ def _finer(margins: Sequence[Margin], i: int) -> int:
     return i
 
 
+def _multiplied(grid: Sums) -> bool:
+    """Whether a product can write to the view of a matrix as it lies."""
+    return min(stride for _, stride in grid.out) == 1
+
+
+def _coupling(margins: Sequence[Margin], i: int, j: int) -> tuple[int, int, tuple[int, ...], float]:
+    """How a correction of equation j enters number i: summed over which axes, and times what."""
+    shape = margins[j].rows.shape
+    dims = tuple(d for d in margins[i].dims if shape[d] > 1)
+    return i, j, dims, 1 / math.prod(shape[d] for d in dims)
+
+
 def _mean(t: Tensor, margin: Margin) -> Tensor:
     """The average of a broadcast margin over the axes of another one."""
     dims = tuple(d for d in margin.dims if t.shape[d] > 1)
@@ -237,7 +338,9 @@ def _mean(t: Tensor, margin: Margin) -> Tensor:
 def _rows_at(margin: Margin, joint: torch.Size, position: int) -> Tensor:
     """The rows of a margin that add up to one entry of a coarser one."""
     rows = margin.rows
-    for d, index in enumerate(torch.unravel_index(torch.tensor(position), joint)):
+    for d, index in enumerate(
+        torch.unravel_index(torch.tensor(position, dtype=torch.long, device="cpu"), joint)
+    ):
         if joint[d] > 1:
             rows = rows.narrow(d, int(index), 1)
     return rows.flatten()

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from projlab import tolerance
+from projlab.numerics.transfer import sent
+from projlab.system.rank import wide_data
 from projlab.training.blocks.base import Block, Shift, narrowed, widest_dtype
 from projlab.training.memory_order import flat
 from projlab.training.ties import TiesPlan, jumps
@@ -27,23 +29,23 @@ class TiesBlock(Block):
         self.work = widest_dtype(own)
         self._wide = torch.float64 if device.type != "mps" else self.work
         """The precision of long sums, one after the other."""
-        self.rows = plan.rows.to(device)
-        self.ends = plan.ends.to(device)
-        self.values = narrowed(plan.values.T, self.work).T.contiguous().to(device)
-        self.group_of_row = plan.group_of_row.to(device)
-        self.sizes = plan.sizes.to(device)
+        self.rows = sent(plan.rows, device)
+        self.ends = sent(plan.ends, device)
+        self.values = sent(narrowed(plan.values.T, self.work).T.contiguous(), device)
+        self.group_of_row = sent(plan.group_of_row, device)
+        self.sizes = sent(plan.sizes, device)
         groups, rows, entries = len(plan.sizes), len(plan.rows), len(plan.signs)
         alike = bool((plan.sizes == plan.sizes[0]).all())
-        number = torch.arange(groups)
+        number = torch.arange(groups, device="cpu")
         number = (
             number.repeat(int(plan.sizes[0])) if alike else number.repeat_interleave(plan.sizes)
         )
-        self.group = number.to(device)
+        self.group = sent(number, device)
         self._alike = int(plan.sizes[0]) if alike else 0
         """The size of every group, where they have one."""
-        self.entries = [(p, c.to(device), where.to(device)) for p, c, where in plan.entries]
+        self.entries = [(p, sent(c, device), sent(where, device)) for p, c, where in plan.entries]
         positive = bool((plan.signs > 0).all())
-        self.signs = None if positive else plan.signs.to(device, self.work)
+        self.signs = None if positive else sent(plan.signs, device, self.work)
         self._way: list[tuple[Tensor, Tensor]] = []
         self.variant = "means of tied entries"
         each = torch.bincount(plan.group_of_row)
@@ -89,8 +91,10 @@ class TiesBlock(Block):
     def off(self, b: Tensor, u: float) -> Tensor:
         """(G,) whether following the rows from b ends in a contradiction, for data of roundoff u.
 
-        Where it does not, no row of the least-squares residual is beyond the bound either, but
-        for a factor; where it does, rank and consistency have to be decided.
+        Where it does, rank and consistency have to be decided. Where it does not, no row of the
+        least-squares residual is beyond the bound of float64 data, but for a factor. What is left
+        of a row in a cycle is the sum of what is left of the rows beside the tree: of coarser data
+        no combination of rows is off by more than their rounding unless one of these is.
         """
         o = self._followed(b)
         o = o - self._averaged(o)
@@ -99,10 +103,16 @@ class TiesBlock(Block):
         square = torch.zeros(len(self.sizes), dtype=o.dtype, device=o.device)
         length = square.index_add(0, self.group, o.square()).sqrt()[self.group_of_row]
         allowed = math.sqrt(2) * values[0].abs() * length + b.abs()
+        if not wide_data(u):
+            return self._any_in_groups(left.abs() > tolerance.ROUNDED_ONCE * u * allowed)
         most = torch.maximum(torch.bincount(self.group_of_row), self.sizes)
         sizes, kind = torch.unique(most, return_inverse=True)
         cutoffs = [tolerance.rank_cutoff(size, size, u) for size in sizes.tolist()]
-        factors = torch.tensor([tolerance.consistency_factor(cutoff) for cutoff in cutoffs])
+        factors = torch.tensor(
+            [tolerance.consistency_factor(cutoff) for cutoff in cutoffs],
+            dtype=torch.float64,
+            device="cpu",
+        )
         factor = factors.to(o)[kind][self.group_of_row]
         return self._any_in_groups(left.abs() > factor * allowed)
 
@@ -127,7 +137,10 @@ class TiesBlock(Block):
         if self._alike:
             means = signed.view(self._alike, -1).mean(0)
         else:
-            sums = torch.segment_reduce(signed.to(self._wide), "sum", lengths=self.sizes)
+            # to look at the lengths once more would wait for the device
+            sums = torch.segment_reduce(
+                signed.to(self._wide), "sum", lengths=self.sizes, unsafe=True
+            )
             means = (sums / self.sizes).to(x.dtype)
         spread = self._each(means)
         return spread if self.signs is None else spread * self.signs
@@ -151,15 +164,15 @@ class TiesBlock(Block):
         """d with A d = r, zero at the first entry of each group."""
         if not self._way:
             plan = self.plan
-            first = plan.before == torch.arange(len(plan.before))
-            other = plan.ends[1][plan.edge] == torch.arange(len(plan.before))
+            first = plan.before == torch.arange(len(plan.before), device="cpu")
+            other = plan.ends[1][plan.edge] == torch.arange(len(plan.before), device="cpu")
             own = torch.where(other, plan.values[1][plan.edge], plan.values[0][plan.edge])
             steps = plan.signs * plan.signs[plan.before]
             device = self.group.device
-            self._inverse = torch.where(first, 0.0, 1 / own).to(device, self._wide)
-            self._edge = plan.edge.to(device)
+            self._inverse = sent(torch.where(first, 0.0, 1 / own), device, self._wide)
+            self._edge = sent(plan.edge, device)
             way = jumps(plan.before, steps)
-            self._way = [(before.to(device), s.to(device, self._wide)) for before, s in way]
+            self._way = [(sent(before, device), sent(s, device, self._wide)) for before, s in way]
         d = r.to(self._wide).index_select(0, self._edge) * self._inverse
         for before, signs in self._way:
             d = torch.addcmul(d, signs, d.index_select(0, before))

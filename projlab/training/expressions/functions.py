@@ -186,7 +186,9 @@ def _read(equation: Any, given: Sequence[Any]) -> tuple[list[str], str]:
     if not arrow:
         output = "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
     shapes = [
-        tuple(g.shape) if isinstance(g, Expression) else tuple(torch.as_tensor(g).shape)
+        tuple(g.shape)
+        if isinstance(g, Expression)
+        else tuple(operands.constant(g, "an operand")[0].shape)
         for g in given
     ]
     try:

@@ -51,7 +51,9 @@ def matrix(A: Any) -> tuple[Tensor, torch.dtype]:
         entries = to_tensor(values, "A")
         require_finite(entries, "A's stored values")
         indices = torch.stack([rows, cols])
-        coo = torch.sparse_coo_tensor(indices, entries.double(), shape, check_invariants=True)
+        coo = torch.sparse_coo_tensor(
+            indices, entries.double(), shape, device="cpu", check_invariants=True
+        )
         return coo.coalesce(), entries.dtype
     if isinstance(A, Tensor) and A.requires_grad:
         raise InputError("A requires grad, but the matrix of a constraint is a constant; detach it")
@@ -80,6 +82,7 @@ def columns(A: Tensor, start: int, stop: int) -> Tensor:
         torch.stack([i[inside], j[inside] - start]),
         values[inside],
         (A.shape[0], stop - start),
+        device="cpu",
         is_coalesced=True,
         check_invariants=False,
     )

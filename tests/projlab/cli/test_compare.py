@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 
 import projlab
@@ -51,10 +52,12 @@ def test_json_says_what_the_system_is_and_which_variant_to_use(system, capfd):
     advice = one["recommendation"]
     assert advice["variant"] in ("cholesky", "qr", "pinv")
     assert advice["variant"] in advice["code"]
-    names = {"projector": projlab.projector, "A": A, "b": B}
-    exec(advice["code"], names)  # noqa: S102  what users are told to paste
-    x = names["P"](torch.zeros(A.shape[1], dtype=torch.float64)).numpy()
-    np.testing.assert_allclose(x, np.linalg.lstsq(A, B)[0], atol=1e-15)
+    names = {}
+    for _ in range(2):
+        exec(advice["code"], names)  # noqa: S102  what users are told to paste
+        x = names["P"](torch.zeros(A.shape[1], dtype=torch.float64)).numpy()
+        np.testing.assert_allclose(x, np.linalg.lstsq(A, B)[0], atol=1e-15)
+    assert names["names"] == ("in", "out", "total")
     assert [path.name for path in Path().iterdir()] == ["system.npz"]
 
 
@@ -80,6 +83,39 @@ def test_an_answer_beyond_its_theory_ends_with_1(system, monkeypatch, capsys):
     assert "fail qr: forward error" in capsys.readouterr().out
 
 
+def test_an_accuracy_that_no_variant_reaches_ends_with_1(system, capsys):
+    assert main(["compare", str(system), "--accuracy", "1e-30"]) == 1
+    text = " ".join(capsys.readouterr().out.split())
+    assert "No variant reaches 1e-30 here" in text or "No variant promises 1e-30 here" in text
+
+
+def test_what_projector_refuses_is_not_recommended(system, capsys):
+    assert main(["compare", str(system), "--accuracy", "2e-16", "--json"]) == 1
+    (one,) = json.loads(capsys.readouterr().out)["systems"]
+    assert one["recommendation"]["reached"] is False
+    with pytest.raises(projlab.AccuracyError):
+        projlab.projector(A, B, accuracy=2e-16)
+
+
+def test_no_time_limit_is_too_long(system, capsys):
+    assert main(["compare", str(system), "--variants", "qr", "--time-limit", "1e8"]) == 0
+
+
+def test_eighty_columns_break_no_number(system, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["compare", str(system)]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith(" qr ")]
+    assert len(rows) == 2  # the columns that do not fit stand in a second table
+    assert all(len(row) <= 80 for row in rows)
+
+
+def test_a_square_system_is_one_point(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.savez("square.npz", A=A[:2, :2], b=B[:2])
+    assert main(["compare", "square.npz", "--variants", "qr"]) == 0
+    assert "the set is one point" in capsys.readouterr().out
+
+
 def test_where_nothing_is_checked_it_ends_with_3_and_says_what_to_do(system, capsys):
     np.savez("large.npz", A=np.random.default_rng(0).standard_normal((300, 400)), b=np.ones(300))
     assert main(["compare", "large.npz", "--time-limit", "0.01"]) == 3
@@ -102,6 +138,77 @@ def test_each_dtype_and_file_is_a_comparison_of_its_own(system, capsys):
     assert "one row" in systems[0]["system"]["structure"]
 
 
+def test_the_code_loads_just_what_was_compared(tmp_path, monkeypatch, capsys):
+    """b as a number, the key, and another dtype than the file's."""
+    monkeypatch.chdir(tmp_path)
+    torch.save({"net": {"A": torch.from_numpy(A)}}, "it's.pt")
+    arguments = ["--key", "net", "--b", "0", "--x0", "1.5", "--dtype", "float32"]
+    assert main(["compare", "it's.pt", *arguments, "--variants", "qr", "--json"]) == 0
+    (one,) = json.loads(capsys.readouterr().out)["systems"]
+    assert one["x0"] == "x0 as given"
+    code = one["recommendation"]["code"]
+    assert 'load("it\'s.pt", b=0.0, x0=1.5, key="net", dtype="float32")' in code
+    names = {}
+    exec(code, names)  # noqa: S102  what users are told to paste
+    assert (names["A"].dtype, names["b"].tolist()) == (np.float32, [0, 0, 0])
+    np.testing.assert_array_equal(names["x0"], np.full(4, 1.5, np.float32))
+
+
+def test_a_saved_sparse_matrix_takes_a_number(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    scipy.sparse.save_npz("s.npz", scipy.sparse.csc_array(A))
+    assert main(["compare", "s.npz", "--b", "0", "--variants", "qr", "--json"]) == 0
+    (one,) = json.loads(capsys.readouterr().out)["systems"]
+    assert (one["system"]["m"], one["system"]["rank"]) == (3, 2)
+
+
+def test_a_folder_goes_on_past_a_file_that_cannot_be_read(system, capsys):
+    Path("broken.csv").write_text("u,v,b\n1,x,2\n", encoding="utf-8")
+    assert main(["compare", ".", "--variants", "qr", "--json", "--out", "out"]) == 2
+    out, error = capsys.readouterr()
+    assert error.startswith("projlab: broken.csv: holds 'x' where a number belongs, in line 2")
+    payload = json.loads(out)
+    assert [one["file"] for one in payload["systems"]] == ["system.npz"]
+    assert payload["systems"][0]["lines"][0]["verdict"] == "pass"
+    assert payload["exit_code"] == 2
+    assert payload["unread"] == [error.splitlines()[0].removeprefix("projlab: ")]
+    page = Path("out/compare.html").read_text(encoding="utf-8")
+    assert "broken.csv: holds" in page
+
+
+def test_a_folder_of_nothing_that_can_be_read_ends_with_2(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("one.csv", "two.csv"):
+        Path(name).write_text("u,v,b\n1,x,2\n", encoding="utf-8")
+    assert main(["compare", ".", "--out", "out"]) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert [line.split(":")[1] for line in error.splitlines()] == [" one.csv", " two.csv"]
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("what", ["a folder", "a file that may not be read"])
+def test_what_is_no_file_to_read_ends_with_2(what, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.save("A.npy", A)
+    if what == "a folder":
+        Path("b.npy").mkdir()
+        says = "b.npy: is a folder; want a file any of .npz"
+    else:
+        np.save("b.npy", B)
+        opened = Path.open
+
+        def refused(path, *arguments, **options):
+            if path.name == "b.npy":
+                raise PermissionError(13, "Permission denied")
+            return opened(path, *arguments, **options)
+
+        monkeypatch.setattr(Path, "open", refused)
+        says = "b.npy: cannot be read as npy without pickles ([Errno 13] Permission denied)"
+    assert main(["compare", "A.npy", "--b", "b.npy"]) == 2
+    assert says in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -116,6 +223,9 @@ def test_each_dtype_and_file_is_a_comparison_of_its_own(system, capsys):
         ),
         (["A.npy", "s.npz", "--b", "b.npy"], "--b and --x0 belong to one system, and 2 are given"),
         (["s.npz", "--out", "b.npy"], "--out b.npy is a file"),
+        (["A.npy", "--b", "nan"], "b is nan; it must be finite"),
+        (["A.npy", "--b", "0", "--key", "A"], "whose parts have no names; want no key 'A'"),
+        (["s.npz", "--key", "C"], "s.npz: holds no 'C', but A, b; want a key that it holds"),
         (["s.npz", "--variants", "qr,gauss"], "variant='gauss' is unknown"),
         (["s.npz", "--device", "abacus"], "--device abacus cannot be used here"),
     ],

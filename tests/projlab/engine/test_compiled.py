@@ -2,7 +2,7 @@
 
 import copy
 import pickle
-import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -10,23 +10,14 @@ from torch.func import functional_call, vmap
 
 import projlab
 from projlab import project, projector
+from projlab.engine import compiled as operators
+from projlab.engine import compiled_project
 from tests.projlab.derivatives import F64, close, metric, problem
-from tests.projlab.systems import CHOICES, DISJOINT_VARIANTS, OVERLAPPING_VARIANTS
-
-
-@pytest.fixture
-def fresh_compiler():
-    torch.compiler.reset()
-    with warnings.catch_warnings():
-        # the compiler's own: deprecations inside torch, and its look at .grad of what it traces
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
-        yield
-    torch.compiler.reset()
+from tests.projlab.systems import DISJOINT_VARIANTS, OVERLAPPING_VARIANTS, STRAIGHT
 
 
 @pytest.mark.parametrize(
-    ("variant", "kind"), [*((v, "none") for v in CHOICES), ("auto", "diagonal"), ("auto", "dense")]
+    ("variant", "kind"), [*((v, "none") for v in STRAIGHT), ("auto", "diagonal"), ("auto", "dense")]
 )
 def test_compiled_projector_gives_the_bits_of_eager(variant, kind, fresh_compiler):
     """One graph, no breaks; forward, backward, tangent, multipliers and another b."""
@@ -52,6 +43,32 @@ def test_compiled_projector_gives_the_bits_of_eager(variant, kind, fresh_compile
 
     for eager, found in zip(gradients(f), gradients(compiled), strict=True):
         assert torch.equal(eager, found)
+
+
+@pytest.mark.parametrize(
+    ("variant", "kind"), [*((v, "none") for v in STRAIGHT), ("auto", "diagonal"), ("auto", "dense")]
+)
+def test_the_operators_have_the_strides_that_they_announce(variant, kind):
+    A, b = problem(variant)
+    W = metric(kind)
+    transposed = torch.randn(5, 3, dtype=F64).mT
+    form, tensors = operators.taken_apart(projector(A, b, variant, metric=W)._solver)
+    announced = partial(torch.library.opcheck, test_utils="test_faketensor")
+    for dual in (False, True):
+        announced(
+            operators.solve,
+            (transposed, None, tensors, form, [], None, False, dual, True),
+        )
+    rest = (variant, W, None, "numerical", None, "drop", "raise", torch.zeros(()))
+    announced(compiled_project.project, (transposed, A, b, *rest))
+    announced(compiled_project.project_backward, (transposed, transposed, A, b, True, *rest))
+
+
+def test_compiled_with_a_transposed_x(fresh_compiler):
+    A, b = problem("cholesky")
+    P = projector(A, b, "cholesky")
+    x = torch.randn(5, 3, dtype=F64).mT
+    assert torch.equal(torch.compile(lambda x: P(x).flatten())(x), P(x).flatten())
 
 
 def test_compiled_blocks_give_the_bits_of_eager(fresh_compiler):

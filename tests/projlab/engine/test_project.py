@@ -16,7 +16,7 @@ from tests.projlab.systems import CHOICES, OVERLAPPING_VARIANTS, RUNS, case, ref
 @pytest.mark.parametrize(("name", "dtype", "variant"), RUNS)
 def test_one_off_forward_error(name, dtype, variant):
     given = case(name, dtype)
-    with refused_if(given.may_refuse(variant)):
+    with refused_if(given.may_refuse(variant), variant):
         x = projlab.project(given.x0, given.A, given.b, variant)
         # one projection may be served best by another variant than many: the laxer bound holds
         many = projlab.projector(given.A, given.b, variant).variant

@@ -42,7 +42,7 @@ def test_auto_says_what_it_took_and_why(name, dtype):
 @pytest.mark.parametrize(("name", "dtype", "variant"), RUNS)
 def test_a_variant_asked_for_by_name_is_the_one_used(name, dtype, variant):
     given = case(name, dtype)
-    with refused_if(given.may_refuse(variant)):
+    with refused_if(given.may_refuse(variant), variant):
         P = projlab.projector(given.A, given.b, variant)
         assert P.variant == variant or variant == "auto"
         assert P.reason.startswith(f"{P.variant}: ")
@@ -130,5 +130,5 @@ def test_a_refusal_is_never_a_silent_change_of_variant(variant):
     A, b = system(1e12)
     condition = projlab.diagnose(A, b).condition
     limit = by_name(variant).limitation(m=5, n=20, condition=condition, u=2**-53)
-    with refused_if(limit is not None):
+    with refused_if(limit is not None, variant):
         assert projlab.projector(A, b, variant).variant == variant

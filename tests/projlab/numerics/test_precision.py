@@ -56,3 +56,49 @@ def test_without_a_switch_nothing_is_touched():
     with stated_precision(CPU):
         assert in_force() == (False, True)
     assert state() == before
+
+
+MIXED = {
+    "old, then one new": lambda: (
+        torch.set_float32_matmul_precision("high"),
+        setattr(torch.backends.cuda.matmul, "fp32_precision", "ieee"),
+    ),
+    "old, then the other new": lambda: (
+        torch.set_float32_matmul_precision("medium"),
+        setattr(torch.backends.mkldnn.matmul, "fp32_precision", "ieee"),
+    ),
+    "allow_tf32": lambda: setattr(torch.backends.cuda.matmul, "allow_tf32", True),
+    "new, below an old one at its highest": lambda: setattr(
+        torch.backends.mkldnn.matmul, "fp32_precision", "bf16"
+    ),
+    "generic": lambda: setattr(torch.backends, "fp32_precision", "tf32"),
+}
+
+
+def standing():
+    try:
+        old = torch.get_float32_matmul_precision()
+    except RuntimeError as error:
+        old = str(error)
+    backends = torch.backends
+    new = [s.fp32_precision for s in (backends, backends.cuda.matmul, backends.mkldnn.matmul)]
+    return [old, *new]
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="this torch is older")
+@pytest.mark.parametrize("name", MIXED)
+def test_old_and_new_switches_mixed_stand_afterwards_as_they_stood(name):
+    fresh = standing()
+    try:
+        MIXED[name]()
+        stood = standing()
+        assert stood != fresh
+        assert lowered(torch.float32, "cpu")
+        with stated_precision(torch.device("cpu")):
+            assert not {"tf32", "bf16"} & set(standing()[2:])
+        assert standing() == stood
+    finally:
+        torch.backends.fp32_precision = "none"
+        torch.set_float32_matmul_precision("highest")
+        for switch in (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul):
+            switch.fp32_precision = "none"

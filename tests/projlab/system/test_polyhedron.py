@@ -5,6 +5,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 from scipy.optimize import Bounds, LinearConstraint
+from scipy.sparse.linalg import aslinearoperator
 
 from projlab import AffineConstraint, InconsistentError, InputError
 from projlab.system.polyhedron import Polyhedron
@@ -70,6 +71,8 @@ REFUSED = [
     ({"lb": torch.zeros(2, requires_grad=True)}, "lb requires grad"),
     ({"lb": [0.0], "names": ["a"]}, "names must be 0 strings"),
     ({"lb": [1j]}, "lb has dtype complex"),
+    ({"A": aslinearoperator(np.eye(2)), "b": 1.0, "lb": 0}, "A is an operator"),
+    ({"G": aslinearoperator(np.eye(2)), "h": 1.0}, "G is an operator"),
 ]
 
 

@@ -52,11 +52,11 @@ class Fresh(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        if isinstance(out, torch.Tensor):
+        if isinstance(out, torch.Tensor) and out.layout is torch.strided:
             known = {
                 t.untyped_storage().data_ptr()
                 for t in tree_leaves((args, kwargs))
-                if isinstance(t, torch.Tensor)
+                if isinstance(t, torch.Tensor) and t.layout is torch.strided
             }
             if out.untyped_storage().data_ptr() not in known:
                 self.sizes.append(out.numel())

@@ -7,6 +7,7 @@ import pickle
 import pytest
 import torch
 
+import projlab
 from projlab import constrain, expr
 from tests.projlab.training.helpers import backward, network, vector
 
@@ -48,3 +49,47 @@ def test_pickling_says_that_the_constraint_stays_behind():
         copy.copy(optimizer)
     optimizer.load_state_dict(optimizer.state_dict())
     assert optimizer._optimizer_step_pre_hooks
+
+
+class Holder(torch.nn.Module):
+    """A module that holds the handle of its constraint, as Lightning's do."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = network()
+        self.optimizer = [torch.optim.SGD(self.net.parameters(), lr=0.1)]
+        self.handle = constrain(self.optimizer[0], expr(self.net[2].weight).sum(1) == 1)
+
+
+@pytest.mark.parametrize("first", ["module", "optimizer"])
+def test_a_module_that_holds_its_handle_is_copied_with_its_optimizer(first):
+    holder = Holder()
+    optimizer = holder.optimizer.pop()
+    both = {"module": (holder, optimizer), "optimizer": (optimizer, holder)}[first]
+    copied = copy.deepcopy(both)
+    twin, own = copied if first == "module" else copied[::-1]
+    backward(twin.net)
+    own.step()
+    assert twin.handle.steps == 1
+    assert holder.handle.steps == 0
+    assert twin.handle.residual().abs().max() < 1e-5
+    torch.testing.assert_close(twin.net[2].weight.sum(1), torch.ones(5))
+    twin.handle.remove()
+    assert optimizer._optimizer_step_pre_hooks
+
+
+def test_a_handle_that_is_copied_or_saved_alone_says_so():
+    holder = Holder()
+    optimizer = holder.optimizer.pop()
+    file = io.BytesIO()
+    torch.save(holder, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=False)
+    for other in (copy.deepcopy(holder), loaded):
+        torch.testing.assert_close(other.net[2].weight, holder.net[2].weight)
+        assert "removed" in repr(other.handle) or "without" in repr(other.handle)
+        with pytest.raises(projlab.ProjlabError, match="without its optimizer: call"):
+            other.handle.apply()
+    backward(holder.net)
+    optimizer.step()
+    assert holder.handle.steps == 1

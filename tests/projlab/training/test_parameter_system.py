@@ -35,6 +35,18 @@ def test_the_same_equation_twice_is_stated_once():
     assert handle.residual().shape == (12,)
 
 
+@pytest.mark.parametrize(("dtype", "off"), [(F64, 2.0**-40), (torch.float32, 2.0**-18)])
+def test_sums_stated_twice_agree_up_to_the_rounding_of_their_data(dtype, off):
+    W = torch.nn.Parameter(torch.randn(6, 5))
+    b = torch.full((6,), 0.1, dtype=dtype)
+    near = b * (1 + 2 * U[dtype])
+    with constrain(torch.optim.SGD([W], lr=0.1), expr(W).sum(1) == b, expr(W).sum(1) == near):
+        pass
+    for far in (b + off, b - off):
+        with pytest.raises(projlab.InconsistentError, match="contradict each other"):
+            constrain(torch.optim.SGD([W], lr=0.1), expr(W).sum(1) == b, expr(W).sum(1) == far)
+
+
 def test_rows_that_repeat_others_hold_to_rounding_too():
     for seed in range(8):
         torch.manual_seed(seed)

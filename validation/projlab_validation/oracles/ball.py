@@ -36,6 +36,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from flint import arb, ctx
@@ -54,6 +55,9 @@ from projlab_validation.oracles.arrays import (
     product,
 )
 from projlab_validation.oracles.system import FactoredSystem
+
+if TYPE_CHECKING:
+    from projlab_validation.oracles.sparse_system import SparseSystem
 
 PRECISION = 384
 """Bits: the bound divides ‖F N‖ by a³, which costs 120 of them at κ = 1e12."""
@@ -78,40 +82,53 @@ def enclose(system: FactoredSystem, deadline: float) -> Reference:
         E, x0, f = SparseBalls(system.E), ball(system.x0), ball(system.f)
         W, dependence = separate(system, E, f, proven or estimate, deadline)
         x, rho = project(system, E, W, x0, f, proven or estimate, deadline)
-        size = norm(x)
+        return reference_of(system, x, rho, x0, dependence, proven, estimate)
 
-        def distance_from(s: float) -> arb:
-            """The bound on ‖x − x*‖ from s ≤ σ_min(E_K); NaN where there is none."""
-            offset = rho / (s - dependence.N / 2)
-            return offset + dependence.error(s, size + offset, norm(x - x0) + offset)
 
-        kind: Kind = "ball"
-        distance = distance_from(proven)
-        if not distance.is_finite():
-            kind, distance = "high precision", distance_from(estimate)
-        if not distance.is_finite():
-            raise ArithmeticError("refinement could not separate singular values r and r + 1")
+def reference_of(
+    system: FactoredSystem | SparseSystem,
+    x: Balls,
+    rho: arb,
+    x0: Balls,
+    dependence: Dependence,
+    proven: float,
+    estimate: float,
+) -> Reference:
+    """x and the bound on its distance from x*, from s ≤ σ_min(E_K) as proven, else as estimated."""
+    size = norm(x)
 
-        high = nearest(x)
-        low = nearest(x - ball(high))
-        distance += norm(x - ball(high) - ball(low))
-        x0_norm = float(np.linalg.norm(system.x0))
-        if distance < size / 4:
-            radius = distance / (size - 2 * distance)
-        else:  # x cannot be told from 0, which is then the answer that can be judged
-            high, low = np.zeros_like(high), np.zeros_like(low)
-            radius = (distance + size) / (x0_norm or 1.0)
-        return Reference(
-            kind=kind,
-            x_high=high,
-            x_low=low,
-            radius=float(np.nextafter(float(radius.upper()), np.inf)),
-            rank=system.rank,
-            condition=system.condition,
-            ambiguous=system.ambiguous(float(dependence.N)),
-            consistent=system.consistent,
-            x0_norm=x0_norm,
-        )
+    def distance_from(s: float) -> arb:
+        """The bound on ‖x − x*‖ from s ≤ σ_min(E_K); NaN where there is none."""
+        offset = rho / (s - dependence.N / 2)
+        return offset + dependence.error(s, size + offset, norm(x - x0) + offset)
+
+    kind: Kind = "ball"
+    distance = distance_from(proven)
+    if not distance.is_finite():
+        kind, distance = "high precision", distance_from(estimate)
+    if not distance.is_finite():
+        raise ArithmeticError("refinement could not separate singular values r and r + 1")
+
+    high = nearest(x)
+    low = nearest(x - ball(high))
+    distance += norm(x - ball(high) - ball(low))
+    x0_norm = float(np.linalg.norm(system.x0))
+    if distance < size / 4:
+        radius = distance / (size - 2 * distance)
+    else:  # x cannot be told from 0, which is then the answer that can be judged
+        high, low = np.zeros_like(high), np.zeros_like(low)
+        radius = (distance + size) / (x0_norm or 1.0)
+    return Reference(
+        kind=kind,
+        x_high=high,
+        x_low=low,
+        radius=float(np.nextafter(float(radius.upper()), np.inf)),
+        rank=system.rank,
+        condition=system.condition,
+        ambiguous=system.ambiguous(float(dependence.N)),
+        consistent=system.consistent,
+        x0_norm=x0_norm,
+    )
 
 
 @dataclass(frozen=True)
@@ -156,7 +173,7 @@ def separate(
         now = Dependence(norm(N), norm(blend(W, EN)), norm(f[r:] - W.T @ f[:r]))
         if now.error(s, size, step_size) < TARGET * size or not now.FN < before.FN / 2:
             return W, now
-        _check(deadline)
+        check(deadline)
         W64, N64 = nearest(W), nearest(N)
         NN = np.linalg.solve(np.eye(k) + W64.T @ W64, np.eye(k)[:, live]) @ (N64.T @ N64)
         W[:, live] = middle(W[:, live] + ball(system.gram_inverse(nearest(EN[:r]) + W64 @ NN)))
@@ -190,7 +207,7 @@ def project(
         before, now = now, norm(rho)
         if now < TARGET * s * norm(x) or not now < before / 2:
             return x, now
-        _check(deadline)
+        check(deadline)
         t = middle(t + ball(blend_inverse(system.gram_inverse(blend_inverse(nearest(rho))))))
 
 
@@ -200,6 +217,7 @@ def blend(W: Balls, v: Balls) -> Balls:
     return v[:r] + product(W, v[r:])
 
 
-def _check(deadline: float) -> None:
+def check(deadline: float) -> None:
+    """Give up when the time is up: `TimeoutError`."""
     if time.monotonic() > deadline:
         raise TimeoutError("refinement did not end within the time limit")

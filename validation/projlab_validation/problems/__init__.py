@@ -12,6 +12,7 @@ from projlab_validation.problems import (
     real,
     scaling,
     shapes,
+    sparse,
     spectra,
     starts,
 )
@@ -29,6 +30,7 @@ _FAMILIES = (
     starts.FAMILY,
     drift.FAMILY,
     real.FAMILY,
+    sparse.FAMILY,
 )
 GROUPS = tuple(family.group for family in _FAMILIES)
 

@@ -39,6 +39,8 @@ class Problem:
         What the source claims; the oracles judge for themselves.
     row_names
         What the equations say, where that is known.
+    stays_sparse
+        Whether A is handed over sparse and never made dense, its entries in halves and in no order.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Problem:
     reference: str
     consistent: bool = True
     row_names: tuple[str, ...] | None = None
+    stays_sparse: bool = False
 
     @property
     def m(self) -> int:
@@ -79,6 +82,10 @@ class Problem:
         A.eliminate_zeros()
         return A
 
+    def given(self) -> Matrix | sp.coo_array:
+        """A as a variant or a subject gets it, but for the dtype."""
+        return scattered(self.csr(), self.seed) if self.stays_sparse else self.A
+
     def dense(self) -> NDArray[np.float64]:
         """A as an array; allocates 8 m n bytes when A is sparse."""
         return self.A.toarray() if isinstance(self.A, sp.csr_array) else self.A
@@ -104,6 +111,14 @@ class Family:
     group: str
     names: Callable[[Dtype], tuple[str, ...]]
     build: Callable[[str, Dtype], Problem]
+
+
+def scattered(A: sp.csr_array, seed: int) -> sp.coo_array:
+    """The same entries as COO, each in two halves, in no order: what duplicates add up to is A."""
+    coo = A.tocoo()
+    order = np.random.default_rng([seed, 5]).permutation(2 * coo.nnz)
+    rows, columns = (np.tile(index, 2)[order] for index in coo.coords)
+    return sp.coo_array((np.tile(coo.data / 2, 2)[order], (rows, columns)), shape=A.shape)
 
 
 def seed_of(name: str) -> int:

@@ -33,6 +33,11 @@ __all__ = [
 
 Subject = Callable[..., Any]
 
+SPARSE = "takes_sparse"
+"""A subject with a true attribute of this name gets A of the group "sparse" as a torch COO tensor,
+not coalesced: entries come in no order, and several may share a place. Other subjects get the
+small ones dense."""
+
 
 @dataclass(frozen=True)
 class PeerSubject:
@@ -86,6 +91,11 @@ def installed_peers() -> tuple[PeerSubject, ...]:
 def is_subject(variant: str) -> bool:
     """Whether a record's variant column names a subject; no variant has a colon in its name."""
     return ":" in variant
+
+
+def takes_sparse(variant: str) -> bool:
+    """Whether this is a subject that asks for systems that stay sparse: see `SPARSE`."""
+    return is_subject(variant) and bool(getattr(load(variant), SPARSE, False))
 
 
 def load(spec: str) -> Subject:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from projlab_validation.problems import catalogue
 from projlab_validation.problems.problem import seed_of
+from projlab_validation.problems.sparse import flow as grid_flow
 
 Vector = NDArray[np.float64]
 
@@ -303,6 +304,23 @@ def real(name: str) -> TrainingProblem:
     return TrainingProblem(f"train_{name}", A, b / scale, loss, ((n,),), source.reference)
 
 
+def flow() -> TrainingProblem:
+    """Flow in a 4 × 4 grid, all balances but one, whose A stays sparse (Kirchhoff 1847)."""
+    rng = _rng(flow)
+    built = grid_flow(rng, 4)
+    A, b = built.A.toarray()[1:], built.b[1:] / 8.0
+    n = int(A.shape[1])
+    loss = Quadratic(np.diag(rng.uniform(0.25, 1.0, (n,))), rng.standard_normal((n,)))
+
+    def stated(expressions: list[Any]) -> list[Any]:
+        from projlab import cat
+
+        sparse = torch.tensor(A, dtype=torch.float64).to_sparse_coo()
+        return [sparse @ cat(*expressions) == b]
+
+    return replace(_problem(flow, A, b, loss, ((n,),)), stated=stated)
+
+
 REAL = ("chem_elem_gri30", "netlib_afiro", "port_sp20_factor_neutral")
 """Real systems of independent rows, small enough for a rational optimum."""
 
@@ -315,6 +333,7 @@ BUILDERS: dict[str, Callable[[], TrainingProblem]] = {
         portfolio,
         mixture,
         margins,
+        flow,
         reconciliation,
         logistic,
         huber,

@@ -1,0 +1,307 @@
+"""A and b as the buffers of a module: dense A as it is, sparse A as its indices and its values.
+
+Data-parallel training broadcasts plain tensors only, and safetensors stores no others: a sparse
+tensor among the buffers would shut both out. Its shape is no tensor; a state dict has it in its
+metadata, where a file format keeps that.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from projlab.engine.kernels.native import PLAIN
+from projlab.errors import InputError
+from projlab.system.constraint import AffineConstraint
+from projlab.system.rows import Rows, SparseRows, as_rows
+
+UNSEEN = torch.empty(0, device="cpu", dtype=torch.float32)
+"""In the place of buffers that were assigned to since they were last looked at."""
+
+ENTRIES = ("A", "A_indices", "A_values")
+"""The buffers that hold A: the first one, or the other two."""
+
+Named = dict[str, Tensor]
+
+
+class Same(NamedTuple):
+    """Which buffers are as they were when they were last looked at."""
+
+    entries: bool
+    indices: bool
+    """As `entries` where A is dense."""
+    b: bool
+
+    @property
+    def A(self) -> bool:  # noqa: N802  # the mathematics' own name
+        """Both of those that hold A."""
+        return self.entries and self.indices
+
+
+class _Assembled(NamedTuple):
+    """A sparse tensor that somebody was given as A, and what it was made of or last read into."""
+
+    tensor: Tensor
+    version: int
+    indices: Tensor
+    values: Tensor
+    versions: tuple[int, int]
+
+
+class SystemBuffers(nn.Module):
+    """A module with the buffers A and b, or A_indices (2, k), A_values (k,) and b.
+
+    `A` is readable and can be assigned to in either form. A sparse A is assembled when it is read;
+    what is done to that tensor in place goes into the buffers at the module's next use.
+    """
+
+    b: Tensor
+    A_indices: Tensor
+    A_values: Tensor
+    _known: tuple[Tensor, int, Tensor, int]
+    """The entries of A, b, and how often each had been changed when they were last looked at."""
+    _known_indices: tuple[Tensor, int]
+    _size: tuple[int, int] | None
+    """The shape of sparse A; None where A is dense."""
+    _entries: str
+    """The name of the buffer with the entries."""
+    _assembled: "_Assembled | None"
+
+    def __init__(self) -> None:
+        super().__init__()
+        # past `nn.Module.__setattr__`, which takes as long as a small factorisation
+        vars(self).update(_size=None, _entries="A", _assembled=None)
+
+    @property
+    def A(self) -> Tensor:  # noqa: N802  # the mathematics' own name
+        """(m, n) or (B, m, n); a sparse COO tensor where A is sparse."""
+        if self._size is None:
+            if "A" not in self._buffers:
+                raise AttributeError(f"{type(self).__name__} has no buffer A")
+            return self._own()["A"]
+        self._write_back()
+        own = self._own()
+        indices, values = own["A_indices"], own["A_values"]
+        if not constant(values) or not constant(indices):
+            return assembled(indices, values, self._size)
+        made, versions = self._assembled, (indices._version, values._version)
+        if made is None or not (
+            made.indices is indices and made.values is values and made.versions == versions
+        ):
+            with torch.inference_mode(False):
+                tensor = assembled(indices, values, self._size)
+            made = _Assembled(tensor, tensor._version, indices, values, versions)
+            vars(self)["_assembled"] = made
+        return made.tensor
+
+    def _write_back(self) -> None:
+        """What was done in place to the tensor that `A` gave, into the buffers."""
+        made = self._assembled
+        if made is None or made.tensor._version == made.version:
+            return
+        tensor = made.tensor
+        if tuple(tensor.shape) != self._size:
+            raise InputError(f"A was resized in place from {self._size} to {tuple(tensor.shape)}")
+        self._take(tensor)
+
+    def _take(self, A: Tensor) -> None:
+        """Hold the entries of this sparse tensor, and follow what is done to it in place."""
+        coo = A.to_sparse_coo().coalesce()
+        if coo.dim() != 2 or coo.dense_dim():
+            raise InputError(f"A is a sparse tensor of shape {tuple(A.shape)}; it must be (m, n)")
+        values = coo.values()
+        # not as views of a sparse tensor, which the compiler takes for strided
+        indices, values = (
+            coo.indices().detach(),
+            values if values.requires_grad else values.detach(),
+        )
+        self._put({"A_indices": indices, "A_values": values}, (coo.shape[0], coo.shape[1]))
+        if A.layout is torch.sparse_coo and constant(values):
+            versions = (indices._version, values._version)
+            vars(self)["_assembled"] = _Assembled(A, A._version, indices, values, versions)
+
+    def _put(self, buffers: Named, size: tuple[int, int] | None) -> None:
+        """These in the place of A, and of b where it is among them."""
+        own = vars(self)
+        before = own["_buffers"]
+        if "b" not in buffers and "b" in before:
+            buffers = {**buffers, "b": before["b"]}
+        rest = {name: t for name, t in before.items() if name not in (*ENTRIES, "b")}
+        own["_buffers"] = {**buffers, **rest}
+        own.update(_size=size, _entries="A" if size is None else "A_values", _assembled=None)
+        if "_known" in own:
+            own.update(_known=(UNSEEN, 0, *self._known[2:]), _known_indices=(UNSEEN, 0))
+
+    def _hold(self, constraint: AffineConstraint) -> None:
+        """A and b of a constraint, in its memory."""
+        rows = constraint.rows
+        if isinstance(rows, SparseRows):
+            indices = torch.stack([rows.rows, rows.cols])
+            own = {"A_indices": indices, "A_values": rows.values, "b": constraint.b}
+            self._put(own, rows.shape)
+        else:
+            self._put({"A": constraint.A, "b": constraint.b}, None)
+
+    def _shape(self) -> torch.Size:
+        """Of A."""
+        return self._own()["A"].shape if self._size is None else torch.Size(self._size)
+
+    def _own(self) -> Named:
+        """The buffers of A and b, by name."""
+        names = ("A", "b") if self._size is None else ("A_indices", "A_values", "b")
+        return {name: self._buffers[name] for name in names}  # type: ignore[misc]  # tensors all
+
+    def _look(self) -> None:
+        """Remember the buffers as they are."""
+        own = self._own()
+        entries, b, indices = own[self._entries], own["b"], own.get("A_indices", UNSEEN)
+        known = entries, entries._version, b, b._version
+        vars(self).update(_known=known, _known_indices=(indices, indices._version))
+
+    def _same(self) -> Same:
+        """What has not been changed or assigned to since."""
+        own: Any = self._buffers
+        known, a, known_b, v = self._known
+        entries, b = own[self._entries], own["b"]
+        same = entries is known and entries._version == a
+        same_b = b is known_b and b._version == v
+        if self._size is None:
+            return Same(same, same, same_b)
+        indices, (known_indices, i) = own["A_indices"], self._known_indices
+        return Same(same, indices is known_indices and indices._version == i, same_b)
+
+    def _rows(self) -> Rows:
+        """A as it stands in the buffers, checked and copied."""
+        own = self._own()
+        if self._size is None:
+            return as_rows(own["A"])
+        with torch.inference_mode(False):
+            return as_rows(assembled(own["A_indices"], own["A_values"], self._size))
+
+    def _holds(self, rows: Rows) -> bool:
+        """Whether the buffers hold what these rows do: no, where they share memory with them."""
+        entries, sparse = self._own()[self._entries], isinstance(rows, SparseRows)
+        kept = rows.values if isinstance(rows, SparseRows) else rows.as_tensor()
+        if entries.data_ptr() == kept.data_ptr() or sparse != (self._size is not None):
+            return False  # of what was changed in place no copy tells
+        if entries.dtype != kept.dtype or entries.device != kept.device:
+            return False
+        if not sparse:
+            return entries.shape == kept.shape and torch.equal(entries, kept)
+        found = self._rows()
+        return (
+            found.shape == rows.shape
+            and found.nnz == rows.nnz
+            and all(
+                torch.equal(p, q) for p, q in zip(found.triplets(), rows.triplets(), strict=True)
+            )
+        )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As of any module; a buffer that is assigned to is looked at before it is used."""
+        started = "_known" in self.__dict__
+        if started and name == "A" and isinstance(value, Tensor):
+            if value.layout is not torch.strided:
+                self._take(value)
+                return
+            if self._size is not None:
+                self._put({"A": value}, None)
+                return
+        super().__setattr__(name, value)
+        if not started:
+            return
+        if name == self._entries:
+            vars(self)["_known"] = (UNSEEN, 0, *self._known[2:])
+        elif name == "b":
+            vars(self)["_known"] = (*self._known[:2], UNSEEN, 0)
+        elif name == "A_indices":
+            vars(self)["_known_indices"] = (UNSEEN, 0)
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """Without the buffers of A and b, which are not converted or loaded as others are."""
+        own = self._own()
+        for name in own:
+            del self._buffers[name]
+        try:
+            yield
+        finally:
+            self._buffers = {**own, **self._buffers}
+
+    def _through(self, fn: Callable[[Tensor], Tensor]) -> Named:
+        """The buffers after a move; indices stay integers."""
+        return {
+            name: fn(t).long() if name == "A_indices" else fn(t) for name, t in self._own().items()
+        }
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        self._write_back()
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        metadata = getattr(destination, "_metadata", None)
+        if metadata is not None and self._size is not None:
+            metadata.setdefault(prefix[:-1], {})["A_shape"] = self._size
+
+    def _stored(self, state_dict: Named, prefix: str) -> tuple[str, ...]:
+        """Names of the buffers that a state dict holds, or has to: in its own form, or in ours.
+
+        Earlier versions stored sparse A as one sparse tensor.
+        """
+        other = self._size is None and prefix + "A_values" in state_dict
+        sparse = other or self._size is not None
+        if sparse and not (prefix + "A" in state_dict and prefix + "A_values" not in state_dict):
+            return ("A_indices", "A_values", "b")
+        return ("A", "b")
+
+    def _assembled_from(self, found: Named, metadata: dict[str, Any]) -> Tensor:
+        """A of a state dict, by the names of its buffers; `InputError` where these are none."""
+        if "A" in found:
+            return found["A"]
+        size = metadata.get("A_shape", self._size)
+        if size is None:
+            shape = tuple(self._shape())
+            if len(shape) != 2:
+                raise InputError("a sparse A has no batch, and this one has")
+            size = (shape[0], shape[1])
+        return assembled(found["A_indices"], found["A_values"], (int(size[0]), int(size[1])))
+
+
+def assembled(indices: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
+    """The sparse COO tensor of these entries, which it shares; `InputError` where there is none."""
+    plain = indices.dtype is torch.int64 and indices.dim() == 2 and values.dim() == 1
+    if not plain or indices.shape != (2, len(values)):
+        raise InputError(
+            f"A_indices has shape {tuple(indices.shape)} and dtype {indices.dtype}, A_values shape "
+            f"{tuple(values.shape)}; they must be (2, k), int64, and (k,)"
+        )
+    if not indices.is_meta:
+        limit = torch.tensor(size, device=indices.device, dtype=torch.long).unsqueeze(-1)
+        outside = ((indices < 0) | (indices >= limit)).any(0).nonzero()
+        if len(outside):
+            k = int(outside[0])
+            raise InputError(
+                f"A_indices[:, {k}] is {tuple(indices[:, k].tolist())}, outside of A, which is "
+                f"{size[0]} x {size[1]}"
+            )
+    ordered = indices[0] * size[1] + indices[1]
+    in_order = indices.is_meta or bool((ordered[1:] > ordered[:-1]).all())
+    return torch.sparse_coo_tensor(
+        indices,
+        values,
+        size,
+        device=values.device,
+        is_coalesced=in_order or None,
+        check_invariants=False,
+    )
+
+
+def constant(t: Tensor) -> bool:
+    """Whether t is a plain tensor that nobody differentiates in, with a count of its changes."""
+    return (
+        type(t) in PLAIN
+        and not t.requires_grad
+        and not t.is_inference()
+        and (forward_ad._current_level < 0 or forward_ad.unpack_dual(t).tangent is None)
+    )

@@ -1,0 +1,200 @@
+"""Setting up sparse rows that share columns, without making them dense.
+
+The sparse factor of the shifted Gram matrix answers where random vectors and the right side come
+down to rounding, as in `projlab.engine.setup`. For "auto" it is taken where a dense one would cost
+more or does not fit.
+"""
+
+import torch
+
+from projlab import tolerance
+from projlab.engine.corrections import Corrected
+from projlab.engine.facts import Facts
+from projlab.engine.solver import Solver
+from projlab.engine.variants.sparse_cholesky import (
+    Judged,
+    SparseCholeskyFactor,
+    gram_of,
+    judged,
+    too_slow,
+)
+from projlab.errors import InconsistentError, InputError, MemoryLimitError, RankDeficientError
+from projlab.numerics import memory, tuning
+from projlab.numerics.sparse_gram import SparseGram
+from projlab.system.constraint import AffineConstraint
+from projlab.system.equilibration import Equilibrated
+from projlab.system.options import Options
+from projlab.system.rows import Rows, SparseRows
+
+NAME = "sparse_cholesky"
+
+
+def possible(constraint: AffineConstraint, options: Options) -> bool:
+    """Whether a sparse factor, of all rows or of those that carry the rank, can be what is used."""
+    return (
+        constraint.m > 1
+        and constraint.batch is None
+        and options.metric is None
+        and options.on_inconsistent == "raise"
+        and (options.variant == NAME or (options.variant == "auto" and constraint.rows.sparse))
+    )
+
+
+def takes(constraint: AffineConstraint, options: Options) -> bool:
+    """Whether nothing asks for a decision that a sparse factor does not take."""
+    return (
+        possible(constraint, options)
+        and options.rank == "numerical"
+        and options.accuracy is None
+        and options.on_redundant == "drop"
+    )
+
+
+def dense_fits(constraint: AffineConstraint) -> bool:
+    """Whether a dense factor fits into memory."""
+    needed = memory.factorisation_bytes(constraint.m, constraint.n, torch.float64)
+    return needed <= memory.limit(constraint.device)
+
+
+def costly(constraint: AffineConstraint, options: Options) -> bool:
+    """Whether a dense factor takes longer than calls of a sparse one, or does not fit."""
+    if not dense_fits(constraint):
+        return True
+    return _dense_operations(constraint.rows.shape, options) > _operations(None, options)
+
+
+def solver(
+    constraint: AffineConstraint, system: Equilibrated, options: Options, data: torch.dtype
+) -> Solver | None:
+    """By the sparse factor; None where a dense way is cheaper, or has to decide, and fits.
+
+    Raises
+    ------
+    InconsistentError
+        Zero is projected onto no point of the set: a decision on the rank may still tolerate that.
+    MemoryLimitError, RankDeficientError
+        It does not fit, or not do, and neither does a dense way fit.
+    """
+    auto = options.variant == "auto"
+    if auto and not costly(constraint, options):
+        return None
+    fits, dense = dense_fits(constraint), _dense_operations(constraint.rows.shape, options)
+    try:
+        gram = gram_of(*system.rows.triplets(), system.rows.shape)
+        if auto and fits and dense <= _operations(gram, options):
+            return None
+        gram.factor()
+    except (MemoryLimitError, InputError, RankDeficientError):
+        if fits:
+            return None
+        raise
+    # where each correction takes many steps, a dense factor that fits is faster
+    steps = tolerance.INNER_STEPS[:1] if fits and auto else tolerance.INNER_STEPS
+    best = judged(gram, system.rows, system.f.double(), steps)
+    factor = best.factor(constraint.rows.shape)
+    facts = Facts(constraint, system.rows.dtype, options.rank, data, factor=factor)
+    try:
+        _require_answer(constraint, best.found, facts)
+    except RankDeficientError:
+        if fits:
+            return None
+        raise
+    return Solver(
+        shape=(constraint.m, constraint.n),
+        batch=None,
+        dtype=system.rows.dtype,
+        device=constraint.device,
+        variant=NAME,
+        reason=_reason(constraint.rows.shape, best, options, fits),
+        facts=facts,
+        factor=factor,
+        kept=None,
+        units=system.units,
+        range_basis=None,
+        metric=None,
+        c=factor.right_side(system.f),
+        decided=facts.known_ranks is not None,
+    )
+
+
+def _require_answer(constraint: AffineConstraint, found: Corrected, facts: Facts) -> None:
+    """Raise unless the corrections came down to rounding, for this precision of the data."""
+    m, n = constraint.m, constraint.n
+    if not found.at_rest:
+        raise RankDeficientError(too_slow(m, n, found))
+    u = tolerance.unit_roundoff(facts.data)
+    allowed = tolerance.consistency_factor(tolerance.rank_cutoff(m, n, u))
+    if not found.off <= allowed:
+        raise InconsistentError(
+            f"A x = b has no solution: at the nearest point {constraint.names[found.worst]} is off "
+            f"by {found.off:.2g} of ||a_i|| ||x|| + |b_i|, more than rounding of the data, "
+            f"{allowed:.2g}. Mend b, or leave rows out that contradict others."
+        )
+    if facts.data is not torch.float64 and not facts.proven():
+        raise RankDeficientError(
+            f"{NAME}: the rows are {facts.data}, and singular values of theirs may be below what "
+            "that rounds to, which takes a decision on the rank that no sparse factor takes. Give "
+            'them in float64, or use variant="qr" where a dense matrix fits.'
+        )
+
+
+def of_kept(
+    constraint: AffineConstraint, rows: Rows, options: Options
+) -> tuple[SparseCholeskyFactor, str] | None:
+    """A sparse factor of the independent rows that were kept, and why it is taken.
+
+    None where "auto" has something cheaper that fits, or corrections are too slow and a dense
+    factor fits; otherwise they raise `RankDeficientError`.
+    """
+    fits, dense = dense_fits(constraint), _dense_operations(rows.shape, options)
+    if fits and dense <= _operations(None, options):
+        return None
+    try:
+        gram = gram_of(*rows.triplets(), rows.shape)
+        if fits and dense <= _operations(gram, options):
+            return None
+        gram.factor()
+        whole = SparseRows(*gram.entries, gram.shape)
+        best = judged(gram, whole, whole.values.new_zeros(rows.shape[0]))
+        if not best.found.at_rest:
+            raise RankDeficientError(too_slow(*rows.shape, best.found))
+    except (MemoryLimitError, InputError, RankDeficientError):
+        if fits:
+            return None
+        raise
+    return best.factor(rows.shape), _reason(rows.shape, best, options, fits)
+
+
+def _dense_operations(shape: tuple[int, int], options: Options) -> float:
+    """Of a dense QR and the projections that are to come."""
+    m, n = shape
+    return 4.0 * m * n * (min(m, n) + options.applications)
+
+
+def _operations(gram: SparseGram | None, options: Options) -> float:
+    """Dense operations in the time of a sparse factor and projections: calls alone for None."""
+    calls = tuning.SPARSE_SET_UP + options.applications * tuning.SPARSE_CALL
+    if gram is None:
+        return calls
+    entries = len(gram.entries[0]) + gram.fill.nonzeros
+    each = 4.0 * tuning.SPARSE_PASSES * entries
+    return calls + tuning.SPARSE_GAIN * (gram.fill.operations + options.applications * each)
+
+
+def _reason(shape: tuple[int, int], best: Judged, options: Options, fits: bool) -> str:
+    (m, n), (gram, inner, found) = shape, best
+    steps = f" of {inner} steps of conjugate gradients" if inner else ""
+    apart = f", {gram.apart} long columns kept apart" if gram.apart else ""
+    why = (
+        "asked for by name"
+        if options.variant == NAME
+        else (
+            f"a dense factor of {m} rows in {n} variables "
+            + ("would take longer" if fits else "does not fit into memory")
+        )
+    )
+    return (
+        f"{NAME}: {why}; the sparse factor has {gram.fill.nonzeros:,} nonzeros{apart}, and "
+        f"{found.passes} corrections{steps} brought random vectors and the right side down to "
+        "rounding"
+    )

@@ -1,0 +1,268 @@
+"""Sparse factor of the Gram matrix E E' + s I, and corrections that take the shift s out again.
+
+x <- x - E'(E E' + s I)^-1 (E x - f) with the true residual, as often as random vectors need to come
+down to rounding (`projlab.engine.corrections`). Redundant rows need no decision: along a singular
+value sigma a correction leaves s / (sigma^2 + s), so that what counts as zero stays where it is.
+Where a small sigma makes that slow, each correction is some steps of conjugate gradients with the
+factor as preconditioner.
+
+Reference: Golub and Van Loan, "Matrix Computations", 4th ed., sections 5.3.2 and 11.5.2; Riley,
+MTAC 9 (1955) (the shift, and iterations that remove it); George and Liu, "Computer Solution of
+Large Sparse Positive Definite Systems" (1981). The order and the factor: see
+`projlab.numerics.sparse_factor`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from itertools import count
+from typing import NamedTuple, Self
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
+from torch.compiler import is_exporting
+
+from projlab import tolerance
+from projlab.engine.corrections import Corrected, Products, corrected
+from projlab.engine.variants.base import Factor, Variant
+from projlab.errors import InputError, RankDeficientError
+from projlab.numerics.sparse_gram import SparseGram
+from projlab.system.rows import Rows, SparseRows
+
+_grams: WeakValueDictionary[int, SparseGram] = WeakValueDictionary()
+"""The factors in use, for compiled programs, which hold tensors and numbers alone."""
+
+_numbers = count()
+
+
+@dataclass(frozen=True)
+class SparseCholeskyFactor(Factor):
+    """Entries of E, from which all else is made again where it is not there.
+
+    Works in float64 whatever dtype vectors have. The entries of B systems are those of one that is
+    block diagonal.
+    """
+
+    rows: Tensor
+    cols: Tensor
+    values: Tensor
+    order: Tensor
+    """In which the rows, and columns kept apart, are eliminated."""
+    shape: tuple[int, int]
+    """Of one system."""
+    batch: int | None
+    shift: float
+    passes: int
+    inner: int
+    _number: int = field(init=False, repr=False, compare=False)
+    """Of this factor's `gram`, among those in use."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_number", next(_numbers))
+
+    @cached_property
+    def gram(self) -> SparseGram:
+        """Products and factor, made at first use."""
+        found = _grams.get(self._number)
+        if found is None:
+            (m, n), systems = self.shape, self.batch or 1
+            whole = systems * m, systems * n
+            found = SparseGram(self.rows, self.cols, self.values, whole, self.shift, self.order)
+            found.factor()
+            _grams[self._number] = found
+        return found
+
+    def with_gram(self, gram: SparseGram) -> Self:
+        """Itself, with what was made already."""
+        self.__dict__["gram"] = _grams[self._number] = gram
+        return self
+
+    def right_side(self, f: Tensor) -> Tensor:
+        return -(f if self.batch is not None else f[..., self.gram.order])
+
+    def project(self, x: Tensor, c: Tensor | None) -> Tensor:
+        return self._solved(x, c)[0]
+
+    def project_(self, x: Tensor, c: Tensor | None) -> None:
+        if self.batch is not None or x.dtype is not torch.float64:
+            x.copy_(self.project(x, c))
+            return
+        right = self._right(x, c)
+        for _ in range(self.passes):
+            x.sub_(self._step(x, right)[0])
+
+    def multipliers(self, x: Tensor, c: Tensor | None) -> Tensor:
+        return self._solved(x, c)[1]
+
+    def _solved(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The projection and its multipliers."""
+        if is_legacy_batchedtensor(x):
+            self.gram  # noqa: B018  # made where the operator finds it
+            systems = 0 if self.batch is None else self.batch
+            lanes: tuple[Tensor, Tensor] = _lanes(
+                x, c, self._number, self.passes, self.inner, systems
+            )
+            return lanes
+        work, right = self._flat(x).double(), self._right(x, c)
+        total: Tensor | None = None
+        for _ in range(self.passes):
+            moved, y = self._step(work, right)
+            work = work - moved
+            total = y if total is None else total + y
+        assert total is not None
+        y = torch.empty_like(total)
+        y[..., self.gram.order] = total
+        return self._shaped(work, x).to(x.dtype), self._shaped(y, x).to(x.dtype)
+
+    def to(self, device: torch.device) -> Self:
+        moved = super().to(device)
+        if device != self.values.device:
+            moved.gram.factor()  # what the device cannot do is said now
+        return moved
+
+    def independent(self, cutoff: float) -> bool:
+        return self.gram.independent(tolerance.PROVEN * cutoff, tolerance.FAR_ABOVE)
+
+    def _step(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
+        """E'y and y of one correction."""
+        if is_exporting():
+            raise InputError(
+                "torch.export cannot hold a sparse factor, which is no torch operator; export a "
+                'projector with variant="qr"'
+            )
+        r = self.gram.times(x)
+        y = self.gram.solve(r if c is None else r.add_(c), self.inner)
+        return self.gram.transposed_times(y), y
+
+    def _flat(self, x: Tensor) -> Tensor:
+        """(B, k, n) as (k, B n)."""
+        return x if self.batch is None else x.transpose(0, 1).reshape(x.shape[1], -1)
+
+    def _shaped(self, flat: Tensor, x: Tensor) -> Tensor:
+        """(k, B r) as (B, k, r)."""
+        return flat if self.batch is None else flat.reshape(x.shape[1], len(x), -1).transpose(0, 1)
+
+    def _right(self, x: Tensor, c: Tensor | None) -> Tensor | None:
+        if c is None or self.batch is None:
+            return None if c is None else c.double()
+        # (B, k, r), or (B, 1, r) or (B, r) for one right side for all vectors
+        c = (c.unsqueeze(1) if c.dim() == 2 else c).double()
+        return self._flat(c.expand(-1, x.shape[1], -1))[..., self.gram.order]
+
+
+@torch.library.custom_op("projlab::sparse_cholesky", mutates_args=())
+def _lanes(
+    x: Tensor, c: Tensor | None, number: int, passes: int, inner: int, systems: int
+) -> tuple[Tensor, Tensor]:
+    """`SparseCholeskyFactor._solved` for `is_grads_batched`, which calls operators lane by lane."""
+    gram = _grams[number]
+    batch = systems or None
+    shape = gram.shape[0] // (batch or 1), gram.shape[1] // (batch or 1)
+    factor = SparseCholeskyFactor(
+        *gram.entries, gram.elimination, shape, batch, gram.shift, passes, inner
+    )
+    projected, y = factor.with_gram(gram)._solved(x, c)
+    return projected.clone(), y.clone()
+
+
+def gram_of(
+    rows: Tensor, cols: Tensor, values: Tensor, shape: tuple[int, int], batch: int | None = None
+) -> SparseGram:
+    """The Gram matrix of sorted entries, shifted, not yet factored; of a batch, block diagonal."""
+    (m, n), systems = shape, batch or 1
+    if batch is not None:
+        system = torch.arange(batch, device=rows.device).unsqueeze(1)
+        rows, cols = (rows + m * system).flatten(), (cols + n * system).flatten()
+    shape = systems * m, systems * n
+    return SparseGram(rows, cols, values.flatten(), shape, tolerance.gram_shift(m))
+
+
+class Judged(NamedTuple):
+    """A factor of the shifted Gram matrix, and what corrections with it came to."""
+
+    gram: SparseGram
+    inner: int
+    """Steps of conjugate gradients in each correction."""
+    found: Corrected
+
+    def factor(self, shape: tuple[int, int], batch: int | None = None) -> SparseCholeskyFactor:
+        """As a factor of systems of this shape."""
+        made = SparseCholeskyFactor(
+            *self.gram.entries,
+            self.gram.elimination,
+            shape,
+            batch,
+            self.gram.shift,
+            self.found.passes,
+            self.inner,
+        )
+        return made.with_gram(self.gram)
+
+
+def judged(
+    gram: SparseGram, rows: Rows, f: Tensor, steps: Sequence[int] = tolerance.INNER_STEPS
+) -> Judged:
+    """The first way that does: this shift or a smaller one, or steps within each correction."""
+    ordered, f = rows.select(gram.order), f[gram.order]
+    best = _tried(gram, 0, ordered, f)
+    if not best.found.at_rest:
+        smaller = gram.reshifted(gram.shift * tolerance.SMALLER_SHIFT)
+        ways = ((smaller, 0), *((gram, inner) for inner in steps if inner))
+        for other, inner in ways:
+            best = _tried(other, inner, ordered, f)
+            if best.found.at_rest:
+                break
+    return best
+
+
+def _tried(gram: SparseGram, inner: int, ordered: Rows, f: Tensor) -> Judged:
+    """One way; rows and f in the order of the factor."""
+    solve: Callable[[Tensor], Tensor] = partial(gram.solve, steps=inner)
+    found = corrected(ordered, f, Products(gram.times, gram.transposed_times, solve))
+    return Judged(gram, inner, found._replace(worst=int(gram.order[found.worst])))
+
+
+class SparseCholesky(Variant):
+    name = "sparse_cholesky"
+    keeps_sparse = True
+    summary = "sparse factor of the Gram matrix, corrected; errs like kappa u; never made dense"
+    finds_out = True
+
+    def factor(self, rows: Rows, u: float) -> SparseCholeskyFactor:
+        i, j, values = rows.triplets()
+        gram = gram_of(i, j, values, rows.shape, rows.batch)
+        gram.factor()
+        whole = SparseRows(*gram.entries, gram.shape)
+        best = judged(gram, whole, whole.values.new_zeros(gram.shape[0]))
+        if not best.found.at_rest:
+            raise RankDeficientError(too_slow(*gram.shape, best.found))
+        return best.factor(rows.shape, rows.batch)
+
+    def error_growth(self, condition: float, u: float) -> float:
+        return tolerance.backward_stable_growth(condition, u)
+
+    def flops(self, m: int, n: int) -> tuple[float, float]:
+        # of a dense matrix, which others do faster: see `projlab.engine.sparse` for sparse ones
+        return 2.0 * m * m * n + m**3, tolerance.CORRECTIONS * (4.0 * m * n + 4.0 * m * m)
+
+    def limitation(self, *, m: int, n: int, condition: float, u: float) -> str | None:
+        if not tolerance.shift_unsafe(m, condition):
+            return None
+        return (
+            f"kappa = {condition:.2g} is squared in the Gram matrix, to which a shift of "
+            f"{tolerance.gram_shift(m):.1g} is added: corrections may be too slow to take it out"
+        )
+
+
+def too_slow(m: int, n: int, found: Corrected) -> str:
+    """What was reached, and what to do about it."""
+    return (
+        f"sparse_cholesky: {found.passes} corrections left {found.left:.2g} of the residual of a "
+        f"random vector in {m} rows of {n} variables, and a further one moved it by "
+        f"{found.moved:.2g} of its length, where rounding is "
+        f"{tolerance.ANSWERED * tolerance.unit_roundoff(torch.float64):.2g}: rows nearly follow "
+        'from others. Use variant="qr" or "pinv", which decide the rank on A itself where a dense '
+        "matrix fits, or leave such rows out."
+    )

@@ -1,0 +1,312 @@
+"""Linear programs in MPS, fixed and free: the rows that are equations.
+
+Source: IBM, "Mathematical Programming System/360, Linear and Separable Programming: User's Manual"
+(1969), for the sections; the conventions for ranges and free format are those of HiGHS, whose
+reader the tests hold this one against. Solvers' readers are not used here: they take "1,5" for 1,
+leave out entries below 1e-12, refuse those above 1e15, and of an entry given twice keep the first.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import scipy.sparse as sp
+
+from projlab.files.contents import Contents, Format, counted, listed
+from projlab.files.refusal import place, shown, wrong
+from projlab.files.text import unpacked
+from projlab.files.tokens import number, why_not
+
+WHAT = "MPS"
+WANTED = "a whole MPS file with rows of type E"
+FIXED = ((1, 3), (4, 12), (14, 22), (24, 36), (39, 47), (49, 61))
+"""The six fields of the fixed format, as slices of a line."""
+
+VALUED = frozenset({"UP", "LO", "FX", "UI", "LI", "SC", "SI"})
+UNVALUED = frozenset({"FR", "MI", "PL", "BV"})
+OBJECTIVE = frozenset(
+    {"OBJSENSE", "OBJSENSEMAX", "OBJSENSEMIN", "OBJSENS", "OBJNAME", "QUADOBJ", "QMATRIX", "PWLOBJ"}
+)
+"""Sections about the objective, which is left out anyway."""
+
+DISCRETE = frozenset({"SOS", "SOS1", "SOS2", "SETS", "BRANCH", "PRIORITY", "CSECTION"})
+"""Sections that narrow the set further: left out, and said."""
+
+
+@dataclass
+class _Program:
+    """What was read so far."""
+
+    path: Path
+    line: int = 0
+    content: str = ""
+    fixed: bool = False
+    types: dict[str, str] = field(default_factory=dict)
+    columns: dict[str, int] = field(default_factory=dict)
+    entries: dict[tuple[str, str], float] = field(default_factory=dict)
+    right: dict[str, float] = field(default_factory=dict)
+    ranges: dict[str, float] = field(default_factory=dict)
+    sets: dict[str, str] = field(default_factory=dict)
+    bounds: dict[str, set[str]] = field(default_factory=dict)
+    integers: set[str] = field(default_factory=set)
+    in_integers: bool = False
+    left_out: list[str] = field(default_factory=list)
+
+    def refuse(self, holds: str, word: int | None = None, wanted: str = WANTED) -> NoReturn:
+        """Raise the refusal of the line, or of one of its words, counted as `words` gives them."""
+        where = (
+            f"in line {self.line}" if word is None else place(self.line, self.columns_of()[word])
+        )
+        raise wrong(self.path, f"{holds} {where}", wanted)
+
+    def words(self) -> list[str]:
+        """The words of the line; in the fixed format the fields that are not blank."""
+        if not self.fixed:
+            return self.content.split()
+        return [text for start, end in FIXED if (text := self.content[start:end].strip())]
+
+    def columns_of(self) -> list[int]:
+        """Where the words start, counted from one."""
+        if not self.fixed:
+            return [word.start() + 1 for word in re.finditer(r"\S+", self.content)]
+        return [start + 1 for start, end in FIXED if self.content[start:end].strip()]
+
+
+def read(path: Path) -> Contents:
+    """Read the equations of a linear program by their names."""
+    text = unpacked(path, WHAT, WANTED).decode("utf-8", errors="surrogateescape")
+    lines = text.split("\n")
+    program = _Program(path, fixed=_is_fixed(lines))
+    section = ""
+    for number_, line in enumerate(lines, 1):
+        content = line.rstrip()
+        if not content or content[0] == "*":
+            continue
+        program.line, program.content = number_, content
+        if section == "ENDATA":
+            program.left_out.append(f"what follows ENDATA, from line {number_} on, is left out")
+            break
+        if not content[0].isspace():
+            section = _section(program, content)
+        elif section in READERS:
+            if program.fixed:
+                _require_fields(program)
+            READERS[section](program, program.words())
+        elif not section:
+            program.refuse(f"holds {shown(content.strip())} before any section")
+    if section != "ENDATA":
+        raise wrong(path, "has no ENDATA at its end", WANTED)
+    return _equations(program)
+
+
+def _section(program: _Program, content: str) -> str:
+    name = content.split()[0].upper()
+    if name in DISCRETE:
+        program.left_out.append(f"the section {name} is left out")
+    elif name in {"QSECTION", "QCMATRIX"}:
+        _quadratic(program, content.split()[1:])
+    elif name not in OBJECTIVE | {*READERS, "NAME", "ENDATA"}:
+        program.refuse(f"has a section {shown(content.split()[0])}, unknown here,")
+    return name
+
+
+def _quadratic(program: _Program, names: Sequence[str]) -> None:
+    """A quadratic part of a row: of no concern to the equations unless it is one's."""
+    for name in names:
+        if program.types.get(name) == "E":
+            program.refuse(f"makes the row {shown(name)} quadratic", wanted="linear equations")
+
+
+def _is_fixed(lines: Sequence[str]) -> bool:
+    """Whether names of rows or columns hold spaces, which the fixed format alone allows."""
+    section, rows = "", set()
+    for line in lines:
+        words = line.split()
+        if not words or line.startswith("*"):
+            continue
+        if not line[0].isspace():
+            section = words[0].upper()
+        elif section == "ROWS":
+            if len(words) > 2:
+                return True
+            rows.add(words[-1])
+        elif section == "COLUMNS" and len(words) in (4, 6) and words[1] not in rows:
+            return True
+    return False
+
+
+def _require_fields(program: _Program) -> None:
+    """Refuse a line of the fixed format in which something stands outside its field."""
+    if "\t" in program.content:
+        program.refuse("holds a tab among fixed columns")
+    inside = {i for start, end in FIXED for i in range(start, end)}
+    for i, mark in enumerate(program.content):
+        if not mark.isspace() and i not in inside:
+            where = place(program.line, i + 1)
+            raise wrong(
+                program.path, f"holds {shown(mark)} between the fixed columns {where}", WANTED
+            )
+
+
+def _row(program: _Program, words: Sequence[str]) -> None:
+    if len(words) != 2 or words[0].upper() not in {"N", "E", "L", "G"}:
+        program.refuse(f"holds {shown(' '.join(words))}", 0, "N, E, L or G and a name")
+    if words[1] in program.types:
+        program.refuse(f"names the row {shown(words[1])} again", 1, "one row of each name")
+    program.types[words[1]] = words[0].upper()
+
+
+def _column(program: _Program, words: Sequence[str]) -> None:
+    if "'MARKER'" in words:
+        program.in_integers = words[-1] == "'INTORG'"
+        return
+    name = words[0]
+    program.columns.setdefault(name, len(program.columns))
+    if program.in_integers:
+        program.integers.add(name)
+    for at in _pairs(program, words, 1):
+        row = words[at]
+        if (row, name) in program.entries:
+            program.refuse(f"gives {shown(name)} in {shown(row)} again", at, "each entry once")
+        program.entries[row, name] = _value(program, words, at + 1)
+
+
+def _pairs(program: _Program, words: Sequence[str], start: int) -> range:
+    """Where the names of rows are, each with a number after it."""
+    if len(words) - start not in (2, 4):
+        program.refuse("has no number at the end of one or two pairs")
+    places = range(start, len(words), 2)
+    for at in places:
+        if words[at] not in program.types:
+            program.refuse(f"names the row {shown(words[at])}, which is none,", at)
+    return places
+
+
+def _value(program: _Program, words: Sequence[str], at: int, *, infinite: bool = False) -> float:
+    try:
+        value = number(words[at])
+    except ValueError:
+        said = f"holds {shown(words[at])}{why_not(words[at])} where a number belongs,"
+        program.refuse(said, at)
+    if not math.isfinite(value) and (math.isnan(value) or not infinite):
+        program.refuse(f"holds {shown(words[at])}", at, "finite numbers")
+    return value
+
+
+def _by_row(section: str) -> Callable[[_Program, Sequence[str]], None]:
+    """A reader of RHS or RANGES: a set's name, which may be missing, and pairs."""
+
+    def read_line(program: _Program, words: Sequence[str]) -> None:
+        named = len(words) % 2
+        _one_set(program, section, words[0] if named else "")
+        held = program.right if section == "RHS" else program.ranges
+        for at in _pairs(program, words, named):
+            row = words[at]
+            if row in held:
+                program.refuse(f"gives {section} of {shown(row)} again", at, "each once")
+            equation = section == "RHS" and program.types[row] == "E"
+            held[row] = _value(program, words, at + 1, infinite=not equation)
+
+    return read_line
+
+
+def _one_set(program: _Program, section: str, name: str) -> None:
+    if program.sets.setdefault(section, name) != name:
+        said = f"has a second set {shown(name)} in {section}, after {shown(program.sets[section])},"
+        program.refuse(said, wanted="one set: others are other problems")
+
+
+def _bound(program: _Program, words: Sequence[str]) -> None:
+    kind = words[0].upper()
+    if kind not in VALUED | UNVALUED:
+        program.refuse(f"holds {shown(words[0])}, no type of bound,", 0)
+    count = len(words)
+    valued = kind in VALUED or count == 4 or (count == 3 and words[2] not in program.columns)
+    if valued:
+        count -= 1
+        if count not in (2, 3):
+            program.refuse("has no number at the end of a bound")
+        _value(program, words, count, infinite=True)
+    if count not in (2, 3) or words[count - 1] not in program.columns:
+        program.refuse(f"names the variable {shown(words[count - 1])}, which is none,", count - 1)
+    _one_set(program, "BOUNDS", words[1] if count == 3 else "")
+    program.bounds.setdefault(kind, set()).add(words[count - 1])
+
+
+READERS: Mapping[str, Callable[[_Program, Sequence[str]], None]] = {
+    "ROWS": _row,
+    "COLUMNS": _column,
+    "RHS": _by_row("RHS"),
+    "RANGES": _by_row("RANGES"),
+    "BOUNDS": _bound,
+}
+"""By section: how one line of it is read."""
+
+
+def _equations(program: _Program) -> Contents:
+    """A, b and names of the rows whose two sides are one number; all else goes into the notes."""
+    rows = [name for name, kind in program.types.items() if kind != "N"]
+    equal = [
+        name
+        for name in rows
+        if (program.ranges[name] == 0 if name in program.ranges else program.types[name] == "E")
+        and math.isfinite(program.right.get(name, 0.0))
+    ]
+    if not equal:
+        holds = f"holds {len(rows)} rows, none an equation"
+        raise wrong(program.path, holds, "at least one row of type E")
+    at = {name: i for i, name in enumerate(equal)}
+    kept = {entry: value for entry, value in program.entries.items() if entry[0] in at}
+    at_rows = np.fromiter((at[row] for row, _ in kept), np.int64, len(kept))
+    at_columns = np.fromiter((program.columns[name] for _, name in kept), np.int64, len(kept))
+    values = np.fromiter(kept.values(), np.float64, len(kept))
+    shape = (len(equal), len(program.columns))
+    A = sp.csr_array((values, (at_rows, at_columns)), shape=shape)
+    parts = {
+        "A": A,
+        "b": np.array([program.right.get(name, 0.0) for name in equal]),
+        "names": [_printable(name) for name in equal],
+    }
+    return Contents(parts, tuple(_notes(program, rows, equal)))
+
+
+def _printable(name: str) -> str:
+    """A name whose bytes are no UTF-8 with these as escapes."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _notes(program: _Program, rows: Sequence[str], equal: Sequence[str]) -> Iterator[str]:
+    chosen = set(equal)
+    left = [_printable(name) for name in rows if name not in chosen]
+    if left:
+        verb = "are inequalities" if len(left) > 1 else "is an inequality"
+        yield f"{len(left)} of {len(rows)} rows {verb} and left out ({listed(left, 3)})"
+    ranged = [name for name in left if program.types.get(name) == "E"]
+    if ranged:
+        yield f"{len(ranged)} of them by RANGES ({listed(ranged, 3)})"
+    turned = [name for name in equal if program.types[name] != "E"]
+    if turned:
+        rows_are = counted(len(turned), "row is an equation", "rows are equations")
+        yield f"{rows_are} by a range of 0 ({listed(turned, 3)})"
+    fixed = sorted(map(_printable, program.bounds.get("FX", ())))
+    if fixed:
+        yield f"FX, which fixes {counted(len(fixed), 'variable')}, is left out ({listed(fixed, 3)})"
+    free = program.bounds.get("FR", set()) - set().union(
+        *(names for kind, names in program.bounds.items() if kind != "FR")
+    )
+    if bounded := len(program.columns) - len(free):
+        variables = counted(len(program.columns), "variable")
+        yield f"bounds are left out, of {bounded} of {variables} (x ≥ 0 where none is given)"
+    if program.integers:
+        whole = counted(len(program.integers), "variable is an integer", "variables are integers")
+        yield f"that {whole} is left out"
+    yield from program.left_out
+
+
+FORMAT = Format((".mps", ".mps.gz", ".mps.bz2"), WHAT, WANTED, read)

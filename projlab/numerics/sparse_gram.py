@@ -1,0 +1,205 @@
+"""E E' + s I of a sparse E, factored, and the products that go with it.
+
+A column of E with c entries makes a full c x c block of E E'. A few long ones are kept apart: with
+S the other columns and D these, (S S' + D D' + s I) y = r is the first part of
+
+    [ S S' + s I   D ] [y]   [r]
+    [     D'      -I ] [t] = [0],
+
+which is quasi-definite and sparse (Andersen, "A modified Schur-complement method for handling dense
+columns in interior-point methods for linear programming", ACM Trans. Math. Software 22 (1996);
+Vanderbei, SIAM J. Optim. 5 (1995)). A long row of E makes one long row of E E', which is eliminated
+last and fills nothing else.
+"""
+
+from copy import copy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from projlab.errors import RankDeficientError
+from projlab.numerics.fill import Fill
+from projlab.numerics.gram import gram_matrix
+from projlab.numerics.sparse_factor import (
+    REMEDY,
+    Cholespy,
+    Prepared,
+    SparseFactor,
+    SuperLU,
+    no_factor,
+    prepared,
+)
+from projlab.numerics.sparse_matrix import SparseMatrix
+
+LONG_COLUMN = 10.0
+"""A column may be kept apart that has more than sqrt(m) times as many entries, and that many times
+more than the average: the rule of interior-point codes (Andersen 1996, section 5)."""
+
+_STARTS, _STEPS = 2, 6
+"""Vectors and steps of the inverse iteration of `SparseGram.independent`."""
+
+
+class SparseGram:
+    """E (m, n) by its products, and the matrix E E' + s I, ready to be factored.
+
+    Rows are taken in the order in which they are eliminated: entries of E x and of y with E'y are.
+    """
+
+    order: Tensor
+    """(m,) which row of the given ones each row is."""
+
+    def __init__(
+        self,
+        rows: Tensor,
+        cols: Tensor,
+        values: Tensor,
+        shape: tuple[int, int],
+        shift: float,
+        elimination: Tensor | None = None,
+    ) -> None:
+        self.shape, self.shift, self.device = shape, shift, values.device
+        self.entries = rows, cols, values.double()
+        self.what = f"the Gram matrix of {shape[0]} x {shape[1]} rows"
+        host = SparseMatrix(rows.cpu(), cols.cpu(), values.cpu(), shape)
+        matrix, self.apart = self._formed(host)
+        known = None if elimination is None else elimination.cpu().numpy()
+        self.ready: Prepared = prepared(matrix, self.what, known)
+        m, order = shape[0], torch.from_numpy(self.ready.order).long()
+        self.elimination = order.to(self.device)
+        self._own = None if not self.apart else (order < m).nonzero().flatten().to(self.device)
+        self.order = order[order < m].to(self.device)
+        place = torch.empty_like(self.order)
+        place[self.order] = torch.arange(m, device=self.device)
+        self.E = SparseMatrix(*_sorted(place[rows], cols, values), shape)
+        self._factor: SparseFactor | None = None
+
+    @property
+    def fill(self) -> Fill:
+        """What the factor takes."""
+        return self.ready.fill
+
+    def _formed(self, E: SparseMatrix) -> tuple[Any, int]:
+        """The matrix to factor, and how many columns are kept apart in it."""
+        from scipy.sparse import block_array, csc_array, eye_array
+
+        m = self.shape[0]
+        long = _long(np.diff(E.back.indptr), m)
+        S = E.forward[:, ~long] if long.any() else E.forward
+        G = gram_matrix(S, REMEDY) + self.shift * eye_array(m, format="csc")
+        if not long.any():
+            return csc_array(G), 0
+        D, k = csc_array(E.forward[:, long]), int(long.sum())
+        return block_array([[G, D], [D.T, -eye_array(k)]], format="csc"), k
+
+    def reshifted(self, shift: float) -> "SparseGram":
+        """The same rows with another shift, not yet factored."""
+        from scipy.sparse import csc_array, diags_array
+
+        change = np.where(self.ready.order < self.shape[0], shift - self.shift, 0.0)
+        other = copy(self)
+        matrix = csc_array(self.ready.matrix + diags_array(change))
+        other.ready = replace(self.ready, matrix=matrix)
+        other.shift, other._factor = shift, None
+        return other
+
+    def factor(self) -> None:
+        """Factor; see `projlab.numerics.sparse_factor.factored` for what is refused."""
+        self.ready.require_memory(self.what, self.device)
+        if self.device.type == "cpu":
+            try:
+                self._factor = SuperLU(self.ready)
+            except np.linalg.LinAlgError as error:
+                raise RankDeficientError(
+                    f'{self.what} is singular: {error}. Use variant="qr" or "pinv"'
+                ) from error
+        elif self.device.type == "cuda" and not self.apart:
+            self._factor = Cholespy(self.ready, self.device)
+        else:
+            raise no_factor(self.what, self.device, definite=not self.apart)
+
+    def times(self, x: Tensor) -> Tensor:
+        """E x for vectors (..., n) of float64."""
+        return self.E.times(x)
+
+    def transposed_times(self, y: Tensor) -> Tensor:
+        """E' y for vectors (..., m) of float64."""
+        return self.E.transposed_times(y)
+
+    def independent(self, cutoff: float, far: float) -> bool:
+        """Whether every singular value of E is above `cutoff` times the largest, and by far.
+
+        Inverse iteration on random vectors, the same every time, finds the smallest eigenvalue of
+        E E' + s I from above. It must exceed `far` times the shift, and `far` times the square of
+        the cutoff. That the true one is as small as a `far`-th of what is found after k steps has a
+        probability of at most sqrt(m) far^(1/2 - k) (Kuczynski and Wozniakowski, SIAM J. Matrix
+        Anal. Appl. 13 (1992), theorem 4.1).
+        """
+        generator = torch.Generator("cpu").manual_seed(0)
+        shape = _STARTS, self.shape[0]
+        v = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
+        v = v.to(self.device)
+        for _ in range(_STEPS):
+            v = self._solved(v / torch.linalg.vector_norm(v, dim=-1, keepdim=True))
+        smallest = 1 / float(torch.linalg.vector_norm(v, dim=-1).max())
+        return smallest > far * max(self.shift, cutoff**2 * self.largest())
+
+    def largest(self) -> float:
+        """At least the square of the largest singular value of E: ||E||_1 ||E||_inf."""
+        down = torch.zeros(self.shape[1], dtype=torch.float64, device=self.device)
+        across = torch.zeros(self.shape[0], dtype=torch.float64, device=self.device)
+        rows, cols, values = self.entries
+        down.index_add_(0, cols, values.abs())
+        across.index_add_(0, rows, values.abs())
+        return float(down.max() * across.max())
+
+    def solve(self, r: Tensor, steps: int = 0) -> Tensor:
+        """(E E' + s I)^-1 r for vectors (..., m), or nearly (E E')^+ r by that many steps.
+
+        Of conjugate gradients with the factor as preconditioner (Golub and Van Loan, 4th ed.,
+        algorithm 11.5.1): a part of r outside the range of E is left alone but for rounding.
+        """
+        z = self._solved(r)
+        if not steps:
+            return z
+        y, p, r = torch.zeros_like(r), z, r.clone()
+        along = (r * z).sum(-1, keepdim=True)
+        for _ in range(steps):
+            q = self.times(self.transposed_times(p))
+            length = _quotient(along, (p * q).sum(-1, keepdim=True))
+            y, r = y + length * p, r - length * q
+            z = self._solved(r)
+            before, along = along, (r * z).sum(-1, keepdim=True)
+            p = z + _quotient(along, before) * p
+        return y
+
+    def _solved(self, r: Tensor) -> Tensor:
+        if self._factor is None:
+            self.factor()
+        assert self._factor is not None
+        if self._own is None:
+            return self._factor.solve_ordered(r)
+        whole = r.new_zeros(*r.shape[:-1], self._factor.m)
+        whole[..., self._own] = r
+        return self._factor.solve_ordered(whole)[..., self._own]
+
+
+def _quotient(a: Tensor, b: Tensor) -> Tensor:
+    """a / b, and zero where there is nothing left to go along; NaN goes through."""
+    return torch.where((b <= 0) | (a <= 0), 0.0, a / b)
+
+
+def _sorted(rows: Tensor, cols: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    order = torch.argsort(rows, stable=True)
+    return rows[order], cols[order], values[order]
+
+
+def _long(counts: Any, m: int) -> Any:
+    """(n,) which columns are kept apart: those with most of the terms that E E' is summed from."""
+    none = np.zeros(len(counts), dtype=bool)
+    longest = LONG_COLUMN * max(np.sqrt(m), counts.sum() / max(np.count_nonzero(counts), 1))
+    long = counts > longest
+    squares = counts.astype(float) ** 2
+    return long if squares[long].sum() > squares[~long].sum() else none
