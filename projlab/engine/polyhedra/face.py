@@ -125,7 +125,7 @@ def _projected(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """By corrections; those that stall with a smaller shift, and then with the rank decided."""
     shift = tolerance.gram_shift(max(1, system.shape[0]))
-    factor = system.factor(face.free, face.active, _each(x0, shift * _FINER))
+    factor = factor_of(system, face)
     w, y, rest = corrected(system, factor, face, x0, fixed, right, y)
     if insist:
         for i in (~rest).nonzero():
@@ -138,8 +138,19 @@ def _projected(
     return w, y, rest
 
 
+def factor_of(system: System, face: Face) -> Factor:
+    """Of these faces; the last one is kept, for the next call and for derivatives."""
+    kept: tuple[Face, Factor] | None = vars(system).get("_kept")
+    if kept is not None and len(kept[0].low) == len(face.low) and bool(kept[0].same(face).all()):
+        return kept[1]
+    shift = tolerance.gram_shift(max(1, system.shape[0])) * _FINER
+    factor = system.factor(face.free, face.active, _each(face.low, shift))
+    vars(system)["_kept"] = face, factor
+    return factor
+
+
 def _each(x: Tensor, shift: float) -> Tensor:
-    return torch.full((len(x),), shift, dtype=x.dtype, device=x.device)
+    return torch.full((len(x),), shift, dtype=torch.float64, device=x.device)
 
 
 _FINER = 2.0**10

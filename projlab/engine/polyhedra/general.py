@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from projlab import tolerance
 from projlab.engine.polyhedra import infeasible
-from projlab.engine.polyhedra.face import Face, corrected
+from projlab.engine.polyhedra.face import Face, corrected, factor_of
 from projlab.engine.polyhedra.search import Search
-from projlab.engine.polyhedra.systems import Factor, System, require_room
+from projlab.engine.polyhedra.systems import System, require_room
 
 
 class Answer(NamedTuple):
@@ -50,7 +49,6 @@ class General:
         self.names = names
         self.effort: Effort | None = None
         self._last: Answer | None = None
-        self._factor: tuple[Face, Factor] | None = None
 
     def answer(self, x: Tensor, right: Tensor, lb: Tensor, ub: Tensor, *, checked: bool) -> Answer:
         """The projections of x (k, n), without a graph, everything in float64 and of k rows.
@@ -89,21 +87,6 @@ class General:
             v = infeasible.proof(self.system, *sides)
             if v is not None:
                 infeasible.raise_empty(self.system, *sides, v, self.names)
-
-    def factor(self, face: Face) -> Factor:
-        """Of these faces, kept for the derivatives that follow."""
-        kept = self._factor
-        if (
-            kept is not None
-            and len(kept[0].low) == len(face.low)
-            and bool(kept[0].same(face).all())
-        ):
-            return kept[1]
-        shift = tolerance.gram_shift(max(1, self.system.shape[0]))
-        shifts = torch.full((len(face.low),), shift, dtype=torch.float64, device=face.low.device)
-        factor = self.system.factor(face.free, face.active, shifts)
-        self._factor = face, factor
-        return factor
 
     def differentiable(
         self,
@@ -199,7 +182,7 @@ class _Solved(Function):
         face = Face(low, high, active)
         zero = torch.zeros_like(v)
         w, y, _ = corrected(
-            general.system, general.factor(face), face, v, zero, r, torch.zeros_like(r)
+            general.system, factor_of(general.system, face), face, v, zero, r, torch.zeros_like(r)
         )
         return torch.where(face.free, w, 0.0), torch.where(active, y, 0.0)
 
