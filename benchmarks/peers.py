@@ -346,3 +346,70 @@ PEERS: dict[str, Peer] = {
         Piqp(),
     )
 }
+
+
+def nonnegative(solver: str, A: Any, b: Array, x0: Array) -> Callable[[], Array]:
+    """The projection onto {A x = b, x >= 0} of a sparse A by a solver at its tightest settings.
+
+    Clarabel and PIQP are set up each time (they keep no bounds apart from rows), OSQP once.
+
+    Raises
+    ------
+    NotApplicable
+        It is not installed.
+    """
+    from scipy import sparse
+
+    m, n = A.shape
+    eye = sparse.csc_matrix(sparse.identity(n))
+    A = sparse.csc_matrix((A.data, A.indices.astype(np.int32), A.indptr.astype(np.int32)), A.shape)
+    try:
+        module = importlib.import_module(solver)
+    except ImportError:
+        raise NotApplicable(f"{solver} is not installed") from None
+    if solver == "clarabel":
+        rows, sides = sparse.vstack([A, -eye], format="csc"), np.concatenate([b, np.zeros(n)])
+        cones = [module.ZeroConeT(m), module.NonnegativeConeT(n)]
+        settings = module.DefaultSettings()
+        settings.verbose = False
+        settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = 1e-12
+
+        def by_clarabel() -> Array:
+            found = module.DefaultSolver(eye, -x0, rows, sides, cones, settings).solve()
+            return np.array(found.x)
+
+        return by_clarabel
+    if solver == "osqp":
+        kept = module.OSQP()
+        low = np.concatenate([b, np.zeros(n)])
+        high = np.concatenate([b, np.full(n, np.inf)])
+        kept.setup(
+            eye,
+            -x0,
+            sparse.csc_matrix(sparse.vstack([sparse.csc_matrix(A), eye])),
+            low,
+            high,
+            eps_abs=1e-10,
+            eps_rel=1e-10,
+            max_iter=20000,
+            polishing=True,
+            verbose=False,
+        )
+
+        def by_osqp() -> Array:
+            kept.warm_start(x=np.zeros(n), y=np.zeros(m + n))
+            found: Array = kept.solve(raise_error=False).x
+            return found
+
+        return by_osqp
+
+    def by_piqp() -> Array:
+        fresh = module.SparseSolver()
+        fresh.settings.verbose = False
+        fresh.settings.eps_abs = fresh.settings.eps_rel = 1e-12
+        fresh.setup(eye, -x0, sparse.csc_matrix(A), b, x_l=np.zeros(n))
+        fresh.solve()
+        found: Array = fresh.result.x
+        return found
+
+    return by_piqp

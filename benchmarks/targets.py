@@ -23,7 +23,17 @@ import numpy as np
 import torch
 
 import projlab
-from benchmarks import common, iterative, kernels, layer, one_off, sparse, structured, yardstick
+from benchmarks import (
+    bounds,
+    common,
+    iterative,
+    kernels,
+    layer,
+    one_off,
+    sparse,
+    structured,
+    yardstick,
+)
 from benchmarks.interleave import Times, interleaved
 from benchmarks.memory import held_bytes
 from benchmarks.parameters import DTYPES
@@ -430,6 +440,32 @@ def _free_memory() -> float:
         return float("inf")
 
 
+def _simplex() -> Iterator[Cell]:
+    for label, times in bounds.against_sort(10**6):
+        yield Cell(label, times.ratio("projlab", "sort"))
+
+
+def _simplexes() -> Iterator[Cell]:
+    times = bounds.batched(4096, 100)
+    yield Cell("sorting lines", 1 / times.ratio("projlab", "lines"))
+
+
+def _nonnegative(*, again: bool) -> Iterator[Cell]:
+    for name in bounds.EASY:
+        P, A, b, x = bounds.nonnegative(name)
+        calls: dict[str, Callable[[], object]] = {"first": partial(bounds.cold, P, x)}
+        if again:
+            calls = {"first": calls["first"]}
+            first = interleaved(calls).best("first")
+            yield Cell(name, first / interleaved({"again": partial(P, x)}).best("again"))
+            continue
+        try:
+            calls["clarabel"] = bounds.peers.nonnegative("clarabel", A, b, x.numpy())
+        except NotApplicable as reason:
+            raise NotImplementedError(str(reason)) from reason
+        yield Cell(name, 1 / interleaved(calls).ratio("first", "clarabel"))
+
+
 MOST: Literal["at most"] = "at most"
 LEAST: Literal["at least"] = "at least"
 
@@ -551,6 +587,13 @@ TARGETS: tuple[Target, ...] = (
            "over two sparse products", MOST, 2.5, _sparse_trees),
     Target("layer", "forward and backward of a layer, 32 to 256 rows", "≤ 1.5",
            "`nn.AffineProjection` over x − (x Q − c) Qᵀ", MOST, 1.5, _layer),
+    Target("simplex", "the simplex, n = 1e6", "≤ 1.5", "over `torch.sort`", MOST, 1.5, _simplex),
+    Target("simplex-batch", "4096 vectors of 100 onto the simplex", "≥ 5 ×", TIMES_FASTER, LEAST,
+           5, _simplexes),
+    Target("bounds-first", "real systems with x ≥ 0, Clarabel at 1e-12", "≥ 1", TIMES_FASTER,
+           LEAST, 1, lambda: _nonnegative(again=False)),
+    Target("bounds-again", "the same: the next projection", "≥ 10", "first over next", LEAST, 10,
+           lambda: _nonnegative(again=True)),
     Target("memory", "memory held besides A and b", "≤ 1.2", "bytes over those of W", MOST, 1.2,
            _memory),
     Target("growth", "time per projection, m·n from 1e2 to 1e8", "linear",

@@ -76,6 +76,11 @@ class General:
             self._last = found
         return found
 
+    def forget(self) -> None:
+        """Drop the last answer and its factor."""
+        self._last = None
+        vars(self.system).pop("_kept", None)
+
     def _start(self, x: Tensor) -> Tensor:
         if self._last is not None and len(self._last.x) == len(x):
             return self._last.y.clone()

@@ -10,10 +10,11 @@ from torch.autograd import forward_ad
 
 from projlab import tolerance
 from projlab.engine import compiled
-from projlab.engine.polyhedra import closed, infeasible
+from projlab.engine.polyhedra import closed, infeasible, threshold
 from projlab.engine.polyhedra.general import General
 from projlab.engine.polyhedra.systems import System, system_of
 from projlab.engine.polyhedra.threshold import DisjointRows, limits
+from projlab.engine.solver import needs_function
 from projlab.errors import InconsistentError, InputError
 from projlab.numerics.precision import set_up, stated_precision
 from projlab.proof.certificate import Certificate
@@ -205,6 +206,11 @@ class PolyhedralProjector(nn.Module):
         """Project x (..., n); see the class."""
         return self._projected(x, {"b": b, "h": h, "lb": lb, "ub": ub})[0]
 
+    def forget(self) -> None:
+        """Start the next search from nothing, as the first one did."""
+        if self._general is not None:
+            self._general.forget()
+
     def project_(self, x: Tensor) -> Tensor:
         """Project x in place, without a graph, and return it."""
         with torch.no_grad():
@@ -311,6 +317,9 @@ class PolyhedralProjector(nn.Module):
                 self._refuse_out_of_reach(_detached(asked))
             rows = self._rows.to(asked.x.dtype, asked.x.device)
             bounds = asked.lb.to(asked.x), asked.ub.to(asked.x)
+            if entries is None and not _differentiated(asked):
+                plain = threshold.project(rows, asked.x, asked.right, *bounds)
+                return plain.x, plain.multipliers
             a = None
             if entries is not None:
                 if len(entries) > 1:
@@ -322,9 +331,11 @@ class PolyhedralProjector(nn.Module):
             return closed.rows_with_bounds(rows, asked.x, asked.right, *bounds, a)
         general = self._general
         assert general is not None
-        found, y = general.differentiable(
-            asked.x, asked.right, asked.lb, asked.ub, entries, checked=asked.own
-        )
+        sides = asked.right, asked.lb, asked.ub
+        if entries is None and not _differentiated(asked):
+            found, y, *_ = general.answer(asked.x, *sides, checked=asked.own)
+        else:
+            found, y = general.differentiable(asked.x, *sides, entries, checked=asked.own)
         if watched:
             self._say_status(asked, found, y)
         return found, y
@@ -418,6 +429,11 @@ class PolyhedralProjector(nn.Module):
         """Sizes and variant."""
         polyhedron = self.polyhedron
         return f"m={polyhedron.m}, p={polyhedron.p}, n={polyhedron.n}, variant={self.variant!r}"
+
+
+def _differentiated(asked: _Asked) -> bool:
+    """Whether autograd or a transform watches the call."""
+    return needs_function(asked.x, asked.right) or needs_function(asked.lb, asked.ub)
 
 
 def _detached(asked: _Asked, which: Tensor | None = None) -> _Asked:

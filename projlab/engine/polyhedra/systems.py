@@ -21,6 +21,8 @@ from projlab.system.equilibration import equilibrate_rows
 from projlab.system.polyhedron import Polyhedron
 from projlab.system.rows import DenseRows, Rows, sparse_rows
 
+SMALL = 2**16
+"""Entries up to which sparse rows are made dense: calls of a sparse factor take longer."""
 _HELD = 2**24
 """Entries of a batch of masked rows that are held at a time."""
 
@@ -266,7 +268,8 @@ def system_of(polyhedron: Polyhedron) -> System:
         )
         if rows is not None
     ]
-    sparse = bool(parts) and all(part.sparse for part in parts)
+    entries = sum(part.shape[0] for part in parts) * polyhedron.n
+    sparse = bool(parts) and all(part.sparse for part in parts) and entries > SMALL
     wide = [part.to(dtype=torch.float64) for part in parts]
     rows: Rows = _stacked(wide, polyhedron.n, sparse=sparse, device=polyhedron.device)
     scaled, exponent = equilibrate_rows(rows)
