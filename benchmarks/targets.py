@@ -37,7 +37,7 @@ from benchmarks import (
 from benchmarks.interleave import Times, interleaved
 from benchmarks.memory import held_bytes
 from benchmarks.parameters import DTYPES
-from benchmarks.peers import PEERS, NotApplicable
+from benchmarks.peers import PEERS, NotApplicable, nonnegative
 from benchmarks.systems import Exact
 from benchmarks.table import PACKAGES, installed
 from benchmarks.training import ROWS, Training
@@ -460,7 +460,7 @@ def _nonnegative(*, again: bool) -> Iterator[Cell]:
             yield Cell(name, first / interleaved({"again": partial(P, x)}).best("again"))
             continue
         try:
-            calls["clarabel"] = bounds.peers.nonnegative("clarabel", A, b, x.numpy())
+            calls["clarabel"] = nonnegative("clarabel", A, b, x.numpy())
         except NotApplicable as reason:
             raise NotImplementedError(str(reason)) from reason
         yield Cell(name, 1 / interleaved(calls).ratio("first", "clarabel"))

@@ -23,6 +23,8 @@ from projlab.system.rows import DenseRows, Rows, sparse_rows
 
 SMALL = 2**16
 """Entries up to which sparse rows are made dense: calls of a sparse factor take longer."""
+_MANY = 32
+"""Rows beyond which those that are not active are left out, one vector after the other."""
 _HELD = 2**24
 """Entries of a batch of masked rows that are held at a time."""
 
@@ -110,7 +112,9 @@ class DenseSystem(System):
         """See `System`."""
         M = self.rows.to_dense()
         if len(free) == 1:
-            return _one_dense(M, free[0], active[0], shift)
+            return _one_dense(M, free[0], active[0], shift[0])
+        if len(M) > _MANY and int(active.sum(-1).max()) <= len(M) // 2:  # most of them slack
+            return _Each([_one_dense(M, *face) for face in zip(free, active, shift, strict=True)])
         H = _grams(M, free.to(M.dtype))
         on = active.to(M.dtype)
         H = H * on.unsqueeze(-1) * on.unsqueeze(-2)
@@ -120,6 +124,9 @@ class DenseSystem(System):
 
     def weighted(self, weights: Tensor, diagonal: Tensor) -> Factor:
         """See `System`."""
+        m, n = self.shape
+        if m - self.equations > n:
+            return _primal(self.rows.to_dense(), self.equations, weights, diagonal)
         H = _grams(self.rows.to_dense(), weights)
         H.diagonal(dim1=-2, dim2=-1).add_(diagonal)
         return _DenseFactor(_cholesky(H), torch.ones_like(diagonal))
@@ -129,6 +136,43 @@ def _grams(M: Tensor, weights: Tensor) -> Tensor:
     """M diag(w) M' for each w (n,) of (k, n)."""
     step = max(1, _HELD // max(1, M.numel()))
     return torch.cat([(M * part.unsqueeze(1)) @ M.mT for part in weights.split(step)])
+
+
+def _primal(M: Tensor, equations: int, weights: Tensor, diagonal: Tensor) -> Factor:
+    """Of many inequalities: eliminated first, which leaves n x n and the equations."""
+    A, G = M[:equations], M[equations:]
+    inverse = 1 / diagonal[:, equations:]
+    K = _grams(G.mT, inverse)
+    K.diagonal(dim1=-2, dim2=-1).add_(1 / weights.clamp_min(_SMALLEST_WEIGHT))
+    L = _cholesky(K)
+    through = torch.cholesky_solve(A.mT.expand(len(K), -1, -1), L)
+    S = A @ through
+    S.diagonal(dim1=-2, dim2=-1).add_(diagonal[:, :equations])
+    return _PrimalFactor(A, G, inverse, L, through, _cholesky(S))
+
+
+_SMALLEST_WEIGHT = 1e-30
+"""Of a variable that a barrier keeps where it is."""
+
+
+@dataclass(frozen=True)
+class _PrimalFactor:
+    A: Tensor
+    G: Tensor
+    inverse: Tensor
+    L: Tensor
+    through: Tensor
+    """K^-1 A'."""
+    S: Tensor
+
+    def solve(self, r: Tensor) -> Tensor:
+        """See `Factor`: with u = W M'y, K u = A'y_E + G'D^-1 r_I and A u + D y_E = r_E."""
+        p = len(self.A)
+        q = ((self.inverse * r[:, p:]) @ self.G).unsqueeze(-1)
+        u = torch.cholesky_solve(q, self.L)
+        y = torch.cholesky_solve(r[:, :p].unsqueeze(-1) - self.A @ u, self.S)
+        u = (u + self.through @ y).squeeze(-1)
+        return torch.cat([y.squeeze(-1), self.inverse * (r[:, p:] - u @ self.G.mT)], -1)
 
 
 def _one_dense(M: Tensor, free: Tensor, active: Tensor, shift: Tensor) -> Factor:
@@ -166,6 +210,16 @@ class _DenseFactor:
         """See `Factor`."""
         solved: Tensor = torch.cholesky_solve((r * self.on).unsqueeze(-1), self.L).squeeze(-1)
         return solved * self.on
+
+
+@dataclass(frozen=True)
+class _Each:
+    factors: list[Factor]
+
+    def solve(self, r: Tensor) -> Tensor:
+        """See `Factor`."""
+        parts = zip(self.factors, r, strict=True)
+        return torch.cat([factor.solve(part.unsqueeze(0)) for factor, part in parts])
 
 
 @dataclass(frozen=True)
