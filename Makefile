@@ -9,7 +9,7 @@ STANDARD := runs/standard
 REFERENCE := reports/reference
 
 .DEFAULT_GOAL := help
-.PHONY: help setup validate reference test test-all lint wheel-test bench
+.PHONY: help setup validate reference test test-device test-all lint wheel-test bench
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## *' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -35,6 +35,9 @@ reference: setup  ## run the standard profile afresh (20 minutes) and write its 
 
 test: setup  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto
+
+test-device: setup  ## run the tests marked gpu on a pretended device, which the CPU computes for
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --device pretended -m gpu tests/projlab/devices
 
 $(ALL): $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[test-all]'

@@ -1,6 +1,7 @@
 """`projlab bench`: run asv here, compare two of its results, measure the target table."""
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -13,18 +14,23 @@ from typing import Any
 
 from benchmarks import table
 from benchmarks.parameters import LARGE
+from projlab.cli.common import print_json
 from projlab.errors import InputError
 from projlab_reports import regressions
-from projlab_reports.asv import YARDSTICK, read
+from projlab_reports.asv import CHANGES, CLEAN, YARDSTICK, read
 
 ROOT = Path(__file__).resolve().parents[1]
 HELD, FAILED, BAD_INPUT, NOTHING = range(4)
 
 QUICK = [
     f"--attribute={setting}"
-    for setting in ("rounds=1", "repeat=(3, 10, 0.2)", "sample_time=0.002", "warmup_time=0.01")
+    for setting in ("rounds=2", "repeat=(2, 6, 0.1)", "sample_time=0.002", "warmup_time=0.01")
 ]
 """asv's own settings, for a run of minutes: fewer and shorter samples."""
+
+INTERLEAVED = "--interleave-rounds"
+"""Each benchmark is measured in rounds, a process each, with all others between them: its samples
+then show how it varies from process to process and minute to minute."""
 
 POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
@@ -64,7 +70,7 @@ def _compare(options: argparse.Namespace) -> int:
     before, after = (read(path) for path in options.compare)
     found = regressions.compare(before, after, options.margin or regressions.MARGIN)
     if options.json:
-        print(json.dumps(regressions.plain(found), indent=2, ensure_ascii=False))
+        print_json(regressions.plain(found))
     else:
         print(regressions.text(found))
     return found.exit_code
@@ -73,12 +79,12 @@ def _compare(options: argparse.Namespace) -> int:
 def _suite(options: argparse.Namespace) -> int:
     """Run the suite by asv, in this environment, at the commit that is checked out."""
     _require_asv()
-    commit, dirty = _commit()
+    commit, changes = _commit()
     out = (options.out or ROOT / ".asv").resolve()
     out.mkdir(parents=True, exist_ok=True)
     configuration = _configure(out)
     environment = _environment(options.threads)
-    if dirty:
+    if changes != CLEAN:
         print(
             f"projlab: uncommitted changes are measured too, and stored under {commit[:12]}",
             file=sys.stderr,
@@ -87,19 +93,25 @@ def _suite(options: argparse.Namespace) -> int:
     # Standard output is for what a program reads.
     to = sys.stderr if options.json else None
     described = subprocess.run(
-        [*asv, "machine", "--yes"],
+        [*asv, "machine", "--config", str(configuration), "--yes"],
         env=environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,
+        cwd=out,
     )
     if described.returncode:
-        raise InputError(f"asv cannot describe the machine: {described.stdout}{described.stderr}")
+        said = (described.stderr or described.stdout).strip().splitlines()
+        raise InputError(
+            f"asv cannot describe the machine, which it keeps in ~/.asv-machine.json: "
+            f"{said[-1] if said else 'it does not say why'}"
+        )
     command = [*asv, "run", "--config", str(configuration), "--python=same"]
     command += ["--show-stderr"] if options.verbose else []
     command += ["--set-commit-hash", commit, "--machine", platform.uname().node]
-    command += [*_pinned(options.threads), "--bench", selection(options.quick, options.filter)]
+    command += [INTERLEAVED, *_pinned(options.threads)]
+    command += ["--bench", selection(options.quick, options.filter)]
     command += QUICK if options.quick else []
     stamp = _stamps(out)
     done = subprocess.run(
@@ -110,22 +122,23 @@ def _suite(options: argparse.Namespace) -> int:
         raise InputError(
             f"asv stored no result (exit code {done.returncode}); its messages say why"
         )
-    _record_versions(written[0])
+    _record_versions(written[0], changes)
     figures = read(written[0]).figures
     failed = sorted(name for name, figure in figures.items() if not figure.measured)
     measured = any(not name.startswith(YARDSTICK) for name in figures)
     code = FAILED if failed else HELD if measured else NOTHING
     if options.json:
         outcome = {
+            "format": regressions.FORMAT,
             "exit_code": code,
             "result": str(written[0]),
             "commit": commit,
-            "uncommitted_changes": dirty,
+            "uncommitted_changes": changes != CLEAN,
             "threads": options.threads,
             "measured": len(figures) - len(failed),
             "failed": failed,
         }
-        print(json.dumps(outcome, indent=2, ensure_ascii=False))
+        print_json(outcome)
     else:
         print(f"\n{len(figures) - len(failed)} figures measured, {len(failed)} failed")
         print("".join(f"  failed: {name}\n" for name in failed), end="")
@@ -135,10 +148,17 @@ def _suite(options: argparse.Namespace) -> int:
     return code
 
 
-def _record_versions(result: Path) -> None:
-    """Put into asv's own field what is installed: in an existing environment it knows nothing."""
+def _record_versions(result: Path, changes: str) -> None:
+    """Put into asv's own field what is installed: in an existing environment it knows nothing.
+
+    And whether it was the commit alone that was measured.
+    """
     content = json.loads(result.read_text(encoding="utf-8"))
-    content["requirements"] = {"Python": platform.python_version(), **table.installed()}
+    content["requirements"] = {
+        "Python": platform.python_version(),
+        **table.installed(),
+        CHANGES: changes,
+    }
     whole = result.with_suffix(".part")
     whole.write_text(json.dumps(content) + "\n", encoding="utf-8")
     whole.replace(result)
@@ -165,20 +185,34 @@ def _require_asv() -> None:
         raise InputError("bench needs asv; install it by `pip install 'projlab[bench]'`")
 
 
-def _commit() -> tuple[str, bool]:
-    """The commit checked out, and whether files differ from it."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
+def _commit() -> tuple[str, str]:
+    """The commit checked out, and a hash of what differs from it; `CLEAN` where nothing does."""
     try:
-        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain"))
+        changed = _git("status", "--porcelain", "--untracked-files=all")
+        differences = _git("diff", "HEAD", "--no-color")
+        head = _git("rev-parse", "HEAD")
     except (OSError, subprocess.CalledProcessError) as error:
         raise InputError(
             f"{ROOT} is no git checkout; asv stores what it measures by commit"
         ) from error
+    if not changed:
+        return head, CLEAN
+    digest = hashlib.sha256(f"{changed}\n{differences}".encode())
+    for line in changed.splitlines():
+        path = ROOT / line[3:]
+        if line.startswith("??") and path.is_file():
+            digest.update(path.read_bytes())
+    return head, digest.hexdigest()[:12]
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(ROOT), *arguments],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=True,
+    ).stdout.rstrip()
 
 
 def _configure(out: Path) -> Path:
@@ -254,8 +288,13 @@ def _targets(options: argparse.Namespace) -> int:
         ) from error
     if options.write:
         table.write(options.write, found)
-    print(json.dumps(found, indent=2, ensure_ascii=False) if options.json else table.text(found))
-    return target_code(found)
+    code = target_code(found)
+    told = {"format": regressions.FORMAT, "exit_code": code, **found}
+    if options.json:
+        print_json(told)
+    else:
+        print(table.text(found))
+    return code
 
 
 def target_code(found: Mapping[str, Any]) -> int:

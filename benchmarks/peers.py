@@ -148,10 +148,11 @@ class _Jax(Peer):
             device = jax.devices(wanted)[0]
         except RuntimeError as error:
             raise NotApplicable(f"this jax has no {wanted} device") from error
-        with jax.default_device(device):
+        # of its own accord jax multiplies float32 at TF32 on GPUs
+        with jax.default_device(device), jax.default_matmul_precision("highest"):
             function, arguments = self.function(jax, _on_cpu(case))
-            compiled = jax.jit(function)
             placed = [jax.device_put(a, device) for a in arguments]
+            compiled = jax.jit(function).lower(*placed).compile()
         return lambda: compiled(*placed).block_until_ready()
 
     @abstractmethod

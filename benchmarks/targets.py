@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 import projlab
-from benchmarks import common, iterative, kernels, layer, one_off, structured, yardstick
+from benchmarks import common, iterative, kernels, layer, one_off, sparse, structured, yardstick
 from benchmarks.interleave import Times, interleaved
 from benchmarks.memory import held_bytes
 from benchmarks.parameters import DTYPES
@@ -333,6 +333,64 @@ def _iterative() -> Iterator[Cell]:
     yield Cell("300000 rows, 1000000 columns, float64", times.ratio("projlab", "scipy"))
 
 
+def _sparse_real() -> Iterator[Cell]:
+    for name in sparse.names():
+        times = sparse.set_up(sparse.real(name), budget=0.5)
+        yield Cell(name, times.ratio("projlab", "splu"))
+
+
+def _sparse_corrections() -> Iterator[Cell]:
+    cases = {name: sparse.real(name) for name in sparse.SOLVED}
+    cases["grid 100 x 100"] = sparse.grid(100)
+    for name, case in cases.items():
+        times, solves = sparse.projections(case, budget=1.0)
+        if solves:
+            value = times.ratio("projlab", "correction") / solves
+            yield Cell(f"{name}, {solves} solves", value)
+
+
+@cache
+def _against_solver(name: str, solver: str) -> tuple[float, float] | None:
+    return sparse.against(sparse.real(name), solver, budget=1.0)
+
+
+def _sparse_solvers(which: int) -> Iterator[Cell]:
+    wrong = []
+    for solver in sparse.SOLVERS:
+        for name in sparse.SOLVED:
+            try:
+                found = _against_solver(name, solver)
+            except ImportError as missing:
+                raise NotImplementedError(f"{solver} is not installed") from missing
+            if found is None:
+                wrong.append(f"{solver} on {name}")
+            else:
+                yield Cell(f"{name} {solver}", found[which])
+    if wrong:
+        raise NotImplementedError(f"no right answer from {', '.join(wrong)}")
+
+
+def _sparse_grid_set_up() -> Iterator[Cell]:
+    times = sparse.factored(sparse.grid(300), budget=10.0)
+    yield Cell("90000 nodes", times.ratio("projlab", "splu"))
+
+
+def _sparse_grid() -> Iterator[Cell]:
+    times, solves = sparse.projections(sparse.grid(300), budget=5.0)
+    yield Cell(f"90000 nodes, {solves} solves", times.ratio("projlab", "correction"))
+
+
+def _sparse_trees() -> Iterator[Cell]:
+    cases = {
+        "tree of 1e5": sparse.tree(100_000),
+        "tree of 1e6": sparse.tree(1_000_000),
+        "chain of 1e5": sparse.chain(100_000),
+    }
+    for name, case in cases.items():
+        times, _ = sparse.projections(case, budget=2.0)
+        yield Cell(name, times.ratio("projlab", "products"))
+
+
 def _memory() -> Iterator[Cell]:
     for size in ("100x1000", "10x10000", "500x2000"):
         case = common.system(size, "float64")
@@ -477,6 +535,20 @@ TARGETS: tuple[Target, ...] = (
            lambda: _one_off(one_off.backward, one_off.LARGE)),
     Target("iterative", "random sparse, 1e6 columns, to 1e-12, by iteration", "≤ 1",
            "`P(x)` over Jacobi-CG in scipy", MOST, 1, _iterative),
+    Target("sparse-real", "48 real systems as sparse", "≤ 2",
+           "set-up and one projection over splu and six corrections", MOST, 2, _sparse_real),
+    Target("sparse-corrections", "real systems and a flow, a projection", "≤ 1.3",
+           "over its solves × (a solve and two products)", MOST, 1.3, _sparse_corrections),
+    Target("sparse-first", "sparse systems, Clarabel, OSQP, PIQP, cvxpy: first answer", "≥ 1",
+           "solver's time over ours", LEAST, 1, lambda: _sparse_solvers(0)),
+    Target("sparse-further", "the same: each further answer", "≥ 20",
+           "solver's time over ours", LEAST, 20, lambda: _sparse_solvers(1)),
+    Target("sparse-grid-set-up", "flow on 300 × 300, set-up", "≤ 1.5", "over splu", MOST, 1.5,
+           _sparse_grid_set_up),
+    Target("sparse-grid", "flow on 300 × 300, a projection", "≤ 3",
+           "over a solve and two products", MOST, 3, _sparse_grid),
+    Target("sparse-trees", "trees and a chain, a projection", "≤ 2.5",
+           "over two sparse products", MOST, 2.5, _sparse_trees),
     Target("layer", "forward and backward of a layer, 32 to 256 rows", "≤ 1.5",
            "`nn.AffineProjection` over x − (x Q − c) Qᵀ", MOST, 1.5, _layer),
     Target("memory", "memory held besides A and b", "≤ 1.2", "bytes over those of W", MOST, 1.2,

@@ -62,11 +62,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="fail a test marked `needs` that would be skipped, instead of skipping it",
     )
+    parser.addoption(
+        "--device",
+        default="cuda",
+        choices=("cuda", "pretended"),
+        help="what tests marked `gpu` run on; a pretended device changes the process: -m gpu",
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip tests that need what is not here, and those of hours that nobody asked for."""
+    without_device = ""
+    if any(item.get_closest_marker("gpu") for item in items):
+        from tests.projlab.devices.device import unavailable
+
+        without_device = unavailable(items[0].config.getoption("device")) or ""
     for item in items:
+        if without_device and item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason=without_device))
         if item.get_closest_marker("full") and "full" not in item.config.option.markexpr:
             item.add_marker(pytest.mark.skip(reason="takes hours; -m full asks for it"))
         missing = [name for marker in item.iter_markers("needs") for name in _missing(marker)]

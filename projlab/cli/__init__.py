@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from projlab import __version__
 from projlab.cli import bench, compare, report, validate, variants
-from projlab.cli.common import BAD_INPUT, EXIT_CODES, INTERRUPTED, Command
-from projlab.errors import InputError
+from projlab.cli.common import EXIT_CODES, INTERRUPTED, Command
+from projlab.cli.frame import drop_output_if_lost, guarded, let_output_degrade
 
 COMMANDS = (validate.COMMAND, compare.COMMAND, bench.COMMAND, report.COMMAND, variants.COMMAND)
 """In the order of `projlab --help`."""
@@ -29,15 +29,17 @@ examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    options = build_parser().parse_args(arguments)
+    let_output_degrade()
+    try:
+        options = build_parser().parse_args(arguments)
+    except SystemExit:
+        drop_output_if_lost()  # of --help, whose reader may have left
+        raise
     command: Command = options.command
     # `timeout`, CI and `kill` end a run as Ctrl-C does, so that no worker goes on without it.
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return command.run(options)
-    except InputError as error:
-        print(f"projlab: {error}", file=sys.stderr)
-        return BAD_INPUT
+        return guarded(lambda: command.run(options))
     except KeyboardInterrupt:
         print(f"projlab: interrupted; {command.interrupted}", file=sys.stderr)
         return INTERRUPTED

@@ -5,13 +5,14 @@ import math
 import sys
 from pathlib import Path
 
-from projlab.cli.common import Command, positive_integer
+from projlab.cli.common import BROKE_CODE, Command, positive_integer, require_suite
 from projlab.errors import InputError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 """Where `benchmarks/` is, if projlab is imported from a checkout."""
 
-EPILOG = """
+EPILOG = (
+    """
 examples:
   projlab bench --quick
       the asv suite on small systems (minutes); its result is asv's own JSON, under .asv/results
@@ -24,13 +25,16 @@ examples:
   projlab bench --targets cached-torch jaxopt
   projlab bench --targets --write benchmarks/README.md
 
-It works from a checkout: the suite is its folder benchmarks/, which no wheel contains. Every
+It needs a checkout, whose folder benchmarks/ no wheel contains, and works from any folder. Every
 library runs with --threads threads. A regression is a figure beyond the noise of both results; a
-figure that failed, because an answer was wrong say, is one too.
+figure that failed, because an answer was wrong say, is one too. Where the machine's own benchmarks
+differ, or two results of one commit do, it is too noisy to tell.
 
 exit codes: 0 all held; 1 a benchmark failed, a figure regressed or a target was missed; 2 bad usage
-or bad input; 3 nothing was measured, or nothing can be compared
+or bad input; 3 nothing was measured, nothing can be compared, or it is too noisy to tell;
 """
+    + BROKE_CODE
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,9 +77,12 @@ def run(options: argparse.Namespace) -> int:
     """Hand over to the checkout's benchmarks."""
     if not (CHECKOUT / "benchmarks" / "command.py").is_file():
         raise InputError(
-            "bench works from a checkout of projlab: the suite is its folder benchmarks/, which an "
-            "installed wheel does not contain"
+            "bench needs a checkout of projlab, with git: the suite is its folder benchmarks/, "
+            f"which an installed wheel does not contain (projlab is imported from {CHECKOUT}). "
+            "Clone it, `pip install -e '.[suite,bench]'` there, and call `projlab bench` from any "
+            "folder"
         )
+    require_suite("bench")
     if str(CHECKOUT) not in sys.path:  # the console script's path has only what is installed
         sys.path.insert(0, str(CHECKOUT))
     from benchmarks import command

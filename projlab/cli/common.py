@@ -4,19 +4,28 @@ import argparse
 import importlib.metadata
 import json
 import math
+import os
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from projlab.errors import InputError
 
 HELD, FAILED, BAD_INPUT, NOTHING_CHECKED = range(4)
 
-INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
+BROKE = 70  # EX_SOFTWARE of sysexits.h
+INTERRUPTED, READER_LEFT = 130, 141  # what a shell reports of SIGINT and SIGPIPE
 
+BROKE_CODE = f"{BROKE} projlab itself broke"
 EXIT_CODES = (
-    "exit codes: 0 all held; 1 a check failed; 2 bad usage or bad input; 3 nothing was checked"
+    "exit codes: 0 all held; 1 a check failed; 2 bad usage or bad input; 3 nothing was checked;\n"
+    + BROKE_CODE
 )
+
+FORMAT = 1
+"""Of what `--json` prints; raised when a program that reads it could break."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,15 @@ def positive_number(text: str) -> float:
     return number
 
 
+def require_writable(file: Path, option: str) -> None:
+    """Raise `InputError` where a file cannot be written, before hours are spent on its content."""
+    existing = next(folder for folder in (file.parent, *file.parent.parents) if folder.exists())
+    if file.is_dir() or not existing.is_dir():
+        raise InputError(f"{option} {file} takes the name of a file in a folder")
+    if not os.access(file if file.exists() else existing, os.W_OK):
+        raise InputError(f"{option} {file} cannot be written there: permission denied")
+
+
 def require_suite(command: str) -> None:
     """Raise `InputError` that says what to install where the suite is not installed."""
     if missing := _missing_from_suite():
@@ -106,14 +124,15 @@ def usable_device(name: str) -> str:
 
 
 def print_json(value: object) -> None:
-    """Print what a program reads."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    """Print what a program reads: JSON by the letter, in whatever encoding the output has."""
+    encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "")
+    print(json.dumps(plain(value), indent=2, ensure_ascii=encoding != "utf8", allow_nan=False))
 
 
-def without_nan(value: object) -> object:
-    """Return a value as JSON can hold it: NaN, a missing figure, becomes null."""
+def plain(value: object) -> object:
+    """Return a value as JSON can hold it: null for a figure that is missing or infinite."""
     if isinstance(value, Mapping):
-        return {str(name): without_nan(inner) for name, inner in value.items()}
+        return {str(name): plain(inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [without_nan(inner) for inner in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+        return [plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from projlab.cli.common import (
     BAD_INPUT,
+    BROKE_CODE,
     FAILED,
     HELD,
     NOTHING_CHECKED,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from projlab_validation.formats import StoredSystem
     from projlab_validation.problems.problem import Dtype
 
-EPILOG = """
+EPILOG = f"""
 examples:
   projlab compare system.npz
       every variant on your own A x = b, and which one to use
@@ -51,8 +52,9 @@ csv, tsv, mtx and mps also with .gz or .bz2. Where a file has Aeq and beq, these
 NAME_b.* and NAME_x0.* beside NAME.* are its b and x0 where nothing else says.
 A file that cannot be read is reported, and the others go on.
 
-exit codes: 0 every answer is within its own theory; 1 one is not; 2 bad usage or bad input, a file
-that could not be read among others included; 3 nothing was checked
+exit codes: 0 every answer is within its own theory; 1 one is not, or no variant reaches the
+--accuracy asked for, here and in theory; 2 bad usage or bad input, a file that could not be read
+among others included; 3 nothing was checked; {BROKE_CODE}
 """
 
 

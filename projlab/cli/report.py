@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from projlab.cli.common import Command, print_json, require_suite, without_nan
+from projlab.cli.common import BROKE_CODE, Command, print_json, require_suite
 
-EPILOG = """
+EPILOG = f"""
 examples:
   projlab report runs/quick
       the page of a run that `projlab validate` wrote, runs/quick/report.html, and report.md
@@ -29,7 +29,8 @@ expected, skip, fail); a forward error more than 10 times what it was and above 
 missing records are shown and count for nothing.
 
 exit codes: 0 all held, or no regression; 1 the run has a failure, or there is a regression; 2 bad
-usage or bad input, and nothing was written; 3 nothing was checked, or there is nothing to compare
+usage or bad input, and nothing was written; 3 nothing was checked, or there is nothing to compare;
+{BROKE_CODE}
 """
 
 
@@ -54,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
 
     published = publish.publish(options.runs, options.out)
     if options.json:
-        print_json(without_nan(published.outcome))
+        print_json(published.outcome)
     else:
         print(published.headline)
         print("\n".join(f"Page: {path}" for path in published.pages))

@@ -6,12 +6,11 @@ import sys
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from projlab.cli.common import (
     EXIT_CODES,
-    FAILED,
-    HELD,
+    FORMAT,
     NOTHING_CHECKED,
     Command,
     chosen_variants,
@@ -19,8 +18,8 @@ from projlab.cli.common import (
     positive_number,
     print_json,
     require_suite,
+    require_writable,
     usable_device,
-    without_nan,
 )
 from projlab.errors import InputError
 
@@ -55,11 +54,15 @@ examples:
       (m, n), b (m,), x (n,) or (k, n); the module is looked for in the current folder too
   projlab validate --subject mypackage.layers:project --fail-fast --time-limit 5 --out DIR
       the smallest problems first, and no further than to the first check that fails
+  projlab validate --out DIR --junit results.xml --minimum-records 1000
+      for CI: the outcome as JUnit XML, and a failure where fewer records were checked; with
+      GITHUB_ACTIONS set, failures are annotations
 
 What takes longer than the time limit over one check of one problem is ended, and what crashes is
 noticed: that check failed, and the rest goes on in a new process; after 20 of these the run ends.
 A run that is interrupted or killed loses the problems in work; --resume goes on from there, and
-asks again for what took too long or crashed, with the --time-limit that it is given.
+asks again for what took too long or crashed, with the --time-limit that it is given. A run that
+lacks a measurement at its end is incomplete, which is a failure. One process at a time writes DIR.
 
 DIR then holds report.html, report.md, figures, verdicts.parquet (every record with its verdict) and
 what a resumed run needs. A DIR that holds a run already is refused without --resume or --overwrite.
@@ -118,38 +121,55 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="show the peers that are installed beside the variants: what people use today",
     )
     add("--device", default="cpu", help="torch device that the variants run on (default: cpu)")
+    add("--junit", type=Path, metavar="FILE", help="write the outcome as JUnit XML too")
+    add(
+        "--minimum-records",
+        type=positive_integer,
+        metavar="N",
+        help="fewer records that were checked than these are a failure",
+    )
     add("--json", action="store_true", help="print the outcome as JSON instead of a table")
 
 
 def run(options: argparse.Namespace) -> int:
     """Measure, judge and report."""
     require_suite("validate")
-    from projlab_reports import publish, terminal
+    from projlab_reports import ci, publish, terminal
     from projlab_validation import environment
     from projlab_validation.store import Store
 
+    if options.junit:
+        require_writable(options.junit, "--junit")
     request = _request(options)
     if not request.problems and not request.training:
         print("projlab: nothing to check: no problem is in all of these at once", file=sys.stderr)
         return NOTHING_CHECKED
     folder = options.out or Path("runs") / request.profile.name
     store = Store.create(folder, request.header, resume=options.resume, overwrite=options.overwrite)
+    for part in store.set_aside:
+        print(f"projlab: {part} cannot be read; what it held is measured again", file=sys.stderr)
     description = environment.describe(request.device, options.subject, request.peers)
     identity = environment.identity(description)
     store.describe_environment(identity, description)
 
     stopped = _measure(request, options, store, identity)
-    if stopped:
-        print(f"projlab: {stopped}; --resume goes on", file=sys.stderr)
+    stopped = stopped or _missing(request, options, store, identity)
     summary, verdicts = _judge(request, store, description, stopped)
+    summary = replace(summary, least=options.minimum_records or 0)
+    if summary.incomplete:
+        print(f"projlab: {summary.incomplete}; --resume goes on", file=sys.stderr)
     html, report = publish.write_run(summary, folder)
-    code = _exit_code(summary)
+    if options.junit:
+        ci.write_junit(summary, options.junit)
+    if ci.annotated():
+        print(ci.annotation_lines(summary), file=sys.stderr if options.json else sys.stdout, end="")
     if options.json:
-        print_json(_outcome(summary, code, stopped, (html, report), verdicts))
+        print_json(_outcome(summary, (html, report), verdicts))
     else:
         terminal.show(summary, report)
         print(f"Page: {html}")
-    return code
+    store.close()
+    return summary.exit_code
 
 
 @dataclass(frozen=True)
@@ -179,6 +199,12 @@ class _Request:
     problems: "list[Problem]"
     training: list[str]
     header: dict[str, str]
+
+    @property
+    def problems_of_peers(self) -> "list[Problem]":
+        """Those that peers are asked about."""
+        most = self.profile.subject_flops
+        return [p for p in self.problems if p.m * p.m * p.n <= most]
 
 
 def _request(options: argparse.Namespace) -> _Request:
@@ -272,7 +298,7 @@ def _measure(
         _train(request, options, store, environment)
     if request.peers and not stopped:
         rows = runner.run(
-            [p for p in request.problems if p.m * p.m * p.n <= request.profile.subject_flops],
+            request.problems_of_peers,
             tuple(peer.spec for peer in request.peers),
             replace(request.profile, subject_flops=0.0),  # the answer for x0 alone
             store,
@@ -298,6 +324,30 @@ def _exhaust(rows: "Generator[list[Record], None, None]", *, fail_fast: bool) ->
         except GivenUp as end:
             return str(end)
     return ""
+
+
+def _missing(
+    request: _Request, options: argparse.Namespace, store: "Store", environment: str
+) -> str:
+    """Say how many measurements the request demands and the folder lacks; "" where none."""
+    from projlab_validation.store import Key, read
+    from projlab_validation.training import section
+
+    asked = [(p, v) for p in request.problems for v in request.variants]
+    asked += [(p, peer.spec) for p in request.problems_of_peers for peer in request.peers]
+    columns = read(store.folder)[list(Key._fields)]
+    there = {Key(*row) for row in columns.itertuples(index=False, name=None)}
+    lacking = [
+        f"{v} on {p.name} in {p.dtype}"
+        for p, v in asked
+        if Key(p.content_hash, p.dtype, v, environment) not in there
+    ]
+    if request.training:
+        dtypes = options.dtype or request.profile.dtypes
+        lacking += section.missing(
+            store.folder, request.training, request.profile, dtypes, environment=environment
+        )
+    return f"{len(lacking)} measurements are missing, {lacking[0]} the first" if lacking else ""
 
 
 def _train(
@@ -345,23 +395,17 @@ def _judge(
     return summary, path
 
 
-def _exit_code(summary: "Summary") -> int:
-    if summary.totals["fail"]:
-        return FAILED
-    return HELD if summary.checked else NOTHING_CHECKED
-
-
-def _outcome(
-    summary: "Summary", code: int, stopped: str, pages: tuple[Path, Path], verdicts: Path
-) -> dict[str, Any]:
+def _outcome(summary: "Summary", pages: tuple[Path, Path], verdicts: Path) -> dict[str, Any]:
     """What a program reads of a run."""
     html, report = pages
-    outcome = {
+    return {
+        "format": FORMAT,
+        "kind": "validation",
         "headline": summary.headline,
-        "exit_code": code,
-        "stopped": stopped or None,
-        **summary.header,
+        "exit_code": summary.exit_code,
+        **summary.asked,
         "totals": summary.totals,
+        "decision": summary.decision.to_dict("records"),
         "variants": summary.by_variant.to_dict("records"),
         "failures": summary.failures.to_dict("records"),
         "peers": summary.peers.to_dict("records"),
@@ -369,7 +413,6 @@ def _outcome(
         "report": str(report),
         "verdicts": str(verdicts),
     }
-    return cast("dict[str, Any]", without_nan(outcome))
 
 
 COMMAND = Command(

@@ -2,7 +2,7 @@
 
 import argparse
 
-from projlab.cli.common import HELD, Command, print_json
+from projlab.cli.common import FORMAT, HELD, Command, print_json
 
 EPILOG = """
 examples:
@@ -21,7 +21,8 @@ def run(options: argparse.Namespace) -> int:
     from projlab.engine.variants import REGISTRY
 
     if options.json:
-        print_json([{"name": variant.name, "summary": variant.summary} for variant in REGISTRY])
+        listed = [{"name": variant.name, "summary": variant.summary} for variant in REGISTRY]
+        print_json({"format": FORMAT, "variants": listed})
     else:
         width = max(len(variant.name) for variant in REGISTRY)
         for variant in REGISTRY:

@@ -313,7 +313,7 @@ def built(
     split = sum(len(members) * k * k * width for (k, width), members in shapes)
     pays = len(shapes) <= tuning.FEW_SHAPES and split * tuning.SPLIT_GAIN <= m * m * n
     fits = memory.factorisation_bytes(m, n, torch.float64) <= memory.limit(constraint.device)
-    if sparse.takes(constraint, options):
+    if sparse.possible(constraint, options):
         # one sparse factor of all is as good as many of each, but not as many small dense ones
         if not pays or options.variant == sparse.NAME or _large(shapes):
             return None

@@ -152,7 +152,8 @@ def solve(
     projected, y = put_together(form, tensors, x).solve(
         x, b, homogeneous=homogeneous, dual=dual, want_multipliers=want_multipliers
     )
-    return projected, x.new_empty(0) if y is None else y
+    # the compiler counts on the strides that the fake below has, whatever those of x are
+    return projected.contiguous(), x.new_empty(0) if y is None else y.contiguous()
 
 
 @solve.register_fake

@@ -48,6 +48,11 @@ def _tensor(value: Any, A: Tensor) -> Tensor:
     return torch.as_tensor(value, dtype=torch.float64, device=A.device)
 
 
+def _apart(t: Tensor) -> Tensor:
+    """An operator's result: a new tensor, with the strides that the compiler counts on."""
+    return t.clone(memory_format=torch.contiguous_format)
+
+
 def _keywords(
     metric: Tensor | None,
     accuracy: float | None,
@@ -86,7 +91,7 @@ def project(
     from projlab.engine.project import projected
 
     keywords = _keywords(metric, accuracy, rule, cutoff, on_redundant, on_inconsistent, b_error)
-    return projected(x, A, b, variant, keywords).clone()  # an operator's result is a new tensor
+    return _apart(projected(x, A, b, variant, keywords))
 
 
 @project.register_fake
@@ -126,15 +131,16 @@ def project_backward(
     length, k = solver.solve(
         g.to(dtype), None, homogeneous=True, dual=True, want_multipliers=wanted
     )
+    in_x = _apart(length.to(x.dtype))
     if not wanted:
-        return length.to(x.dtype).clone(), A.new_empty(0), b.new_empty(0)
+        return in_x, A.new_empty(0), b.new_empty(0)
     require_full_rank(source)
     point, y = solver.solve(x.to(dtype), None, homogeneous=False, dual=False, want_multipliers=True)
     assert y is not None
     assert k is not None
     in_A = in_rows(length, k, point, y, rows, source, dual=False)
     in_b = sum_to(k, b.shape) if b.dim() else k.sum()
-    return length.to(x.dtype).clone(), in_A.reshape(A.shape).to(A.dtype), in_b.to(b.dtype).clone()
+    return in_x, _apart(in_A.reshape(A.shape).to(A.dtype)), _apart(in_b.to(b.dtype))
 
 
 @project_backward.register_fake

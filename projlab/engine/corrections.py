@@ -71,6 +71,16 @@ def _rest(moved: float, before: float) -> bool:
     return moved <= _LIMIT or before / 2 < moved <= tolerance.STALLED
 
 
+def _hopeless(found: Corrected) -> bool:
+    """Whether no correction is left, or those that are do not do at the present rate.
+
+    It only gets worse: what contracts fast is gone first.
+    """
+    rest = tolerance.CORRECTIONS - found.passes
+    rate = found.moved / found.before if found.before < torch.inf else 0.0
+    return rest == 0 or (found.passes > 1 and found.moved * rate**rest > tolerance.STALLED)
+
+
 def probes(count: int, n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(count, n) random vectors, the same every time."""
     generator = torch.Generator("cpu").manual_seed(0)
@@ -104,7 +114,7 @@ def corrected(rows: Rows, f: Tensor, products: Products, count: int = PROBES) ->
         found = Corrected(done, moved, before, drift, left, float(off[worst]), worst)
         # the first is made whatever it moves, and the last that moves nothing is not
         settled = found.at_rest and _rest(drift, drifted)
-        if done and (settled or done == tolerance.CORRECTIONS or not moved < torch.inf):
+        if done and (settled or not moved < torch.inf or _hopeless(found)):
             return found
         X, done, before, drifted = X - step, done + 1, moved, drift
         R = _residual(products, X, f)

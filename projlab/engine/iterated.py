@@ -30,6 +30,7 @@ from projlab.system.equilibration import (
     equilibrate_rows,
     equilibrated_side,
 )
+from projlab.system.inputs import working_dtype
 from projlab.system.operator_rows import REMEDY, OperatorRows, linear_map
 from projlab.system.options import Options
 
@@ -63,7 +64,8 @@ class IteratedFacts(Facts):
 def by_iteration(constraint: AffineConstraint, options: Options) -> bool:
     """Whether an iteration is what is asked for, or all there is; `InputError` for what it cannot.
 
-    Dense rows by the name of the variant go the way of the others, which decides their rank.
+    Dense rows by the name of the variant go the way of the others, which decides their rank; so do
+    those narrower than float64: what redundant ones may be off by, only a decision tells.
     """
     operator = isinstance(constraint.rows, OperatorRows)
     if operator and options.variant not in ("auto", NAME):
@@ -72,6 +74,9 @@ def by_iteration(constraint: AffineConstraint, options: Options) -> bool:
             f"{options.variant!r} needs its entries: {REMEDY}"
         )
     if not (operator or options.preconditioner or (constraint.rows.sparse and _named(options))):
+        return False
+    narrow = working_dtype(constraint.dtype) is not torch.float64
+    if narrow and not operator and options.preconditioner is None and _factorable(constraint):
         return False
     refused = _beyond(constraint, options)
     if refused is None:

@@ -20,6 +20,7 @@ from projlab.engine.setup import build
 from projlab.engine.solver import NOTHING, Direct, needs_function
 from projlab.errors import InputError, ProjlabError, RankDeficientError
 from projlab.numerics.precision import set_up, stated_precision
+from projlab.numerics.transfer import sent
 from projlab.proof.certificate import Certificate, certify
 from projlab.system.constraint import AffineConstraint, as_constraint
 from projlab.system.inputs import check_vector, to_tensor, working_dtype
@@ -578,7 +579,7 @@ class Projector(SystemBuffers):
         b = b if isinstance(b, Tensor) else to_tensor(b, "b")
         if b.is_complex():
             raise InputError(f"b has dtype {b.dtype}; projlab projects real vectors only")
-        b = b.to(solver.device)
+        b = _placed(b, solver.device)
         fits = b.dim() == 0 or b.shape[-1] == m
         if solver.batch is not None and b.dim() == 2 and x.dim() > 2:
             b = b.reshape(b.shape[0], *[1] * (x.dim() - 2), b.shape[1])
@@ -722,6 +723,16 @@ class Projector(SystemBuffers):
 _DERIVED = frozenset({"_direct", "_known", "_known_indices", "_mark", "_assembled", "_opaque"})
 
 
+def _placed(b: Tensor, device: torch.device) -> Tensor:
+    """b on the device; a number from the host is written there, for a copy would wait."""
+    if b.device == device:
+        return b
+    plain = type(b) is Tensor and b.is_cpu and b.dim() == 0 and not b.requires_grad
+    if plain and not torch._C._are_functorch_transforms_active() and not is_compiling():
+        return torch.full((), b.item(), dtype=b.dtype, device=device)
+    return b.to(device)
+
+
 def _is_meta(constraint: AffineConstraint) -> bool:
     return constraint.device.type == "meta"
 
@@ -737,4 +748,4 @@ def _equal(changed: Tensor, kept: Tensor) -> bool:
 def moved(constraint: AffineConstraint, device: torch.device) -> AffineConstraint:
     """The same equations on another device."""
     rows = constraint.rows.to(device=device)
-    return constraint.like(rows, constraint.b.to(device))
+    return constraint.like(rows, sent(constraint.b, device))

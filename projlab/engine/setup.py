@@ -32,7 +32,12 @@ from projlab.engine.solver import Solver
 from projlab.engine.variants import Factor, get
 from projlab.engine.variants.cholesky import CholeskyFactor
 from projlab.engine.variants.qr import QR
-from projlab.errors import MemoryLimitError
+from projlab.errors import (
+    InconsistentError,
+    MemoryLimitError,
+    ProjlabError,
+    RankDeficientError,
+)
 from projlab.numerics import memory
 from projlab.numerics.precision import lowered, outside_inference_mode, stated_precision
 from projlab.numerics.scaling import widened
@@ -70,18 +75,10 @@ def build_one(
         if _answers_first(constraint, options):
             system = equilibrate(constraint, dtype)
             if not system.rows.disjoint():
-                if sparse.takes(constraint, options):
-                    try:
-                        found = sparse.solver(constraint, system, options, data)
-                    except MemoryLimitError as refused:
-                        if not iterated.last_resort(constraint, options):
-                            raise
-                        try:
-                            return iterated.built(constraint, dtype, options, data)
-                        except MemoryLimitError:
-                            raise refused from None
-                    if found is not None or options.variant == sparse.NAME:
-                        return found or careful.decided(constraint, dtype, options, data)
+                if sparse.possible(constraint, options):
+                    by_factor = _by_sparse_factor(constraint, system, dtype, options, data)
+                    if by_factor is not None:
+                        return by_factor
                 if iterated.last_resort(constraint, options):
                     return iterated.built(constraint, dtype, options, data)
                 if system.rows.sparse:
@@ -94,6 +91,47 @@ def build_one(
                 if solver is not None:
                     return solver
         return careful.decided(constraint, dtype, options, data)
+
+
+def _by_sparse_factor(
+    constraint: AffineConstraint,
+    system: Equilibrated,
+    dtype: torch.dtype,
+    options: Options,
+    data: torch.dtype,
+) -> Solver | None:
+    """By a sparse factor of all rows, or of those that carry the rank; None for a dense way.
+
+    What is asked for, or found, may take a decision on the rank. Where that does not fit, what was
+    found is raised.
+    """
+    refused: ProjlabError | None = None
+    if sparse.takes(constraint, options):
+        try:
+            found = sparse.solver(constraint, system, options, data)
+        except MemoryLimitError as error:
+            if not iterated.last_resort(constraint, options):
+                raise
+            try:
+                return iterated.built(constraint, dtype, options, data)
+            except MemoryLimitError:
+                raise error from None
+        except (RankDeficientError, InconsistentError) as error:
+            found, refused = None, error
+        if found is not None:
+            return found
+        if refused is None and options.variant != sparse.NAME:
+            return None
+    elif options.variant != sparse.NAME and not sparse.costly(constraint, options):
+        return None
+    try:
+        return careful.decided(constraint, dtype, options, data)
+    except MemoryLimitError:
+        if refused is not None:
+            raise refused from None
+        if iterated.last_resort(constraint, options):
+            return iterated.built(constraint, dtype, options, data)
+        raise
 
 
 @contextmanager

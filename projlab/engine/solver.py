@@ -22,6 +22,7 @@ from projlab.engine.kernels.native import PLAIN
 from projlab.engine.variants import Factor
 from projlab.engine.variants.base import InPlace
 from projlab.numerics.precision import lowered, stated_precision
+from projlab.numerics.transfer import sent
 from projlab.system.metric import Metric
 
 
@@ -106,14 +107,14 @@ class Solver:
         """The same solver on another device."""
 
         def move(t: Tensor | None) -> Tensor | None:
-            return None if t is None else t.to(device)
+            return None if t is None else sent(t, device)
 
         return replace(
             self,
             device=device,
             factor=None if self.factor is None else self.factor.to(device),
             kept=move(self.kept),
-            units=tuple(t.to(device) for t in self.units),
+            units=tuple(sent(t, device) for t in self.units),
             range_basis=move(self.range_basis),
             metric=None if self.metric is None else self.metric.to(device),
             c=move(self.c),

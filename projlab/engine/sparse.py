@@ -13,6 +13,7 @@ from projlab.engine.facts import Facts
 from projlab.engine.solver import Solver
 from projlab.engine.variants.sparse_cholesky import (
     Judged,
+    SparseCholeskyFactor,
     gram_of,
     judged,
     too_slow,
@@ -23,22 +24,29 @@ from projlab.numerics.sparse_gram import SparseGram
 from projlab.system.constraint import AffineConstraint
 from projlab.system.equilibration import Equilibrated
 from projlab.system.options import Options
+from projlab.system.rows import Rows, SparseRows
 
 NAME = "sparse_cholesky"
+
+
+def possible(constraint: AffineConstraint, options: Options) -> bool:
+    """Whether a sparse factor, of all rows or of those that carry the rank, can be what is used."""
+    return (
+        constraint.m > 1
+        and constraint.batch is None
+        and options.metric is None
+        and options.on_inconsistent == "raise"
+        and (options.variant == NAME or (options.variant == "auto" and constraint.rows.sparse))
+    )
 
 
 def takes(constraint: AffineConstraint, options: Options) -> bool:
     """Whether nothing asks for a decision that a sparse factor does not take."""
     return (
-        constraint.m > 1
-        and constraint.batch is None
+        possible(constraint, options)
         and options.rank == "numerical"
-        and options.metric is None
         and options.accuracy is None
-        and constraint.b_error is None
         and options.on_redundant == "drop"
-        and options.on_inconsistent == "raise"
-        and (options.variant == NAME or (options.variant == "auto" and constraint.rows.sparse))
     )
 
 
@@ -48,14 +56,29 @@ def dense_fits(constraint: AffineConstraint) -> bool:
     return needed <= memory.limit(constraint.device)
 
 
+def costly(constraint: AffineConstraint, options: Options) -> bool:
+    """Whether a dense factor takes longer than calls of a sparse one, or does not fit."""
+    if not dense_fits(constraint):
+        return True
+    return _dense_operations(constraint.rows.shape, options) > _operations(None, options)
+
+
 def solver(
     constraint: AffineConstraint, system: Equilibrated, options: Options, data: torch.dtype
 ) -> Solver | None:
-    """By the sparse factor; None where a dense way is cheaper, or has to decide, and fits."""
-    fits, dense = dense_fits(constraint), _dense_operations(constraint, options)
+    """By the sparse factor; None where a dense way is cheaper, or has to decide, and fits.
+
+    Raises
+    ------
+    InconsistentError
+        Zero is projected onto no point of the set: a decision on the rank may still tolerate that.
+    MemoryLimitError, RankDeficientError
+        It does not fit, or not do, and neither does a dense way fit.
+    """
     auto = options.variant == "auto"
-    if auto and fits and dense <= _operations(None, options):
+    if auto and not costly(constraint, options):
         return None
+    fits, dense = dense_fits(constraint), _dense_operations(constraint.rows.shape, options)
     try:
         gram = gram_of(*system.rows.triplets(), system.rows.shape)
         if auto and fits and dense <= _operations(gram, options):
@@ -72,7 +95,7 @@ def solver(
     facts = Facts(constraint, system.rows.dtype, options.rank, data, factor=factor)
     try:
         _require_answer(constraint, best.found, facts)
-    except (RankDeficientError, InconsistentError):
+    except RankDeficientError:
         if fits:
             return None
         raise
@@ -82,7 +105,7 @@ def solver(
         dtype=system.rows.dtype,
         device=constraint.device,
         variant=NAME,
-        reason=_reason(constraint, best, options, fits),
+        reason=_reason(constraint.rows.shape, best, options, fits),
         facts=facts,
         factor=factor,
         kept=None,
@@ -115,9 +138,36 @@ def _require_answer(constraint: AffineConstraint, found: Corrected, facts: Facts
         )
 
 
-def _dense_operations(constraint: AffineConstraint, options: Options) -> float:
+def of_kept(
+    constraint: AffineConstraint, rows: Rows, options: Options
+) -> tuple[SparseCholeskyFactor, str] | None:
+    """A sparse factor of the independent rows that were kept, and why it is taken.
+
+    None where "auto" has something cheaper that fits, or corrections are too slow and a dense
+    factor fits; otherwise they raise `RankDeficientError`.
+    """
+    fits, dense = dense_fits(constraint), _dense_operations(rows.shape, options)
+    if fits and dense <= _operations(None, options):
+        return None
+    try:
+        gram = gram_of(*rows.triplets(), rows.shape)
+        if fits and dense <= _operations(gram, options):
+            return None
+        gram.factor()
+        whole = SparseRows(*gram.entries, gram.shape)
+        best = judged(gram, whole, whole.values.new_zeros(rows.shape[0]))
+        if not best.found.at_rest:
+            raise RankDeficientError(too_slow(*rows.shape, best.found))
+    except (MemoryLimitError, InputError, RankDeficientError):
+        if fits:
+            return None
+        raise
+    return best.factor(rows.shape), _reason(rows.shape, best, options, fits)
+
+
+def _dense_operations(shape: tuple[int, int], options: Options) -> float:
     """Of a dense QR and the projections that are to come."""
-    m, n = constraint.m, constraint.n
+    m, n = shape
     return 4.0 * m * n * (min(m, n) + options.applications)
 
 
@@ -131,8 +181,8 @@ def _operations(gram: SparseGram | None, options: Options) -> float:
     return calls + tuning.SPARSE_GAIN * (gram.fill.operations + options.applications * each)
 
 
-def _reason(constraint: AffineConstraint, best: Judged, options: Options, fits: bool) -> str:
-    (m, n), (gram, inner, found) = constraint.rows.shape, best
+def _reason(shape: tuple[int, int], best: Judged, options: Options, fits: bool) -> str:
+    (m, n), (gram, inner, found) = shape, best
     steps = f" of {inner} steps of conjugate gradients" if inner else ""
     apart = f", {gram.apart} long columns kept apart" if gram.apart else ""
     why = (

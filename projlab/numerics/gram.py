@@ -32,19 +32,27 @@ class IndefiniteError(Exception):
     """The Gram matrix is not positive definite as far as float64 can tell."""
 
 
-def gram_matrix(E: Any) -> Any:
-    """E E' of scipy rows.
+ENTRY_BYTES = 48
+"""Of a product of sparse matrices for each of its entries: value and index, for the product, its
+sorted copy, and the permuted one that is factored."""
+
+
+def gram_matrix(E: Any, remedy: str = memory.REMEDY) -> Any:
+    """E E' of scipy rows, CSC.
 
     Raises
     ------
     MemoryLimitError
         It does not fit: a column that many rows hold makes it dense.
     """
+    from scipy.sparse import csc_array
+
     m = E.shape[0]
     shared = np.bincount(E.indices, minlength=E.shape[1]).astype(np.float64)
     entries = min(float(m) ** 2, float((shared**2).sum()))
-    memory.require(int(16 * entries), f"the sparse Gram matrix of {m} x {E.shape[1]} rows", CPU)
-    return (E @ E.T).tocsc()
+    what = f"the Gram matrix of {m} x {E.shape[1]} rows, formed sparse,"
+    memory.require(int(ENTRY_BYTES * entries), what, CPU, remedy)
+    return csc_array(E @ E.T)
 
 
 def rounding_of_gram(E: Any, G: Any) -> float:

@@ -172,10 +172,11 @@ def solve(
     left, bar = b, a
     steps = Steps(0, b, (a > 0) & (b > 0), a)
     while steps.taken < limit:
-        if steps.taken % check == 0:
-            steps = steps._replace(active=steps.active & (steps.left > goal(steps)))
-            if not bool(steps.active.any()) or (watch is not None and watch(steps)):
-                break
+        # what has arrived stops here, also where the host does not look: more steps would spoil it
+        steps = steps._replace(active=steps.active & (steps.left > goal(steps)))
+        look = steps.taken % check == 0
+        if look and (not bool(steps.active.any()) or (watch is not None and watch(steps))):
+            break
         # zero where nothing moves any more, so that nothing there can overflow
         inverse = torch.where(steps.active.unsqueeze(-1), _inverse(a), 0)
         u = torch.addcmul(matvec(v).mul_(inverse), u, a.unsqueeze(-1), value=-1)

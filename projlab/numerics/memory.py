@@ -1,6 +1,7 @@
 """Refuses a computation that cannot fit, before anything is allocated."""
 
 import os
+from pathlib import Path
 
 import torch
 
@@ -8,13 +9,33 @@ from projlab.errors import MemoryLimitError
 
 
 def limit(device: torch.device) -> int:
-    """Bytes that one factorisation may take: half of the device's memory, so that two fit."""
+    """Bytes that one factorisation may take.
+
+    Half of the device's memory, so that two fit, and no more than is free now where that is told.
+    """
     if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory) // 2
+        free, whole = torch.cuda.mem_get_info(device)
+        # what torch holds and has given to nobody is free, too
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return min(int(whole) // 2, int(free) + int(held))
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        half = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     except (AttributeError, ValueError, OSError):  # not every platform tells
-        return 8 * 2**30
+        half = 8 * 2**30
+    unused = available()
+    return half if unused is None else min(half, unused)
+
+
+def available(told: Path = Path("/proc/meminfo")) -> int | None:
+    """Bytes of the host's memory that programs may take without swapping; None where not told."""
+    try:
+        for line in told.read_text("ascii").splitlines():
+            name, _, size = line.partition(":")
+            if name == "MemAvailable":
+                return int(size.split()[0]) * 1024
+    except (OSError, ValueError, IndexError):
+        return None
+    return None
 
 
 REMEDY = (
@@ -29,7 +50,7 @@ def require(needed: int, what: str, device: torch.device, remedy: str = REMEDY) 
     if needed > allowed:
         raise MemoryLimitError(
             f"{what} needs {needed:,} bytes, more than the {allowed:,} bytes (half of the memory "
-            f"of {device}) that one factorisation may take. {remedy}"
+            f"of {device}, or what is free of it) that one factorisation may take. {remedy}"
         )
 
 

@@ -21,10 +21,9 @@ import torch
 from torch import Tensor
 
 from projlab.errors import RankDeficientError
-from projlab.numerics import memory
 from projlab.numerics.fill import Fill
+from projlab.numerics.gram import gram_matrix
 from projlab.numerics.sparse_factor import (
-    CPU,
     REMEDY,
     Cholespy,
     Prepared,
@@ -38,10 +37,6 @@ from projlab.numerics.sparse_matrix import SparseMatrix
 LONG_COLUMN = 10.0
 """A column may be kept apart that has more than sqrt(m) times as many entries, and that many times
 more than the average: the rule of interior-point codes (Andersen 1996, section 5)."""
-
-ENTRY_BYTES = 48
-"""Of a product of sparse matrices for each of its entries, counted with those that are summed:
-value and index, for the product, its sorted copy, and the permuted one that is factored."""
 
 _STARTS, _STEPS = 2, 6
 """Vectors and steps of the inverse iteration of `SparseGram.independent`."""
@@ -93,9 +88,7 @@ class SparseGram:
         m = self.shape[0]
         long = _long(np.diff(E.back.indptr), m)
         S = E.forward[:, ~long] if long.any() else E.forward
-        pairs = (np.bincount(S.indices).astype(float) ** 2).sum()
-        memory.require(int(pairs) * ENTRY_BYTES, f"{self.what}, formed sparse,", CPU, REMEDY)
-        G = csc_array(S @ S.T) + self.shift * eye_array(m, format="csc")
+        G = gram_matrix(S, REMEDY) + self.shift * eye_array(m, format="csc")
         if not long.any():
             return csc_array(G), 0
         D, k = csc_array(E.forward[:, long]), int(long.sum())

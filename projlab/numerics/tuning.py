@@ -49,6 +49,10 @@ SUMMED = 2**17
 """Entries of one float32 dot product. BLAS adds them up in a few dozen running sums: terms of one
 sign lose 8e-5 at 1e7 entries and 4e-7 at 1e5; pieces of this length cost 2 % of the time."""
 
+BATCHED = 2**12
+"""Entries of one of the dot products that a device other than the CPU takes together, whose own
+sums may have one running term: thousands of them keep it busy. Not measured on a GPU."""
+
 DECIDED = 2**19
 """Entries of a block of equations from which it pays, on the CPU, to ask whether a second
 correction is needed: of a step's projection that saves 3 % for a sum of 2^18 entries and 26 % for

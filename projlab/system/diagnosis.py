@@ -87,6 +87,8 @@ class Diagnosis:
             )
         lines += _section("redundant rows", [str(c) for c in self.redundant])
         lines += _section("conflicting rows", [c.contradiction() for c in self.conflicting])
+        if self.rank == n and not (self.ambiguous or self.conflicting):
+            lines.append("one solution: the set is one point, the projection of every x0")
         if self.tolerated:
             within = [c.contradiction() for c in self.tolerated]
             lines += _section("rows in conflict within b_error", within)

@@ -78,7 +78,8 @@ def _safe_norms(dtype: torch.dtype) -> tuple[float, float]:
 def _exponent(norms: Tensor) -> Tensor:
     """Of the nearest power of two, by ratio."""
     # numpy's, as in `numerics.scaling`: a handful of numbers, for which each torch operator is dear
-    exponent = np.frexp(norms.cpu().numpy() * math.sqrt(2))[1] - 1
+    mantissa, exponent = np.frexp(norms.cpu().numpy())
+    exponent = exponent - (mantissa < math.sqrt(0.5))
     return torch.from_numpy(exponent).to(norms.device)
 
 

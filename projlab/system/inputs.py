@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from projlab.errors import InputError
+from projlab.numerics import memory
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _FLOATS_TEXT = "it must be float64, float32, float16 or bfloat16"
@@ -21,6 +22,7 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
 def to_tensor(value: Any, name: str) -> Tensor:
     """A new floating-point tensor from a dense tensor, an array, a number or nested lists."""
     if isinstance(value, Tensor):
+        _require_memory(value.numel() * value.itemsize, value.device, name)
         tensor = value.detach().clone()
     else:
         _refuse_masks(value, name)
@@ -33,6 +35,7 @@ def to_tensor(value: Any, name: str) -> Tensor:
                 f"{name} has dtype {array.dtype}; it must hold real numbers (float, int)"
                 + (f": {name}.astype(float), if all of them are" if array.dtype == object else "")
             )
+        _require_memory(8 * array.size, torch.device("cpu"), name)
         if array.dtype.kind != "f" or array.dtype.itemsize > 8:
             array = array.astype(np.float64)
         tensor = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
@@ -41,6 +44,17 @@ def to_tensor(value: Any, name: str) -> Tensor:
     if tensor.is_floating_point() and tensor.dtype not in FLOATS:
         raise InputError(f"{name} has dtype {tensor.dtype}; {_FLOATS_TEXT}")
     return tensor if tensor.is_floating_point() else tensor.to(torch.float64)
+
+
+_SMALL = 2**27
+"""Bytes that are not worth asking for the memory there is."""
+
+
+def _require_memory(needed: int, device: torch.device, name: str) -> None:
+    """An expanded tensor is small until it is copied."""
+    if needed > _SMALL and device.type != "meta":
+        remedy = "Give it sparse, or a part of it at a time."
+        memory.require(needed, f"a copy of {name}", device, remedy)
 
 
 def _refuse_masks(value: Any, name: str) -> None:

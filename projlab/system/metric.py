@@ -13,6 +13,7 @@ from torch import Tensor
 
 from projlab import tolerance
 from projlab.errors import InputError
+from projlab.numerics.transfer import sent
 from projlab.numerics.triangular import columns, exporting, inverted, uncolumns
 from projlab.system.inputs import require_finite, to_tensor
 
@@ -34,7 +35,7 @@ class Metric:
         return float(sigma.min()), float(sigma.max())
 
     def to(self, device: torch.device) -> "Metric":
-        return Metric(self.L.to(device))
+        return Metric(sent(self.L, device))
 
     def whiten(self, v: Tensor, *, dual: bool) -> Tensor:
         """L' v of a vector, L^-1 v of a gradient, over the last dimension."""

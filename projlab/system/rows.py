@@ -13,6 +13,7 @@ from projlab.errors import InputError
 from projlab.numerics import memory
 from projlab.numerics.double_double import Pair, dense_product, sparse_product
 from projlab.numerics.scaling import scale
+from projlab.numerics.transfer import sent
 from projlab.system.inputs import require_finite, to_tensor
 
 
@@ -127,6 +128,10 @@ class Rows(ABC):
         return self.overlap() is None
 
 
+def _placed(t: Tensor, device: torch.device | None, dtype: torch.dtype | None = None) -> Tensor:
+    return t.to(dtype or t.dtype) if device is None else sent(t, device, dtype)
+
+
 @dataclass(frozen=True)
 class DenseRows(Rows):
     """Every entry stored, (m, n) or (B, m, n)."""
@@ -157,7 +162,7 @@ class DenseRows(Rows):
     def to(
         self, dtype: torch.dtype | None = None, device: torch.device | None = None
     ) -> "DenseRows":
-        entries = self.entries.to(device=device, dtype=dtype)
+        entries = _placed(self.entries, device, dtype)
         return self if entries is self.entries else DenseRows(entries)
 
     def to_dense(self) -> Tensor:
@@ -271,9 +276,9 @@ class SparseRows(Rows):
         self, dtype: torch.dtype | None = None, device: torch.device | None = None
     ) -> "SparseRows":
         return SparseRows(
-            self.rows.to(device=device),
-            self.cols.to(device=device),
-            self.values.to(device=device, dtype=dtype),
+            _placed(self.rows, device),
+            _placed(self.cols, device),
+            _placed(self.values, device, dtype),
             self.size,
         )
 

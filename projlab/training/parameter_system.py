@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from projlab import tolerance
-from projlab.errors import InputError
+from projlab.errors import InputError, ProjlabError
+from projlab.numerics.transfer import capturing, sent
 from projlab.system.constraint import AffineConstraint
 from projlab.system.inputs import working_dtype
 from projlab.training.blocks.base import Block, Shift, TouchedEntries, skipped, widest_dtype
@@ -22,6 +23,16 @@ from projlab.training.partition import EquationRows, MatrixPlan, SumsPlan, alike
 def reads_values(device: torch.device) -> bool:
     """Whether a value is at hand without waiting for the device."""
     return device.type == "cpu"
+
+
+def _require_no_capture(device: torch.device) -> None:
+    """Raise `ProjlabError` while operators are recorded: what is set up would not be kept."""
+    if capturing(device):
+        raise ProjlabError(
+            "a CUDA graph is being captured, and the equations have yet to be factored for the "
+            "parameters that have gradients now. Take a step with gradients in the same places "
+            "before the capture"
+        )
 
 
 class ParameterSystem:
@@ -65,12 +76,14 @@ class ParameterSystem:
         """The first row and the last but one of a constant term, and its map."""
         self._equations = self._varying(varies, strict and not midway)
         self.device = device = self._device()
+        _require_no_capture(device)
         data = self._data()
         self.dtype = widest_dtype([actual(p) for p in stacked.parameters])
-        self._b = stacked.right_side().to(
-            device=device, dtype=torch.float32 if device.type == "mps" else torch.float64
+        self._b = sent(
+            stacked.right_side(), device, torch.float32 if device.type == "mps" else torch.float64
         )
-        b = self.current_b().double().cpu()
+        # rows that may contradict each other have factors that no b has a part in
+        b = self.current_b().double().cpu() if strict else stacked.right_side()
         distinct = self._distinct(b) if strict else self._equations
         plans, empty = split(
             distinct,

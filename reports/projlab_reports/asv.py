@@ -26,6 +26,9 @@ KEYS = ("version", "commit_hash", "params", "result_columns", "results")
 YARDSTICK = "yardstick.Machine."
 THREADS = YARDSTICK + "track_threads"
 
+CHANGES, CLEAN = "uncommitted changes", "none"
+"""What `projlab bench` notes beside the versions: a hash of what differed from the commit."""
+
 SIZE = re.compile(r"(\d+)x(\d+)")
 ROLES = {"dtype": {"float64", "float32"}, "device": {"cpu", "cuda"}}
 """A parameter is known by its values where its name is not."""
@@ -82,6 +85,12 @@ class Result:
     def threads(self) -> float | None:
         """Of torch, where it was recorded."""
         return self.figures[THREADS].value if THREADS in self.figures else None
+
+    def same_code(self, other: Result) -> bool:
+        """Whether both are of one commit, and of the same changes to it; False in doubt."""
+        changes = self.versions.get(CHANGES)
+        same_changes = changes is not None and changes == other.versions.get(CHANGES)
+        return self.commit == other.commit and same_changes
 
     @property
     def failed(self) -> list[str]:

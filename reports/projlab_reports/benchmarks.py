@@ -93,6 +93,8 @@ def headline(comparison: BenchmarkComparison) -> str:
     better = f"{len(comparison.improvements)} improved"
     gone = f"{len(comparison.gone)} not measured any more, {len(comparison.new)} new"
     sentence = f"{begin}: {better}, {gone}, {len(comparison.rewritten)} rewritten."
+    if comparison.too_noisy:
+        return f"Too noisy to tell: {comparison.too_noisy}. {sentence}"
     if comparison.not_comparable:
         return f"{sentence} Times and peak memory are not compared: {comparison.not_comparable}."
     if comparison.drift != 1.0:

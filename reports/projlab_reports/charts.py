@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -124,9 +125,12 @@ def drift(summary: Summary) -> list[Chart]:
             u = UNIT_ROUNDOFF[dtype]
             runs = drifted.groupby(["variant", "problem"], sort=False)
             places = {v: i for i, v in enumerate(summary.variants)}
-            for (variant, _), run in runs:
+            ends: dict[str, list[float]] = {}
+            for (variant, problem), run in runs:
                 i = places[str(variant)]
                 ordered = run.sort_values("steps")
+                end = max(float(ordered["forward_error"].iloc[-1]), u / 100)
+                ends.setdefault(str(problem), []).append(end)
                 axes.loglog(
                     ordered["steps"],
                     ordered["forward_error"].clip(lower=u / 100),
@@ -137,7 +141,8 @@ def drift(summary: Summary) -> list[Chart]:
                     alpha=0.8,
                     label=variant,
                 )
-            steps = np.array([drifted["steps"].min(), drifted["steps"].max()], dtype=float)
+            last = float(drifted["steps"].max())
+            steps = np.array([float(drifted["steps"].min()), last * ROOM_FOR_NAMES])
             for label, values, style in (
                 ("√k·u", np.sqrt(steps) * u, "--"),
                 ("k·u", steps * u, ":"),
@@ -146,10 +151,12 @@ def drift(summary: Summary) -> list[Chart]:
                 axes.annotate(
                     label,
                     (steps[-1], values[-1]),
-                    xytext=(3, 2),
+                    xytext=(3, 0),
                     textcoords="offset points",
                     color="0.35",
+                    va="center",
                 )
+            _label_ends(axes, last, ends)
             axes.set_title(dtype)
             axes.set_xlabel("steps k, count")
             axes.set_ylabel("distance to the exact trajectory over ‖x*‖, dimensionless")
@@ -157,6 +164,31 @@ def drift(summary: Summary) -> list[Chart]:
 
         charts.append(Chart(f"Drift over steps, {dtype}", f"drift-{dtype}", draw))
     return charts
+
+
+ROOM_FOR_NAMES = 60.0
+"""What the axis of steps goes beyond the last of them, as a factor."""
+
+LABEL_HEIGHT = 0.03
+"""Of the height of a picture, for one name."""
+
+
+def _label_ends(axes: Axes, last: float, ends: Mapping[str, Sequence[float]]) -> None:
+    """Name each problem where its curves end, apart from one another."""
+    low, high = np.log(axes.get_ylim())
+    apart, lowest = np.exp(LABEL_HEIGHT * (high - low)), 0.0
+    for name, heights in sorted(ends.items(), key=lambda item: np.mean(np.log(item[1]))):
+        height = float(np.exp(np.mean(np.log(heights))))
+        lowest = max(height, lowest * apart)
+        axes.annotate(
+            name.removeprefix("drift_"),
+            (last, height),
+            xytext=(last * 1.6, lowest),
+            color="0.35",
+            fontsize=7,
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": "0.7", "linewidth": 0.5},
+        )
 
 
 def pareto(summary: Summary) -> list[Chart]:

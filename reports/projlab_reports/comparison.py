@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from textwrap import indent
@@ -32,8 +33,12 @@ PAGE, DATA = "compare.html", "compare.json"
 PIPE_WIDTH = 120
 """Columns where the output is no terminal: nothing is squeezed that a program or a file takes."""
 
-SHORT_ROW = 72
-"""Characters of a combination of rows that is written among the facts."""
+SHORT_ROW, SHOWN_ROWS = 72, 3
+"""Characters of a combination of rows that is written whole among the facts, and how many are; the
+data holds them whole."""
+
+TERM = re.compile(r"( [+-] )")
+"""What stands between two terms of a combination of rows."""
 
 SHORT = {"certificate": "cert.", "high precision": "high p.", "nothing": MISSING}
 
@@ -53,30 +58,52 @@ def show(payload: Payload, console: Console | None = None) -> None:
         for row in system["system"]["conflicting"]:
             console.print(Text.assemble(("  conflict ", STYLES["fail"]), row))
         if answered(system):
-            console.print(lines_table(system))
+            for table in lines_tables(system, console):
+                console.print(table, crop=False)
         for word, text in remarks(system):
             console.print(Text.assemble((f"  {word} ", STYLES[word]), text))
         advice = system["recommendation"]
         console.print(Text(advice["text"], style="bold"))
-        console.print(Text(indent(advice["code"], "    "), style="cyan"), soft_wrap=True)
+        if advice["code"]:
+            console.print(Text(indent(advice["code"], "    "), style="cyan"), soft_wrap=True)
         for change in advice["changes"]:
             console.print(Text(f"  - {change}"))
-    if any(map(answered, payload["systems"])):
-        console.print(Text(LEGEND, style="dim"))
+    for line in legend(payload):
+        console.print(Text(line, style="dim"))
 
 
-def lines_table(system: ComparedSystem) -> Table:
-    """Return one row a variant or peer that answered."""
+def lines_tables(system: ComparedSystem, console: Console) -> list[Table]:
+    """Return one row a variant or peer that answered, in as many tables as the width asks for.
+
+    No figure is broken or cut: a column that does not fit stands in a further table.
+    """
+    tables, taken = [], 0
+    while taken < len(HEADINGS):
+        most = len(HEADINGS)
+        while most > taken + 1 and _width(_table(system, taken, most), console) > console.width:
+            most -= 1
+        tables.append(_table(system, taken, most))
+        taken = most
+    return tables
+
+
+def _table(system: ComparedSystem, first: int, end: int) -> Table:
+    """Return the columns from `first` to before `end` of every line, after its name."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("", no_wrap=True)
-    for heading in HEADINGS:
-        table.add_column(ABBREVIATED.get(heading, heading), justify="right", overflow="fold")
+    table.add_column("", no_wrap=True, overflow="ignore")
+    for heading in HEADINGS[first:end]:
+        shown = ABBREVIATED.get(heading, heading)
+        table.add_column(shown, justify="right", no_wrap=True, overflow="ignore")
     for line in answered(system):
         style = STYLES["fail"] if line["verdict"] == "fail" else ""
         cells = row(line)
         cells[1] = SHORT.get(cells[1], cells[1])
-        table.add_row(Text(line["name"], style=style), *cells)
+        table.add_row(Text(line["name"], style=style), *cells[first:end])
     return table
+
+
+def _width(table: Table, console: Console) -> int:
+    return console.measure(table, options=console.options.update(width=1000)).maximum
 
 
 HEADINGS = (
@@ -99,8 +126,33 @@ ABBREVIATED = {
 }
 LEGEND = (
     "feas., stat.: scaled feasibility and stationarity residuals; one: a projection; stacked: a "
-    "point of many together; pays from: projections from which the total is less"
+    "point of many together; pays from: from so many projections on, set-up included, it costs "
+    "less than whoever costs least for one"
 )
+
+JUDGES = {
+    "exact": "exact: x* in rational arithmetic",
+    "ball": "ball: a ball that is proven to hold x*, far smaller than the error shown",
+    "high precision": "high p.: x* in higher precision, at the defined rank",
+    "certificate": "cert.: a bound that is proven without x*, of which the error may be far less",
+}
+"""What the words of the column "judged by" mean."""
+
+KAPPA_U = (
+    "κu: condition number times unit roundoff, what a backward-stable method loses for the worst x0"
+)
+
+
+def legend(payload: Payload) -> list[str]:
+    """Explain the words that stand in the tables and in the advice, and no others."""
+    systems = payload["systems"]
+    if not any(map(answered, systems)):
+        return []
+    judges = {line["judged_by"] for system in systems for line in answered(system)}
+    advice = [system["recommendation"] for system in systems]
+    said = " ".join(text for a in advice for text in (a["text"], *a["changes"]))
+    words = [JUDGES[judge] for judge in JUDGES if judge in judges]
+    return [LEGEND, *(["; ".join(words)] if words else []), *([KAPPA_U] if "κu" in said else [])]
 
 
 def row(line: Line) -> list[str]:
@@ -164,10 +216,18 @@ def facts(system: ComparedSystem) -> list[tuple[str, str]]:
         ("condition number", _condition(s)),
         ("redundant rows", _redundant(s)),
         ("consistency", _consistency(s)),
+        *([("solutions", ONE_POINT)] if _one_point(s) else []),
         ("rank decision", f"{units.duration(_number(s['analysis_s']))}, once for all variants"),
         ("point", system["x0"]),
     ]
     return pairs
+
+
+ONE_POINT = "exactly one: the set is one point, the projection of every x0"
+
+
+def _one_point(s: ComparedSystem) -> bool:
+    return s["rank"] == s["n"] and not s["ambiguous"] and not s["conflicting_count"]
 
 
 def _gap(s: ComparedSystem) -> str:
@@ -191,10 +251,23 @@ def _redundant(s: ComparedSystem) -> str:
     count = s["redundant_count"]
     if not count:
         return "none"
-    short = [row for row in s["redundant"] if len(row) <= SHORT_ROW][:3]
-    shown = short or [row.partition(" = ")[0] for row in s["redundant"][:8]]
+    shown = [shortened(row) for row in s["redundant"][:SHOWN_ROWS]]
     more = f"; and {count - len(shown)} more" if count > len(shown) else ""
     return f"{count}: {'; '.join(shown)}{more}"
+
+
+def shortened(combination: str) -> str:
+    """Return a combination of rows, cut after a term where it is long, its other terms counted."""
+    if len(combination) <= SHORT_ROW:
+        return combination
+    terms = TERM.split(combination)  # a term, a sign, a term, ...
+    kept = 1
+    while kept + 2 < len(terms) and len("".join(terms[: kept + 2])) <= SHORT_ROW:
+        kept += 2
+    left = (len(terms) - kept) // 2
+    if not left:
+        return combination
+    return f"{''.join(terms[:kept])} and {left} more {'terms' if left > 1 else 'term'}"
 
 
 def _consistency(s: ComparedSystem) -> str:
@@ -215,6 +288,10 @@ def verdict(payload: Payload) -> str:
         if line["kind"] == "variant" and line["verdict"] == "fail"
     ]
     count = f"{len(systems)} systems" if len(systems) > 1 else "One system"
+    unreached = [title(s) for s in systems if not s["recommendation"].get("reached", True)]
+    if unreached and not broken:
+        wanted = payload["asked"]["accuracy"]
+        return f"{count}: no variant reaches {wanted:g} on {', '.join(unreached)}."
     if broken:
         return f"{count}: outside what theory promises: {', '.join(broken)}."
     if payload["exit_code"] == 3:
@@ -240,7 +317,12 @@ def render(payload: Payload) -> str:
     charts = [_chart(i, system, payload) for i, system in enumerate(systems)]
     template = environment.get_template("compare.html.j2")
     return template.render(
-        payload=payload, systems=systems, charts=charts, headings=HEADINGS, verdict=verdict(payload)
+        payload=payload,
+        systems=systems,
+        charts=charts,
+        headings=HEADINGS,
+        verdict=verdict(payload),
+        legend=legend(payload),
     )
 
 

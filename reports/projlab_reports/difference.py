@@ -35,6 +35,9 @@ RULE = (
 KINDS = ("newly failing", "worse", "newly passing", "better", "missing", "new")
 REGRESSIONS = KINDS[:2]
 
+BACKWARD_STABLE = "qr"
+"""The variant whose law, c·κ·u, a subject is held to."""
+
 KEY = ["problem", "dtype", "device", "variant", "check", "steps"]
 USUAL = {"device": "cpu", "steps": MISSING}
 FIGURES = ["verdict", "why", "distance", "content_hash"]
@@ -56,9 +59,30 @@ class Difference:
     after: Side
 
     @cached_property
+    def stands_for(self) -> tuple[str, str] | None:
+        """The names under which two runs of different things are compared; None where it is one.
+
+        A subject is held against another, or against the variant of projlab's that is held to the
+        same law.
+        """
+        sides = [side.summary for side in self._sides]
+        if not any(summary.subject for summary in sides):
+            return None
+        one, other = (summary.subject or _counterpart(summary) for summary in sides)
+        return None if one == other or not (one and other) else (one, other)
+
+    @cached_property
     def paired(self) -> pd.DataFrame:
         """One row a record of either run, the figures of both side by side."""
-        sides = (records(self.before.summary), records(self.after.summary))
+        sides = [records(self.before.summary), records(self.after.summary)]
+        if names := self.stands_for:
+            sides = [
+                frame[frame["variant"] == name].assign(variant=" → ".join(names))
+                for frame, name in zip(sides, names, strict=True)
+            ]
+            # What only one of them is asked is missing from neither.
+            both = set(sides[0]["check"]) & set(sides[1]["check"])
+            sides = [frame[frame["check"].isin(both)] for frame in sides]
         return sides[0].merge(sides[1], on=KEY, how="outer", suffixes=("", "_after"), sort=False)
 
     @cached_property
@@ -82,8 +106,11 @@ class Difference:
         return {kind: int(counted.get(kind, 0)) for kind in KINDS}
 
     def shown(self, kind: str) -> pd.DataFrame:
-        """The changes of one kind, without the columns that would say the same in every row."""
+        """The changes of one kind, written out, less columns that say the same in every row."""
         table = self.changes[self.changes["change"] == kind].drop(columns="change")
+        for column in ("error before", "error after"):
+            table[column] = table[column].map(figure)
+        table["steps"] = [MISSING if math.isnan(k) else f"{k:.0f}" for k in table["steps"]]
         same = [c for c, usual in USUAL.items() if (table[c] == usual).all()]
         return table.drop(columns=same)
 
@@ -103,6 +130,8 @@ class Difference:
         if not self.compared:
             return "Nothing to compare: the two runs share no record that was checked."
         numbers = ", ".join(f"{count} {kind}" for kind, count in self.counts.items())
+        if names := self.stands_for:
+            numbers += f"; {names[1]} is held against {names[0]}"
         begin = f"{self.regressions} regressions" if self.regressions != 1 else "One regression"
         if not self.regressions:
             begin = "No regression"
@@ -136,17 +165,33 @@ class Difference:
             s.summary.verdicts[s.summary.verdicts["check"] == "projection"][[*names, *seconds]]
             for s in self._sides
         )
+        if stand := self.stands_for:
+            old, new = (
+                frame[frame["variant"] == name].assign(variant=" → ".join(stand))
+                for frame, name in zip((old, new), stand, strict=True)
+            )
         both = old.merge(new, on=names, suffixes=("", "_after")).dropna()
         table = []
         for variant, group in both.groupby("variant", sort=False):
             row: dict[str, Any] = {"variant": variant, "problems": len(group)}
             for what, column in zip(("set-up", "projection"), seconds, strict=True):
                 before, after = group[column], group[f"{column}_after"]
-                row[f"{what} before"] = duration(float(before.median()))
-                row[f"{what} after"] = duration(float(after.median()))
-                row[f"{what}, ratio"] = f"{(after / before).median():.2f}"
+                row[f"{what} before, s"] = float(before.median())
+                row[f"{what} after, s"] = float(after.median())
+                row[f"{what}, ratio"] = float((after / before).median())
             table.append(row)
         return pd.DataFrame(table)
+
+    @property
+    def times_shown(self) -> pd.DataFrame:
+        """`times` with its figures written out."""
+        shown = self.times
+        for column in shown.columns[2:]:
+            plain = str(column).removesuffix(", s")
+            write = "{:.2f}".format if plain == column else duration
+            shown[column] = shown[column].map(write)
+            shown = shown.rename(columns={column: plain})
+        return shown
 
     @property
     def _sides(self) -> tuple[Side, Side]:
@@ -174,6 +219,12 @@ def records(summary: Summary) -> pd.DataFrame:
     return table.astype({"steps": float})
 
 
+def _counterpart(summary: Summary) -> str:
+    """The variant that a subject is held against; "" where the run has none that answered."""
+    variants = summary.variants
+    return BACKWARD_STABLE if BACKWARD_STABLE in variants else next(iter(variants), "")
+
+
 def kind_of(row: Mapping[Any, Any]) -> str:
     """Return how a record changed, "" where it did not."""
     before, after = row["verdict"], row["verdict_after"]
@@ -199,11 +250,10 @@ def _change(kind: str, row: Mapping[Any, Any]) -> dict[str, Any]:
     return {
         "change": kind,
         **{name: row[name] for name in KEY},
-        "steps": MISSING if math.isnan(row["steps"]) else f"{row['steps']:.0f}",
         "before": row["verdict"] if isinstance(row["verdict"], str) else MISSING,
         "after": row["verdict_after"] if isinstance(row["verdict_after"], str) else MISSING,
-        "error before": figure(row["distance"]),
-        "error after": figure(row["distance_after"]),
+        "error before": float(row["distance"]),
+        "error after": float(row["distance_after"]),
         "why": whys[0],
     }
 

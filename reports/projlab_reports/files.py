@@ -12,5 +12,7 @@ def write(folder: Path, contents: Mapping[str, str]) -> tuple[Path, ...]:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".projlab-", dir=folder) as temporary:
         for name, text in contents.items():
-            (Path(temporary) / name).write_text(text, encoding="utf-8")
+            # A file's name may hold bytes that are no text.
+            whole = text.encode("utf-8", "backslashreplace")
+            (Path(temporary) / name).write_bytes(whole)
         return tuple((Path(temporary) / name).replace(folder / name) for name in contents)

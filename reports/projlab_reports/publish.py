@@ -14,6 +14,9 @@ from projlab_reports.runs import Benchmarks, Run
 from projlab_reports.speed import Speed
 from projlab_reports.summary import Summary
 
+FORMAT = 1
+"""Of what `projlab report --json` prints; raised when a program that reads it could break."""
+
 
 @dataclass(frozen=True)
 class Published:
@@ -78,10 +81,13 @@ def _publish_run(run: Run, folder: Path, name: str) -> Published:
     folder.mkdir(parents=True, exist_ok=True)
     twin = markdown.write(summary, folder, _twin(name))
     written = files.write(folder, {name: text})
-    code = 1 if summary.totals["fail"] else 0 if summary.checked else 3
-    failures = summary.failures.to_dict("records")
-    outcome = {**summary.header, "totals": summary.totals, "failures": failures}
-    return _published(summary.headline, code, (*written, twin), outcome)
+    outcome = {
+        **summary.asked,
+        "totals": summary.totals,
+        "decision": summary.decision.to_dict("records"),
+        "failures": summary.failures.to_dict("records"),
+    }
+    return _published(summary.headline, summary.exit_code, (*written, twin), outcome)
 
 
 def _publish_comparison(
@@ -123,7 +129,7 @@ def _publish_benchmarks(path: Path, folder: Path, name: str) -> Published:
         "result": str(speed.latest.path),
         "counts": speed.counts,
         "failures": speed.failures.to_dict("records"),
-        "history": speed.history.to_dict("records"),
+        "history": speed.relative.to_dict("records"),
         "since": plain(speed.since) if speed.since else None,
     }
     written = files.write(folder, {name: text, _twin(name): twin})
@@ -149,7 +155,17 @@ def _published(
 ) -> Published:
     names = {"pages": [str(path) for path in pages]}
     return Published(
-        headline, code, pages, {"headline": headline, "exit_code": code, **outcome, **names}
+        headline,
+        code,
+        pages,
+        {
+            "format": FORMAT,
+            "kind": "report",
+            "headline": headline,
+            "exit_code": code,
+            **outcome,
+            **names,
+        },
     )
 
 

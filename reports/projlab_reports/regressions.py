@@ -7,8 +7,10 @@ Every figure of the suite is better when it is smaller. One regressed where
 low and high the ends of what the samples' quartiles and their 99 % confidence interval cover, so
 that noise that was seen is no regression. The margin is for the noise that one run cannot see. The
 drift, for times only, is how much slower the machine itself became, from benchmarks in which no
-line of projlab runs. Times and peak memory are compared on equal processors and thread counts only;
-ratios, errors and sizes always.
+line of projlab runs. How far those lie from their middle is noise that both runs could not see: it
+widens the margin of times, and where it exceeds `TOO_NOISY`, times say nothing. Between two results
+of one commit every difference is noise, and none is a regression. Times and peak memory are
+compared on equal processors and thread counts only; ratios, errors and sizes always.
 """
 
 from __future__ import annotations
@@ -19,9 +21,16 @@ from typing import Any
 
 from projlab_reports.asv import YARDSTICK, Result
 
+FORMAT = 1
+"""Of what `projlab bench --json` prints; raised when a program that reads it could break."""
+
 MARGIN = 1.15
 """Placement of code and data alone moves times by some ten per cent between processes (Mytkowicz
 et al., "Producing wrong data without doing anything obviously wrong!", ASPLOS 2009)."""
+
+TOO_NOISY = 1.5
+"""Where the machine's own benchmarks, in which nothing changed, are apart by more than this factor,
+a regression of the same size cannot be told from noise."""
 
 ROUNDING_MARGIN = 4.0
 """For errors in units of u: another order of the same sums changes them by a small factor, while a
@@ -67,10 +76,32 @@ class BenchmarkComparison:
     not_comparable: str | None
     """Why times were not compared, where they were not."""
     drift: float
+    noise: float = 1.0
+    """How far the machine's own benchmarks are from their middle, as a factor."""
+    same_code: bool = False
+    """Whether both results are of one commit, and of the same uncommitted changes to it."""
+
+    @property
+    def too_noisy(self) -> str | None:
+        """Why regressions and noise cannot be told apart, where they cannot."""
+        measured = all(change.after is not None for change in self.regressions)
+        if self.same_code and self.regressions and measured:
+            return (
+                f"{len(self.regressions)} figures of the same commit differ by more than noise and "
+                "margin allow: the machine was busier than a run can see"
+            )
+        if self.noise > TOO_NOISY and not self.not_comparable:
+            return (
+                "the machine's own benchmarks, in which nothing changed, differ by "
+                f"{self.noise:.2f} times (limit {TOO_NOISY:g})"
+            )
+        return None
 
     @property
     def exit_code(self) -> int:
-        """0 nothing regressed, 1 something did, 3 nothing could be compared."""
+        """0 nothing regressed, 1 something did, 3 nothing could be compared, or too noisy."""
+        if self.too_noisy:
+            return 3
         return 1 if self.regressions else 0 if self.compared else 3
 
 
@@ -78,6 +109,7 @@ def compare(before: Result, after: Result, margin: float = MARGIN) -> BenchmarkC
     """Compare every figure that both results hold and that means the same in both."""
     reason = incomparable(before, after)
     drift = 1.0 if reason else machine_drift(before, after)
+    noise = 1.0 if reason else machine_noise(before, after)
     regressions, improvements, gone, rewritten = [], [], [], []
     compared = 0
     for name, old in before.figures.items():
@@ -96,6 +128,7 @@ def compare(before: Result, after: Result, margin: float = MARGIN) -> BenchmarkC
             continue
         compared += 1
         factor = ROUNDING_MARGIN if method in IN_ROUNDOFFS else margin
+        factor = max(factor, noise) if timed else factor
         slower, faster = (max(drift, 1.0), min(drift, 1.0)) if timed else (1.0, 1.0)
         assert old.value is not None
         allowed = old.high * factor * slower
@@ -114,6 +147,8 @@ def compare(before: Result, after: Result, margin: float = MARGIN) -> BenchmarkC
         tuple(rewritten),
         reason,
         drift,
+        noise,
+        before.same_code(after),
     )
 
 
@@ -140,14 +175,25 @@ def incomparable(before: Result, after: Result) -> str | None:
 
 def machine_drift(before: Result, after: Result) -> float:
     """How many times slower the machine itself was after: the middle of its own benchmarks."""
-    ratios = sorted(
+    ratios = _machine_ratios(before, after)
+    return math.sqrt(ratios[(len(ratios) - 1) // 2] * ratios[len(ratios) // 2]) if ratios else 1.0
+
+
+def machine_noise(before: Result, after: Result) -> float:
+    """How far the machine's own benchmarks are from their middle at most, as a factor."""
+    middle = machine_drift(before, after)
+    return max((max(r / middle, middle / r) for r in _machine_ratios(before, after)), default=1.0)
+
+
+def _machine_ratios(before: Result, after: Result) -> list[float]:
+    """After over before, of every time in which no line of projlab runs, the least first."""
+    return sorted(
         new.value / old.value
         for name, old in before.figures.items()
         if name.startswith(YARDSTICK + "time_") and old.value
         for new in [after.figures.get(name)]
         if new is not None and new.value
     )
-    return math.sqrt(ratios[(len(ratios) - 1) // 2] * ratios[len(ratios) // 2]) if ratios else 1.0
 
 
 def text(comparison: BenchmarkComparison) -> str:
@@ -164,7 +210,12 @@ def text(comparison: BenchmarkComparison) -> str:
             f"The machine itself took {comparison.drift:.2f} times as long after as before."
         )
     counted = f"{comparison.compared} figures compared"
-    if not comparison.compared and not comparison.regressions:
+    if comparison.too_noisy:
+        lines.append(
+            f"Too noisy: {comparison.too_noisy}. Measure both again, one after the other, on a "
+            f"quiet machine. {counted}; beyond the margin:"
+        )
+    elif not comparison.compared and not comparison.regressions:
         lines.append("Nothing could be compared.")
     elif comparison.regressions:
         lines.append(f"{len(comparison.regressions)} REGRESSED, of {counted}:")
@@ -205,11 +256,14 @@ def _line(change: Change) -> str:
 def plain(comparison: BenchmarkComparison) -> dict[str, Any]:
     """The comparison for programs."""
     return {
+        "format": FORMAT,
         "exit_code": comparison.exit_code,
         "before": {"commit": comparison.before.commit, "file": str(comparison.before.path)},
         "after": {"commit": comparison.after.commit, "file": str(comparison.after.path)},
         "compared": comparison.compared,
         "drift": comparison.drift,
+        "noise": comparison.noise,
+        "too_noisy": comparison.too_noisy,
         "times_not_compared_because": comparison.not_comparable,
         "regressions": [vars(change) for change in comparison.regressions],
         "improvements": [vars(change) for change in comparison.improvements],

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pandas as pd
 
-from projlab_reports import tables
+from projlab_reports import decision, tables
 from projlab_reports.units import MISSING, digits, duration, error, integer
 
 VERDICTS = ("pass", "expected", "skip", "fail")
@@ -30,6 +30,7 @@ ANSWERS = ("projection", "least_squares")
 FIGURES = (
     "worst units of κu",
     "worst of bound",
+    "worst on",
     "median set-up, s",
     "median projection, s",
 )
@@ -59,6 +60,8 @@ class Summary:
         The judged records of peers, which count in no total: they are not what is validated.
     training
         The judged training runs.
+    least
+        Records that must have been checked for the run to hold; 0 for no demand.
     """
 
     verdicts: pd.DataFrame
@@ -66,6 +69,20 @@ class Summary:
     environment: Mapping[str, str]
     peer_verdicts: pd.DataFrame = field(default_factory=pd.DataFrame)
     training: pd.DataFrame = field(default_factory=pd.DataFrame)
+    least: int = 0
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """`header` for a program: numbers as numbers, and why the run stopped, if it did."""
+        limit, peers = self.header.get("time_limit"), self.header.get("peers")
+        return {
+            **{name: value for name, value in self.header.items() if name != "peers"},
+            "time_limit": None if limit is None else float(limit),
+            "peers_asked": peers.split(", ") if peers else [],
+            "stopped": self.incomplete or None,
+            "minimum_records": self.least or None,
+            "checked": self.checked,
+        }
 
     @property
     def subject(self) -> str | None:
@@ -89,11 +106,26 @@ class Summary:
         return self.header.get("stopped", "")
 
     @property
+    def too_few(self) -> str:
+        """Why the records that were checked are too few, "" where they are not."""
+        if self.checked >= self.least:
+            return ""
+        return f"{self.checked:,} records were checked, and {self.least:,} are demanded"
+
+    @property
+    def exit_code(self) -> int:
+        """0 all held, 1 a check failed or the run is not whole, 3 nothing was checked."""
+        if self.totals["fail"] or self.incomplete or self.too_few:
+            return 1
+        return 0 if self.checked else 3
+
+    @property
     def headline(self) -> str:
         """The run in a sentence or two."""
-        if not self.incomplete:
-            return self._outcome
-        return f"Incomplete: {self.incomplete}. Of what was measured until then: {self._outcome}"
+        if self.incomplete:
+            until = f"Of what was measured until then: {self._outcome}"
+            return f"Incomplete: {self.incomplete}. {until}"
+        return f"Too few: {self.too_few}. {self._outcome}" if self.too_few else self._outcome
 
     @property
     def _outcome(self) -> str:
@@ -105,6 +137,8 @@ class Summary:
         )
         if self.totals["fail"]:
             return f"{_count(self.totals['fail'], 'check')} failed: {numbers}."
+        if self.incomplete or self.too_few:
+            return f"{numbers}."
         return f"Every check held: {numbers}."
 
     @property
@@ -128,12 +162,18 @@ class Summary:
                     **_by_verdict(group),
                     "worst units of κu": passed["units_of_kappa_u"].max(),
                     "worst of bound": passed["ratio"].max(),
+                    "worst on": _where_worst(passed),
                     "median set-up, s": answers["setup_s_median"].median(),
                     "median projection, s": answers["project_s_median"].median(),
                 }
             )
         columns = ["variant", *VERDICTS, *FIGURES]
         return pd.DataFrame(table, columns=columns)
+
+    @cached_property
+    def decision(self) -> pd.DataFrame:
+        """See `projlab_reports.decision.decide`."""
+        return decision.decide(self.verdicts, self.subject)
 
     @cached_property
     def by_check(self) -> pd.DataFrame:
@@ -147,9 +187,10 @@ class Summary:
                     "check": check,
                     **_by_verdict(group),
                     "worst of bound": group["ratio"].fillna(proven)[judged].max(),
+                    "worst on": _named(group, group["ratio"].fillna(proven)[judged]),
                 }
             )
-        return pd.DataFrame(table, columns=["check", *VERDICTS, "worst of bound"])
+        return pd.DataFrame(table, columns=["check", *VERDICTS, "worst of bound", "worst on"])
 
     @cached_property
     def checks(self) -> pd.DataFrame:
@@ -199,6 +240,11 @@ class Summary:
         if self.peer_verdicts.empty:
             return pd.DataFrame()
         return tables.peers(self.peer_verdicts, self.verdicts)
+
+    @property
+    def peers_shown(self) -> pd.DataFrame:
+        """`peers` with its figures written out."""
+        return tables.peers_shown(self.peers)
 
     @property
     def variants_shown(self) -> pd.DataFrame:
@@ -349,7 +395,8 @@ class Summary:
                 "training",
                 row["why"],
                 f"projlab validate --profile {profile} --problem {row['problem']} "
-                f"--dtype {row['dtype']} --out reproduce/{row['problem']}-{row['dtype']}",
+                f"--dtype {row['dtype']} --out reproduce/{row['problem']}-{row['dtype']} "
+                "--overwrite",
             )
             for row in rows(self.training)
             if row["verdict"] == "fail"
@@ -366,7 +413,8 @@ class Summary:
         if "time_limit" in self.header:
             options["time-limit"] = self.header["time_limit"]
         options["out"] = "reproduce/" + "-".join(map(str, what.values())).replace(":", ".")
-        return "projlab validate " + " ".join(f"--{name} {v}" for name, v in options.items())
+        given = " ".join(f"--{name} {v}" for name, v in options.items())
+        return f"projlab validate {given} --overwrite"
 
     @cached_property
     def unknown(self) -> pd.DataFrame:
@@ -436,6 +484,20 @@ def _cell(row: Mapping[str, Any]) -> str:
             "n/a" if (row["status"], row["verdict"]) == ("refused", "skip") else str(row["status"])
         )
     return "answered" if math.isnan(row["forward_error"]) else error(row["forward_error"])
+
+
+def _where_worst(passed: pd.DataFrame) -> str:
+    """Name the problem behind the largest forward error in units of κu."""
+    return _named(passed, passed["units_of_kappa_u"])
+
+
+def _named(frame: pd.DataFrame, figures: pd.Series) -> str:
+    """Name the problem, and its dtype, behind the largest of these figures."""
+    figures = figures.dropna()
+    if figures.empty:
+        return MISSING
+    worst = frame.loc[figures.index].iloc[int(figures.to_numpy().argmax())]
+    return f"{worst['problem']}, {worst['dtype']}"
 
 
 def _list(values: Iterable[str], most: int = 6) -> str:

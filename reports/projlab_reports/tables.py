@@ -161,20 +161,45 @@ def peer_name(spec: str) -> str:
 def _peer(name: str, whose: str, records: pd.DataFrame, asked: int) -> dict[str, Any]:
     """Return how far a method's answers were within c·κ·u, in both precisions."""
     within = records["forward_error"] <= records["stable_bound"]
-    right = {
-        f"digits, {dtype}": digits(float(records[records["dtype"] == dtype]["forward_error"].max()))
+    largest = {
+        f"largest forward error, {dtype}": float(
+            records[records["dtype"] == dtype]["forward_error"].max()
+        )
         for dtype in UNIT_ROUNDOFF
     }
     return {
         "method": name,
-        "": whose,
-        "within c·κ·u": f"{int(within.sum())} of {asked}",
+        "whose": whose,
+        "asked": asked,
+        "within": int(within.sum()),
         "beyond": int((~within & records["forward_error"].notna()).sum()),
         "no answer": int(records["forward_error"].isna().sum()) + asked - len(records),
         "median error, units of κu": float(records["units_of_kappa_u"].median()),
-        **{k.replace("digits", "fewest digits"): v for k, v in right.items()},
-        "median call": duration(float(records["project_s_median"].median())),
+        **largest,
+        "median call, s": float(records["project_s_median"].median()),
     }
+
+
+def peers_shown(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of `peers` with its figures written out."""
+    return pd.DataFrame(
+        [
+            {
+                "method": row["method"],
+                "": row["whose"],
+                "within c·κ·u": f"{row['within']} of {row['asked']}",
+                "beyond": row["beyond"],
+                "no answer": row["no answer"],
+                "median error, units of κu": row["median error, units of κu"],
+                **{
+                    f"fewest digits, {dtype}": digits(row[f"largest forward error, {dtype}"])
+                    for dtype in UNIT_ROUNDOFF
+                },
+                "median call": duration(row["median call, s"]),
+            }
+            for row in frame.to_dict("records")
+        ]
+    )
 
 
 def training(frame: pd.DataFrame) -> pd.DataFrame:

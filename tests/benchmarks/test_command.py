@@ -53,6 +53,7 @@ def test_quick_selects_small_cells_and_always_the_yardsticks():
 def test_asv_runs_and_two_results_compare(tmp_path, monkeypatch, capfd):
     pytest.importorskip("asv")
     monkeypatch.setenv("HOME", str(tmp_path))  # asv keeps its description of the machine there
+    monkeypatch.chdir(tmp_path)  # outside the checkout
     only = r"projection\.Projection\.time_in_place\('qr', '3x10', 'float64'"
     out = tmp_path / "out"
     assert cli.main(["bench", "--quick", "--filter", only, "--out", str(out), "--json"]) == 0
@@ -73,8 +74,26 @@ def test_asv_runs_and_two_results_compare(tmp_path, monkeypatch, capfd):
         if column == "result" or column.startswith(("stats_ci", "stats_q_")):
             row[i] = [v and 100 * v for v in row[i]]
     slower.write_text(json.dumps(content))
+    assert cli.main(["bench", "--compare", str(out), str(slower)]) == 3
+    assert "Too noisy: 1 figures of the same commit differ" in capfd.readouterr().out
+    slower.write_text(json.dumps(content | {"commit_hash": "f" * 40}))
     assert cli.main(["bench", "--compare", str(out), str(slower), "--json"]) == 1
     text = capfd.readouterr().out
     assert name in text
 
     assert cli.main(["bench", "--quick", "--filter", "no such", "--out", str(out / "none")]) == 3
+
+
+def test_a_machine_that_asv_cannot_describe_is_a_sentence(tmp_path, monkeypatch, capfd):
+    pytest.importorskip("asv")
+    (tmp_path / "asv-machine").mkdir()
+    (tmp_path / ".asv-machine.json").mkdir()  # asv keeps its description of the machine there
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cli.main(["bench", "--quick", "--out", str(tmp_path / "out")]) == 2
+    error = capfd.readouterr().err.splitlines()[-1]
+    assert error.startswith("projlab: asv cannot describe the machine")
+
+
+def test_samples_are_taken_in_rounds_with_all_others_between():
+    assert command.INTERLEAVED == "--interleave-rounds"
+    assert "--attribute=rounds=2" in command.QUICK

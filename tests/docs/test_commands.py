@@ -103,3 +103,13 @@ def test_extras_exist(page):
     project_table = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     for extras in re.findall(r"\.\[([\w,-]+)\]'", page.read_text(encoding="utf-8")):
         assert set(extras.split(",")) <= set(project_table["optional-dependencies"]), extras
+
+
+def test_the_workflow_to_copy_runs_a_command_that_is_understood():
+    (workflow,) = blocks(ROOT / "docs" / "validate.md", "yaml")
+    (folded,) = re.findall(r"- run: >\n((?: {10}\S.*\n)+)", workflow.content)
+    first, *arguments = folded.split()
+    assert first == "projlab"
+    options = build_parser().parse_args(arguments)
+    assert (options.junit, options.minimum_records) == (Path("report/results.xml"), 1000)
+    assert str(options.junit).startswith(str(options.out))

@@ -3,7 +3,9 @@
 import pickle
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import torch
 
 import projlab
 from projlab import constrain, diagnose, expr, project, projector
+from projlab.numerics import memory
 
 from .pages import ROOT, table_rows
 
@@ -89,10 +92,42 @@ def too_slow() -> None:
     projector(A, 0.0, "iterative", accuracy=1e-14)
 
 
+def doubtful(attempt: Callable[..., object]) -> None:
+    """Singular values from 1 to 1e-12, evenly, where no dense factor fits."""
+    rng = np.random.default_rng(0)
+    Q, _ = np.linalg.qr(rng.standard_normal((80, 80)))
+    V, _ = np.linalg.qr(rng.standard_normal((90, 80)))
+    graded = scipy.sparse.csr_array(Q @ np.diag(np.geomspace(1, 1e-12, 80)) @ V.T)
+    with mock.patch.object(memory, "factorisation_bytes", return_value=2**60):
+        attempt(graded, 0.0)
+
+
+def filled() -> None:
+    A = scipy.sparse.random_array((300, 600), density=0.05, rng=np.random.default_rng(0))
+    with mock.patch.object(memory, "limit", return_value=100_000):
+        projector(scipy.sparse.csr_array(A), 0.0, "sparse_cholesky")
+
+
+def exported() -> None:
+    P = projector(A.double().to_sparse(), 0.0, "sparse_cholesky")
+    torch.export.export(P, (X.double(),), strict=False)
+
+
 LIMITS: dict[str, tuple[type[Exception], Callable[[], object]]] = {
     "inequalities, bounds: G x ≤ h, lb ≤ x ≤ ub": (TypeError, lambda: projector(A, B, lb=0.0)),
     "nonlinear equations": (projlab.InputError, lambda: expr(parameter()) * expr(parameter())),
     "… where that does not fit into half of the memory": (projlab.MemoryLimitError, too_large),
+    "sparse A with κ beyond what corrections reach, where no dense factor fits": (
+        projlab.RankDeficientError,
+        lambda: doubtful(partial(projector, variant="sparse_cholesky")),
+    ),
+    "sparse A whose sparse factor does not fit either": (projlab.MemoryLimitError, filled),
+    "`torch.export` of a projection by `sparse_cholesky` or `iterative`": (
+        projlab.InputError,
+        exported,
+    ),
+    "a rank of sparse rows that sparse factors leave open (κ beyond about 1e7, or a cutoff within "
+    "reach)": (projlab.MemoryLimitError, lambda: doubtful(diagnose)),
     "the rank, `diagnose` and `certify` of an operator": (
         projlab.InputError,
         lambda: diagnose(Operator(), B),

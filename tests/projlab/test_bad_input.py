@@ -214,8 +214,11 @@ MISTAKES = {
     "0 = 1": (lambda: projector(torch.zeros(1, 3), [1.0]), InconsistentError, ["row 0 reads 0 = 1"]),
     "project: a contradiction": (lambda: project(x(), torch.ones(2, 3), [1.0, 2.0]), InconsistentError, ["row 1 = row 0"]),
     # --- size ----------------------------------------------------------------------------------------
-    "sparse rows too large to be dense": (lambda: projector(huge(), 1.0), MemoryLimitError, ["1000000 x 1000000", "bytes"]),
-    "diagnose: sparse rows too large": (lambda: diagnose(huge(), 1.0), MemoryLimitError, ["1000000 x 1000000", "bytes"]),
+    "sparse rows too large to be dense": (lambda: projector(huge(), 1.0, "qr"), MemoryLimitError, ["1000000 x 1000000", "bytes"]),
+    "an expanded A": (lambda: projector(torch.ones(1, 1, dtype=F64).expand(10**7, 10**7), 1.0), MemoryLimitError, ["a copy of A", "bytes", "sparse"]),
+    "an expanded array as A": (lambda: projector(np.broadcast_to(np.float32(1), (10**7, 10**7)), 1.0), MemoryLimitError, ["a copy of A", "bytes"]),
+    "an expanded b": (lambda: projector(A(), torch.ones(1).expand(10**12)), MemoryLimitError, ["a copy of b", "bytes"]),
+    "a metric expanded": (lambda: P(metric=torch.ones(1).expand(10**12)), MemoryLimitError, ["a copy of metric", "bytes"]),
     "a null space too large to hold": (lambda: projector(scipy.sparse.csr_array(np.ones((1, 1_000_000))), 1.0).null_space(), MemoryLimitError, ["null-space", "bytes"]),
     "a null space of systems of different rank": (lambda: projector(torch.stack([torch.eye(2, 3), torch.ones(2, 3)]), 1.0).null_space(), InputError, ["ranks from 1 to 2"]),
 }

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from projlab_reports import comparison
-from tests.reports.parsed import Page, whole
+from tests.reports.parsed import Page, whole, words
 from tests.reports.payloads import (
     ADVICE,
     CONFLICT,
@@ -116,6 +116,9 @@ def test_nothing_is_written_of_a_page_that_cannot_be_drawn(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+ROW = "2.1e-16 exact 1.5e-17 2.5e-17 250 µs 17 µs 0.33 µs 2.75 kB 12"
+
+
 def shown(content, width=120):
     console = Console(file=io.StringIO(), width=width)
     comparison.show(content, console)
@@ -125,8 +128,7 @@ def shown(content, width=120):
 def test_at_the_terminal_there_is_a_row_a_variant_and_the_line_to_paste():
     text = shown(payload(SYSTEM))
     (qr,) = [row.split() for row in text.splitlines() if row.startswith(" qr")]
-    figures = "2.1e-16 exact 1.5e-17 2.5e-17 250 µs 17 µs 0.33 µs 2.75 kB 12"
-    assert " ".join(qr) == f"qr {figures}"
+    assert " ".join(qr) == f"qr {ROW}"
     (pinv,) = [row for row in text.splitlines() if row.startswith(" pinv")]
     assert "≤ 4.4e-13" in pinv
     assert "cert." in pinv
@@ -142,5 +144,61 @@ def test_at_the_terminal_conflicts_and_what_is_not_known_are_named():
     assert "numerical rank" not in text
 
 
-def test_on_eighty_columns_nothing_is_cut():
-    assert "…" not in shown(EVERYTHING, width=80)
+@pytest.mark.parametrize("width", [40, 60, 80, 100])
+def test_on_any_width_no_number_is_cut_or_broken(width):
+    text = shown(EVERYTHING, width)
+    assert "…" not in text
+    (qr, *_), figures = shown(payload(SYSTEM), width).split(ADVICE["text"][:6]), ROW
+    rows = [line for line in qr.splitlines() if line.startswith(" qr ")]
+    assert " ".join(" ".join(row.split()[1:]) for row in rows) == figures
+    assert all(len(line) <= width for line in qr.splitlines() if line.startswith((" qr", " pinv")))
+
+
+def test_words_of_the_table_are_explained_where_they_stand_and_no_others_are():
+    plain = " ".join(shown(payload(SYSTEM)).split())
+    assert "pays from: from so many projections on" in plain
+    assert "exact: x* in rational arithmetic" in plain
+    assert "cert.: a bound that is proven without x*" in plain
+    assert "ball:" not in plain
+    assert "κu: condition number" not in plain
+    said = ADVICE | {"text": "No variant reaches 1e-17 here: κu is 1e-15."}
+    ball = SYSTEM | {"lines": [QR | {"judged_by": "ball"}], "recommendation": said}
+    enclosed = " ".join(shown(payload(ball)).split())
+    assert "ball: a ball that is proven to hold x*" in enclosed
+    assert "κu: condition number times unit roundoff" in enclosed
+    page = words(Page(comparison.render(payload(ball))))
+    assert "ball: a ball that is proven to hold x*" in page
+    assert "κu: condition number times unit roundoff" in page
+
+
+def test_a_long_combination_is_cut_after_a_term_and_not_dropped():
+    long = "row 9 = " + " + ".join(f"{i} row {i}" for i in range(30))
+    cut = comparison.shortened(long)
+    assert len(cut) < 100
+    assert cut.startswith("row 9 = 0 row 0 + 1 row 1 + ")
+    kept = cut.partition(" and ")[0].count(" + ") + 1
+    assert cut.endswith(f" and {30 - kept} more terms")
+    assert comparison.shortened("total = in + out") == "total = in + out"
+    one_name = "x" * 200
+    assert comparison.shortened(f"{one_name} = in") == f"{one_name} = in"
+    system = SYSTEM | {"system": SYSTEM["system"] | {"redundant": [long], "redundant_count": 1}}
+    assert "row 9 = 0 row 0 + 1 row 1" in " ".join(shown(payload(system)).split())
+    assert long in words(Page(comparison.render(payload(system))))
+
+
+def test_a_square_system_of_full_rank_says_that_the_set_is_one_point():
+    square = SYSTEM["system"] | {"m": 32, "n": 32, "rank": 32, "redundant_count": 0}
+    assert "the set is one point" in shown(payload(SYSTEM | {"system": square}))
+    assert "the set is one point" not in shown(payload(SYSTEM))
+
+
+def test_where_there_is_no_line_to_paste_none_is_shown():
+    without = UNKNOWN | {"recommendation": ADVICE | {"text": "No variant was run.", "code": ""}}
+    assert "<pre>" not in comparison.render(payload(without, exit_code=3))
+    assert "\n    \n" not in shown(payload(without, exit_code=3))
+
+
+def test_an_accuracy_that_none_reaches_is_the_verdict():
+    unreached = SYSTEM | {"recommendation": ADVICE | {"reached": False}}
+    said = comparison.verdict(payload(unreached, exit_code=1))
+    assert said == "One system: no variant reaches 1e-10 on afiro.npz, float64."

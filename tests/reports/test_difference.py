@@ -80,7 +80,9 @@ def test_another_problem_under_the_same_name_has_another_forward_error():
 def test_times_are_shown_and_count_for_nothing():
     compared = between([BASE], [replace(BASE, project_s_median=3.0)])
     assert compared.exit_code == 0
-    assert compared.times["projection, ratio"].tolist() == ["100000.00"]
+    assert compared.times["projection, ratio"].tolist() == pytest.approx([1e5])
+    assert compared.times_shown["projection, ratio"].tolist() == ["100000.00"]
+    assert compared.times_shown["projection after"].tolist() == ["3 s"]
 
 
 def test_training_runs_are_records_too():
@@ -144,3 +146,37 @@ def test_the_page_is_sorted_and_filtered_in_a_browser(tmp_path):
     )
     ascending = ["netlib_1", "netlib_2", "netlib_0"]
     assert seen == [ascending, ascending[::-1], ["netlib_1"], ascending[::-1]]
+
+
+def subject_side(*records, spec="mine.layers:project"):
+    summary = summary_of(*(replace(r, variant=spec, computed_by=spec) for r in records))
+    return Side("subject", replace(summary, header=summary.header | {"subject": spec}))
+
+
+def test_a_subject_is_held_against_the_variant_of_its_law():
+    pinv = replace(BASE, variant="pinv", computed_by="pinv")
+    ours = Side("ours", summary_of(BASE, pinv, OTHER))
+    worse = replace(BASE, forward_error=1e-3)
+    compared = Difference(ours, subject_side(worse, OTHER))
+    assert compared.stands_for == ("qr", "mine.layers:project")
+    assert kinds(compared) == {BASE.problem: "newly failing"}
+    assert compared.changes["variant"].tolist() == ["qr → mine.layers:project"]
+    assert compared.compared == 2
+    assert "mine.layers:project is held against qr" in compared.headline
+    assert compared.times["problems"].tolist() == [2]
+    assert "mine.layers:project" in difference.render([compared])
+
+
+def test_two_subjects_are_compared_and_one_subject_with_itself_as_ever():
+    one, other = subject_side(BASE), subject_side(BASE, spec="yours:project")
+    assert Difference(one, other).stands_for == ("mine.layers:project", "yours:project")
+    assert Difference(one, other).exit_code == 0
+    assert Difference(one, one).stands_for is None
+    assert Difference(one, one).compared == 1
+
+
+def test_a_program_reads_numbers():
+    compared = between([BASE], [replace(BASE, forward_error=1e-3)])
+    (told,) = difference.outcome([compared])["differences"]
+    assert told["changes"][0]["error after"] == 1e-3
+    assert isinstance(told["times"][0]["projection before, s"], float)

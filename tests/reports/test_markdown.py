@@ -9,6 +9,7 @@ from projlab_reports import markdown
 
 ORDER = [
     "# projlab validation: quick profile",
+    "## Which variant for which need",
     "## What was run",
     "## Variants",
     "## Forward error against time",
@@ -49,7 +50,7 @@ def test_every_table_is_a_table_to_a_markdown_reader(summary, tmp_path):
     text = markdown.write(summary, tmp_path).read_text(encoding="utf-8")
     html = MarkdownIt("commonmark").enable("table").render(text)
     ruled = [line for line in text.splitlines() if line.startswith("| ---")]
-    assert html.count("<table>") == len(ruled) == 13
+    assert html.count("<table>") == len(ruled) == 14
     assert "A | B" in html  # a bar within a cell
 
 

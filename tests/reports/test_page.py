@@ -5,13 +5,15 @@ import re
 from dataclasses import replace
 
 import pytest
+from matplotlib.figure import Figure
 
-from projlab_reports import page
+from projlab_reports import charts, page
 from tests.reports.parsed import Page, whole, words
 from tests.reports.payloads import SCRIPT
-from tests.reports.runs import BASE, summary_of
+from tests.reports.runs import BASE, DRIFT, summary_of
 
 ORDER = [
+    "Which variant for which need",
     "What it ran on",
     "Forward error against condition number",
     "Pass, expected, fail",
@@ -106,3 +108,14 @@ def test_what_looks_like_a_script_is_shown_and_not_run(where):
     parsed = Page(page.render(copy.copy(summary)))
     assert "script" not in parsed.tags
     assert "alert(1)" in "".join(parsed.text)
+
+
+def test_each_curve_of_drift_is_labelled_with_its_problem(everything):
+    other = [replace(r, problem="drift_other", content_hash="other") for r in DRIFT]
+    (chart,) = charts.drift(summary_of(BASE, *DRIFT, *other))
+    figure = Figure()
+    chart.draw(figure.add_subplot())
+    said = [text.get_text() for text in figure.axes[0].texts]
+    assert {"netlib_good", "other", "√k·u", "k·u"} == set(said)
+    heights = sorted(t.xyann[1] for t in figure.axes[0].texts if t.get_text() in said[-2:])
+    assert heights[1] > heights[0]

@@ -60,14 +60,14 @@ def test_a_run_in_which_nothing_was_checked_ends_with_3(tmp_path):
 def test_a_run_that_was_stopped_says_so_on_every_page(tmp_path, capsys):
     run = write_run(tmp_path / "run", BASE)
     Store(run).end("stopped at the first check that failed")
-    assert main(["report", str(run)]) == 0
+    assert main(["report", str(run)]) == 1
     said = "Incomplete: stopped at the first check that failed."
     assert said in capsys.readouterr().out
     for name in ("report.html", "report.md"):
         assert said in (run / name).read_text(encoding="utf-8")
     # Resumed, and killed before its end: the verdicts are those of before.
     Store.create(run, HEADER, resume=True)
-    assert main(["report", str(run)]) == 0
+    assert main(["report", str(run)]) == 1
     assert "Incomplete: interrupted before its end." in capsys.readouterr().out
     Store(run).end()
     assert main(["report", str(run)]) == 0

@@ -128,3 +128,38 @@ def test_improvements_are_told(compared):
 def test_plain_has_no_nan(compared):
     comparison = compared({TIME: row(1e-6), ERROR: row(1.0)}, {TIME: row(None), ERROR: row(1.0)})
     assert json.loads(json.dumps(regressions.plain(comparison), allow_nan=False))["exit_code"] == 1
+
+
+CLEAN = {"requirements": {asv.CHANGES: asv.CLEAN}}
+
+
+def test_differences_between_results_of_one_commit_are_noise(compared):
+    before, after = {TIME: row(1e-6)}, {TIME: row(1.5e-6)}
+    comparison = compared(before, after, old=CLEAN, new=CLEAN)
+    assert comparison.exit_code == 3
+    assert "Too noisy: 1 figures of the same commit differ" in regressions.text(comparison)
+    assert regressions.plain(comparison)["too_noisy"].startswith("1 figures of the same commit")
+    assert compared(before, before, old=CLEAN, new=CLEAN).exit_code == 0
+    failed = {TIME: row(None)}
+    assert compared(before, failed, old=CLEAN, new=CLEAN).exit_code == 1
+    for other in ({"requirements": {asv.CHANGES: "0123456789ab"}}, {"commit_hash": "d" * 40}, {}):
+        assert compared(before, after, old=CLEAN, new=other).exit_code == 1
+
+
+def yardsticks(*values):
+    names = ("time_read", "time_gemv", "time_call")
+    return {f"yardstick.Machine.{n}": row(v) for n, v in zip(names, values, strict=True)}
+
+
+def test_what_the_machine_itself_varies_by_widens_the_margin_and_too_much_is_no_verdict(compared):
+    def of(yardstick, slower):
+        before = {TIME: row(1e-6), ERROR: row(1.0), **yardsticks(1e-3, 1e-3, 1e-3)}
+        after = {TIME: row(slower), ERROR: row(1.0), **yardsticks(1e-3, 1e-3, yardstick)}
+        return compared(before, after)
+
+    assert of(1.3e-3, 1.25e-6).exit_code == 0
+    assert of(1.3e-3, 1.35e-6).exit_code == 1
+    noisy = of(1.6e-3, 2e-6)
+    assert noisy.exit_code == 3
+    assert noisy.noise == pytest.approx(1.6)
+    assert "the machine's own benchmarks" in regressions.text(noisy)

@@ -1,6 +1,8 @@
 from dataclasses import replace
 
 from projlab_reports.summary import oracle_sentence, rows
+from projlab_reports.units import MISSING
+from tests.reports.runs import BASE, summary_of
 
 
 def by(frame, column):
@@ -36,7 +38,7 @@ def test_a_failure_comes_with_the_command_that_repeats_just_it(summary):
     (failure,) = rows(summary.failures)
     assert failure["reproduce"] == (
         "projlab validate --profile quick --problem netlib_good --variant pinv --dtype float64 "
-        "--out reproduce/netlib_good-pinv-float64"
+        "--out reproduce/netlib_good-pinv-float64 --overwrite"
     )
 
 
@@ -101,3 +103,28 @@ def test_real_systems_show_every_variant_and_the_digits_right(summary):
 
 def test_problems_without_x_star_are_listed(summary):
     assert summary.unknown_shown == "rob_open in float64 (the rank is ambiguous)"
+
+
+def test_a_worst_figure_names_its_problem(summary):
+    worse = replace(BASE, problem="netlib_worse", content_hash="worse", forward_error=8e-14)
+    variants = by(summary_of(BASE, worse).by_variant, "variant")
+    assert variants["qr"]["worst on"] == "netlib_worse, float64"
+    checks = by(summary_of(BASE, worse).by_check, "check")
+    assert checks["projection"]["worst on"] == "netlib_worse, float64"
+    assert by(summary.by_variant, "variant")["pinv"]["worst on"] == MISSING
+
+
+def test_a_run_that_is_not_whole_did_not_hold(held):
+    stopped = replace(held, header=held.header | {"stopped": "interrupted before its end"})
+    for summary in (stopped, replace(held, least=2)):
+        assert summary.exit_code == 1
+        assert "Every check held" not in summary.headline
+    assert replace(held, least=1).exit_code == held.exit_code == 0
+    assert "1 records were checked, and 2 are demanded" in replace(held, least=2).headline
+
+
+def test_what_was_asked_is_told_in_numbers(held):
+    given = {"time_limit": "2.5", "peers": "scipy, cvxpy"}
+    asked = replace(held, header=held.header | given).asked
+    assert (asked["time_limit"], asked["peers_asked"]) == (2.5, ["scipy", "cvxpy"])
+    assert (held.asked["time_limit"], held.asked["peers_asked"]) == (None, [])

@@ -102,7 +102,11 @@ def test_peers_stand_beside_the_variants_on_the_same_problems():
         peer("wild", float("nan"), content_hash="other", **failed),
         peer("precise", 1e-15, content_hash="alone"),
     )
-    by_method = {row["method"]: row for row in rows(tables.peers(theirs, ours))}
+    table = tables.peers(theirs, ours)
+    plain = {row["method"]: row for row in rows(table)}
+    assert plain["wild"]["largest forward error, float64"] == 1e-3
+    assert (plain["precise"]["within"], plain["precise"]["asked"]) == (2, 2)
+    by_method = {row["method"]: row for row in rows(tables.peers_shown(table))}
     assert list(by_method) == ["precise", "wild", "qr"]
     assert by_method["precise"]["within c·κ·u"] == "2 of 2"
     assert (by_method["wild"]["beyond"], by_method["wild"]["no answer"]) == (1, 1)

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,11 +53,16 @@ def projlab_project(x, A, b):
     return projlab.project(x, A, b)
 
 
-def answers_in_float64(x, A, b):
-    return _lstsq(x.double(), A.double(), b.double())
+def works_in_float64(x, A, b):
+    return _lstsq(x.double(), A.double(), b.double()).to(x.dtype)
 
 
-SOUND = ("row_scaled_lstsq", "projlab_project", "answers_in_float64")
+def draws_a_start_of_its_own(x, A, b):
+    torch.rand(3)  # a global generator that moves on is no harm
+    return _lstsq(x, A, b)
+
+
+SOUND = ("row_scaled_lstsq", "projlab_project", "works_in_float64", "draws_a_start_of_its_own")
 
 # -- wrong formulas ------------------------------------------------------------------------------
 
@@ -318,6 +324,27 @@ def wrong_on_the_second_of_a_stack(x, A, b):
     return answer
 
 
+def wrong_from_the_fourth_point_on(x, A, b):
+    answer = _lstsq(x, A, b)
+    if x.dim() == 2:
+        answer[3:] += 1e-6 * (x[3:] - answer[3:])
+    return answer
+
+
+def wrong_on_many_points(x, A, b):
+    answer = _lstsq(x, A, b)
+    return answer if x.dim() == 1 or len(x) <= 12 else answer + 1e-6 * (x - answer)
+
+
+def takes_points_for_contiguous(x, A, b):
+    rows = x.as_strided(x.shape, (x.shape[-1], 1)) if x.dim() == 2 else x
+    return _lstsq(rows, A, b)
+
+
+def takes_b_for_contiguous(x, A, b):
+    return _lstsq(x, A, b.as_strided(b.shape, (1,)))
+
+
 def takes_rows_for_contiguous(x, A, b):
     m, n = A.shape
     return _lstsq(x, A.as_strided((m, n), (n, 1)), b)
@@ -403,6 +430,68 @@ def jitters_at_random(x, A, b):
 
 def changes_x_in_place(x, A, b):
     return x.copy_(_lstsq(x, A, b))
+
+
+def answers_in_float64(x, A, b):
+    return _lstsq(x.double(), A.double(), b.double())
+
+
+def works_in_the_default_dtype(x, A, b):
+    return _lstsq(*(torch.tensor(t.tolist()).reshape(t.shape) for t in (x, A, b))).to(x.dtype)
+
+
+def wrong_without_gradients(x, A, b):
+    return _lstsq(x, A, b if torch.is_grad_enabled() else 1.001 * b)
+
+
+def wrong_on_several_threads(x, A, b):
+    return _lstsq(x, A, b if torch.get_num_threads() == 1 else 1.001 * b)
+
+
+def sets_the_default_dtype(x, A, b):
+    torch.set_default_dtype(torch.float64)
+    return _lstsq(x, A, b)
+
+
+def leaves_gradients_off(x, A, b):
+    torch.set_grad_enabled(False)
+    return _lstsq(x, A, b)
+
+
+def sets_the_threads(x, A, b):
+    torch.set_num_threads(torch.get_num_threads() + 1)
+    return _lstsq(x, A, b)
+
+
+def seeds_the_generator(x, A, b):
+    torch.manual_seed(0)
+    torch.rand(3)
+    return _lstsq(x, A, b)
+
+
+def seeds_numpy(x, A, b):
+    np.random.seed(0)  # noqa: NPY002  the fault
+    return _lstsq(x, A, b)
+
+
+def lowers_the_precision_of_products(x, A, b):
+    torch.set_float32_matmul_precision("medium")
+    return _lstsq(x, A, b)
+
+
+def flushes_denormals(x, A, b):
+    torch.set_flush_denormal(True)
+    return _lstsq(x, A, b)
+
+
+def silences_numpy(x, A, b):
+    np.seterr(all="ignore")
+    return _lstsq(x, A, b)
+
+
+def leaves_the_folder(x, A, b):
+    os.chdir("/")
+    return _lstsq(x, A, b)
 
 
 def scales_A_in_place(x, A, b):

@@ -42,3 +42,15 @@ def test_some_problems_are_followed_further():
     assert list(stops.values()) == [[1, 10], [1, 10, 100]]
     assert PROFILES["standard"].drift_long
     assert PROFILES["full"].drift_exponent == 6
+
+
+def test_an_iteration_is_followed_for_fewer_steps_and_says_so():
+    profile = replace(PROFILES["quick"], drift_exponent=2, drift_iterated=1)
+    records = measure(problem("drift_1_10x20"), ("iterative",), profile)
+    drifts = [record for record in records if record.check == "drift"]
+    assert [(r.status, r.steps) for r in drifts[:-1]] == [("ok", 1), ("ok", 10)]
+    assert drifts[-1].status == "skip"
+    assert drifts[-1].reason == (
+        "each step is an iteration, and the quick profile follows those for 10^1 steps, where "
+        "other variants take 10^2"
+    )

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from projlab_validation import surroundings
 from projlab_validation.problems import catalogue
 from tests.validation.asked import PROBLEMS, judged
 from tests.validation.planted import sabotage, verdicts_of
@@ -15,6 +16,9 @@ SEEN_BY = {
     "stacked_points": lambda P, x: P(x) if x.dim() == 1 else P(x) * (1 + 1e-9),
     "non_expansiveness": lambda P, x: P(x) + P.tangent(x),
     "batched": lambda P, x: P(x) * (1 + 1e-9) if P.constraint.batch else P(x),
+    "strided_points": lambda P, x: P(x) if x.is_contiguous() else P(x) + 1e-9,
+    "surroundings": lambda P, x: P(x) if torch.get_num_threads() == 1 else P(x) + 1e-9,
+    "state_kept": lambda P, x: torch.set_default_dtype(torch.float64) or P(x),
     "same_bits": lambda P, x: P(x) + 1e-15 * torch.rand_like(x),
     "inputs_kept": lambda P, x: P.project_(x),
 }
@@ -34,6 +38,15 @@ def test_each_check_of_a_variant_sees_what_it_is_for(check, monkeypatch):
         ("keeps_the_first_answer", "further_points"),
         ("recognises_A_by_its_address", "column_permutation"),
         ("changes_x_in_place", "inputs_kept"),
+        ("wrong_from_the_fourth_point_on", "stacked_points"),
+        ("wrong_on_many_points", "stacked_points"),
+        ("takes_points_for_contiguous", "strided_points"),
+        ("takes_b_for_contiguous", "strided_points"),
+        ("works_in_the_default_dtype", "surroundings"),
+        ("wrong_without_gradients", "surroundings"),
+        ("wrong_on_several_threads", "surroundings"),
+        ("seeds_the_generator", "state_kept"),
+        ("leaves_gradients_off", "state_kept"),
         ("returns_nan_for_a_feasible_x", "feasible_point"),
         ("pinv_of_unscaled_rows", "row_scaling"),
     ],
@@ -64,3 +77,45 @@ def test_rows_are_scaled_only_as_far_as_their_plain_norms_stay_numbers():
     assert "row_scaling" not in checks("scaling_rows_1e150")
     assert "row_scaling" in checks("scaling_rows_1e8")
     assert "row_scaling" in checks("scaling_rows_1e8", "float32")
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("sets_the_default_dtype", "default dtype"),
+        ("leaves_gradients_off", "grad mode"),
+        ("sets_the_threads", "threads"),
+        ("seeds_the_generator", "the seed of a global generator"),
+        ("seeds_numpy", "the seed of a global generator"),
+        ("lowers_the_precision_of_products", "float32 matmul precision"),
+        ("flushes_denormals", "denormals"),
+        ("silences_numpy", "numpy's error handling"),
+        ("leaves_the_folder", "working directory"),
+    ],
+)
+def test_what_a_subject_changes_around_it_is_named_and_put_back(name, named):
+    before = surroundings.state()
+    (problem,) = catalogue(names=["shapes_plain"], dtypes=["float64"])
+    row = judged(name, problem).set_index("check").loc["state_kept"]
+    assert (row["verdict"], named in row["why"]) == ("fail", True)
+    assert surroundings.state() == before
+
+
+def test_an_answer_in_another_dtype_is_a_failure_that_says_so():
+    (problem,) = catalogue(names=["shapes_plain"], dtypes=["float32"])
+    row = judged("answers_in_float64", problem).iloc[0]
+    assert (row["verdict"], row["why"]) == (
+        "fail",
+        "the answer is torch.float64, x torch.float32",
+    )
+
+
+def test_the_seed_of_a_problem_decides_how_it_is_asked():
+    def asked(problem):
+        frame = judged("row_scaled_lstsq", problem).set_index("check")["reason"]
+        return tuple(frame[["stacked_points", "strided_points", "surroundings"]])
+
+    several = [p for p in PROBLEMS if p.group == "shapes" and p.dtype == "float64"][:6]
+    ways = [asked(p) for p in several]
+    assert ways[:2] == [asked(p) for p in several[:2]]
+    assert all(len(set(of_one_kind)) > 3 for of_one_kind in zip(*ways, strict=True))

@@ -112,7 +112,7 @@ def test_a_fault_ends_with_1_and_the_command_that_repeats_it(validate, tmp_path)
     assert ended.returncode == 1, ended.stderr
     command = (
         "projlab validate --profile quick --problem article_3 --subject faults:sign_of_b "
-        "--dtype float64 --out reproduce/article_3-faults.sign_of_b-float64"
+        "--dtype float64 --out reproduce/article_3-faults.sign_of_b-float64 --overwrite"
     )
     assert command in ended.stdout
     report = (out / "report.md").read_text(encoding="utf-8")

@@ -179,9 +179,10 @@ class TestCertificate:
         assert (row["verdict"], "true one" in row["why"]) == ("fail", True)
 
     def test_a_bound_a_hundred_times_too_large_fails_where_it_certifies(self):
-        far = certificate(proven_at_most=100.1 * 1e-14 + 10 * U)
+        rounding = 10 * U * ANSWERED.reference_condition
+        far = certificate(proven_at_most=100.1 * 1e-14 + rounding)
         assert judged(far)["verdict"] == "fail"
-        assert judged(certificate(proven_at_most=99.9 * 1e-14 + 10 * U))["verdict"] == "pass"
+        assert judged(certificate(proven_at_most=99.9 * 1e-14 + rounding))["verdict"] == "pass"
         open_ = replace(far, proof="uncertifiable", proof_reason="κ")
         assert judged(open_)["verdict"] == "expected"
 

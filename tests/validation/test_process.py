@@ -22,3 +22,9 @@ def test_what_a_process_reported_is_kept_however_it_ends(work, latest, why):
     assert time.monotonic() - start < 30
     assert reports[-1][0] == latest
     assert why in reports[-1][1]
+
+
+@pytest.mark.parametrize("limit", [1e8, 1e300, float("inf")])
+def test_a_limit_that_no_clock_of_the_systems_can_count_is_none(limit):
+    reports = list(process.reports(peers_at_fault.reports_and_dies, (), 0, time_limit=limit))
+    assert reports[-1][0] == 1

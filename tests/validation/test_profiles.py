@@ -48,8 +48,20 @@ def test_a_skip_says_what_it_needs_and_a_profile_that_runs_it():
 def test_only_what_keeps_rows_sparse_is_asked_beyond_a_dense_factorisation(variant):
     largest = shaped(8455, 12971, overlap=True)
     assert over_budget(QUICK, variant, largest)
-    assert (over_budget(STANDARD, variant, largest) is None) == get(variant).keeps_sparse
+    asked = over_budget(STANDARD, variant, largest) is None
+    assert asked == (get(variant).keeps_sparse and not get(variant).iterates)
     assert over_budget(FULL, variant, largest) is None
+
+
+def test_an_iteration_is_asked_where_as_many_steps_as_rows_are_affordable():
+    middle = shaped(1355, 1614, overlap=True)
+    assert over_budget(QUICK, "iterative", shaped(300, 400, overlap=True)) is None
+    assert over_budget(QUICK, "qr", middle) is None
+    reason = over_budget(QUICK, "iterative", middle)
+    assert reason == (
+        "iterations of 1355 steps may take 94.8 GFlop, the quick profile stops at 6; "
+        "`projlab validate --profile full` runs it"
+    )
 
 
 @pytest.mark.parametrize("variant", variants())

@@ -1,5 +1,8 @@
 """A store: what is written whole, what is resumed, and what is refused."""
 
+import os
+import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -9,7 +12,7 @@ import pandas as pd
 import pytest
 
 from projlab import InputError
-from projlab_validation import store
+from projlab_validation import lock, store
 from projlab_validation.record import OracleFigures
 from projlab_validation.store import Key, Store
 from tests.validation.records import record
@@ -83,7 +86,7 @@ def test_a_run_without_records_reads_as_an_empty_frame(tmp_path):
 KILLED = """
 import os, sys
 from pathlib import Path
-from projlab_validation import store
+from projlab_validation import lock, store
 sys.path.insert(0, {here!r})
 from records import record
 
@@ -106,6 +109,7 @@ def test_a_kill_loses_the_part_at_hand_and_nothing_else(tmp_path):
     resumed = Store.create(folder, HEADER, resume=True)
     resumed.write([record("p2")])
     assert sorted(store.read(folder)["problem"]) == ["p1", "p2"]
+    resumed.close()
     assert not list(folder.rglob(f"{store.TEMPORARY}*"))
 
 
@@ -150,6 +154,7 @@ def test_overwriting_removes_the_run_and_nothing_else(tmp_path):
     opened = Store.create(tmp_path, HEADER)
     opened.write([record()])
     opened.describe_environment("here", {"python": "3"})
+    opened.close()
     (tmp_path / "notes.txt").write_text("mine")
     Store.create(tmp_path, {**HEADER, "profile": "full"}, overwrite=True)
     assert len(store.read(tmp_path)) == 0
@@ -158,11 +163,110 @@ def test_overwriting_removes_the_run_and_nothing_else(tmp_path):
 
 
 def test_an_unreadable_header_is_bad_input(tmp_path):
-    (tmp_path / store.HEADER).write_text("not json")
-    with pytest.raises(InputError, match="cannot be read"):
-        Store.create(tmp_path, HEADER, resume=True)
+    for content in ("not json", "[1]"):
+        (tmp_path / store.HEADER).write_text(content)
+        with pytest.raises(InputError, match="cannot be read"):
+            Store.create(tmp_path, HEADER, resume=True)
 
 
 def test_reading_a_folder_without_a_run_is_bad_input(tmp_path):
     with pytest.raises(InputError, match="holds no projlab run"):
         store.read(tmp_path)
+
+
+def damage(folder, pattern="p1*.parquet", how=lambda content: content[: len(content) // 2]):
+    (part,) = (folder / store.RECORDS).glob(pattern)
+    part.write_bytes(how(part.read_bytes()))
+    return part
+
+
+@pytest.mark.parametrize(
+    "how", [lambda c: c[: len(c) // 2], lambda c: b"", lambda c: b"PAR1" + c[9:], lambda c: c[::-1]]
+)
+def test_a_part_that_cannot_be_read_is_set_aside_and_measured_again(how, tmp_path):
+    opened = Store.create(tmp_path, HEADER)
+    opened.write([record("p1")])
+    opened.write([record("p2")])
+    opened.close()
+    part = damage(tmp_path, how=how)
+    with pytest.raises(InputError, match=r"p1.*cannot be read.*--resume` measures it again"):
+        store.read(tmp_path)
+    resumed = Store.create(tmp_path, HEADER, resume=True)
+    assert resumed.set_aside == (part,)
+    assert part.with_name(part.name + store.UNREADABLE).exists()
+    assert [key.content_hash for key in resumed.done()] == ["hash-of-p2"]
+
+
+def test_a_part_of_another_version_is_named_and_set_aside(tmp_path):
+    opened = Store.create(tmp_path, HEADER)
+    part = opened.write([record("p1")])
+    opened.close()
+    pd.read_parquet(part).drop(columns="x_norm").to_parquet(part)
+    with pytest.raises(InputError, match="another version of projlab: it lacks x_norm"):
+        store.read(tmp_path)
+    assert Store.create(tmp_path, HEADER, resume=True).set_aside == (part,)
+
+
+def test_an_environment_that_cannot_be_read_is_bad_input(tmp_path):
+    opened = Store.create(tmp_path, HEADER)
+    (tmp_path / store.ENVIRONMENTS).write_text("{")
+    with pytest.raises(InputError, match=r"environment\.json cannot be read"):
+        opened.describe_environment("here", {})
+
+
+def test_files_have_the_mode_of_any_new_file(tmp_path):
+    before = os.umask(0o022)
+    try:
+        opened = Store.create(tmp_path / "run", HEADER)
+        opened.write([record()])
+        modes = {stat.S_IMODE(p.stat().st_mode) for p in (tmp_path / "run").rglob("*.*[!k]")}
+    finally:
+        os.umask(before)
+    assert modes == {0o644}
+
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from projlab_validation.store import Store
+
+opened = Store.create(Path({folder!r}), {header!r}, resume=True)
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def test_one_process_at_a_time_and_a_kill_leaves_no_lock(tmp_path):
+    folder = tmp_path / "run"
+    script = textwrap.dedent(HOLDS).format(folder=str(folder), header=HEADER)
+    holder = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for flag in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(InputError, match=f"in use by process {holder.pid} on .*, since 20"):
+            Store.create(folder, HEADER, **flag)
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    holder.send_signal(signal.SIGKILL)
+    holder.communicate()
+    assert (folder / lock.NAME).exists()
+    taken = Store.create(folder, HEADER, resume=True)
+    taken.write([record()])
+    taken.close()
+    assert not (folder / lock.NAME).exists()
+
+
+def test_a_folder_that_knows_no_locks_is_used_with_a_warning(tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(lock, "_lock", unsupported)
+    with pytest.warns(UserWarning, match="cannot be locked"):
+        Store.create(tmp_path, HEADER)
+
+
+def test_a_page_half_written_before_a_kill_is_cleared_away(tmp_path):
+    Store.create(tmp_path, HEADER).close()
+    (tmp_path / f"{store.TEMPORARY}page").mkdir()
+    (tmp_path / f"{store.TEMPORARY}page" / "report.html").write_text("half")
+    Store.create(tmp_path, HEADER, resume=True).close()
+    assert not list(tmp_path.rglob(f"{store.TEMPORARY}*"))

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from projlab import AffineConstraint, ProjlabError
+from projlab import AffineConstraint, ProjlabError, tolerance
 from projlab.engine.variants import get
 from projlab.numerics import memory
 from projlab.system.options import OnInconsistent
@@ -65,6 +65,9 @@ ANSWER_SHARE = 0.5
 DENSE_SECONDS = 3.0
 """What a variant may be predicted to take that makes a sparse system dense, where another answered
 without; to name it by --variants is to ask it all the same."""
+
+STEP_SECONDS, STEP_ENTRY_SECONDS = 2e-4, 5e-9
+"""What a step of an iteration takes on a slow core: its calls, and each number that it reads."""
 
 REFERENCE_SECONDS = 15.0
 """What x* may take: the certificate has judged by then."""
@@ -125,8 +128,9 @@ class Comparison:
 
     @property
     def failed(self) -> bool:
-        """Whether a variant broke what theory promises of it."""
-        return any(line.kind == "variant" and line.verdict == "fail" for line in self.lines)
+        """Whether a variant broke what theory promises of it, or none is as near as was asked."""
+        broken = (line.kind == "variant" and line.verdict == "fail" for line in self.lines)
+        return any(broken) or not self.recommendation.reached
 
     @property
     def checked(self) -> bool:
@@ -152,7 +156,8 @@ def compare(stored: StoredSystem, dtype: Dtype, options: ComparisonOptions) -> C
         snapshot.system, dtype, options.device, options.accuracy, options.time_limit
     )
     advice = recommend(question, shown)
-    code = ("from projlab import load, projector", stored.code(dtype), advice.code)
+    loaded = ("from projlab import load, projector", stored.code(dtype), advice.code)
+    code = "\n".join(loaded) if advice.code else ""  # no line is given that would fail
     return Comparison(
         file=str(stored.path),
         dtype=dtype,
@@ -161,7 +166,7 @@ def compare(stored: StoredSystem, dtype: Dtype, options: ComparisonOptions) -> C
         system=snapshot.system,
         check=snapshot.check,
         lines=tuple(shown),
-        recommendation=replace(advice, code="\n".join(code)),
+        recommendation=replace(advice, code=code),
         seconds=time.perf_counter() - start,
     )
 
@@ -369,6 +374,14 @@ class _Measurement:
         predicted = self._predicted(variant)
         if not predicted:
             return ""
+        sparse = [v for v, o in self.outcomes.items() if o.x is not None and get(v).keeps_sparse]
+        if get(variant).iterates:
+            if predicted <= DENSE_SECONDS or not sparse:
+                return self._too_long(predicted)
+            return (
+                f"may take {predicted:.0f} s of iterations, where {sparse[0]} answered without; "
+                f"--variants {variant} runs it"
+            )
         rank, n = self.system.rank or 0, self.problem.n
         dtype = getattr(torch, self.problem.dtype)
         needed = memory.factorisation_bytes(rank, n, dtype)
@@ -378,12 +391,15 @@ class _Measurement:
                 f"makes these rows dense, which takes {needed / 1e9:.3g} GB of the "
                 f"{there / 1e9:.3g} GB there are"
             )
-        sparse = [v for v, o in self.outcomes.items() if o.x is not None and get(v).keeps_sparse]
         if sparse and is_sparse(self.system) and predicted > DENSE_SECONDS:
             return (
                 f"makes these rows dense and is predicted to take {predicted:.0f} s, where "
                 f"{sparse[0]} answered without; --variants {variant} runs it"
             )
+        return self._too_long(predicted)
+
+    def _too_long(self, predicted: float) -> str:
+        """Why a variant is not asked that takes so many seconds; "" where there is time for it."""
         left = self.deadline - time.monotonic()
         if predicted > ANSWER_SHARE * left:
             return (
@@ -398,7 +414,11 @@ class _Measurement:
         At the speed the rank decision went or that of a slow core: choosing rows, which no set-up
         repeats, may have taken most of that decision.
         """
-        if not self.system.rows_overlap or get(variant).keeps_sparse:
+        if not self.system.rows_overlap:
+            return 0.0
+        if get(variant).iterates:
+            return self._iterating()
+        if get(variant).keeps_sparse:
             return 0.0
         n, rank = self.problem.n, self.system.rank or 0
         speed = FLOPS_PER_SECOND
@@ -406,6 +426,16 @@ class _Measurement:
             speed *= predicted_seconds(self.problem) / self.system.analysis_s
         flops = get(variant).flops(rank, n)[0] * set_up_share(self.problem)
         return 2 * flops / max(speed, FLOPS_PER_SECOND)
+
+    def _iterating(self) -> float:
+        """Seconds of iterations: each set-up makes two, and each projection one, at least twice."""
+        m, n = self.problem.m, self.problem.n
+        u = tolerance.unit_roundoff(self.problem.dtype)
+        steps = min(tolerance.iterated_steps(m, self.system.condition, u), tolerance.STEPS)
+        entries: float = self.problem.csr().nnz + m + n
+        if m <= tolerance.ORTHOGONAL:
+            entries += m * steps
+        return 6 * steps * (STEP_SECONDS + STEP_ENTRY_SECONDS * entries)
 
     def _certify(self) -> None:
         """Add each answer's certificate to its record."""

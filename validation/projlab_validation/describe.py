@@ -90,6 +90,11 @@ class SystemDescription:
     unknown: str = ""
 
     @property
+    def one_point(self) -> bool:
+        """Whether the equations have one solution alone."""
+        return self.rank == self.n and self.consistent and not self.ambiguous
+
+    @property
     def consistent(self) -> bool:
         """Whether some x satisfies every equation, as far as is known."""
         return not self.conflicting_count

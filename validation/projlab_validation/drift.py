@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from projlab import projector
+from projlab import projector, tolerance
+from projlab.engine.variants import get
 from projlab_validation.problems.drift import GRID
 from projlab_validation.problems.problem import scattered
 from projlab_validation.record import NAN, Record
@@ -45,8 +46,9 @@ def drift_records(truth: Truth, base: Record, profile: Profile) -> Iterator[Reco
     """Yield a record a power of ten of perturbed projections, `base` being that of x₀."""
     from projlab_validation.oracles import reference
 
-    problem = truth.problem
-    for steps, moved, there, x in trajectory(problem, base.variant, profile, base.device):
+    problem, exponent = truth.problem, exponent_of(truth.problem, base, profile)
+    followed = trajectory(problem, base.variant, profile, base.device, exponent)
+    for steps, moved, there, x in followed:
         here = Truth(there, "projection", reference(there), ())
         answer = x.cpu().numpy()
         yield replace(
@@ -63,12 +65,33 @@ def drift_records(truth: Truth, base: Record, profile: Profile) -> Iterator[Reco
             feasibility=here.feasibility(answer),
             stationarity=NAN,
         )
+    if exponent < _longest(problem, profile):
+        reason = (
+            f"each step is an iteration, and the {profile.name} profile follows those for "
+            f"10^{exponent} steps, where other variants take 10^{_longest(problem, profile)}"
+        )
+        yield replace(base, check="drift", status="skip", reason=reason, oracles={})
+
+
+def exponent_of(problem: Problem, base: Record, profile: Profile) -> int:
+    """To 10 to the power of how many steps a variant is followed.
+
+    To few where each is an iteration: always, or where its theory expects it to be unable.
+    """
+    longest, variant = _longest(problem, profile), get(base.variant)
+    u, condition = tolerance.unit_roundoff(base.dtype), base.reference_condition
+    tries = variant.finds_out and variant.limitation(m=base.m, n=base.n, condition=condition, u=u)
+    return min(longest, profile.drift_iterated) if variant.iterates or tries else longest
+
+
+def _longest(problem: Problem, profile: Profile) -> int:
+    return LONG if problem.name in profile.drift_long else profile.drift_exponent
 
 
 def trajectory(
-    problem: Problem, variant: str, profile: Profile, device: str
+    problem: Problem, variant: str, profile: Profile, device: str, exponent: int | None = None
 ) -> Iterator[tuple[int, float, Problem, Tensor]]:
-    """Follow one variant for as many steps as the profile asks for.
+    """Follow one variant for as many steps as the profile asks for, or 10 to the power `exponent`.
 
     Yields
     ------
@@ -85,7 +108,7 @@ def trajectory(
     total = problem.x0.copy()
     x = torch.tensor(problem.x0, dtype=dtype, device=device)
     P.project_(x)
-    exponent = LONG if problem.name in profile.drift_long else profile.drift_exponent
+    exponent = _longest(problem, profile) if exponent is None else exponent
     stops = [10**k for k in range(exponent + 1)]
     done, moved = 0, 0.0
     for stop in stops:

@@ -9,13 +9,18 @@ kinds of question are answered by x* and need no further reference:
 - no two points end up further apart than they were;
 
 further points, alone and stacked as (k, n), and x₀ itself are held against `projlab.certify`, which
-bounds the forward error of any answer from below and above. Variants answer for their gradients
+bounds the forward error of any answer from below and above. So are points whose memory, and that of
+A and b, lies otherwise (strides), and points that are asked for within another default dtype, grad
+mode and number of threads. How many points there are, how memory lies and what stands around the
+call is drawn by the problem's seed. An answer has x's shape and dtype, inputs stay as they were,
+and so does what stands around the call. Variants answer for their gradients
 besides, and for a batch of systems. On systems beyond `Profile.check_flops`, or `subject_flops`,
 only what concerns x₀ is examined: each check costs as much as x₀ itself.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -27,12 +32,13 @@ import numpy as np
 import scipy.sparse as sp
 
 from projlab.engine.variants import get
-from projlab_validation import subjects
+from projlab_validation import subjects, surroundings
 from projlab_validation.norms import norm
 from projlab_validation.outcome import Outcome
 from projlab_validation.problems.problem import scattered
 from projlab_validation.profiles import Profile
 from projlab_validation.record import Check, Record
+from projlab_validation.surroundings import Surroundings
 from projlab_validation.tensors import sparse_tensor
 from projlab_validation.truth import Truth
 from projlab_validation.watch import Answered, Asked, Tell
@@ -45,8 +51,20 @@ if TYPE_CHECKING:
 SCALING = 12
 """Rows are scaled by powers of two from 2^−12 to 2^12: κ² of unscaled rows then exceeds 1e14."""
 
-POINTS = 2
-"""Further points; stacked they come with x₀ before them."""
+MOST_POINTS = 4
+"""Further points that are asked for one by one; two at least."""
+
+SMALLEST_STACK, LARGEST_STACK = 4, 32
+"""Points of a stack; x₀ is the first of them."""
+
+STACK_ENTRIES = 2**20
+"""A stack of long points has fewer of them: no more entries in all than these, or four points."""
+
+FEW = 8
+"""Points, at most, whose memory lies otherwise, or that are asked for in other surroundings."""
+
+LAYOUTS = ("transposed", "every other row", "every other column", "a corner of more")
+"""How the memory of a matrix lies; what lies between its entries is NaN."""
 
 
 class Wrong(Exception):  # noqa: N818  what was asked of a subject went wrong, not this module
@@ -80,7 +98,7 @@ def examine_variant(
     inputs = examination.inputs()
     tell(Asked(base.variant, "same_bits"))
     try:
-        first = examination.ask(*inputs)
+        first = examination.first(*inputs)
     except Exception as fault:  # it answered for x₀ before
         yield examination.failed("same_bits", fault)
         return
@@ -90,7 +108,7 @@ def examine_variant(
         yield examination.batched()
     yield examination.gradients(profile)
     yield examination.same_bits(first, inputs)
-    yield examination.other("inputs_kept", changed=examination.changed_inputs)
+    yield from examination.kept()
 
 
 @dataclass
@@ -103,6 +121,8 @@ class _Examination:
     blank: Record
     tell: Tell
     changed_inputs: int = 0
+    changed_state: dict[str, None] = field(default_factory=dict)
+    reseeded: tuple[Any, ...] = ()
     base: Record = field(init=False)
 
     def records(self, *, all_checks: bool) -> list[Record]:
@@ -110,7 +130,7 @@ class _Examination:
         inputs = self.inputs()
         self.tell(Asked(self.spec, "projection"))
         try:
-            x = self.ask(*inputs)
+            x = self.first(*inputs)
         except (Exception, SystemExit) as fault:  # whatever it raises is a finding
             return [self.truth.record(self.blank, self.spec, _failed(fault))]
         self.tell(Answered())
@@ -119,7 +139,13 @@ class _Examination:
         self.tell(Answered((self.base,)))
         further = list(self.further(x)) if all_checks else []
         further.append(self.same_bits(x, inputs))
-        return [self.base, *further, self.other("inputs_kept", changed=self.changed_inputs)]
+        return [self.base, *further, *self.kept()]
+
+    def kept(self) -> Iterator[Record]:
+        """Yield the records of what no call may change: its inputs, and what stands around it."""
+        yield self.other("inputs_kept", changed=self.changed_inputs)
+        changed = list(self.changed_state)
+        yield self.other("state_kept", changed=len(changed), reason=", ".join(changed))
 
     def further(self, x: Tensor) -> Iterator[Record]:
         """Yield the records of all checks but those for x₀, whose answer is x."""
@@ -160,21 +186,51 @@ class _Examination:
         dtype = getattr(torch, self.problem.dtype)
         return torch.tensor(values, dtype=dtype, device=self.blank.device)
 
-    def ask(self, x: Tensor, A: Tensor, b: Tensor) -> Tensor:
-        """Ask for a projection; count the entries of its inputs that it changed, and mend them."""
+    def first(self, x: Tensor, A: Tensor, b: Tensor) -> Tensor:
+        """Ask for x₀, with global generators that start from a seed of the problem's."""
+        return self.seeded(0, x, A, b)
+
+    def seeded(self, which: int, x: Tensor, A: Tensor, b: Tensor) -> Tensor:
+        """Ask with a seed of its own; say where the same generators stand after another seed."""
+        with surroundings.generators_kept():
+            surroundings.seed_generators((self.problem.seed + which) % 2**32)
+            before = surroundings.generators()
+            answer = self.ask(x, A, b)
+            after = surroundings.generators()
+        moved = tuple(
+            now if not _same(now, then) else None for now, then in zip(after, before, strict=True)
+        )
+        for one, other in zip(moved, self.reseeded, strict=False):
+            if one is not None and _same(one, other):
+                self.changed_state["the seed of a global generator"] = None
+        self.reseeded = moved
+        return answer
+
+    def ask(self, x: Tensor, A: Tensor, b: Tensor, within: Surroundings | None = None) -> Tensor:
+        """Ask for a projection; count the entries of its inputs that it changed, and mend them.
+
+        What it changed of what stands around the call is named, and put back.
+        """
         import torch
 
         kept = x.clone(), A.clone(), b.clone()
-        answer = torch.as_tensor(self.subject(x, A, b)).detach().clone()
-        for now, before in zip((x, A, b), kept, strict=True):
-            if now.shape != before.shape or now.dtype != before.dtype:
-                self.changed_inputs += before.numel()
+        with within.entered() if within else contextlib.nullcontext():
+            before = surroundings.state()
+            try:
+                raw = torch.as_tensor(self.subject(x, A, b))
+            finally:
+                changed = surroundings.mend(before, surroundings.state())
+                self.changed_state |= dict.fromkeys(changed)
+        answer = raw.detach().clone()
+        for now, then in zip((x, A, b), kept, strict=True):
+            if now.shape != then.shape or now.dtype != then.dtype:
+                self.changed_inputs += then.numel()
             else:
-                self.changed_inputs += _different(now, before)
-                _mend(now, before)
+                self.changed_inputs += _different(now, then)
+                _mend(now, then)
         if answer.shape != x.shape:
             raise Wrong(f"the answer has shape {tuple(answer.shape)}, x {tuple(x.shape)}")
-        if not answer.is_floating_point():
+        if answer.dtype != x.dtype:
             raise Wrong(f"the answer is {answer.dtype}, x {x.dtype}")
         return answer
 
@@ -248,14 +304,24 @@ class _Examination:
         return record
 
     def points(self, x: Tensor) -> Iterator[Record]:
-        """Yield the records of further points, one by one and stacked, from one certificate."""
+        """Yield the records of further points, asked in every way there is, from one certificate.
+
+        One by one, stacked, strided, and within other surroundings.
+        """
         import torch
 
         rng = np.random.default_rng([self.problem.seed, 1])
         size = self.truth.x0_norm / self.problem.n**0.5 or 1.0
         x0, A, b = self.inputs()
-        further = self.tensor(size * rng.standard_normal((POINTS, self.problem.n)))
-        stack = torch.cat([x0[None], further])
+
+        def drawn(count: int) -> Tensor:
+            return self.tensor(size * rng.standard_normal((count, self.problem.n)))
+
+        further = drawn(int(rng.integers(2, MOST_POINTS + 1)))
+        stack = torch.cat([x0[None], drawn(_stack_size(rng, self.problem.n) - 1)])
+        few = drawn(int(rng.integers(1, FEW + 1)))
+        lain = _laid_out(few, rng), _laid_out(A, rng), _laid_out(b, rng)
+        around, within = drawn(int(rng.integers(1, FEW + 1))), Surroundings.drawn(rng)
         answered: dict[Check, tuple[Tensor, Tensor]] = {}
         work: dict[Check, Callable[[], tuple[Tensor, Tensor]]] = {
             "further_points": lambda: (
@@ -263,21 +329,34 @@ class _Examination:
                 torch.stack([self.ask(y.clone(), A, b) for y in further]),
             ),
             "stacked_points": lambda: (stack, self.ask(stack.clone(), A, b)),
+            "strided_points": lambda: (lain[0], self.ask(*lain)),
+            "surroundings": lambda: (around, self.ask(around.clone(), A, b, within)),
+        }
+        said = {
+            "stacked_points": f"{len(stack)} points",
+            "strided_points": ", ".join(
+                f"{name} {_described(t)}" for name, t in zip("xAb", lain, strict=True)
+            ),
+            "surroundings": f"{len(around)} points, {within}",
         }
         for check, call in work.items():
             self.tell(Asked(self.spec, check))
             try:
                 answered[check] = call()
             except (Exception, SystemExit) as fault:
-                yield self.failed(check, fault)
+                yield self.failed(check, fault, said.get(check, ""))
             self.tell(Answered())
         if answered:
-            yield from self.certified(answered, A, b)
+            yield from self.certified(answered, A, b, said)
         if "further_points" in answered:
             yield self.non_expansive(x, *answered["further_points"])
 
     def certified(
-        self, answered: dict[Check, tuple[Tensor, Tensor]], A: Tensor, b: Tensor
+        self,
+        answered: dict[Check, tuple[Tensor, Tensor]],
+        A: Tensor,
+        b: Tensor,
+        said: dict[str, str],
     ) -> Iterator[Record]:
         """Yield each check's worst answer, as the certificate bounds its forward error."""
         import torch
@@ -290,7 +369,7 @@ class _Examination:
         proofs = iter(prove(asked, answers, AffineConstraint(A, b)))
         for check, (points, _) in answered.items():
             own_proofs = list(islice(proofs, len(points)))
-            yield self.other(check, **worst(own_proofs).columns())
+            yield self.other(check, reason=said.get(check, ""), **worst(own_proofs).columns())
 
     def non_expansive(self, x: Tensor, points: Tensor, answers: Tensor) -> Record:
         """Hold the distances of further points' answers from that for x₀ against the points'."""
@@ -313,7 +392,7 @@ class _Examination:
 
         def work() -> Any:
             x0 = self.tensor(p.x0).expand(len(systems[0]), -1).clone()
-            answers = _array(self.ask(x0, *map(self.tensor, systems)))
+            answers = _array(self.ask(x0, self.tensor(systems[0]), self.tensor(systems[1])))
             return max(answers, key=self.truth.forward_error)
 
         return self.against_x_star("batched", work)
@@ -344,7 +423,7 @@ class _Examination:
         self.tell(Asked(self.spec, "same_bits"))
         start = time.perf_counter()
         try:
-            again = self.ask(*inputs)
+            again = self.seeded(1, *inputs)
         except (Exception, SystemExit) as fault:
             return self.failed("same_bits", fault)
         self.tell(Answered())
@@ -365,9 +444,11 @@ class _Examination:
         }
         return replace(self.base, check=check, **(nothing | figures))
 
-    def failed(self, check: Check, fault: BaseException) -> Record:
+    def failed(self, check: Check, fault: BaseException, said: str = "") -> Record:
         """Return the record of a check that ended in an exception."""
         outcome = _failed(fault)
+        if said:
+            outcome = replace(outcome, reason=f"{outcome.reason} ({said})")
         return self.other(
             check,
             status=outcome.status,
@@ -381,6 +462,46 @@ def _failed(fault: BaseException) -> Outcome:
     """Return the outcome of a question that ended in an exception."""
     outcome = Outcome.of_fault(fault)
     return replace(outcome, reason=str(fault)) if isinstance(fault, Wrong) else outcome
+
+
+def _stack_size(rng: np.random.Generator, n: int) -> int:
+    """Draw how many points are stacked, as many digits as often."""
+    most = max(SMALLEST_STACK, min(LARGEST_STACK, STACK_ENTRIES // n))
+    return int(SMALLEST_STACK * (most / SMALLEST_STACK) ** rng.random())
+
+
+def _laid_out(values: Tensor, rng: np.random.Generator) -> Tensor:
+    """Return the same values, in memory that lies otherwise: see `LAYOUTS`."""
+    if values.is_sparse:
+        return values
+    if values.dim() == 1:
+        start = int(rng.integers(2))
+        return values.new_full((2 * len(values),), np.nan)[start::2].copy_(values)
+    rows, columns = values.shape
+    match layout := str(rng.choice(LAYOUTS)):
+        case "transposed":
+            view = values.new_full((columns, rows), np.nan).mT
+        case "every other row":
+            view = values.new_full((2 * rows, columns), np.nan)[::2]
+        case "every other column":
+            view = values.new_full((rows, 2 * columns), np.nan)[:, ::2]
+        case _:
+            assert layout == LAYOUTS[-1]
+            view = values.new_full((rows + 2, columns + 3), np.nan)[1:-1, 2:-1]
+    return view.copy_(values)
+
+
+def _described(values: Tensor) -> str:
+    """Say how the memory of a tensor lies."""
+    how = "in coordinates" if values.is_sparse else f"of strides {values.stride()}"
+    return f"{tuple(values.shape)} {how}"
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether a generator stands where another does; neither may have moved."""
+    if one is None or other is None:
+        return False
+    return bool(one == other) if isinstance(one, bytes) else bool((one == other).all())
 
 
 def _array(x: Tensor) -> Any:

@@ -14,8 +14,8 @@ from projlab_validation.subjects import is_subject
 
 Kind = Literal["variant", "peer"]
 
-NOISE = 0.05
-"""A projection that is faster by less than this share is as fast: timings repeat no better."""
+TIE = 1.2
+"""Times that differ by less than this factor are the same: timings repeat no better than that."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ class Line:
         stack. The fastest of the repeats. A peer sets up anew in every call.
     held_bytes
         What the factors take.
+    exception
+        By what name it was refused.
     pays_from
         Projections from which it costs less in total than whoever is cheapest for one; None where
         that never happens.
@@ -82,6 +84,7 @@ class Line:
     stacked_s: float
     held_bytes: int | None
     pays_from: int | None = field(default=None)
+    exception: str = ""
 
     @property
     def nearness(self) -> float:
@@ -123,6 +126,7 @@ def _line(row: Mapping[str, Any], extra: Extra) -> Line:
         stack=extra.stack,
         stacked_s=extra.stacked_s,
         held_bytes=extra.held_bytes,
+        exception=row["exception"],
     )
 
 
@@ -162,6 +166,6 @@ def _pays_from(line: Line, first: Line) -> int | None:
     if line is first:
         return 1
     saved = first.project_s - line.project_s
-    if not saved > NOISE * first.project_s:
+    if not TIE * line.project_s < first.project_s:
         return None
     return max(1, math.ceil((line.setup_s - first.setup_s) / saved))

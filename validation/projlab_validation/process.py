@@ -14,8 +14,14 @@ from typing import Any
 from projlab_validation.environment import THREAD_VARIABLES
 from projlab_validation.outcome import described
 
+STARTING = 300.0
+"""Seconds that a process may take to import what it needs, on a machine that does much else."""
+
 GRACE = 10.0
 """Seconds after its limit at which a process ends itself, whoever started it being gone."""
+
+LONGEST_WAIT, LONGEST_TIMER = 3600.0, 1e8
+"""Seconds that one call of the system's may wait, and that its timer may count."""
 
 STOPPED = "stopped at the time limit"
 
@@ -59,9 +65,9 @@ def reports(
         process.start()
     theirs.close()
     try:
-        deadline = time.monotonic() + time_limit + GRACE  # until it has begun
+        deadline = time.monotonic() + STARTING  # until it has begun
         while not why:
-            if not ours.poll(max(0.0, deadline - time.monotonic())):
+            if not _heard(ours, deadline):
                 why = f"{STOPPED} of {time_limit:g} s"
                 break
             match ours.recv():
@@ -81,6 +87,14 @@ def reports(
         process.join()
         ours.close()
     yield latest, why
+
+
+def _heard(connection: Connection, deadline: float) -> bool:
+    """Wait for something to read until the deadline, however far that is."""
+    while not connection.poll(max(0.0, min(deadline - time.monotonic(), LONGEST_WAIT))):
+        if time.monotonic() >= deadline:
+            return False
+    return True
 
 
 @contextlib.contextmanager
@@ -113,7 +127,7 @@ def _serve(
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started this process ends it
     if hasattr(signal, "setitimer"):
-        signal.setitimer(signal.ITIMER_REAL, time_limit + GRACE)
+        signal.setitimer(signal.ITIMER_REAL, min(time_limit + GRACE, LONGEST_TIMER))
     if threads is not None:
         torch.set_num_threads(threads)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what solvers print

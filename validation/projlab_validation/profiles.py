@@ -49,6 +49,8 @@ class Profile:
         those of x₀ alone.
     drift_exponent, drift_long
         Drift is followed for 10 to the power of this many steps; on these problems for a million.
+    drift_iterated
+        The same exponent of variants of which each step is an iteration.
     training, training_dtypes, training_steps, training_brief
         Training problems and networks, None for all; problems in which dtypes; how many steps a run
         takes; whether to leave weight decay and mode "metric" out.
@@ -71,6 +73,7 @@ class Profile:
     subject_flops: float = 1e8
     drift_exponent: int = 4
     drift_long: tuple[str, ...] = ()
+    drift_iterated: int = 2
     training: tuple[str, ...] | None = None
     training_dtypes: tuple[Dtype, ...] = DTYPES
     training_steps: int = 2000
@@ -125,6 +128,7 @@ PROFILES = {
             subject_flops=1e9,
             drift_exponent=5,
             drift_long=("drift_1e3_10x20",),
+            drift_iterated=3,
             training_dtypes=("float64",),
             noise_exponent=4,
         ),
@@ -141,6 +145,7 @@ PROFILES = {
             check_flops=1e9,
             subject_flops=math.inf,
             drift_exponent=6,
+            drift_iterated=4,
         ),
     )
 }
@@ -181,6 +186,8 @@ def over_budget(profile: Profile, variant: str, problem: Problem) -> str | None:
             f"makes a sparse system dense, {flops / 1e9:.3g} GFlop; on systems that stay sparse it "
             f"is asked up to {profile.check_flops / 1e9:.3g}, and in the other groups beyond"
         )
+    if reason := _too_many_steps(profile, variant, m, n):
+        return reason
     if flops <= profile.flops or (keeps_sparse and m <= profile.sparse_rows):
         return None
     if not is_subject(variant) and not problem.rows_overlap and get(variant).flops(m, n)[0] < flops:
@@ -189,4 +196,22 @@ def over_budget(profile: Profile, variant: str, problem: Problem) -> str | None:
     return (
         f"needs {flops / 1e9:.3g} GFlop of dense factorisation, the {profile.name} profile stops "
         f"at {profile.flops / 1e9:.3g}; `projlab validate --profile {taker}` runs it"
+    )
+
+
+def _too_many_steps(profile: Profile, variant: str, m: int, n: int) -> str | None:
+    """Say why an iteration is not asked; None where it is.
+
+    It may take as many steps as there are rows, to set up and for each projection, of which there
+    are at least two of each.
+    """
+    if is_subject(variant) or not get(variant).iterates:
+        return None
+    flops = 2 * sum(get(variant).flops(m, n))
+    if flops <= profile.flops:
+        return None
+    taker = next(p.name for p in PROFILES.values() if flops <= p.flops)
+    return (
+        f"iterations of {m} steps may take {flops / 1e9:.3g} GFlop, the {profile.name} profile "
+        f"stops at {profile.flops / 1e9:.3g}; `projlab validate --profile {taker}` runs it"
     )

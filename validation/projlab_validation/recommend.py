@@ -10,16 +10,13 @@ import torch
 
 from projlab import tolerance
 from projlab.engine.select import MANY
-from projlab.engine.variants import REGISTRY, Variant
+from projlab.engine.variants import REGISTRY, Variant, get
 from projlab.numerics import memory
 from projlab_validation.describe import SystemDescription
-from projlab_validation.lines import Line
+from projlab_validation.lines import TIE, Line
 from projlab_validation.problems.problem import Dtype, rank_is_clear
 
 FORWARD = "forward error"
-
-TIE = 1.2
-"""Times that differ by less than this factor repeat no better than that: the easier set-up wins."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +33,15 @@ class Recommendation:
         What would change it, a sentence each.
     variant
         The one recommended; None where there is none to recommend.
+    reached
+        Whether the forward error that was asked for is measured and promised; True where none was.
     """
 
     text: str
     code: str
     changes: tuple[str, ...] = ()
     variant: str | None = None
+    reached: bool = True
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,35 @@ class Question:
             return math.inf
         return tolerance.predicted_accuracy(variant.error_growth(system.condition, u), **shape)
 
+    def promised(self, name: str) -> float:
+        """Forward error that theory promises of a variant by name, as `projector` has it."""
+        return self.predicted(get(name), self.dtype)
+
 
 def recommend(question: Question, lines: Sequence[Line]) -> Recommendation:
     """Recommend a variant for many projections, from what was measured."""
+    advice = _advice(question, lines)
+    if question.accuracy is None:
+        return advice
+    able = [
+        line
+        for line in lines
+        if line.kind == "variant" and line.verdict != "fail" and _reaches(question, line)
+    ]
+    return replace(advice, reached=bool(able))
+
+
+def _reaches(question: Question, line: Line) -> bool:
+    """Whether a variant comes as near as was asked, here and by what theory promises of it.
+
+    `projector(A, b, accuracy=...)` goes by the promise: what it refuses is not recommended.
+    """
+    if question.accuracy is None:
+        return True
+    return line.nearness <= question.accuracy and question.promised(line.name) <= question.accuracy
+
+
+def _advice(question: Question, lines: Sequence[Line]) -> Recommendation:
     system = question.system
     variants = [line for line in lines if line.kind == "variant"]
     answered = [line for line in variants if line.status == "ok"]
@@ -132,14 +158,11 @@ def _projection(question: Question, answered: Sequence[Line]) -> Recommendation:
     wanted = question.accuracy
     if wanted is None:
         wanted = max(min(line.stable_bound for line in judged), least)
-    reaching = [line for line in judged if line.nearness <= wanted]
-    hopeless = question.kappa_u(question.dtype)
+    reaching = [line for line in judged if line.nearness <= wanted and _reaches(question, line)]
+    kappa_u = question.kappa_u(question.dtype)
     if not reaching:
         best = min(judged, key=lambda line: line.nearness)
-        text = (
-            f"No variant reaches {wanted:.2g} here: κu is {hopeless:.2g}. The nearest is "
-            f"{best.name}, {_nearness(best)}; {_cost(best)}."
-        )
+        text = _unreached(question, best, wanted)
     else:
         best = _cheapest(reaching)
         asked = (
@@ -147,16 +170,47 @@ def _projection(question: Question, answered: Sequence[Line]) -> Recommendation:
             if question.accuracy is not None
             else "as near as a backward-stable method comes"
         )
-        others = len(reaching) - 1
-        choice = f", the least for many projections of the {len(reaching)} variants that are"
-        text = f"Use {best.name}: {_nearness(best)}, {asked}; {_cost(best)}{choice * (others > 0)}."
+        cost = f"{_cost(best)}{_among(reaching, best)}"
+        text = f"Use {best.name}: {_nearness(best)}, {asked}; {cost}."
     if min(line.bound for line in judged) >= 1:
         text += (
-            f" But theory promises no digit of it: at κu = {hopeless:.2g} another x₀, or another "
+            f" But theory promises no digit of it: at κu = {kappa_u:.2g} another x₀, or another "
             "rounding of the same data, may be answered worse."
         )
     return Recommendation(
         text, code(best.name, question.device), _changes(question, answered, best), best.name
+    )
+
+
+def _unreached(question: Question, best: Line, wanted: float) -> str:
+    """Say that no variant reaches what was asked for, and what the nearest does."""
+    kappa_u = question.kappa_u(question.dtype)
+    nearest = f"{_nearness(best)}; {_cost(best)}"
+    if best.nearness > wanted:
+        return (
+            f"No variant reaches {wanted:.2g} here: κu is {kappa_u:.2g}. The nearest is "
+            f"{best.name}, {nearest}."
+        )
+    promised = question.promised(best.name)
+    promise = f"{promised:.2g} is" if math.isfinite(promised) else "nothing is"
+    return (
+        f"No variant promises {wanted:.2g} here, so projector(A, b, accuracy={wanted:.2g}) refuses "
+        f"it: κu is {kappa_u:.2g}, and {promise} what theory promises of {best.name}, which came "
+        f"nearer for this x₀ alone: {nearest}."
+    )
+
+
+def _among(reaching: Sequence[Line], best: Line) -> str:
+    """Say what the choice was among, and whom noise alone tells from it."""
+    if len(reaching) < 2:
+        return ""
+    tied = [line.name for line in _tied(reaching, MANY) if line is not best]
+    if not tied:
+        return f", the least for many projections of the {len(reaching)} variants that are"
+    more = f" of the {len(reaching)} variants that are" if len(reaching) > len(tied) + 1 else ""
+    return (
+        f", for many projections the least{more}, with {' and '.join(tied)} as fast within a "
+        f"factor of {TIE:g}, which is noise"
     )
 
 
@@ -180,28 +234,43 @@ def _seconds(value: float) -> str:
 def _cheapest(lines: Sequence[Line], projections: int = MANY) -> Line:
     """The least total time for that many projections; of a tie, the least set-up.
 
-    Of a tie in that as well, the first in the order of the registry: noise decides nothing.
+    Of a tie in that as well, one that is ten times nearer to x*, else the first in the order of the
+    registry, which begins with the simplest: noise decides nothing.
     """
+    tied = _tied(lines, projections)
+    shortest = min(line.setup_s for line in tied)
+    alike = [line for line in tied if line.setup_s <= SET_UP_TIE * shortest]
+    nearest = min((line.nearness for line in alike if not math.isnan(line.nearness)), default=0.0)
+    return next(
+        (line for line in alike if line.nearness <= MUCH_NEARER * nearest or not nearest), alike[0]
+    )
+
+
+def _tied(lines: Sequence[Line], projections: int) -> list[Line]:
+    """Those whose total time for that many projections is the least, as far as times repeat."""
 
     def total(line: Line) -> float:
         return line.setup_s + projections * line.project_s
 
     least = min(map(total, lines))
-    tied = [line for line in lines if total(line) <= TIE * least]
-    shortest = min(line.setup_s for line in tied)
-    return next(line for line in tied if line.setup_s <= SET_UP_TIE * shortest)
+    return [line for line in lines if total(line) <= TIE * least]
 
 
 def _changes(question: Question, answered: Sequence[Line], best: Line) -> tuple[str, ...]:
     """Say what would change the recommendation."""
     system = question.system
+    changes = []
+    if system.one_point:
+        changes.append(
+            "The equations have one solution: the set is one point, and whatever x₀ is, its "
+            "projection is that point. torch.linalg.solve, or lstsq, gives it without a projector."
+        )
     rivals = [
         line
         for line in answered
         if line.verdict != "fail"
         and (line.nearness <= max(10 * best.nearness, question.accuracy or 0.0))
     ]
-    changes = []
     once = _cheapest([*rivals, best], 1)
     count = _break_even(once, best)
     if once.name != best.name and count > 1:
@@ -301,6 +370,10 @@ def _not_analysed(question: Question) -> Recommendation:
 
 def _nothing_answered(question: Question, variants: Sequence[Line]) -> Recommendation:
     why = "; ".join(dict.fromkeys(f"{line.name}: {line.why or line.reason}" for line in variants))
+    if all("MemoryLimitError" in line.exception for line in variants):
+        return Recommendation(
+            f"No variant answered ({why}).", "", ("A machine with more memory may take it.",)
+        )
     return Recommendation(
         f"No variant answered ({why}).",
         code(None, question.device),
@@ -361,3 +434,6 @@ def _ambiguous(question: Question, answered: Sequence[Line]) -> Recommendation:
 
 SET_UP_TIE = 1.5
 """Set-ups this near each other are as long: one set-up is timed a few times at most."""
+
+MUCH_NEARER = 10.0
+"""Forward errors that differ by less say nothing: another x₀ turns them round."""

@@ -28,8 +28,11 @@ Check = Literal[
     "column_permutation",
     "further_points",
     "stacked_points",
+    "strided_points",
+    "surroundings",
     "same_bits",
     "inputs_kept",
+    "state_kept",
     "certificate",
     "non_expansiveness",
     "gradients",
@@ -142,13 +145,20 @@ class Record:
 
     def row(self) -> dict[str, Value]:
         """Return the record as one flat row: column name to value."""
-        flat: dict[str, Value] = {name: getattr(self, name) for name in COLUMNS}
+        flat: dict[str, Value] = {name: _storable(getattr(self, name)) for name in COLUMNS}
         for oracle, figures in self.oracles.items():
             values: tuple[Value, ...] = astuple(figures)
             flat |= {
                 prefix + oracle: value for prefix, value in zip(ORACLE_COLUMNS, values, strict=True)
             }
         return flat
+
+
+def _storable(value: Value) -> Value:
+    """Return a value as UTF-8 can hold it: what a subject raises may say anything."""
+    if not isinstance(value, str):
+        return value
+    return value.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 COLUMNS: Mapping[str, str] = {f.name: str(f.type) for f in fields(Record) if f.name != "oracles"}

@@ -1,7 +1,8 @@
 """Records on disk: one parquet part a finished problem, each written whole or not at all.
 
 A run's folder holds `run.json` (what was asked), `environment.json` (what it ran on, by environment
-id) and `records/`, a parquet data set. A kill loses the problems in work and nothing else.
+id) and `records/`, a parquet data set. A kill loses the problems in work and nothing else. One
+process at a time writes there, see :mod:`projlab_validation.lock`.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from projlab import InputError
+from projlab_validation import lock
 from projlab_validation.record import COLUMNS, Record, table
 
 if TYPE_CHECKING:
@@ -25,9 +27,14 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Raised whenever old folders can no longer be read or resumed."""
 
+FORMAT_KEY = "projlab.format"
+"""Where a parquet file's metadata says its format."""
+
 HEADER, ENVIRONMENTS, RECORDS, TRAINING = "run.json", "environment.json", "records", "training"
 VERDICTS, TRAINING_VERDICTS = "verdicts.parquet", "training.parquet"
 TEMPORARY = ".projlab-"
+UNREADABLE = ".unreadable"
+"""The suffix of a part that a resumed run could not read, and measures again."""
 
 STOPPED = "stopped"
 """The key of `run.json` under which a run that is not complete says why."""
@@ -57,10 +64,21 @@ class Store:
     ----------
     folder
         Where the run lives.
+    set_aside
+        Parts that a resumed run could not read: what they held is measured again.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, held: lock.Lock | None = None, set_aside: tuple[Path, ...] = ()
+    ) -> None:
         self.folder = folder
+        self.set_aside = set_aside
+        self._lock = held
+
+    def close(self) -> None:
+        """Let other processes write there."""
+        if self._lock is not None:
+            self._lock.release()
 
     @classmethod
     def create(
@@ -80,16 +98,32 @@ class Store:
         ------
         InputError
             The folder holds something else than a run, or a run and neither is asked for, or a run
-            with another header.
+            with another header; or another process writes there.
         """
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder} is a file; --out takes a folder")
-        entries = [p for p in folder.glob("*") if not p.name.startswith(TEMPORARY)]
-        if entries and not (folder / HEADER).is_file():
-            raise InputError(
-                f"{folder} holds something else than a projlab run ({entries[0].name}, …); "
-                "give --out a new or empty folder"
-            )
+        _require_run_or_nothing(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        held = lock.Lock.take(folder)
+        try:
+            return cls._opened(folder, header, held, resume=resume, overwrite=overwrite)
+        except BaseException:
+            held.release()
+            raise
+
+    @classmethod
+    def _opened(
+        cls,
+        folder: Path,
+        header: Mapping[str, str],
+        held: lock.Lock,
+        *,
+        resume: bool,
+        overwrite: bool,
+    ) -> Store:
+        """Open a folder that nobody else writes to."""
+        entries = _require_run_or_nothing(folder)
+        set_aside: tuple[Path, ...] = ()
         if entries and overwrite:
             _remove_run(folder)
         elif entries and not resume:
@@ -99,11 +133,15 @@ class Store:
             )
         elif entries:
             _require_same(folder, header)
+            set_aside = tuple(_set_aside(folder))
         (folder / RECORDS).mkdir(parents=True, exist_ok=True)
         for left_over in folder.rglob(f"{TEMPORARY}*"):
-            left_over.unlink()
+            if left_over.is_dir():
+                shutil.rmtree(left_over)
+            elif left_over.name != lock.NAME:
+                left_over.unlink(missing_ok=True)
         write_whole(folder / HEADER, _json({"format": FORMAT, **header, STOPPED: INTERRUPTED}))
-        return cls(folder)
+        return cls(folder, held, set_aside)
 
     def end(self, stopped: str = "") -> None:
         """Say that the run is over: complete, or stopped before everything was measured, and why.
@@ -118,7 +156,7 @@ class Store:
     def describe_environment(self, identity: str, description: Mapping[str, str]) -> None:
         """Keep what an environment id stands for."""
         path = self.folder / ENVIRONMENTS
-        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        known = _object(path) if path.exists() else {}
         write_whole(path, _json({**known, identity: dict(description)}))
 
     def write(self, records: Sequence[Record]) -> Path:
@@ -137,7 +175,7 @@ class Store:
     def write_verdicts(self, verdicts: pd.DataFrame, name: str = VERDICTS) -> Path:
         """Write judged records as one file beside the parts."""
         path = self.folder / name
-        write_whole(path, verdicts.to_parquet(index=False))
+        write_whole(path, parquet(verdicts))
         return path
 
     def done(self) -> set[Key]:
@@ -169,12 +207,22 @@ def _keys(frame: pd.DataFrame) -> set[Key]:
     return {Key(*row) for row in frame[list(Key._fields)].itertuples(index=False, name=None)}
 
 
+def parquet(frame: pd.DataFrame) -> bytes:
+    """Return a frame as parquet, without its index and with `FORMAT` in its metadata."""
+    import pyarrow as pa
+
+    return _parquet(pa.Table.from_pandas(frame, preserve_index=False))
+
+
 def _parquet(part: pa.Table) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    versions = {FORMAT_KEY.encode(): str(FORMAT).encode()}
     buffer = pa.BufferOutputStream()
-    pq.write_table(part, buffer)
+    pq.write_table(
+        part.replace_schema_metadata({**(part.schema.metadata or {}), **versions}), buffer
+    )
     content: bytes = buffer.getvalue().to_pybytes()
     return content
 
@@ -193,7 +241,19 @@ def read(folder: Path) -> pd.DataFrame:
 
     if not (folder / HEADER).is_file():
         raise InputError(f"{folder} holds no projlab run ({HEADER} is missing)")
-    parts = [pq.read_table(path) for path in sorted((folder / RECORDS).glob("*.parquet"))]
+    parts = []
+    for path in sorted((folder / RECORDS).glob("*.parquet")):
+        try:
+            parts.append(pq.read_table(path))
+        except (OSError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise InputError(
+                f"{path} cannot be read: {reason}; `projlab validate --resume` measures it again"
+            ) from error
+        if missing := sorted(set(COLUMNS) - set(parts[-1].column_names)):
+            raise InputError(
+                f"{path} was written by another version of projlab: it lacks {', '.join(missing)}"
+            )
     if not parts:
         return pd.DataFrame(columns=list(COLUMNS))
     return cast("pd.DataFrame", pa.concat_tables(parts, promote_options="default").to_pandas())
@@ -201,30 +261,73 @@ def read(folder: Path) -> pd.DataFrame:
 
 def read_header(folder: Path) -> dict[str, str]:
     """Return what a run was asked for."""
-    return cast("dict[str, str]", json.loads((folder / HEADER).read_text(encoding="utf-8")))
+    return cast("dict[str, str]", _object(folder / HEADER))
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: a temporary one beside it replaces it once on disk."""
-    descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
+    """Write a file whole or not at all: a temporary one beside it replaces it once on disk.
+
+    Its mode is what the user's umask makes of a new file.
+    """
+    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+def readable(path: Path, columns: Iterable[str]) -> bool:
+    """Whether a parquet file is whole, and has these columns."""
+    import pyarrow.parquet as pq
+
+    try:
+        return set(columns) <= set(pq.read_table(path).column_names)
+    except (OSError, ValueError):
+        return False
+
+
+def _set_aside(folder: Path) -> list[Path]:
+    """Rename what cannot be read of the parts; return what they were called."""
+    found = []
+    for parts, columns in ((RECORDS, tuple(COLUMNS)), (TRAINING, ())):
+        for path in sorted((folder / parts).glob("*.parquet")):
+            if not readable(path, columns):
+                path.replace(path.with_name(path.name + UNREADABLE))
+                found.append(path)
+    return found
+
+
+def _require_run_or_nothing(folder: Path) -> list[Path]:
+    """Return what a folder holds; `InputError` where that is no run."""
+    entries = [p for p in folder.glob("*") if not p.name.startswith(TEMPORARY)]
+    if entries and not (folder / HEADER).is_file():
+        raise InputError(
+            f"{folder} holds something else than a projlab run ({entries[0].name}, …); "
+            "give --out a new or empty folder"
+        )
+    return entries
+
+
+def _object(path: Path) -> dict[str, object]:
+    """Read a file that holds a JSON object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} cannot be read: it holds no JSON object")
+    return content
 
 
 def _require_same(folder: Path, header: Mapping[str, str]) -> None:
     wanted = {"format": FORMAT, **header}
     wanted.pop(TIME_LIMIT, None)
-    try:
-        stored = read_header(folder)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder / HEADER} cannot be read: {error}") from error
+    stored = read_header(folder)
     for name, value in wanted.items():
         if stored.get(name) != value:
             raise InputError(

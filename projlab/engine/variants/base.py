@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from projlab.numerics.transfer import sent
 from projlab.numerics.triangular import Reflectors
 from projlab.system.rows import Rows
 
@@ -67,7 +68,7 @@ class Factor(ABC):
         return replace(
             self,
             **{
-                name: value.to(device) if isinstance(value, Tensor) else value
+                name: sent(value, device) if isinstance(value, Tensor) else value
                 for name, value in self._given().items()
             },
         )
@@ -90,6 +91,8 @@ class Variant(ABC):
     """Whether it tries where theory expects it to be unable, and refuses only what it could not."""
     keeps_sparse: bool = False
     """Whether sparse rows are never made dense."""
+    iterates: bool = False
+    """Whether each projection is an iteration of its own, of many products with A."""
 
     @abstractmethod
     def factor(self, rows: Rows, u: float) -> Factor:

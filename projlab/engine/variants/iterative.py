@@ -267,7 +267,8 @@ class IterativeFactor(Factor):
                 m, n, max(self.data, tolerance.unit_roundoff(r.dtype))
             ),
             orthogonal=m <= tolerance.ORTHOGONAL,
-            check=1 if r.device.type == "cpu" else LOOK,
+            # m steps end it but for rounding, and what is taken in vain counts towards the limit
+            check=1 if r.device.type == "cpu" else max(1, min(LOOK, m)),
             watch=watch,
             coefficients=coefficients,
         )
@@ -336,6 +337,9 @@ def vector_bytes(m: int, n: int, dtype: torch.dtype) -> int:
 
 class Iterative(Variant):
     name = "iterative"
+    keeps_sparse = True
+    iterates = True
+    finds_out = True
     summary = "LSQR with corrections, nothing factored; for operators and what fits no factor"
 
     def factor(self, rows: Rows, u: float) -> IterativeFactor:

@@ -14,6 +14,7 @@ from projlab import tolerance
 from projlab.engine.variants.base import Factor, Variant
 from projlab.engine.variants.orthonormal import OrthonormalRows
 from projlab.numerics import tuning
+from projlab.numerics.transfer import sent
 from projlab.system.rows import Rows
 
 
@@ -96,10 +97,10 @@ class DisjointRows(Factor):
         return replace(
             self,
             buckets=tuple(
-                Bucket(*(field.to(device) for field in vars(b).values())) for b in self.buckets
+                Bucket(*(sent(field, device) for field in vars(b).values())) for b in self.buckets
             ),
-            order=self.order.to(device),
-            inverse_norm2=self.inverse_norm2.to(device),
+            order=sent(self.order, device),
+            inverse_norm2=sent(self.inverse_norm2, device),
         )
 
 

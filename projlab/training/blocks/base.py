@@ -8,6 +8,7 @@ from torch import Tensor
 
 from projlab import tolerance
 from projlab.errors import InputError
+from projlab.numerics.transfer import sent
 from projlab.training.expressions.maps import Sums
 from projlab.training.memory_order import flat, is_dense
 from projlab.training.partition import Piece
@@ -135,7 +136,7 @@ class TouchedEntries:
             self.width = self.view.shape[1]
         else:
             assert isinstance(piece.where, Tensor)
-            columns = piece.where.to(parameter.device)
+            columns = sent(piece.where, parameter.device)
             self.width = columns.shape[1]
             self._flat = is_dense(parameter)
             # parameters with gaps have no flat view and take an index for each dimension

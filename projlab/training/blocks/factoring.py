@@ -78,22 +78,30 @@ def make_block(
         single = _single_rows(plan, parameters, "single_row" if variant == "auto" else variant)
         single.independent = True
         return single
-    device = parameters[plan.pieces[0].parameter].device
+    target = parameters[plan.pieces[0].parameter].device
     right = b.cpu()[plan.rows]
-    batched = plan.A.dim() == 3
-    dtype = torch.float64 if device.type != "mps" else torch.float32
-    A, sparse = plan.A.to(device), plan.A.layout != torch.strided
+    batched, sparse = plan.A.dim() == 3, plan.A.layout != torch.strided
+    dtype = torch.float64 if target.type != "mps" else torch.float32
     # every b has these factors where rows are sparse: which contradict is looked for below
-    own = 0.0 if sparse else (right if batched else right[0]).to(device)
+    own = torch.zeros((), device="cpu") if sparse else right if batched else right[0]
     options = _options(plan.A.shape[-1], variant, strict=strict or sparse)
-    try:
-        solver = build_one(AffineConstraint(A, own), dtype, options, entries if sparse else data)
-    except ProjlabError as error:
-        if isinstance(error, InconsistentError):
-            _refuse(plan, right, range(len(right)), names, data)
-        # many names take longer than the factors: they are made where one is wanted
-        named = AffineConstraint(A, own, names(plan.rows[0]))
-        solver = build_one(named, dtype, options, entries if sparse else data)
+
+    def factored(device: torch.device) -> Solver:
+        A, b = plan.A.to(device), own.to(device)
+        try:
+            return build_one(AffineConstraint(A, b), dtype, options, entries if sparse else data)
+        except ProjlabError as error:
+            if isinstance(error, InconsistentError):
+                _refuse(plan, right, range(len(right)), names, data)
+            # many names take longer than the factors: they are made where one is wanted
+            named = AffineConstraint(A, b, names(plan.rows[0]))
+            return build_one(named, dtype, options, entries if sparse else data)
+
+    # what a step sets up is factored on the host and sent, for the device would be waited for
+    solver = factored(target if strict else torch.device("cpu"))
+    if solver.device != target and isinstance(solver.factor, SparseCholeskyFactor):
+        solver = factored(target)  # such a factor is made where it is used, or is refused there
+    device = solver.device
     if strict and not batched:
         off = _off(solver, right.to(device), tolerance.unit_roundoff(data))
         _refuse(plan, right, off.any(-1).nonzero().flatten().tolist(), names, data)
@@ -101,7 +109,7 @@ def make_block(
             _refuse_unproven(plan, off.nonzero(), names)
     block = _block(plan, parameters, solver)
     ranks = solver.facts.known_ranks
-    block.independent = ranks is not None and all(r == A.shape[-2] for r in ranks)
+    block.independent = ranks is not None and all(r == plan.A.shape[-2] for r in ranks)
     return block
 
 
@@ -112,7 +120,9 @@ def _block(plan: MatrixPlan, parameters: Sequence[Tensor], solver: Solver) -> Bl
         return SparseBlock(plan, parameters, solver)
     constraint = solver.facts.constraint
     if not isinstance(solver.factor, OrthonormalRows):
-        return SolverBlock(plan, parameters, solver, constraint)
+        target = parameters[plan.pieces[0].parameter].device
+        rows = constraint.rows.to(device=target)
+        return SolverBlock(plan, parameters, solver.to(target), rows)
     eye = torch.eye(constraint.m, dtype=dtype, device=device)
     K = solver.right_side(-(eye.expand(len(plan.rows), -1, -1) if batched else eye))
     assert K is not None

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from projlab import tolerance
 from projlab.numerics import tuning
+from projlab.numerics.transfer import sent
 from projlab.system.rank import wide_data
 from projlab.training.blocks.base import Block, Shift, largest_of, widest_dtype
 from projlab.training.blocks.sums import column_sums, sums_by_product
@@ -81,7 +82,7 @@ class MarginsBlock(Block):
         self._independent = range(sum(i == j for i, j in enumerate(finer)))
         self._sizes = [m.rows.numel() for m in self.margins]
         self._starts = [sum(self._sizes[:i]) for i in range(len(self._sizes) + 1)]
-        self.rows = torch.cat([m.rows.flatten() for m in self.margins]).to(parameter.device)
+        self.rows = sent(torch.cat([m.rows.flatten() for m in self.margins]), parameter.device)
         scales = [m.sums.scale for m in self.margins]
         counts = [m.sums.count for m in self.margins]
         device = parameter.device
@@ -265,11 +266,8 @@ class MarginsBlock(Block):
     def _spread(self, values: Sequence[float], device: torch.device) -> Tensor:
         """One number an equation, for each of its rows."""
         sizes = torch.tensor(self._sizes, dtype=torch.long, device="cpu")
-        return (
-            torch.tensor(values, dtype=torch.float64, device="cpu")
-            .repeat_interleave(sizes)
-            .to(device=device, dtype=self.work)
-        )
+        each = torch.tensor(values, dtype=torch.float64, device="cpu").repeat_interleave(sizes)
+        return sent(each, device, self.work)
 
     def _scaled_sizes(self, sizes: Tensor, b: Tensor) -> Tensor:
         return b.abs() + (sizes if self._scales is None else sizes * self._scales.abs())

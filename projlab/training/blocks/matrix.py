@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from projlab.numerics import dots, tuning
+from projlab.numerics.transfer import sent
 from projlab.training.blocks.base import (
     Block,
     Shift,
@@ -45,11 +46,11 @@ class MatrixBlock(Block):
         own = [parameters[piece.parameter] for piece in plan.pieces]
         device = own[0].device
         self.work = widest_dtype(own)
-        self.rows = plan.rows.to(device)
+        self.rows = sent(plan.rows, device)
         self.variant = variant
         self.shape = (len(plan.rows), A.shape[-2], A.shape[-1])
-        self.K = narrowed(K, self.work).to(device)
-        A, W = narrowed(A, self.work).to(device), W.to(device, self.work)
+        self.K = sent(narrowed(K, self.work), device)
+        A, W = sent(narrowed(A, self.work), device), sent(W, device, self.work)
         self._entries = max(A.numel(), len(plan.rows) * A.shape[-1])
         self.norms: Tensor = torch.linalg.vector_norm(A, dim=-1)
         self.parts = []

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from projlab.engine.solver import Solver
-from projlab.system.constraint import AffineConstraint
+from projlab.numerics.transfer import sent
+from projlab.system.rows import Rows
 from projlab.training.blocks.base import Block, Shift, TouchedEntries
 from projlab.training.partition import MatrixPlan
 
@@ -15,20 +16,20 @@ class SolverBlock(Block):
     """Any other variant: the touched entries are gathered, projected and put back."""
 
     def __init__(
-        self, plan: MatrixPlan, parameters: Sequence[Tensor], solver: Solver, A: AffineConstraint
+        self, plan: MatrixPlan, parameters: Sequence[Tensor], solver: Solver, A: Rows
     ) -> None:
-        self.solver, self.constraint = solver, A
+        self.solver, self.A = solver, A
         self.work = solver.dtype
-        self.rows = plan.rows.to(solver.device)
+        self.rows = sent(plan.rows, solver.device)
         self.variant = solver.variant
-        self.shape = (len(plan.rows), A.m, A.n)
+        self.shape = (len(plan.rows), *A.shape)
         self.entries = [TouchedEntries(piece, parameters[piece.parameter]) for piece in plan.pieces]
 
     def residual(self, b: Tensor) -> Tensor:
-        return self.constraint.rows.to(self.work).matvec(self._read(self.ts)) - b
+        return self.A.to(self.work).matvec(self._read(self.ts)) - b
 
     def magnitude(self, b: Tensor) -> Tensor:
-        absolute = self.constraint.rows.to(self.work).abs()
+        absolute = self.A.to(self.work).abs()
         return absolute.matvec(self._read(self.ts).abs()) + b.abs()
 
     def subtract(self, r: Tensor) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from projlab import tolerance
 from projlab.numerics import tuning
+from projlab.numerics.transfer import sent
 from projlab.training.blocks.base import Block, Shift, largest_of, skipped, widest_dtype
 from projlab.training.expressions.maps import Sums
 from projlab.training.partition import SumsPlan
@@ -66,11 +67,12 @@ class SumsBlock(Block):
         device = parameters[0].device
         self.work = widest_dtype([parameters[p] for p, _ in first])
         laid = [_laid(plan, parameters, self.work) for plan in plans]
-        self.rows = torch.stack([rows for rows, _ in laid]).to(device)
+        self.rows = sent(torch.stack([rows for rows, _ in laid]), device)
         # one term after the other, and of each those of all plans
         self._views = [views[k] for k in range(len(first)) for _, views in laid]
         self._samples = [v.sums.partial(tuning.GROUPS, tuning.SHARE) for v in self._views]
-        self._scales = torch.tensor([t.scale for _, t in first], dtype=self.work, device=device)
+        scales = torch.tensor([t.scale for _, t in first], dtype=self.work, device="cpu")
+        self._scales = sent(scales, device)
         self._scales = self._scales.view(-1, *[1] * self.rows.dim())
         self._scaled = any(t.scale != 1 for _, t in first)
         norm2 = sum(t.scale**2 * t.count for _, t in first)

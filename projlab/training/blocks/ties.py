@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from projlab import tolerance
+from projlab.numerics.transfer import sent
 from projlab.system.rank import wide_data
 from projlab.training.blocks.base import Block, Shift, narrowed, widest_dtype
 from projlab.training.memory_order import flat
@@ -28,23 +29,23 @@ class TiesBlock(Block):
         self.work = widest_dtype(own)
         self._wide = torch.float64 if device.type != "mps" else self.work
         """The precision of long sums, one after the other."""
-        self.rows = plan.rows.to(device)
-        self.ends = plan.ends.to(device)
-        self.values = narrowed(plan.values.T, self.work).T.contiguous().to(device)
-        self.group_of_row = plan.group_of_row.to(device)
-        self.sizes = plan.sizes.to(device)
+        self.rows = sent(plan.rows, device)
+        self.ends = sent(plan.ends, device)
+        self.values = sent(narrowed(plan.values.T, self.work).T.contiguous(), device)
+        self.group_of_row = sent(plan.group_of_row, device)
+        self.sizes = sent(plan.sizes, device)
         groups, rows, entries = len(plan.sizes), len(plan.rows), len(plan.signs)
         alike = bool((plan.sizes == plan.sizes[0]).all())
         number = torch.arange(groups, device="cpu")
         number = (
             number.repeat(int(plan.sizes[0])) if alike else number.repeat_interleave(plan.sizes)
         )
-        self.group = number.to(device)
+        self.group = sent(number, device)
         self._alike = int(plan.sizes[0]) if alike else 0
         """The size of every group, where they have one."""
-        self.entries = [(p, c.to(device), where.to(device)) for p, c, where in plan.entries]
+        self.entries = [(p, sent(c, device), sent(where, device)) for p, c, where in plan.entries]
         positive = bool((plan.signs > 0).all())
-        self.signs = None if positive else plan.signs.to(device, self.work)
+        self.signs = None if positive else sent(plan.signs, device, self.work)
         self._way: list[tuple[Tensor, Tensor]] = []
         self.variant = "means of tied entries"
         each = torch.bincount(plan.group_of_row)
@@ -136,7 +137,10 @@ class TiesBlock(Block):
         if self._alike:
             means = signed.view(self._alike, -1).mean(0)
         else:
-            sums = torch.segment_reduce(signed.to(self._wide), "sum", lengths=self.sizes)
+            # to look at the lengths once more would wait for the device
+            sums = torch.segment_reduce(
+                signed.to(self._wide), "sum", lengths=self.sizes, unsafe=True
+            )
             means = (sums / self.sizes).to(x.dtype)
         spread = self._each(means)
         return spread if self.signs is None else spread * self.signs
@@ -165,10 +169,10 @@ class TiesBlock(Block):
             own = torch.where(other, plan.values[1][plan.edge], plan.values[0][plan.edge])
             steps = plan.signs * plan.signs[plan.before]
             device = self.group.device
-            self._inverse = torch.where(first, 0.0, 1 / own).to(device, self._wide)
-            self._edge = plan.edge.to(device)
+            self._inverse = sent(torch.where(first, 0.0, 1 / own), device, self._wide)
+            self._edge = sent(plan.edge, device)
             way = jumps(plan.before, steps)
-            self._way = [(before.to(device), s.to(device, self._wide)) for before, s in way]
+            self._way = [(sent(before, device), sent(s, device, self._wide)) for before, s in way]
         d = r.to(self._wide).index_select(0, self._edge) * self._inverse
         for before, signs in self._way:
             d = torch.addcmul(d, signs, d.index_select(0, before))

@@ -12,6 +12,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from projlab.numerics.transfer import sent
+
 Axes = tuple[tuple[int, int], ...]
 """(size, stride) of each dimension of a view."""
 
@@ -241,9 +243,9 @@ def stored(term: LinearMap) -> SparseMap:
 def placed(term: LinearMap, device: torch.device) -> LinearMap:
     """The same map with its coefficients on a device, so that applying it there copies none."""
     if isinstance(term, SparseMap):
-        rows, cols, values = (t.to(device) for t in (term.rows, term.cols, term.values))
+        rows, cols, values = (sent(t, device) for t in (term.rows, term.cols, term.values))
         return replace(term, rows=rows, cols=cols, values=values)
-    return replace(term, entries=term.entries.to(device)) if isinstance(term, DenseMap) else term
+    return replace(term, entries=sent(term.entries, device)) if isinstance(term, DenseMap) else term
 
 
 def scaled(term: LinearMap, factor: float) -> LinearMap:
@@ -287,7 +289,8 @@ def multiplied(A: Tensor, term: LinearMap, nonzeros: int) -> LinearMap:
     plain = isinstance(term, Sums) and not term.inner and term.injective
     if plain and len(term.shape) == 1 and A.layout == torch.strided and 3 * nonzeros >= k * n:
         assert isinstance(term, Sums)
-        return DenseMap(term, shape, A)
+        # read there whenever blocks are made, also within a step, where a device is not waited for
+        return DenseMap(term, shape, A.cpu())
     coo = (A if A.layout != torch.strided else A.to_sparse_coo()).coalesce().cpu()
     (i, j), values = coo.indices(), coo.values().double()
     width = math.prod(term.shape[1:])

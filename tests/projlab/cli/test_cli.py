@@ -1,5 +1,8 @@
 """The command line as a whole: it starts at once, explains itself, and refuses bad usage."""
 
+import subprocess
+import sys
+
 import pytest
 
 from projlab.cli import COMMANDS, main
@@ -33,3 +36,10 @@ def test_bad_usage_ends_with_2(arguments, capsys):
         main(arguments)
     assert end.value.code == 2
     assert capsys.readouterr().err.startswith("usage: projlab ")
+
+
+def test_python_runs_it_as_a_module(tmp_path):
+    command = [sys.executable, "-m", "projlab", "variants"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 0
+    assert ended.stdout.startswith("single_row")

@@ -2,6 +2,8 @@
 
 import argparse
 import importlib.metadata
+import io
+import json
 import math
 
 import pytest
@@ -45,6 +47,26 @@ def test_a_device_that_is_not_there_is_bad_input():
         common.usable_device("abacus")
 
 
-def test_a_missing_figure_is_null_in_json():
-    outcome = {"error": math.nan, 1: (1.0, math.nan, {"bound": math.nan})}
-    assert common.without_nan(outcome) == {"error": None, "1": [1.0, None, {"bound": None}]}
+def test_a_figure_that_is_missing_or_infinite_is_null_in_json():
+    outcome = {"error": math.nan, 1: (1.0, math.inf, {"bound": -math.inf})}
+    assert common.plain(outcome) == {"error": None, "1": [1.0, None, {"bound": None}]}
+
+
+def test_json_is_json_whatever_the_encoding_of_the_output(monkeypatch):
+    for encoding in ("ascii", "cp1252", "latin-1", "utf-8"):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="projlab")
+        monkeypatch.setattr("sys.stdout", stream)
+        common.print_json({"why": "κu “quoted” ≤ 1", "bound": math.inf})
+        stream.flush()
+        told = json.loads(stream.buffer.getvalue().decode(encoding))
+        assert told == {"why": "κu “quoted” ≤ 1", "bound": None}
+
+
+def test_where_a_file_cannot_be_written_is_said_before_anything_is_done(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    common.require_writable(tmp_path / "new" / "results.xml", "--junit")
+    assert not (tmp_path / "new").exists()
+    for wrong in (tmp_path / "folder", tmp_path / "file" / "results.xml"):
+        with pytest.raises(InputError, match=r"--junit .* takes the name of a file"):
+            common.require_writable(wrong, "--junit")

@@ -83,6 +83,39 @@ def test_an_answer_beyond_its_theory_ends_with_1(system, monkeypatch, capsys):
     assert "fail qr: forward error" in capsys.readouterr().out
 
 
+def test_an_accuracy_that_no_variant_reaches_ends_with_1(system, capsys):
+    assert main(["compare", str(system), "--accuracy", "1e-30"]) == 1
+    text = " ".join(capsys.readouterr().out.split())
+    assert "No variant reaches 1e-30 here" in text or "No variant promises 1e-30 here" in text
+
+
+def test_what_projector_refuses_is_not_recommended(system, capsys):
+    assert main(["compare", str(system), "--accuracy", "2e-16", "--json"]) == 1
+    (one,) = json.loads(capsys.readouterr().out)["systems"]
+    assert one["recommendation"]["reached"] is False
+    with pytest.raises(projlab.AccuracyError):
+        projlab.projector(A, B, accuracy=2e-16)
+
+
+def test_no_time_limit_is_too_long(system, capsys):
+    assert main(["compare", str(system), "--variants", "qr", "--time-limit", "1e8"]) == 0
+
+
+def test_eighty_columns_break_no_number(system, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["compare", str(system)]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith(" qr ")]
+    assert len(rows) == 2  # the columns that do not fit stand in a second table
+    assert all(len(row) <= 80 for row in rows)
+
+
+def test_a_square_system_is_one_point(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.savez("square.npz", A=A[:2, :2], b=B[:2])
+    assert main(["compare", "square.npz", "--variants", "qr"]) == 0
+    assert "the set is one point" in capsys.readouterr().out
+
+
 def test_where_nothing_is_checked_it_ends_with_3_and_says_what_to_do(system, capsys):
     np.savez("large.npz", A=np.random.default_rng(0).standard_normal((300, 400)), b=np.ones(300))
     assert main(["compare", "large.npz", "--time-limit", "0.01"]) == 3

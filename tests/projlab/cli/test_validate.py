@@ -1,10 +1,12 @@
 """`projlab validate` as its users meet it: what a run leaves, its exit codes, and resuming it."""
 
 import json
+import os
 import signal
 import subprocess
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
@@ -72,6 +74,10 @@ def test_json_is_the_only_output_and_parses(projlab_command, tmp_path):
     assert (ended.returncode, outcome["exit_code"]) == (0, 0)
     assert outcome["totals"] | {"pass": 8} == {"pass": 8, "expected": 0, "skip": 0, "fail": 0}
     assert [row["variant"] for row in outcome["variants"]] == list(projlab.variants())
+    assert (outcome["format"], outcome["kind"]) == (1, "validation")
+    assert (outcome["stopped"], outcome["time_limit"], outcome["peers_asked"]) == (None, None, [])
+    assert outcome["checked"] == sum(outcome["totals"].values())
+    assert {row["need"] for row in outcome["decision"]} >= {"rows that share no column"}
     assert outcome["page"] == str(Path("runs") / "quick" / "report.html")
     assert outcome["report"] == str(Path("runs") / "quick" / "report.md")
     assert (tmp_path / outcome["verdicts"]).exists()
@@ -83,13 +89,14 @@ def test_a_failed_check_ends_with_1_and_the_command_that_repeats_it(projlab_comm
     assert ended.returncode == 1
     command = (
         "projlab validate --profile quick --problem article_1 --variant qr --dtype float64 "
-        "--out reproduce/article_1-qr-float64"
+        "--out reproduce/article_1-qr-float64 --overwrite"
     )
     assert command in ended.stdout
     assert command in (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
-    again = projlab_command(*command.split()[1:], cwd=tmp_path, before=STRICTER)
-    assert again.returncode == 1
-    assert " failed: " in again.stdout
+    for _ in range(2):
+        again = projlab_command(*command.split()[1:], cwd=tmp_path, before=STRICTER)
+        assert again.returncode == 1, again.stderr
+        assert " failed: " in again.stdout
 
 
 def test_nothing_checked_ends_with_3(projlab_command, tmp_path):
@@ -153,9 +160,150 @@ def test_a_run_that_is_stopped_can_be_resumed(sent, projlab_program, projlab_com
     assert set(frame["variant"]) == set(projlab.variants())
 
 
+def test_two_processes_on_one_folder_the_second_is_told_and_the_first_goes_on(
+    projlab_program, projlab_command, tmp_path
+):
+    names = [f"spectra_1_{shape}" for shape in SHAPES[:2]]
+    several = [option for name in names for option in ("--problem", name)]
+    arguments = ("validate", *several, "--variant", "qr", "--jobs", "1", "--out", "run")
+    running = subprocess.Popen(
+        [*projlab_program(""), *arguments], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "run" / "run.json").exists():
+        assert running.poll() is None
+        time.sleep(0.05)
+    second = projlab_command(*arguments, "--resume", cwd=tmp_path)
+    if running.poll() is None or second.returncode:  # else it was too quick for both
+        assert second.returncode == 2
+        assert f"projlab: run is in use by process {running.pid} on " in second.stderr
+        assert second.stderr.count("\n") == 1
+    assert "Every check held" in running.communicate(timeout=200)[0]
+    assert running.returncode == 0
+    frame = pd.read_parquet(tmp_path / "run" / "records")
+    assert set(frame["problem"]) == set(names)
+
+
+LOSES_A_PART = """
+from projlab_validation import store
+write = store.Store.write
+def lossy(self, records):
+    path = write(self, records)
+    if records[0].dtype == "float32":
+        path.unlink()
+    return path
+store.Store.write = lossy
+"""
+
+
+def test_fewer_records_than_the_profile_demands_is_a_failure(projlab_command, tmp_path):
+    ended = projlab_command(*QUICK_RUN, "--out", "run", cwd=tmp_path, before=LOSES_A_PART)
+    assert ended.returncode == 1
+    assert "Every check held" not in ended.stdout
+    lost = len(projlab.variants())
+    what = f"{lost} measurements are missing, single_row on article_1 in float32 the first"
+    assert f"Incomplete: {what}. Of what was measured until then: " in ended.stdout
+    assert ended.stderr == f"projlab: {what}; --resume goes on\n"
+    assert projlab_command("report", "run", cwd=tmp_path).returncode == 1
+    resumed = projlab_command(*QUICK_RUN, "--out", "run", "--resume", cwd=tmp_path)
+    assert resumed.returncode == 0
+    assert "Every check held" in resumed.stdout
+
+
+def test_too_few_records_for_what_is_demanded_is_a_failure(projlab_command, tmp_path):
+    run = (*QUICK_RUN, "--variant", "qr", "--out", "run")
+    demanding = projlab_command(*run, "--minimum-records", "1000", cwd=tmp_path)
+    assert demanding.returncode == 1
+    assert "records were checked, and 1,000 are demanded" in demanding.stdout
+    assert "Every check held" not in demanding.stdout
+    modest = projlab_command(*run, "--resume", "--minimum-records", "1", cwd=tmp_path)
+    assert modest.returncode == 0
+
+
+def test_a_part_that_is_damaged_is_measured_again(finished, projlab_command):
+    _, folder = finished
+    part = next((folder / "records").glob("article_1.float64.*.parquet"))
+    part.write_bytes(part.read_bytes()[:100])
+    refused = projlab_command(*QUICK_RUN, "--out", folder, cwd=folder.parent)
+    assert refused.returncode == 2
+    resumed = projlab_command(*QUICK_RUN, "--out", folder, "--resume", cwd=folder.parent)
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stderr == (f"projlab: {part} cannot be read; what it held is measured again\n")
+
+
+def test_for_ci_there_are_xml_and_annotations(projlab_program, tmp_path):
+    arguments = (*QUICK_RUN, "--variant", "qr", "--dtype", "float64", "--out", "run", "--json")
+    ended = subprocess.run(
+        [*projlab_program(STRICTER), *arguments, "--junit", "new/results.xml"],
+        cwd=tmp_path,
+        env={**os.environ, "GITHUB_ACTIONS": "true"},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 1
+    failures = json.loads(ended.stdout)["failures"]
+    assert ended.stderr.count("::error title=qr on article_1 in float64::") == len(failures)
+    suites = ElementTree.parse(tmp_path / "new" / "results.xml").getroot()  # noqa: S314  ours
+    assert len(suites.findall(".//failure")) == len(failures)
+
+
+def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path, capsys):
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    if os.access(locked, os.W_OK):
+        pytest.skip("this user may write anywhere")
+    assert main([*QUICK_RUN, "--out", str(locked / "run")]) == 2
+    error = capsys.readouterr().err
+    assert "permission denied; give --out a folder that can be written" in error
+    assert error.count("\n") == 1
+
+
+FULL_DISK = """
+import errno, os
+synced, calls = os.fsync, []
+def full(descriptor):
+    calls.append(1)
+    if len(calls) > 4:
+        raise OSError(errno.ENOSPC, "No space left on device", "run/records")
+    synced(descriptor)
+os.fsync = full
+"""
+
+
+def test_a_disk_that_fills_up_ends_with_2_and_is_resumed(projlab_command, tmp_path):
+    run = (*QUICK_RUN, "--problem", "article_2", "--out", "run")
+    ended = projlab_command(*run, cwd=tmp_path, before=FULL_DISK)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(
+        "projlab: run/records cannot be written: no space left on device"
+    )
+    assert ended.stderr.count("\n") == 1
+    resumed = projlab_command(*run, "--resume", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1"])
+def test_a_table_is_shown_in_any_encoding(encoding, finished, projlab_program):
+    _, folder = finished
+    ended = subprocess.run(
+        [*projlab_program(""), *QUICK_RUN, "--out", folder, "--resume"],
+        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
+        capture_output=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    shown = ended.stdout.decode(encoding)
+    assert "Every check held" in shown
+    assert "worst, ku" in shown
+
+
+def test_no_time_limit_is_too_long(projlab_command, tmp_path):
+    long = projlab_command(*QUICK_RUN, "--time-limit", "1e8", cwd=tmp_path)
+    assert long.returncode == 0, long.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--problem", "article_1", "--junit", "."], "--junit . takes the name of a file"),
         (["--problem", "no_such_problem"], "no_such_problem"),
         (["--group", "no_such_group"], "want any of article"),
         (["--variant", "no_such_variant"], "single_row"),
@@ -181,6 +329,7 @@ def test_bad_input_ends_with_2_and_one_line_that_names_it(
         ("--profile", "slow"),
         *(("--time-limit", seconds) for seconds in ("0", "-1", "nan", "soon")),
         *(("--jobs", jobs) for jobs in ("0", "-1", "many")),
+        ("--minimum-records", "0"),
     ],
 )
 def test_bad_usage_ends_with_2_and_names_the_option(option, value, capsys):

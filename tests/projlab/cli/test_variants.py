@@ -11,5 +11,7 @@ def test_variants_lists_the_registry(capsys):
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert tuple(listed) == projlab.variants()
     assert main(["variants", "--json"]) == 0
-    names = [variant["name"] for variant in json.loads(capsys.readouterr().out)]
+    told = json.loads(capsys.readouterr().out)
+    assert told["format"] == 1
+    names = [variant["name"] for variant in told["variants"]]
     assert tuple(names) == projlab.variants()

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from torch.func import functional_call, vmap
 
 import projlab
 from projlab import project, projector
+from projlab.engine import compiled as operators
+from projlab.engine import compiled_project
 from tests.projlab.derivatives import F64, close, metric, problem
 from tests.projlab.systems import DISJOINT_VARIANTS, OVERLAPPING_VARIANTS, STRAIGHT
 
@@ -40,6 +43,32 @@ def test_compiled_projector_gives_the_bits_of_eager(variant, kind, fresh_compile
 
     for eager, found in zip(gradients(f), gradients(compiled), strict=True):
         assert torch.equal(eager, found)
+
+
+@pytest.mark.parametrize(
+    ("variant", "kind"), [*((v, "none") for v in STRAIGHT), ("auto", "diagonal"), ("auto", "dense")]
+)
+def test_the_operators_have_the_strides_that_they_announce(variant, kind):
+    A, b = problem(variant)
+    W = metric(kind)
+    transposed = torch.randn(5, 3, dtype=F64).mT
+    form, tensors = operators.taken_apart(projector(A, b, variant, metric=W)._solver)
+    announced = partial(torch.library.opcheck, test_utils="test_faketensor")
+    for dual in (False, True):
+        announced(
+            operators.solve,
+            (transposed, None, tensors, form, [], None, False, dual, True),
+        )
+    rest = (variant, W, None, "numerical", None, "drop", "raise", torch.zeros(()))
+    announced(compiled_project.project, (transposed, A, b, *rest))
+    announced(compiled_project.project_backward, (transposed, transposed, A, b, True, *rest))
+
+
+def test_compiled_with_a_transposed_x(fresh_compiler):
+    A, b = problem("cholesky")
+    P = projector(A, b, "cholesky")
+    x = torch.randn(5, 3, dtype=F64).mT
+    assert torch.equal(torch.compile(lambda x: P(x).flatten())(x), P(x).flatten())
 
 
 def test_compiled_blocks_give_the_bits_of_eager(fresh_compiler):

@@ -10,9 +10,16 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 import projlab
-from projlab import InconsistentError, MemoryLimitError, tolerance
+from projlab import (
+    AccuracyError,
+    InconsistentError,
+    MemoryLimitError,
+    RankDeficientError,
+    tolerance,
+)
 from projlab.engine.variants.sparse_cholesky import SparseCholeskyFactor
 from projlab.numerics import memory, tuning
+from projlab.system.rows import SparseRows
 from tests.projlab.systems import refused_if
 
 F64 = torch.float64
@@ -257,6 +264,83 @@ def test_blocks_too_large_to_be_dense_are_one_sparse_system(monkeypatch):
     x = torch.randn(A.shape[1], dtype=F64)
     one = projlab.projector(grid(20), 0.0, "qr")
     assert (P(x).reshape(12, -1) - one(x.reshape(12, -1))).norm() <= allowed(one, x)
+
+
+@pytest.fixture
+def never_dense(monkeypatch):
+    """Fails where rows are made dense, or singular values computed."""
+
+    def refuse(*_, **__):
+        raise AssertionError("made dense")
+
+    monkeypatch.setattr(SparseRows, "to_dense", refuse)
+    for name in ("svd", "svdvals", "qr"):
+        monkeypatch.setattr(torch.linalg, name, refuse)
+
+
+@pytest.mark.usefixtures("never_dense")
+@pytest.mark.parametrize("variant", ["auto", NAME])
+@pytest.mark.parametrize("keywords", [{}, {"accuracy": 1e-6}, {"b_error": 1e-9}])
+def test_blocks_beyond_memory_are_one_sparse_system_whatever_is_asked(variant, keywords):
+    """A tree, and a few nodes beside it: its block fits no dense matrix."""
+    rng = np.random.default_rng(2)
+    child = np.arange(1, 100_000)
+    parent = (rng.random(len(child)) * child).astype(np.int64)
+    edge, ones = np.arange(len(child)), np.ones(len(child))
+    entries = np.concatenate([ones, -ones]), (np.concatenate([child, parent]), np.tile(edge, 2))
+    tree = sp.csr_array(entries, shape=(100_000, len(child)))[1:]
+    A = sp.block_diag([tree, chain(3)], format="csr")
+    flow = rng.standard_normal(A.shape[1])
+    P = projlab.projector(A, A @ flow, variant, **keywords)
+    assert P.variant == NAME
+    x = P(torch.zeros(A.shape[1], dtype=F64))
+    assert P.constraint.residual(x).abs().max() <= 1e3 * U * float(x.norm())
+
+
+def flowing(k=100):
+    """A flow on a grid, one row of k^2 redundant, with its right side and a point."""
+    A, rng = grid(k), np.random.default_rng(3)
+    flow, x = rng.standard_normal((2, A.shape[1]))
+    return A, torch.from_numpy(A @ flow), torch.from_numpy(x)
+
+
+@pytest.mark.usefixtures("never_dense")
+def test_rank_condition_and_another_right_side_of_a_large_flow_stay_sparse():
+    A, b, x = flowing()
+    P = projlab.projector(A, b)
+    assert P.rank == A.shape[0] - 1
+    # eigenvalues of the Laplacian are 4 - 2 cos(pi i / k) - 2 cos(pi j / k), its rows scaled by
+    # powers of two: within a factor of two
+    exact = np.sqrt((8 * np.sin(np.pi * 99 / 200) ** 2) / (4 * np.sin(np.pi / 200) ** 2))
+    assert exact / 2 <= P.condition <= 2 * exact
+    found = P(x, 2 * b)
+    direct = projlab.projector(A, 2 * b)(x)
+    assert (found - direct).norm() <= allowed(P, direct)
+    assert P._solver_for(x, decided=True).variant == NAME
+
+
+@pytest.mark.usefixtures("never_dense")
+def test_what_is_asked_for_is_decided_on_sparse_rows():
+    A, b, x = flowing()
+    want = projlab.projector(A, b)(x)
+    P = projlab.projector(A, b, accuracy=1e-6)
+    assert P.variant == NAME
+    assert (P(x) - want).norm() <= 1e-6 * max(float(x.norm()), float(want.norm()))
+    with pytest.raises(AccuracyError, match="accuracy=1e-15"):
+        projlab.projector(A, b, NAME, accuracy=1e-15)
+    with pytest.raises(RankDeficientError, match="the numerical rank is 9999"):
+        projlab.projector(A, b, on_redundant="raise")
+
+
+@pytest.mark.usefixtures("never_dense")
+def test_a_large_flow_may_be_off_by_its_stated_error():
+    A, b, x = flowing()
+    b[17] += 1e-3
+    with pytest.raises(InconsistentError, match="row 9999"):
+        projlab.projector(A, b)
+    P = projlab.projector(A, b, b_error=1e-3)
+    assert "within b_error" in P.reason
+    assert P.constraint.residual(P(x)).abs().max() <= 1.1e-3
 
 
 def test_export_is_refused_by_name():

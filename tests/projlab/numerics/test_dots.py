@@ -24,6 +24,18 @@ def test_terms_of_one_sign_keep_their_digits(rows):
     assert (product - exact).abs().max() <= 1e-6 * exact.max()
 
 
+@pytest.mark.parametrize("over", [0, 5])
+@pytest.mark.parametrize("rows", [None, 1, 3])
+def test_pieces_in_one_product_keep_them_too(rows, over):
+    """As it is done where every operator is a launch."""
+    n = 2**22 + over
+    M = torch.rand(n) if rows is None else torch.rand(rows, n)
+    product = dots.together(M, torch.ones(n, 2)[:, 0])
+    assert product.shape == M.shape[:-1]
+    exact = M.double().sum(-1)
+    assert (product - exact).abs().max() <= 1e-6 * exact.max()
+
+
 def test_pieces_are_views_that_cover_both():
     M, x = torch.randn(2, 3 * tuning.SUMMED + 1), torch.randn(1, 3 * tuning.SUMMED + 1)
     parts = list(dots.pieces(M, x))

@@ -11,9 +11,36 @@ from projlab.numerics import memory
 CPU = torch.device("cpu")
 
 
-def test_half_of_the_memory_is_the_limit():
+def test_half_of_the_memory_is_the_limit_where_it_is_free(monkeypatch):
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert whole - 1 <= 2 * memory.limit(CPU) <= whole
+    for told in (None, whole):
+        monkeypatch.setattr(memory, "available", lambda told=told: told)
+        assert whole - 1 <= 2 * memory.limit(CPU) <= whole
+
+
+def test_memory_in_use_is_not_there_to_be_taken(monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda: 12345)
+    assert memory.limit(CPU) == 12345
+
+
+def test_what_is_available_is_read_from_the_system(tmp_path):
+    told = tmp_path / "meminfo"
+    told.write_text("MemTotal: 100 kB\nMemAvailable:   7 kB\n")
+    assert memory.available(told) == 7 * 1024
+    for nothing in ("MemTotal: 100 kB\n", "MemAvailable: ? kB\n", "MemAvailable:\n"):
+        told.write_text(nothing)
+        assert memory.available(told) is None
+    assert memory.available(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize(
+    ("free", "reserved", "limit"), [(90, 0, 50), (20, 0, 20), (20, 15, 25), (0, 10, 0)]
+)
+def test_memory_in_use_on_a_gpu_is_not_there_either(free, reserved, limit, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 100))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: reserved)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 10 if reserved else 0)
+    assert memory.limit(torch.device("cuda")) == limit
 
 
 @pytest.mark.parametrize("error", [ValueError, OSError, AttributeError])
@@ -22,6 +49,7 @@ def test_a_platform_that_does_not_tell_is_taken_to_have_16_GiB(error, monkeypatc
         raise error(name)
 
     monkeypatch.setattr(os, "sysconf", silent)
+    monkeypatch.setattr(memory, "available", lambda: None)
     assert memory.limit(CPU) == 8 * 2**30
 
 

@@ -18,7 +18,7 @@ import joblib
 from projlab_validation.environment import THREADS_PER_WORKER
 from projlab_validation.profiles import Profile
 from projlab_validation.progress import progress_bar
-from projlab_validation.store import TRAINING, write_whole
+from projlab_validation.store import TRAINING, parquet, write_whole
 from projlab_validation.training.networks import NETWORKS, measure
 from projlab_validation.training.optimizers import OPTIMIZERS, Choice
 from projlab_validation.training.problems import BUILDERS, TrainingProblem
@@ -48,22 +48,41 @@ def run(
     jobs: int | None = None,
 ) -> Iterator[list[TrainingRecord]]:
     """Train what the folder does not hold yet; yield records when they are written."""
-    parts = folder / TRAINING
-    parts.mkdir(exist_ok=True)
-    asked = {
-        parts / f"{part}.{environment}.parquet": work
-        for name in names
-        for part, work in _parts(name, profile, dtypes, environment)
-    }
+    (folder / TRAINING).mkdir(exist_ok=True)
+    asked = _files(folder, names, profile, dtypes, environment)
     todo = {path: work for path, work in asked.items() if not path.exists()}
     trained = joblib.Parallel(n_jobs=jobs or joblib.cpu_count(), return_as="generator_unordered")(
         joblib.delayed(_task)(path, work) for path, work in todo.items()
     )
     with progress_bar(len(todo)) as (bar, line):
         for path, records in trained:
-            write_whole(path, _frame(records).to_parquet(index=False))
+            write_whole(path, parquet(_frame(records)))
             bar.update(line, advance=1, description=f"{records[0].problem} {records[0].optimizer}")
             yield records
+
+
+def missing(
+    folder: Path,
+    names: Sequence[str],
+    profile: Profile,
+    dtypes: Sequence[Dtype],
+    *,
+    environment: str,
+) -> list[str]:
+    """Name the parts that a run would still have to train."""
+    files = _files(folder, names, profile, dtypes, environment)
+    return [path.name for path in files if not path.exists()]
+
+
+def _files(
+    folder: Path, names: Sequence[str], profile: Profile, dtypes: Sequence[Dtype], environment: str
+) -> dict[Path, Work]:
+    """Return the files that the section consists of, each with the work that fills it."""
+    return {
+        folder / TRAINING / f"{part}.{environment}.parquet": work
+        for name in names
+        for part, work in _parts(name, profile, dtypes, environment)
+    }
 
 
 def _parts(

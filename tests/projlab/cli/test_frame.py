@@ -1,0 +1,134 @@
+"""What surrounds a command: output that degrades, an end in a sentence with its own code."""
+
+import errno
+import io
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from projlab import InputError, MemoryLimitError
+from projlab.cli import frame, main, variants
+from projlab.cli.common import Command
+
+ASKED = ["variants"]
+
+
+@pytest.fixture
+def ends(monkeypatch, tmp_path):
+    """Let `projlab variants` end as is asked for, with a folder of its own for temporary files."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def with_(fault):
+        def run(_):
+            if isinstance(fault, BaseException):
+                raise fault
+            return fault
+
+        command = Command("variants", "", "", "", variants.add_arguments, run, "kept")
+        monkeypatch.setattr("projlab.cli.COMMANDS", (command,))
+        return main(ASKED)
+
+    return with_
+
+
+def test_a_crash_is_code_70_one_line_and_a_traceback_in_a_file(ends, capsys):
+    assert ends(KeyError("nobody\nexpected this")) == 70
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    found = re.fullmatch(
+        r"projlab: broke, which is a mistake of projlab's: KeyError: .*; "
+        r"the traceback is in (.*)\s",
+        error,
+    )
+    text = Path(found[1]).read_text(encoding="utf-8")
+    assert "Traceback (most recent call last)" in text
+    assert "KeyError" in text
+
+
+def test_where_no_file_can_be_written_the_traceback_is_shown(ends, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", full)
+    assert ends(ZeroDivisionError("division")) == 70
+    error = capsys.readouterr().err
+    assert "Traceback" in error
+    assert error.splitlines()[-1].endswith("ZeroDivisionError: division; the traceback follows")
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "says"),
+    [
+        (InputError("A is wrong"), 2, "A is wrong"),
+        (MemoryLimitError("needs 8 TB"), 2, "needs 8 TB"),
+        (MemoryError("Unable to allocate 8 TiB"), 2, "more memory than there is (Unable to alloc"),
+        (OSError(errno.ENOSPC, "No space left on device", "run/a"), 2, "run/a cannot be written"),
+        (OSError(errno.EROFS, "Read-only file system", "run/a"), 2, "run/a: read-only file system"),
+        (PermissionError(errno.EACCES, "Permission denied", "run"), 2, "run: permission denied"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "x"), 2, "x: no such file"),
+        (OSError(errno.EIO, "Input/output error"), 70, "broke"),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 141, ""),
+        (KeyboardInterrupt(), 130, "interrupted; kept"),
+        (1, 1, ""),
+        (3, 3, ""),
+    ],
+    ids=repr,
+)
+def test_each_end_has_a_code_and_a_sentence(fault, code, says, ends, capsys):
+    assert ends(fault) == code
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == bool(says)
+    assert "Traceback" not in error
+
+
+def test_a_full_output_is_a_sentence(projlab_program, tmp_path):
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [*projlab_program(""), *ASKED], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        "projlab: a file cannot be written: no space left on device; what was written before is "
+        "whole, and `projlab validate --resume` goes on once there is room\n"
+    )
+
+
+def test_a_reader_that_leaves_is_no_crash(projlab_program):
+    command = [*projlab_program(""), "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        running.stdout.close()
+        assert running.stderr.read() == b""
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "utf-8"])
+@pytest.mark.parametrize("command", ["--help", "compare --help", "validate --help", "variants"])
+def test_any_encoding_of_the_output_will_do(command, encoding, projlab_program, tmp_path):
+    ended = subprocess.run(
+        [*projlab_program(""), *command.split()],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
+        capture_output=True,
+    )
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert ended.stdout.decode(encoding)
+
+
+def test_what_an_encoding_lacks_is_written_otherwise():
+    text = "κu ≤ 3 × 10⁻¹ … ‖x‖ ─┃ 中 \udcff"
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="projlab")
+    frame.let_output_degrade()
+    stream.write(text)
+    stream.flush()
+    assert stream.buffer.getvalue() == rb"ku <= 3 x 10-1 ... ||x|| -- ? \udcff"
+    assert text.encode("latin-1", "projlab").startswith(b"ku <= 3 \xd7 10")
+
+
+def test_what_stands_in_a_table_keeps_its_width():
+    letters = "κ×·−–µμ₀ᵢ"
+    assert all(len(frame.PLAIN[letter]) == 1 for letter in letters)
