@@ -9,6 +9,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,14 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import splu
 
 import projlab
-from benchmarks import real_systems
 from benchmarks.interleave import Times, interleaved
 from benchmarks.structured import grid_flow
 from projlab import tolerance
 from projlab.engine.variants.sparse_cholesky import SparseCholeskyFactor
 
 Array = NDArray[np.float64]
+
+DATA = Path(__file__).parents[1] / "validation" / "projlab_validation" / "data"
 
 CORRECTIONS = 6
 
@@ -65,7 +67,7 @@ def of_flow(A: sp.csr_array) -> Case:
 @cache
 def real(name: str) -> Case:
     """A system of the validation suite."""
-    with np.load(real_systems.DATA / f"{name}.npz") as stored:
+    with np.load(DATA / f"{name}.npz") as stored:
         parts = stored["data"], stored["indices"], stored["indptr"]
         A = sp.csr_array(parts, shape=tuple(stored["shape"]))
         x0 = np.random.default_rng(0).standard_normal(A.shape[1])
@@ -74,7 +76,7 @@ def real(name: str) -> Case:
 
 def names() -> tuple[str, ...]:
     """The real systems whose rank is honest."""
-    found = (path.stem for path in sorted(real_systems.DATA.glob("*.npz")))
+    found = (path.stem for path in sorted(DATA.glob("*.npz")))
     return tuple(name for name in found if name not in NO_HONEST_RANK)
 
 

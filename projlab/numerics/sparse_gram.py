@@ -71,10 +71,15 @@ class SparseGram:
         self.elimination = order.to(self.device)
         self._own = None if not self.apart else (order < m).nonzero().flatten().to(self.device)
         self.order = order[order < m].to(self.device)
-        place = torch.empty_like(self.order)
-        place[self.order] = torch.arange(m, device=self.device)
-        self.E = SparseMatrix(*_sorted(place[rows], cols, values), shape)
+        self.E = SparseMatrix(*self.ordered_entries(), shape)
         self._factor: SparseFactor | None = None
+
+    def ordered_entries(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows, columns and values of E with its rows in `order`, as products give them."""
+        rows, cols, values = self.entries
+        place = torch.empty_like(self.order)
+        place[self.order] = torch.arange(len(self.order), device=self.device)
+        return _sorted(place[rows], cols, values)
 
     @property
     def fill(self) -> Fill:

@@ -42,6 +42,29 @@ def parameter(**marks: Any) -> torch.nn.Parameter:
     return made
 
 
+def without_hooks():
+    class Wrapper:
+        optimizer = torch.optim.SGD([parameter()], lr=0.1)
+
+    constrain(Wrapper(), expr(parameter()) == 0)
+
+
+def two():
+    p, q = parameter(), parameter()
+    return p, q, torch.optim.SGD([p], lr=0.1), torch.optim.SGD([q], lr=0.1)
+
+
+def trained_elsewhere():
+    p, q, one, other = two()
+    constrain(one, expr(p) == 0)
+    constrain(other, expr(p) == expr(q))
+
+
+def several_metrics():
+    p, q, one, other = two()
+    constrain([one, other], expr(p) == expr(q), mode="metric")
+
+
 def kept(
     p: torch.Tensor, kind: Any = torch.optim.Adam, mode: Any = "tangent", **keywords: Any
 ) -> None:
@@ -164,6 +187,9 @@ LIMITS: dict[str, tuple[type[Exception], Callable[[], object]]] = {
         lambda: projector(A, B, accuracy=1e-12),
     ),
     "inequalities, `expr(w) >= 0`": (TypeError, lambda: expr(parameter()) >= 0),
+    "optimizers that call no step hooks": (projlab.InputError, without_hooks),
+    "parameters that another constrained optimizer trains": (projlab.InputError, trained_elsewhere),
+    '`mode="metric"` with several optimizers': (projlab.InputError, several_metrics),
     "SparseAdam": (projlab.InputError, lambda: kept(parameter(), torch.optim.SparseAdam)),
     "sparse gradients": (projlab.InputError, after_a_sparse_gradient),
     "FSDP's flat parameters": (

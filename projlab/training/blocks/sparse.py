@@ -39,7 +39,7 @@ class SparseBlock(Block):
         self.shape = (len(plan.rows), *solver.shape)
         self._units = _usable(torch.stack(solver.units).prod(0)[self.gram.order])
         self.entries = [TouchedEntries(piece, parameters[piece.parameter]) for piece in plan.pieces]
-        rows, cols, values = self.gram.entries
+        rows, cols, values = self.gram.ordered_entries()
         self._absolute = SparseMatrix(rows, cols, values.abs(), solver.shape)
         own = [parameters[piece.parameter] for piece in plan.pieces]
         u = max(tolerance.unit_roundoff(p.dtype) for p in own)

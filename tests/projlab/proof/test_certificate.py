@@ -49,7 +49,7 @@ def check(x: Tensor, example: Case, accuracy: float | None = None) -> projlab.Ce
 @pytest.mark.parametrize(("name", "dtype", "variant"), RUNS)
 def test_what_the_variants_compute_is_certified(name, dtype, variant):
     example = case(name, dtype)
-    with refused_if(example.may_refuse(variant)):
+    with refused_if(example.may_refuse(variant), variant):
         x = projlab.project(example.x0, example.A, example.b, variant)
         assert check(x, example).verdict == "certified"
 

@@ -289,3 +289,21 @@ def test_constants_are_where_the_parameters_are():
     for _, _, term in handle._hooks.system._constants:
         values = getattr(term, "values", None)
         assert values is None or values.device == y.device
+
+
+def test_rows_are_judged_by_their_own_sizes():
+    """Rows are kept in the order of their elimination; of unlike sizes, none takes another's."""
+    scales = torch.logspace(0, 6, 30, dtype=torch.float64)
+    D = torch.zeros(30, 35, dtype=torch.float64)
+    for i in range(30):
+        D[i, i : i + 3] = torch.tensor([-1.0, 1.0, 0.5], dtype=torch.float64) * scales[i]
+    p = torch.nn.Parameter(torch.randn(35, dtype=torch.float64))
+    handle = projlab.constrain(
+        torch.optim.SGD([p], lr=0.1),
+        D.to_sparse() @ projlab.expr(p) == scales,
+        variant="sparse_cholesky",
+    )
+    (block,) = handle._hooks.system.blocks
+    sizes = block.magnitude(block.right_side(scales))
+    expected = D.abs() @ p.detach().abs() + scales
+    torch.testing.assert_close(sizes, expected[block.rows])

@@ -29,8 +29,8 @@ def test_row_sums_of_a_large_matrix_cost_what_a_sum_costs():
     W.grad = torch.randn_like(W)
     hooks = handle._hooks
     with Fresh() as fresh:
-        hooks._project_gradients()
-        hooks._after()
+        hooks._project_gradients(optimizer)
+        hooks._after(optimizer)
     assert fresh.sizes
     assert max(fresh.sizes) <= tuning.GROUPS * 1024
 
@@ -44,7 +44,7 @@ def test_column_sums_at_distances_of_pages(dtype):
     assert [v.by_product for v in block._views] == [dtype is not torch.bfloat16]
     W.grad = torch.randn(512, 2048).to(dtype)
     exact = W.grad.double() - W.grad.double().mean(0)
-    handle._hooks._project_gradients()
+    handle._hooks._project_gradients(optimizer)
     assert (W.grad.double() - exact).abs().max() <= 8 * U[dtype] * exact.abs().max()
     optimizer.step()
     size = 2 * W.detach().double().abs().sum(0) + 1
