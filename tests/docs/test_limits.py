@@ -147,7 +147,7 @@ LIMITS: dict[str, tuple[type[Exception], Callable[[], object]]] = {
     ),
     "nonlinear equations": (projlab.InputError, lambda: expr(parameter()) * expr(parameter())),
     "… where that does not fit into half of the memory": (projlab.MemoryLimitError, too_large),
-    "sparse A with κ beyond what corrections reach, where no dense factor fits": (
+    "sparse A, too large to be dense, with κ beyond corrections": (
         projlab.RankDeficientError,
         lambda: doubtful(partial(projector, variant="sparse_cholesky")),
     ),
@@ -156,8 +156,10 @@ LIMITS: dict[str, tuple[type[Exception], Callable[[], object]]] = {
         projlab.InputError,
         exported,
     ),
-    "a rank of sparse rows that sparse factors leave open (κ beyond about 1e7, or a cutoff within "
-    "reach)": (projlab.MemoryLimitError, lambda: doubtful(diagnose)),
+    "a rank that sparse factors leave open, κ beyond 1e7 say": (
+        projlab.MemoryLimitError,
+        lambda: doubtful(diagnose),
+    ),
     "the rank, `diagnose` and `certify` of an operator": (
         projlab.InputError,
         lambda: diagnose(Operator(), B),

@@ -27,7 +27,15 @@ def constrained(variant="auto"):
     return projlab.constrain(torch.optim.SGD([w], lr=0.1), A @ expr(w) == 1.0, variant=variant)
 
 
-KEYWORDS = ("accuracy", "rank", "metric", "on_redundant", "on_inconsistent", "b_error")
+KEYWORDS = (
+    "accuracy",
+    "rank",
+    "metric",
+    "on_redundant",
+    "on_inconsistent",
+    "preconditioner",
+    "b_error",
+)
 ENTRIES = {
     "projector": (lambda **k: projlab.projector(A, b, **k), ("variant", *KEYWORDS)),
     "Projector": (lambda **k: projlab.Projector(A, b, **k), ("variant", *KEYWORDS)),
@@ -66,6 +74,7 @@ BAD = {
         *([1.0, -1.0, 1.0], [1.0, 0.0, 1.0], torch.ones(3, 2), [1.0, 1.0]),
     ],
     "on_redundant": [True, None, "ignore", "", 0, NAN, ["drop"], np.array(["drop", "raise"])],
+    "preconditioner": [1.0, "jacobi", np.eye(2)],
     "b_error": [None, -1.0, NAN, math.inf, "small", 1j, [1.0] * 9, np.array([-1.0, 0.0])],
     "on_inconsistent": [True, None, "drop", "", 0, NAN, ["raise"], np.array(["raise", "raise"])],
 }
@@ -101,6 +110,7 @@ GOOD = {
     "rank": ["numerical", "exact", 1e-10, np.float64(1e-10), np.float32(1e-10), Fraction(1, 10**9)],
     "metric": [None, [1.0, 2.0, 3.0], (1, 2, 3), np.array([1.0, 2.0, 3.0]), torch.eye(3)],
     "on_redundant": ["drop", "raise", np.str_("drop")],
+    "preconditioner": [None],
     "b_error": [0.0, 0, 1e-9, [0.0, 1e-9], np.float32(1e-9)],
     "on_inconsistent": ["raise", "least_squares", np.str_("raise")],
 }
