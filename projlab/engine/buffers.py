@@ -15,6 +15,7 @@ from torch.autograd import forward_ad
 
 from projlab.engine.kernels.native import PLAIN
 from projlab.errors import InputError
+from projlab.numerics.precision import outside_inference_mode
 from projlab.system.constraint import AffineConstraint
 from projlab.system.rows import Rows, SparseRows, as_rows
 
@@ -139,7 +140,8 @@ class SystemBuffers(nn.Module):
         """A and b of a constraint, in its memory."""
         rows = constraint.rows
         if isinstance(rows, SparseRows):
-            indices = torch.stack([rows.rows, rows.cols])
+            with outside_inference_mode():  # tensors with a count of their changes
+                indices = torch.stack([rows.rows, rows.cols])
             own = {"A_indices": indices, "A_values": rows.values, "b": constraint.b}
             self._put(own, rows.shape)
         else:

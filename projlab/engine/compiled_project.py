@@ -68,8 +68,9 @@ def _keywords(
         "rank": cutoff if rule is None else rule,
         "on_redundant": on_redundant,
         "on_inconsistent": on_inconsistent,
-        "b_error": b_error,
     }
+    if bool((b_error != 0).any()):  # without one the projection goes its shorter way
+        keywords["b_error"] = b_error
     return keywords  # type: ignore[no-any-return]  # checked where they are read
 
 
@@ -158,18 +159,18 @@ def _(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
-    x, A, b, ctx.variant, metric, *ctx.rest = inputs
-    ctx.save_for_backward(x, A, b, *(() if metric is None else (metric,)))
+    x, A, b, ctx.variant, metric, *ctx.rest, b_error = inputs
+    ctx.save_for_backward(x, A, b, b_error, *(() if metric is None else (metric,)))
 
 
 def _backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-    x, A, b, *metric = ctx.saved_tensors
+    x, A, b, b_error, *metric = ctx.saved_tensors
     _, needs_A, needs_b, *_ = ctx.needs_input_grad
     wanted = needs_A or needs_b
     in_x, in_A, in_b = project_backward(
-        g, x, A, b, wanted, ctx.variant, metric[0] if metric else None, *ctx.rest
+        g, x, A, b, wanted, ctx.variant, metric[0] if metric else None, *ctx.rest, b_error
     )
-    return in_x, in_A if needs_A else None, in_b if needs_b else None, *[None] * 7
+    return in_x, in_A if needs_A else None, in_b if needs_b else None, *[None] * 8
 
 
 def _vmap(

@@ -77,7 +77,7 @@ def _hopeless(found: Corrected) -> bool:
     It only gets worse: what contracts fast is gone first.
     """
     rest = tolerance.CORRECTIONS - found.passes
-    rate = found.moved / found.before if found.before < torch.inf else 0.0
+    rate = found.moved / max(found.before, _TINY) if found.before < torch.inf else 0.0
     return rest == 0 or (found.passes > 1 and found.moved * rate**rest > tolerance.STALLED)
 
 

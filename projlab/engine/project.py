@@ -162,7 +162,8 @@ def project(
     if isinstance(A, Polyhedron) or not (G is h is lb is ub is None):
         return _onto_polyhedron(x, A, b, G, h, lb, ub, variant, keywords)
     if is_compiling():
-        if isinstance(A, Tensor) and A.layout is torch.strided:
+        plain = isinstance(A, Tensor) and A.layout is torch.strided
+        if plain and keywords.get("preconditioner") is None:  # no operator takes a function
             return as_operator(x, A, b, variant, keywords)
         return _uncompiled(x, A, b, variant, keywords)
     if get_eval_frame_callback() is not None:  # the compiler would try every function from here on
