@@ -395,7 +395,12 @@ def _of_linear_constraint(part: Any) -> dict[str, Any]:
         parts |= {"A": rows.select(kept).as_tensor(), "b": lower[kept]}
     if bool(above.any()) or bool(below.any()):
         top, bottom = above.nonzero().flatten(), below.nonzero().flatten()
-        signs = torch.cat([torch.ones(len(top)), -torch.ones(len(bottom))]).to(rows.dtype)
+        signs = torch.cat(
+            [
+                torch.ones(len(top), dtype=torch.float64, device="cpu"),
+                -torch.ones(len(bottom), dtype=torch.float64, device="cpu"),
+            ]
+        ).to(rows.dtype)
         G = rows.select(torch.cat([top, bottom])).multiply_rows(signs)
         parts |= {"G": G.as_tensor(), "h": torch.cat([upper[top], -lower[bottom]])}
     return parts

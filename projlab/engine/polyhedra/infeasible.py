@@ -55,7 +55,7 @@ def proof(system: System, right: Tensor, lb: Tensor, ub: Tensor) -> Tensor | Non
     )
     if found.status != 0:
         return None
-    v = torch.zeros(m, dtype=torch.float64)
+    v = torch.zeros(m, dtype=torch.float64, device="cpu")
     if p:
         v[:p] = torch.from_numpy(-found.eqlin.marginals)
     if q:

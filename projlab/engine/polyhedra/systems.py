@@ -267,7 +267,7 @@ class SparseSystem(System):
 
     def weighted(self, weights: Tensor, diagonal: Tensor) -> Factor:
         """See `System`."""
-        M, every = self.matrix, torch.arange(self.shape[0])
+        M, every = self.matrix, torch.arange(self.shape[0], device="cpu")
         return _SparseFactors(
             [
                 _SparseFactor(M @ diags_array(w.numpy()) @ M.T + diags_array(d.numpy()), every)

@@ -83,7 +83,13 @@ def make_block(
     batched, sparse = plan.A.dim() == 3, plan.A.layout != torch.strided
     dtype = torch.float64 if target.type != "mps" else torch.float32
     # every b has these factors where rows are sparse: which contradict is looked for below
-    own = torch.zeros((), device="cpu") if sparse else right if batched else right[0]
+    own = (
+        torch.zeros((), device="cpu", dtype=torch.float64)
+        if sparse
+        else right
+        if batched
+        else right[0]
+    )
     options = _options(plan.A.shape[-1], variant, strict=strict or sparse)
 
     def factored(device: torch.device) -> Solver:

@@ -12,7 +12,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import projlab
 from projlab import AccuracyError, InconsistentError, InputError, MemoryLimitError, projector
-from projlab.engine import iterated
+from projlab.engine import iterated, sparse
 from projlab.engine.variants import forward_error_bound, iterative
 from projlab.numerics import memory
 from tests.projlab.systems import prescribed_spectrum
@@ -295,6 +295,11 @@ def test_auto_takes_it_for_sparse_rows_that_fit_no_factor(monkeypatch):
     wanted = projector(A, 1.0)
     x0 = torch.randn(90, dtype=F64)
     monkeypatch.setattr(memory, "limit", lambda _: 8 * 3 * 40 * 90)
+
+    def fills(*_):
+        raise projlab.MemoryLimitError("a sparse factor")
+
+    monkeypatch.setattr(sparse, "solver", fills)
     P = projector(A, 1.0)
     assert P.variant == "iterative"
     assert "no dense factorisation" in P.reason
