@@ -320,7 +320,8 @@ def _other_dtype(question: Question) -> str:
             f"At float32 the rank itself would be in doubt: its cutoff is near 1/κ = "
             f"{1 / system.condition:.2g}."
         )
-    best = min(REGISTRY, key=lambda v: question.predicted(v, dtype))
+    # of those that promise as much, one that cannot find out that it is unable
+    best = min(REGISTRY, key=lambda v: (question.predicted(v, dtype), v.finds_out))
     reach = question.predicted(best, dtype)
     if reach >= 1:
         return f"At {dtype} no variant promises a digit: κu is {question.kappa_u(dtype):.2g}."
