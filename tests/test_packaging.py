@@ -13,6 +13,10 @@ import pytest
 import projlab
 
 PUBLIC_NAMES = {
+    "Multipliers",
+    "NotPolishedWarning",
+    "PolyhedralProjector",
+    "Polyhedron",
     "AccuracyError",
     "AffineConstraint",
     "Certificate",
