@@ -92,7 +92,7 @@ class SystemBuffers(nn.Module):
         if made is None or not (
             made.indices is indices and made.values is values and made.versions == versions
         ):
-            with torch.inference_mode(False):
+            with outside_inference_mode():
                 tensor = assembled(indices, values, self._size)
             made = _Assembled(tensor, tensor._version, indices, values, versions)
             vars(self)["_assembled"] = made
@@ -180,7 +180,7 @@ class SystemBuffers(nn.Module):
         own = self._own()
         if self._size is None:
             return as_rows(own["A"])
-        with torch.inference_mode(False):
+        with outside_inference_mode():
             return as_rows(assembled(own["A_indices"], own["A_values"], self._size))
 
     def _holds(self, rows: Rows) -> bool:

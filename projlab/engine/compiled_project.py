@@ -13,7 +13,7 @@ from projlab.engine.autograd import in_rows, require_full_rank, sum_to
 from projlab.engine.select import asked
 from projlab.errors import InputError
 from projlab.system.inputs import working_dtype
-from projlab.system.options import DEFAULTS, ProjectorKeywords
+from projlab.system.options import DEFAULTS, ProjectorKeywords, check_b_error
 
 
 def as_operator(x: Tensor, A: Tensor, b: Any, variant: str, keywords: ProjectorKeywords) -> Tensor:
@@ -68,9 +68,8 @@ def _keywords(
         "rank": cutoff if rule is None else rule,
         "on_redundant": on_redundant,
         "on_inconsistent": on_inconsistent,
+        "b_error": check_b_error(b_error),  # a number where it is zero
     }
-    if bool((b_error != 0).any()):  # without one the projection goes its shorter way
-        keywords["b_error"] = b_error
     return keywords  # type: ignore[no-any-return]  # checked where they are read
 
 

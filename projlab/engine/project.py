@@ -210,7 +210,7 @@ _ORDINARY = {name: (default,) for name, default in DEFAULTS.items()} | {
 def _ordinary(keywords: ProjectorKeywords) -> bool:
     """Whether no keyword asks for more than full rank answers by itself."""
     return all(
-        (value is None or isinstance(value, str)) and value in _ORDINARY.get(name, ())
+        (value is None or isinstance(value, str | float)) and value in _ORDINARY.get(name, ())
         for name, value in keywords.items()
     )
 

@@ -132,7 +132,7 @@ def _conflicting(system: Equilibrated, decision: Rank, u: float, rule: RankRule)
         residual, xhat = _outside(decision, f, norms > 0)
         size = norms * xhat + f.abs()
         allowed = factor * size
-        mismatch = (f[dropped] - C.matvec(f[kept])).abs()
+        mismatch = _mismatch(decision, f)
         weight = size[dropped] + C.abs().matvec(size[kept])
         if rule == "numerical" and not wide_data(u):
             off = off | (mismatch > tolerance.ROUNDED_ONCE * u * weight)
@@ -142,6 +142,17 @@ def _conflicting(system: Equilibrated, decision: Rank, u: float, rule: RankRule)
             ratio = torch.where(zero, 0.0, mismatch / weight)
             off = off | (ratio > min(1.0, float(ratio.max()) * (1 - tolerance.TIE)))
     return [int(i) for i in off.nonzero().flatten()]
+
+
+def _mismatch(decision: Rank, f: Tensor) -> Tensor:
+    """By how much the right side of each dropped row misses that of the kept ones it follows from.
+
+    Rows of zeros alone follow from none.
+    """
+    own = f[decision.dropped]
+    if decision.coefficients is not None:
+        own = own - decision.coefficients.matvec(f[decision.kept])
+    return own.abs()
 
 
 def _outside(decision: Rank, f: Tensor, nonzero: Tensor) -> tuple[Tensor, float]:
@@ -169,11 +180,9 @@ def _within(
     f = system.f.to(dropped.device).double()
     error = equilibrated_side(b_error, system.exponent).to(dropped.device)
     error = error + tolerance.ROUNDED_ONCE * tolerance.unit_roundoff("float64") * f.abs()
-    mismatch, explained = f[dropped].abs(), error[dropped]
+    mismatch, explained = _mismatch(decision, f), error[dropped]
     if decision.coefficients is not None:
-        C = decision.coefficients
-        mismatch = (f[dropped] - C.matvec(f[kept])).abs()
-        explained = explained + C.abs().matvec(error[kept])
+        explained = explained + decision.coefficients.abs().matvec(error[kept])
     return [i for i in positions if bool(mismatch[i] <= explained[i])]
 
 

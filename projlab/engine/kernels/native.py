@@ -12,12 +12,14 @@ themselves, and the last one's file, the same, replaces the others'. Where numba
 cannot compile, or finds no folder to keep its files in, one warning says so and torch projects.
 """
 
+import importlib
 import importlib.util
 import os
 import warnings
 from array import array
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,21 +60,29 @@ def wanted() -> bool:
 @cache
 def kernel(dtype: torch.dtype) -> Kernel | None:
     """The kernel, compiled or loaded at the first call; None where numba is not there or fails."""
+    nothing = plan(0, 0, 0, 0, 0, 0, 0)
+    found: Kernel | None = loaded(
+        "numba_kernels", dtype, lambda kernel: kernel(0, 0, nothing.buffer_info()[0])
+    )
+    return found
+
+
+def loaded(module: str, dtype: torch.dtype, tried: Callable[[Any], object] | None = None) -> Any:
+    """A module's kernel for a dtype, tried out; None where numba is not there, or fails."""
     if importlib.util.find_spec("numba") is None:
         return None
     try:
-        from projlab.engine.kernels import numba_kernels
-
-        found: Kernel = getattr(numba_kernels, str(dtype).removeprefix("torch."))
-        nothing = plan(0, 0, 0, 0, 0, 0, 0)
-        found(0, 0, nothing.buffer_info()[0])
+        kernels = importlib.import_module(f"projlab.engine.kernels.{module}")
+        found = getattr(kernels, str(dtype).removeprefix("torch."))
+        if tried is not None:
+            tried(found)
     except Exception as error:  # whatever is wrong with numba, torch can project
         warnings.warn(
             f"numba is installed but its kernels cannot be used ({type(error).__name__}: {error}); "
             "torch's operators project instead. PROJLAB_NATIVE=0 chooses them without this "
             "warning; NUMBA_CACHE_DIR names a folder for compiled code where none is writable.",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
         return None
     return found

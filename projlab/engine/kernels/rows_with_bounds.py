@@ -1,7 +1,5 @@
 """The numba kernel for one row with bounds, where numba is there and pays."""
 
-import importlib.util
-import warnings
 from functools import cache
 from typing import Any
 
@@ -9,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from projlab.engine.kernels.native import PLAIN, wanted
+from projlab.engine.kernels.native import PLAIN, loaded, wanted
 
 LONGEST = 4096
 """Entries at most: serial sums of more would gather too many roundings."""
@@ -20,21 +18,7 @@ FEWEST = 2
 @cache
 def kernel(dtype: torch.dtype) -> Any:
     """The kernel, compiled or loaded at the first call; None where numba is not there or fails."""
-    if importlib.util.find_spec("numba") is None:
-        return None
-    try:
-        from projlab.engine.kernels import threshold_kernels
-
-        return getattr(threshold_kernels, str(dtype).removeprefix("torch."))
-    except Exception as error:  # whatever is wrong with numba, torch can project
-        warnings.warn(
-            f"numba is installed but its kernels cannot be used ({type(error).__name__}: {error}); "
-            "torch's operators project instead. PROJLAB_NATIVE=0 chooses them without this "
-            "warning; NUMBA_CACHE_DIR names a folder for compiled code where none is writable.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return None
+    return loaded("threshold_kernels", dtype)
 
 
 def project(

@@ -206,6 +206,14 @@ def row_size(x: Tensor, right: Tensor) -> Tensor:
     return size
 
 
+def _left(
+    system: System, face: Face, w: Tensor, fixed: Tensor, right: Tensor
+) -> tuple[Tensor, Tensor]:
+    """x, which is w where free, and what it leaves of M x = right on active rows."""
+    x = torch.where(face.free, w, fixed)
+    return x, torch.where(face.active, system.times(x) - right, 0.0)
+
+
 def corrected(
     system: System,
     factor: Factor,
@@ -222,8 +230,7 @@ def corrected(
     before = torch.full((len(v),), torch.inf, dtype=v.dtype, device=v.device)
     resting = torch.zeros_like(before, dtype=torch.bool)
     for _ in range(4 * tolerance.CORRECTIONS):
-        x = torch.where(free, w, fixed)
-        residual = torch.where(face.active, system.times(x) - right, 0.0)
+        x, residual = _left(system, face, w, fixed, right)
         large = residual.abs() > noise * (row_size(x, right) + start)
         residual = torch.where(large, residual, 0.0)
         size = torch.linalg.vector_norm(residual, dim=-1)
@@ -239,8 +246,7 @@ def corrected(
     # rows that depend on each other do not make more of it than that
     reach = torch.linalg.vector_norm(v, dim=-1, keepdim=True) + system.sizes(y)
     for _ in range(2):
-        x = torch.where(free, w, fixed)
-        residual = torch.where(face.active, system.times(x) - right, 0.0)
+        x, residual = _left(system, face, w, fixed, right)
         step = factor.solve(residual)
         pull = system.transposed(step)
         quiet = (pull.abs() <= 4 * noise * reach).all(-1, keepdim=True)
@@ -266,8 +272,7 @@ def _stationary(
         part = Face(face.low[i], face.high[i], face.active[i])
         fresh = _pairwise(system, v[i], y[i])
         for _ in range(2):
-            x = torch.where(part.free, fresh, fixed[i])
-            residual = torch.where(part.active, system.times(x) - right[i], 0.0)
+            _, residual = _left(system, part, fresh, fixed[i], right[i])
             whole = torch.zeros_like(y)
             whole[i] = residual
             fresh = fresh - system.transposed(factor.solve(whole)[i])

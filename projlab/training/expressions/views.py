@@ -49,12 +49,12 @@ class Views(ABC):
 
     def reshape(self, *shape: Any) -> Self:
         """The entries in row-major order, in another shape; one size may be -1."""
-        sizes = shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape
+        sizes = _together(shape)
         return self._reshaped(lambda v: v.reshape(sizes), f"reshape{shape!r}")
 
     def view(self, *shape: Any) -> Self:
         """As `reshape`: strides are not an expression's matter."""
-        sizes = shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape
+        sizes = _together(shape)
         return self._reshaped(lambda v: v.reshape(sizes), f"view{shape!r}")
 
     def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Self:
@@ -79,7 +79,7 @@ class Views(ABC):
 
     def permute(self, *dims: Any) -> Self:
         """The dimensions in another order."""
-        order = dims[0] if len(dims) == 1 and not isinstance(dims[0], int) else dims
+        order = _together(dims)
         return self._permuted(lambda v: v.permute(order), f"permute{dims!r}")
 
     def transpose(self, dim0: int, dim1: int) -> Self:
@@ -120,7 +120,7 @@ class Views(ABC):
 
     def flip(self, *dims: Any) -> Self:
         """The other way round along some dimensions."""
-        wanted = dims[0] if len(dims) == 1 and not isinstance(dims[0], int) else dims
+        wanted = _together(dims)
         return self._gathered(lambda v: v.flip(wanted), f"flip{dims!r}")
 
     def roll(self, shifts: Any, dims: Any = None) -> Self:
@@ -161,3 +161,8 @@ class Views(ABC):
         except (IndexError, RuntimeError, TypeError, ValueError) as error:
             reason = str(error).partition("\n")[0]
             raise InputError(f"{call} of shape {tuple(self.shape)}: {reason}") from None
+
+
+def _together(given: tuple[Any, ...]) -> Any:
+    """Integers given one by one, or as one sequence."""
+    return given[0] if len(given) == 1 and not isinstance(given[0], int) else given
