@@ -44,6 +44,9 @@ def test_rank_is_clear_a_factor_of_ten_above_the_cutoff():
     eps = 2.0**-52
     assert rank_is_clear(0.09 / (50 * eps), 20, 50, "float64")
     assert not rank_is_clear(0.11 / (50 * eps), 20, 50, "float64")
+    eps = 2.0**-23  # float32: five times the root of the shorter side
+    assert rank_is_clear(0.09 / (10 * eps), 4, 10**6, "float32")
+    assert not rank_is_clear(0.11 / (10 * eps), 4, 10**6, "float32")
 
 
 def test_rows_overlap_where_a_column_has_two_nonzeros():

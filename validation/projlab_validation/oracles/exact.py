@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flint import fmpq_mat, fmpz_mat
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 from projlab_validation.norms import norm
 from projlab_validation.oracles.answer import TWO_WORDS, Reference, two_words
 from projlab_validation.oracles.system import FactoredSystem
+
+if TYPE_CHECKING:
+    from projlab_validation.oracles.sparse_system import SparseSystem
 
 MAX_ROWS = 100
 """The solution has m times the bits of the Gram matrix, a few hundred: m⁴ operations and more."""
@@ -36,13 +40,20 @@ def solve(system: FactoredSystem) -> Reference | None:
     x = fmpq_mat(x0) - fmpq_mat(A_K.transpose()) * y  # 2ˢ x*
     if fmpq_mat(A) * x != fmpq_mat(b):
         return None
-    high, low = two_words((int(v.p), int(v.q) << s) for v in x.entries())
+    return reference_of(system, ((int(v.p), int(v.q) << s) for v in x.entries()))
+
+
+def reference_of(
+    system: FactoredSystem | SparseSystem, fractions: Iterable[tuple[int, int]]
+) -> Reference:
+    """x* by its numerators and denominators, of a system whose exact rank is its numerical one."""
+    high, low = two_words(fractions)
     return Reference(
         kind="exact",
         x_high=high,
         x_low=low,
         radius=TWO_WORDS,
-        rank=r,
+        rank=system.rank,
         condition=system.condition,
         ambiguous=system.ambiguous(next_singular_value=0.0),
         consistent=True,

@@ -17,9 +17,8 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from projlab_validation.norms import norm
-from projlab_validation.oracles.answer import TWO_WORDS, Reference, two_words
-from projlab_validation.oracles.exact import integers
+from projlab_validation.oracles.answer import Reference
+from projlab_validation.oracles.exact import integers, reference_of
 from projlab_validation.oracles.sparse_ball import Decided
 from projlab_validation.oracles.sparse_system import SparseSystem
 from projlab_validation.oracles.system import row_norms
@@ -83,18 +82,7 @@ def solve(decided: Decided) -> Reference | None:
     x = d * x0 - A.adjoint(np.concatenate([y, np.zeros(len(b) - r, dtype=object)]))  # d 2ˢ x*
     if np.any(A @ x != d * b):
         return None
-    high, low = two_words((int(v), d << s) for v in x)
-    return Reference(
-        kind="exact",
-        x_high=high,
-        x_low=low,
-        radius=TWO_WORDS,
-        rank=r,
-        condition=system.condition,
-        ambiguous=system.ambiguous(next_singular_value=0.0),
-        consistent=True,
-        x0_norm=norm(system.x0),
-    )
+    return reference_of(system, ((int(v), d << s) for v in x))
 
 
 def lifted(

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 
 from projlab_validation.oracles import sparse_sigma_min
 from projlab_validation.oracles.sparse_factor import SymmetricFactor, factorised
-from projlab_validation.oracles.system import AMBIGUITY, row_norms
+from projlab_validation.oracles.system import RankedSystem
 
 Array = NDArray[np.float64]
 
@@ -60,7 +59,7 @@ class Undecided(Exception):  # noqa: N818  an answer, not a fault
 
 
 @dataclass(frozen=True, eq=False)
-class SparseSystem:
+class SparseSystem(RankedSystem):
     """E x = f with independent rows first.
 
     Attributes
@@ -99,22 +98,9 @@ class SparseSystem:
     """The factor of I + WᵀW; None where no row depends on others."""
 
     @property
-    def cutoff(self) -> float:
-        """max(m, n) eps σ₁: singular values at or below it count as zero."""
-        return max(self.E.shape) * self.eps * self.largest
-
-    @property
-    def condition(self) -> float:
-        """σ₁/σ_r."""
-        return self.largest / self.smallest
-
-    def ambiguous(self, next_singular_value: float) -> bool:
-        """Whether a factor of ten in the cutoff would change the rank, given σ_{r+1}."""
-        noise = self.eps * self.largest
-        return bool(
-            self.smallest <= AMBIGUITY * self.cutoff
-            or next_singular_value > max(self.cutoff / AMBIGUITY, noise)
-        )
+    def extremes(self) -> tuple[float, float]:
+        """See `RankedSystem`."""
+        return self.largest, self.smallest
 
     def gram_inverse(self, v: Array) -> Array:
         """(E_K E_Kᵀ)⁻¹ v; v: (r,) or (r, k)."""
@@ -127,21 +113,9 @@ class SparseSystem:
         blended: Array = v - self.W @ self.cross.solve(self.W.T @ v)
         return blended
 
-    @cached_property
-    def consistent(self) -> bool:
-        """Whether no row of the least-squares residual at rank r exceeds rounding.
-
-        As in `system.FactoredSystem`: [−W; I] h with h = (I + WᵀW)⁻¹ (f_D − Wᵀ f_K), x̂ being the
-        shortest solution of E_K x = f_K + W h.
-        """
-        if self.cross is None:
-            return True
-        r, W = self.rank, self.W
-        h = self.cross.solve(self.f[r:] - W.T @ self.f[:r])
-        residual = np.concatenate([-(W @ h), h])
-        solution = self.E[:r].T @ self.gram_inverse(self.f[:r] + W @ h)
-        scale = row_norms(self.E) * np.linalg.norm(solution) + np.abs(self.f)
-        return bool(np.all(np.abs(residual) <= 4 * max(self.E.shape) * self.eps * scale))
+    def dependent_inverse(self, v: Array) -> Array:
+        """(I + WᵀW)⁻¹ v."""
+        return v if self.cross is None else self.cross.solve(v)
 
     def rows_as_given(self, A: sp.csr_array, b: Array) -> SparseSystem:
         """The same split for rows that are not equilibrated, A (m, n) and b in their own order."""
