@@ -151,7 +151,7 @@ def built(
         facts=facts,
         factor=None,
         kept=None,
-        units=power_of_two(system.exponent, dtype),
+        units=system.units,
         range_basis=None,
         metric=None,
         c=None,

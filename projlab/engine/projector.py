@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling, is_dynamo_compiling, is_exporting
 
-from projlab.engine import compiled, sparse
+from projlab.engine import compiled
 from projlab.engine.autograd import solve
 from projlab.engine.blocks import AnySolver
 from projlab.engine.buffers import UNSEEN, Named, SystemBuffers, constant
@@ -18,7 +18,7 @@ from projlab.engine.reverse import reverse_mode
 from projlab.engine.select import MANY, asked
 from projlab.engine.setup import build
 from projlab.engine.solver import NOTHING, Direct, needs_function
-from projlab.errors import InputError, ProjlabError, RankDeficientError
+from projlab.errors import InputError, MemoryLimitError, ProjlabError, RankDeficientError
 from projlab.numerics.precision import set_up, stated_precision
 from projlab.numerics.transfer import sent
 from projlab.proof.certificate import Certificate, certify
@@ -358,7 +358,8 @@ class Projector(SystemBuffers):
     def multipliers(self, x: Tensor, b: Tensor | None = None) -> Tensor:
         """Lagrange multipliers y (..., m) with P(x) = x - W^-1 A'y, zero on dropped rows.
 
-        `sparse_cholesky` drops no row; where some are redundant, y is one of the possible ones.
+        Where the decision which rows follow from others fits into no memory, the factors answer
+        with one of the possible y.
         """
         A, right = self._replaced()
         if A is not None:
@@ -367,8 +368,12 @@ class Projector(SystemBuffers):
                 "count of its changes: multipliers need factors of A; build a projector of it"
             )
         right = right if b is None else b
-        drops = right is not None or self._solver.variant != sparse.NAME
-        solver, work, right = self._prepared(x, right, decided=drops)
+        try:
+            solver, work, right = self._prepared(x, right, decided=True)
+        except MemoryLimitError:
+            if right is not None:
+                raise
+            solver, work, right = self._prepared(x, None)
         y = self._solve(solver, work, right, homogeneous=False, want_multipliers=True)[1]
         assert y is not None
         return y.to(x.dtype)

@@ -28,7 +28,7 @@ from projlab.engine.blocks import AnySolver
 from projlab.engine.corrections import PROBES, Products, corrected, probes
 from projlab.engine.facts import Facts
 from projlab.engine.select import Traits, choose, undecided
-from projlab.engine.solver import Solver
+from projlab.engine.solver import Solver, of_rows
 from projlab.engine.variants import Factor, get
 from projlab.engine.variants.cholesky import CholeskyFactor
 from projlab.engine.variants.qr import QR
@@ -190,7 +190,7 @@ def _of_full_rank(
         known_ranks=(m,) * len(bounds),
         bounds=tuple(bounds),
     )
-    return _solver(constraint, system, factor, variant.name, reason, facts)
+    return of_rows(constraint, system, factor, variant.name, reason, facts)
 
 
 def _takes_redundant(options: Options, data: torch.dtype, work: torch.dtype) -> bool:
@@ -243,7 +243,7 @@ def _of_some_rows(
     )
     facts = Facts(constraint, E.dtype, options.rank, data)
     picked = Equilibrated(some, system.f[kept], system.exponent[kept])
-    solver = _solver(constraint, picked, factor, name, reason, facts)
+    solver = of_rows(constraint, picked, factor, name, reason, facts)
     return replace(solver, kept=kept, decided=False)
 
 
@@ -292,7 +292,7 @@ def _with_shift(
         "random vectors and the right side down to rounding"
     )
     facts = Facts(constraint, system.rows.dtype, options.rank, data)
-    solver = _solver(constraint, system, factor, "cholesky", reason, facts)
+    solver = of_rows(constraint, system, factor, "cholesky", reason, facts)
     if options.variant != "cholesky" or not _independent(L, m, n, shift):
         return replace(solver, decided=False)
     facts.known_ranks = (m,) * (constraint.batch or 1)
@@ -314,30 +314,3 @@ def _independent(L: Tensor, m: int, n: int, shift: float) -> bool:
     smallest = 1 / torch.linalg.vector_norm(inverse, dim=(-2, -1)).square()
     cutoff = tolerance.rank_cutoff(m, n, tolerance.unit_roundoff(L.dtype))
     return bool((smallest > 2 * shift).all()) and shift > (tolerance.PROVEN * cutoff) ** 2 * 2 * m
-
-
-def _solver(
-    constraint: AffineConstraint,
-    system: Equilibrated,
-    factor: Factor,
-    variant: str,
-    reason: str,
-    facts: Facts,
-) -> Solver:
-    dtype, device = system.rows.dtype, constraint.device
-    f = system.f if constraint.batch is None else system.f.unsqueeze(1)
-    return Solver(
-        shape=(constraint.m, constraint.n),
-        batch=constraint.batch,
-        dtype=dtype,
-        device=device,
-        variant=variant,
-        reason=reason,
-        facts=facts,
-        factor=factor,
-        kept=None,
-        units=system.units,
-        range_basis=None,
-        metric=None,
-        c=factor.right_side(f),
-    )

@@ -23,6 +23,8 @@ from projlab.engine.variants import Factor
 from projlab.engine.variants.base import InPlace
 from projlab.numerics.precision import lowered, stated_precision
 from projlab.numerics.transfer import sent
+from projlab.system.constraint import AffineConstraint
+from projlab.system.equilibration import Equilibrated
 from projlab.system.metric import Metric
 
 
@@ -283,6 +285,36 @@ class Solver:
         else:
             projected, _ = self._solve(x, None, False, False, False)
             x.copy_(projected)
+
+
+def of_rows(
+    constraint: AffineConstraint,
+    system: Equilibrated,
+    factor: Factor,
+    variant: str,
+    reason: str,
+    facts: Facts,
+    *,
+    decided: bool = True,
+) -> Solver:
+    """A solver by a factor of these rows, all of which it holds, with the constraint's own b."""
+    f = system.f if constraint.batch is None else system.f.unsqueeze(1)
+    return Solver(
+        shape=(constraint.m, constraint.n),
+        batch=constraint.batch,
+        dtype=system.rows.dtype,
+        device=constraint.device,
+        variant=variant,
+        reason=reason,
+        facts=facts,
+        factor=factor,
+        kept=None,
+        units=system.units,
+        range_basis=None,
+        metric=None,
+        c=factor.right_side(f),
+        decided=decided,
+    )
 
 
 def _vectors(t: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from projlab import tolerance
 from projlab.engine.corrections import Corrected
 from projlab.engine.facts import Facts
-from projlab.engine.solver import Solver
+from projlab.engine.solver import Solver, of_rows
 from projlab.engine.variants.sparse_cholesky import (
     Judged,
     SparseCholeskyFactor,
@@ -99,22 +99,8 @@ def solver(
         if fits:
             return None
         raise
-    return Solver(
-        shape=(constraint.m, constraint.n),
-        batch=None,
-        dtype=system.rows.dtype,
-        device=constraint.device,
-        variant=NAME,
-        reason=_reason(constraint.rows.shape, best, options, fits),
-        facts=facts,
-        factor=factor,
-        kept=None,
-        units=system.units,
-        range_basis=None,
-        metric=None,
-        c=factor.right_side(system.f),
-        decided=facts.known_ranks is not None,
-    )
+    reason, decided = _reason(constraint.rows.shape, best, options, fits), bool(facts.known_ranks)
+    return of_rows(constraint, system, factor, NAME, reason, facts, decided=decided)
 
 
 def _require_answer(constraint: AffineConstraint, found: Corrected, facts: Facts) -> None:

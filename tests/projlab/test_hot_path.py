@@ -67,7 +67,6 @@ def test_no_synchronisation_and_no_factorisation(variant, setting):
             x = torch.randn(*shape).to(dtype)
             P(x)  # where x is wider than A, its factors are made once, here
             P.multipliers(x)  # and where rows may be redundant, which of them are is decided, once
-            P(x, 1.0 if P.constraint.m else None)  # or here, where multipliers can do without
             with HotPath() as hot:
                 P.project_(x)
                 P(x)
