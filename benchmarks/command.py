@@ -28,10 +28,6 @@ QUICK = [
 ]
 """asv's own settings, for a run of minutes: fewer and shorter samples."""
 
-INTERLEAVED = "--interleave-rounds"
-"""Each benchmark is measured in rounds, a process each, with all others between them: its samples
-then show how it varies from process to process and minute to minute."""
-
 POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
@@ -110,7 +106,7 @@ def _suite(options: argparse.Namespace) -> int:
     command = [*asv, "run", "--config", str(configuration), "--python=same"]
     command += ["--show-stderr"] if options.verbose else []
     command += ["--set-commit-hash", commit, "--machine", platform.uname().node]
-    command += [INTERLEAVED, *_pinned(options.threads)]
+    command += _pinned(options.threads)
     command += ["--bench", selection(options.quick, options.filter)]
     command += QUICK if options.quick else []
     stamp = _stamps(out)

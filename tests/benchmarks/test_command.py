@@ -94,6 +94,5 @@ def test_a_machine_that_asv_cannot_describe_is_a_sentence(tmp_path, monkeypatch,
     assert error.startswith("projlab: asv cannot describe the machine")
 
 
-def test_samples_are_taken_in_rounds_with_all_others_between():
-    assert command.INTERLEAVED == "--interleave-rounds"
+def test_samples_are_taken_in_two_processes():
     assert "--attribute=rounds=2" in command.QUICK
