@@ -15,7 +15,7 @@ from projlab.proof import certificate
 from projlab.proof.certificate import Certificate
 from projlab.training import optimizers
 from projlab.training.equations import StackedEquations
-from projlab.training.expressions.expression import Equation, Expression
+from projlab.training.expressions.expression import Equation, Expression, Inequality
 from projlab.training.hooks import Mode, Settings, StepHooks
 from projlab.training.residual_log import ResidualLog
 
@@ -223,8 +223,7 @@ def _with_right(i: int, equation: Equation, right: Any) -> Equation:
         )
     if isinstance(right, Expression):
         raise InputError(f"right side {i} is an expression; it must be a number or an array")
-    fresh: Equation = equation.left == right
-    return fresh
+    return equation.again(right)
 
 
 class Handle:
@@ -345,7 +344,7 @@ class Handle:
                 for term in e.difference.terms:
                     p = hooks.actual(term.parameter).detach()
                     r = r.to(p.device) + term.evaluate(p, torch.float64)
-            residuals.append(r)
+            residuals.append(r.clamp_min(0) if isinstance(e, Inequality) else r)
         return torch.cat(residuals)
 
     def certify(self, accuracy: float | None = None) -> Certificate:
@@ -361,12 +360,7 @@ class Handle:
             As `projlab.certify`.
         """
         with torch.no_grad():
-            return certificate.worst(
-                [
-                    certificate.certify(x, x, constraint, accuracy=accuracy)
-                    for x, constraint in self._active.system.points()
-                ]
-            )
+            return certificate.worst(self._active.system.certificates(accuracy))
 
     def remove(self) -> None:
         """Take these equations off the optimizer; parameters stay as they are."""

@@ -13,7 +13,7 @@ import math
 import warnings
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -199,6 +199,11 @@ class StepHooks:
             midway=midway,
             apart=self.settings.mode == "metric",
         )
+        if system.sided:
+            own = {id(p) for p in system.parameters}
+            optimizers.require_inequalities(
+                [owners[place[i][0]] for i in own], metric=self.settings.mode == "metric"
+            )
         if self.settings.mode == "metric":
             _refuse_overlap(system)
         return system, watched
@@ -536,10 +541,34 @@ class StepHooks:
         systems = self._awake_of(held).systems if held else (self.system,)
         for system in systems:
             gs = [_gradient(p) for p in system.parameters]
+            if system.sided:
+                system.ascend(self._of_each(system, optimizers.direction))
             system.tangent_(gs, self._shift(system, getattr(optimizer, "grad_scale", None)))
+            if system.sided:
+                self._project_momenta(system)
         if len(self._optimizers) > 1:
             own = [p.grad for p in self.system.parameters if p.grad is not None]
             self._projected = [(weakref.ref(g), g._version) for g in own]
+
+    def _of_each(
+        self, system: ParameterSystem, what: Callable[[Optimizer, dict[str, Any], Tensor], V]
+    ) -> list[V]:
+        """What is asked of the optimizer and the group of each parameter of a system."""
+        groups = self._groups()
+        place = {id(p): g for p, g in zip(self.system.parameters, self._group_of, strict=True)}
+        owned = [(place[id(p)], p) for p in system.parameters]
+        return [what(self._owner(g), groups[g], p) for g, p in owned]
+
+    def _project_momenta(self, system: ParameterSystem) -> None:
+        """Momenta onto the face on which a step begins; of parameters without any, zeros."""
+        found = self._of_each(system, optimizers.momenta)
+        for name in {name for own in found for name in own}:
+            system.velocities_(
+                [
+                    own.get(name, torch.zeros_like(p, requires_grad=False))
+                    for own, p in zip(found, system.parameters, strict=True)
+                ]
+            )
 
     def _projected_already(self, optimizer: Optimizer) -> bool:
         """Whether this optimizer's gradients are as another one's step left them, projected.
