@@ -40,8 +40,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from projlab import tolerance
+from projlab.engine.kernels import cones
 from projlab.errors import InconsistentError, first_few
 from projlab.numerics.transfer import sent
 from projlab.proof.certificate import Certificate
@@ -76,17 +78,28 @@ class _Sides:
     lb: Tensor
     """(B, n), or () where one holds for all; each as its parameter's dtype has it."""
     ub: Tensor
+    listed: tuple[Tensor, Tensor]
+    """Both as (B, n) or (1, n)."""
 
 
 @dataclass(frozen=True)
 class _Face:
     """What is held until the next gradient."""
 
-    low: Tensor
-    """(B, n) at the lower bound."""
-    high: Tensor
-    rows: Tensor
-    """(B, m) inequalities that count as equations."""
+    entries: Tensor
+    """(B, n), uint8: 1 at the lower bound, 2 at the upper one, 3 where these are one, 0 free."""
+    rows: Tensor | None
+    """(B, m) inequalities that count as equations; None where there are none."""
+
+    @property
+    def low(self) -> Tensor:
+        """(B, n) at the lower bound."""
+        return (self.entries & 1) > 0
+
+    @property
+    def high(self) -> Tensor:
+        """(B, n) at the upper bound."""
+        return (self.entries & 2) > 0
 
 
 class PolyhedralBlock(Block):
@@ -119,6 +132,11 @@ class PolyhedralBlock(Block):
         self._inequality = sent(rowed.inequality, device)
         self._unequal = bool(rowed.inequality.any())
         self._place(rowed, parameters, bounds, device)
+        view = len(self._entries) == 1 and rowed.segment is None and self.faces.rows <= 1
+        uniform = view and (self.faces.rows == 0 or bool((rowed.A == rowed.A[0, 0]).all()))
+        self._plain = uniform and not self._unequal and own[0].dtype is self.work
+        """Whether vectors are one view of one parameter, and their one row, if any, its sum."""
+        self._weight = float(rowed.A[0, 0]) if self._plain and self.faces.rows else 1.0
         self._face: _Face | None = None
         self._fixed: tuple[Tensor, _Sides] | None = None
         if strict:
@@ -196,9 +214,12 @@ class PolyhedralBlock(Block):
         if checked is not None and bool((lb > ub).any()):
             self._refuse_crossed(lb, ub, checked)
         lb, ub = (self._as_parameters(t) for t in (lb, ub))
+        listed = lb, ub
         if not b.is_cuda:
             lb, ub = (_scalar(t) for t in (lb, ub))
-        return _Sides(b[self._row_numbers].to(self.work), lb, ub)
+            few = (t.expand(1, n).contiguous() if t.dim() == 0 else t for t in (lb, ub))
+            listed = next(few), next(few)
+        return _Sides(b[self._row_numbers].to(self.work), lb, ub, listed)
 
     def _refuse_crossed(
         self, lb: Tensor, ub: Tensor, entry_name: Callable[[int, int], str]
@@ -231,10 +252,15 @@ class PolyhedralBlock(Block):
         """What each row is off by, (B, m), zero where an inequality holds; and by a bound most."""
         return self._off(self._read(self.ts), self._sides_of(b))
 
-    def _off(self, x: Tensor, sides: _Sides) -> Tensor:
+    def _off(self, x: Tensor, sides: _Sides, *, within: bool = False) -> Tensor:
+        """The residual at x; `within` its bounds, of which nothing is read then."""
         rows = self.faces.times(x) - sides.right
-        rows = torch.where(self._inequality, rows.clamp_min(0), rows)
-        beyond = torch.maximum(sides.lb - x, x - sides.ub).amax(-1, keepdim=True).clamp_min(0)
+        if self._unequal:
+            rows = torch.where(self._inequality, rows.clamp_min(0), rows)
+        if within:
+            beyond = x.new_zeros(len(x), 1)
+        else:
+            beyond = torch.maximum(sides.lb - x, x - sides.ub).amax(-1, keepdim=True).clamp_min(0)
         return torch.cat([rows, beyond], -1).to(self.work)
 
     def magnitude(self, b: Tensor) -> Tensor:
@@ -264,8 +290,10 @@ class PolyhedralBlock(Block):
         self, b: Tensor, skip: Tensor | None, *, reads: bool, last: bool
     ) -> Tensor:
         sides, x = self._sides_of(b), self._read(self.ts)
+        if skip is None and self._plain and self._project_natively(x, sides):
+            return self._off(x, sides, within=True) if last else x.new_zeros(1)
         self._write(self.ts, self._onto(x, sides, self._face), x, skip)
-        return self.residual(b) if last else x.new_zeros(1)
+        return self._off(self._read(self.ts), sides, within=True) if last else x.new_zeros(1)
 
     def restore_(
         self, b: Tensor, skip: Tensor | None, holds: Callable[[Tensor], Tensor], *, reads: bool
@@ -278,11 +306,38 @@ class PolyhedralBlock(Block):
             stays = stays | skip
         self._write(self.ts, self._onto(x, sides, None), x, stays)
 
+    def _project_natively(self, x: Tensor, sides: _Sides) -> bool:
+        """Bounds, and a sum within them, in place by the compiled kernel; False, where it does not apply."""
+        own = self.ts[self._entries[0].parameter]
+        compiled = cones.kernels(x, *sides.listed) if _shares(x, own) else None
+        if compiled is None:
+            return False
+        face = self._face
+        entries = torch.zeros_like(x, dtype=torch.uint8) if face is None else face.entries
+        right = sides.right[:, 0].double() / self._weight if self.faces.rows else None
+        if not cones.onto(compiled, x, sides.listed, entries, right):
+            return False
+        if right is not None:
+            self._share_out(x, right, (sides.lb, sides.ub))
+        increment_version(own)
+        return True
+
+    def _share_out(self, x: Tensor, right: Tensor, bounds: tuple[Tensor, Tensor]) -> None:
+        """What rounding of the kernel's multiplier and sums left."""
+        r = x.sum(-1, dtype=torch.float64) - right
+        u = tolerance.unit_roundoff(self.work)
+        if bool((r.abs() <= tolerance.RESIDUAL_ROUNDINGS / 2 * u * right.abs()).all()):
+            return
+        free = (x > bounds[0]) & (x < bounds[1])
+        count = free.count_nonzero(-1)
+        each = torch.where(count > 0, r / count.clamp_min(1), 0.0).unsqueeze(-1)
+        x.sub_((each * free).to(x.dtype)).clamp_(*bounds)
+
     def _onto(self, x: Tensor, sides: _Sides, face: _Face | None) -> Tensor:
         lb, ub, held = sides.lb, sides.ub, None
         if face is not None:
             lb, ub = torch.where(face.high, ub, lb), torch.where(face.low, lb, ub)
-            held = face.rows if self._unequal else None
+            held = face.rows
         return self.faces.onto(x, sides.right, lb, ub, held, use="parameters")[0]
 
     # ---- before a step
@@ -290,19 +345,22 @@ class PolyhedralBlock(Block):
     def tangent(self, gs: Sequence[Tensor], shift: Shift | None) -> None:
         """-g onto the tangent cone, and what it holds; gradients that are not finite stay."""
         sides, x = self._sides_of(self._b), self._read(self.ts)
+        if shift is None and self.signs is None and self._plain:
+            face = torch.empty_like(x, dtype=torch.uint8, memory_format=torch.contiguous_format)
+            if self._natively(gs, x, sides, face, given=False):
+                self._face = _Face(face, None)
+                return
         g = self._read(gs, self.signs)
         moved = 0.0 if shift is None else self._read_shift(shift)
         low, high = x <= sides.lb, x >= sides.ub
         v = -(g + moved)
         finite = torch.isfinite(v.sum(-1, keepdim=True))
-        v = torch.where(finite, v, 0)
-        zero = v.new_zeros(())
-        lb = torch.where(low, zero, -torch.inf)
-        ub = torch.where(high, zero, torch.inf)
+        v = v.masked_fill(~finite, 0)
+        lb, ub = _cone_bounds(low, high, v)
         d, rests = self.faces.onto(v, self._cone(x, sides), lb, ub, None, use="gradient")
-        self._face = _Face(
-            low & (d == 0) & finite, high & (d == 0) & finite, rests & self._inequality & finite
-        )
+        still = (d == 0) & finite
+        entries = (low & still).to(torch.uint8) + 2 * (high & still).to(torch.uint8)
+        self._face = _Face(entries, rests & self._inequality & finite if self._unequal else None)
         self._write(gs, -d - moved, g, ~finite, self.signs)
 
     def velocities_(self, ms: Sequence[Tensor]) -> None:
@@ -310,15 +368,29 @@ class PolyhedralBlock(Block):
         face = self._face
         if face is None:
             return
-        sides, x, m = self._sides_of(self._b), self._read(self.ts), self._read(ms)
+        sides, x = self._sides_of(self._b), self._read(self.ts)
+        if self._plain and self._natively(ms, x, sides, face.entries, given=True):
+            return
+        m = self._read(ms)
         low, high = x <= sides.lb, x >= sides.ub
-        zero = m.new_zeros(())
-        lb = torch.where(low | face.high, zero, -torch.inf)
-        ub = torch.where(high | face.low, zero, torch.inf)
+        lb, ub = _cone_bounds(low | face.high, high | face.low, m)
         right = self._cone(x, sides)
-        held = face.rows if self._unequal else None
-        d, _ = self.faces.onto(-m, right, lb, ub, held, use="velocity")
+        d, _ = self.faces.onto(-m, right, lb, ub, face.rows, use="velocity")
         self._write(ms, -d, m, None)
+
+    def _natively(
+        self, gs: Sequence[Tensor], x: Tensor, sides: _Sides, face: Tensor, *, given: bool
+    ) -> bool:
+        """-g onto the cone in place, by the compiled kernel; False, where it does not apply."""
+        own = gs[self._entries[0].parameter]
+        g, sums = self._read(gs), bool(self.faces.rows)
+        compiled = cones.kernels(g, x, *sides.listed) if _shares(g, own) else None
+        if compiled is None or not cones.cone(
+            compiled, g, x, sides.listed, face, sums=sums, given=given
+        ):
+            return False
+        increment_version(own)
+        return True
 
     def _cone(self, x: Tensor, sides: _Sides) -> Tensor:
         """Right sides of the tangent cone: 0 for rows that x is on, inf for slack ones."""
@@ -401,6 +473,17 @@ class _Read:
             return
         assert self._stored is not None
         self._stored.put(ts, values)
+
+
+def _cone_bounds(low: Tensor, high: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Zero where an entry may not fall, or not rise, and infinite elsewhere."""
+    lb = torch.full_like(like, -torch.inf).masked_fill_(low, 0)
+    return lb, torch.full_like(like, torch.inf).masked_fill_(high, 0)
+
+
+def _shares(view: Tensor, whole: Tensor) -> bool:
+    """Whether writing to one writes to the other."""
+    return view.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
 
 
 def columns_of(piece: Piece, blocks: int) -> Tensor:
