@@ -2,8 +2,11 @@
 
 Each is Newton's method for the multiplier t of sum_j x_j = r, as in
 `projlab.engine.polyhedra.threshold`, whose docstring names its sources. Loops are written so that
-they become vector instructions: entries of one type, selections in place of branches, counts in
+they become vector instructions: everything of one type, selections in place of branches, counts in
 floating point. Entries keep their precision, and sums are in float64.
+
+`face` holds a number for each entry: zero where it is free, one where it is held to its lower
+bound, two to its upper one, three where these are the same.
 """
 
 from typing import Any
@@ -14,75 +17,126 @@ from numba import njit
 from projlab.engine.kernels.numba_kernels import OPTIONS
 
 
+@njit(**OPTIONS)
+def _moving(row: Any, point: Any, low: Any, high: Any, s: Any) -> Any:
+    """The sum of row + s where that may be, of how many, and the squares of all.
+
+    Minus it is a direction: it may not be above zero at a lower bound, nor below at an upper one.
+    """
+    over, slope, size = 0.0, 0.0, 0.0
+    zero, inf = row.dtype.type(0), row.dtype.type(np.inf)
+    for j in range(row.shape[0]):
+        v = row[j] + s
+        most = zero if point[j] <= low[j] else inf
+        least = zero if point[j] >= high[j] else -inf
+        c = least if v < least else v
+        c = most if c > most else c
+        over += c
+        slope += 1.0 if c == v else 0.0
+        size += v * v
+    return over, slope, size
+
+
+@njit(**OPTIONS)
+def _moving_beside(row: Any, point: Any, low: Any, high: Any, face: Any, s: Any) -> Any:
+    """As `_moving`, of entries that are not held."""
+    over, slope, size = 0.0, 0.0, 0.0
+    zero, inf = row.dtype.type(0), row.dtype.type(np.inf)
+    for j in range(row.shape[0]):
+        v = row[j] + s
+        most = zero if point[j] <= low[j] else inf
+        least = zero if point[j] >= high[j] else -inf
+        most = most if face[j] == zero else zero
+        least = least if face[j] == zero else zero
+        c = least if v < least else v
+        c = most if c > most else c
+        over += c
+        slope += 1.0 if c == v else 0.0
+        size += v * v
+    return over, slope, size
+
+
+@njit(**OPTIONS)
+def _within(row: Any, low: Any, high: Any, face: Any, s: Any) -> Any:
+    """The sum of row - s within its bounds, how many entries move, and their squares."""
+    over, slope, size = 0.0, 0.0, 0.0
+    zero, one = row.dtype.type(0), row.dtype.type(1)
+    for j in range(row.shape[0]):
+        v = row[j] - s
+        c = low[j] if v < low[j] else v
+        c = high[j] if c > high[j] else c
+        c = low[j] if face[j] == one else c
+        c = high[j] if face[j] > one else c
+        over += c
+        slope += 1.0 if (c == v) & (face[j] == zero) else 0.0
+        size += v * v
+    return over, slope, size
+
+
+@njit(**OPTIONS)
+def _step(row: Any, point: Any, low: Any, high: Any, face: Any, given: bool, s: Any) -> None:
+    """Row + s where that may be and zero elsewhere, in place; and what is held, unless given."""
+    zero, one, two = row.dtype.type(0), row.dtype.type(1), row.dtype.type(2)
+    n = row.shape[0]
+    if given:
+        for j in range(n):
+            v = row[j] + s
+            v = zero if (v > zero) & (point[j] <= low[j]) else v
+            v = zero if (v < zero) & (point[j] >= high[j]) else v
+            row[j] = zero if face[j] != zero else v
+        return
+    for j in range(n):
+        v = row[j] + s
+        v = zero if (v > zero) & (point[j] <= low[j]) else v
+        v = zero if (v < zero) & (point[j] >= high[j]) else v
+        row[j] = v
+        f = one if (v == zero) & (point[j] <= low[j]) else zero
+        face[j] = f + two if (v == zero) & (point[j] >= high[j]) else f
+
+
+@njit(**OPTIONS)
+def _clamped(row: Any, low: Any, high: Any, face: Any, s: Any) -> None:
+    """Row - s within its bounds, in place."""
+    one = row.dtype.type(1)
+    for j in range(row.shape[0]):
+        v = row[j] - s
+        c = low[j] if v < low[j] else v
+        c = high[j] if c > high[j] else c
+        c = low[j] if face[j] == one else c
+        row[j] = high[j] if face[j] > one else c
+
+
 def _cone(
     g: Any, x: Any, lb: Any, ub: Any, face: Any, given: bool, noise: float, steps: int
 ) -> bool:
     """-g onto the tangent cone of {sum x = r, lb <= x <= ub} at x, in place of g, negated.
 
-    g, x (k, n), lb and ub (k, n) or (1, n), face (k, n): written, the bounds that entries are held
-    to (one: the lower, two: the upper); with `given`, read: these entries are fixed. False, and
-    that row not written, where Newton's method does not end.
+    g, x and face (k, n), lb and ub (k, n) or (1, n). Face is written, and with `given` read: these
+    entries are fixed. False, and that row not written, where Newton's method does not end.
     """
-    k, n = g.shape
-    # g + t is to stay within these
-    least, most = np.empty_like(g[0]), np.empty_like(g[0])
-    zero, inf = g.dtype.type(0), g.dtype.type(np.inf)
-    for i in range(k):
+    for i in range(g.shape[0]):
         row, point, held = g[i], x[i], face[i]
         low, high = lb[min(i, lb.shape[0] - 1)], ub[min(i, ub.shape[0] - 1)]
-        for j in range(n):
-            most[j] = zero if point[j] <= low[j] else inf
-            least[j] = zero if point[j] >= high[j] else -inf
-        if given:
-            for j in range(n):
-                most[j] = zero if held[j] != 0 else most[j]
-                least[j] = zero if held[j] != 0 else least[j]
-        total, count, size = 0.0, 0.0, 0.0
-        for j in range(n):
-            v = row[j]
-            free = (most[j] > 0) & (least[j] < 0)
-            size += v * v
-            total += v if free else zero
-            count += 1.0 if free else 0.0
-        if not np.isfinite(size):
-            return False
-        size = np.sqrt(size)
-        still = False
-        if count == 0:
-            # where all may move to one side only, and the sum may not change, none does
-            up, down = False, False
-            for j in range(n):
-                down |= most[j] > 0
-                up |= least[j] < 0
-            still = not (up and down)
-        t = -total / count if count > 0 else 0.0
-        ended = still
+        t, ended, s = 0.0, False, g.dtype.type(0)
         for _ in range(steps):
-            if ended:
-                break
-            over, slope, s = 0.0, 0.0, g.dtype.type(t)
-            for j in range(n):
-                v = row[j] + s
-                c = least[j] if v < least[j] else v
-                c = most[j] if c > most[j] else c
-                over += c
-                slope += 1.0 if c == v else 0.0
+            s = g.dtype.type(t)
+            if given:
+                over, slope, size = _moving_beside(row, point, low, high, held, s)
+            else:
+                over, slope, size = _moving(row, point, low, high, s)
+            if not np.isfinite(size):
+                return False
             if slope == 0:
+                # no entry moves at s, and so the sum stays as it is
+                ended = True
                 break
             t = s - over / slope
-            ended = abs(over) <= noise * slope * (abs(t) + size)
+            if abs(over) <= noise * (slope * abs(t) + np.sqrt(size)):
+                s, ended = g.dtype.type(t), True
+                break
         if not ended:
             return False
-        s = g.dtype.type(t)
-        for j in range(n):
-            v = row[j] + s
-            c = least[j] if v < least[j] else v
-            c = most[j] if c > most[j] else c
-            row[j] = zero if still else c
-        if not given:
-            for j in range(n):
-                low_end = 1 if (most[j] == 0) & (row[j] == 0) else 0
-                held[j] = low_end | (2 if (least[j] == 0) & (row[j] == 0) else 0)
+        _step(row, point, low, high, held, given, s)
     return True
 
 
@@ -91,93 +145,44 @@ def _onto(x: Any, lb: Any, ub: Any, face: Any, right: Any, noise: float, steps: 
 
     False, and that row not written, where Newton's method does not end.
     """
-    k, n = x.shape
-    least, most = np.empty_like(x[0]), np.empty_like(x[0])
-    for i in range(k):
+    for i in range(x.shape[0]):
         row, held, r = x[i], face[i], right[i]
         low, high = lb[min(i, lb.shape[0] - 1)], ub[min(i, ub.shape[0] - 1)]
-        for j in range(n):
-            least[j] = high[j] if held[j] == 2 else low[j]
-            most[j] = low[j] if (held[j] & 1) != 0 else high[j]
-        total, count, size, fixed = 0.0, 0.0, 0.0, 0.0
-        for j in range(n):
-            v = row[j]
-            free = most[j] > least[j]
-            total += v if free else least[j]
-            size += v * v
-            count += 1.0 if free else 0.0
-        if not np.isfinite(size + total):
-            return False
-        size = np.sqrt(size)
-        t = (total - r) / count if count > 0 else 0.0
-        ended = count == 0
+        t, ended, s = 0.0, False, x.dtype.type(0)
         for _ in range(steps):
-            if ended:
-                break
-            over, slope, s = 0.0, 0.0, x.dtype.type(t)
-            for j in range(n):
-                v = row[j] - s
-                c = least[j] if v < least[j] else v
-                c = most[j] if c > most[j] else c
-                over += c
-                slope += 1.0 if (c == v) & (most[j] > least[j]) else 0.0
-            if slope == 0:
-                break
+            s = x.dtype.type(t)
+            over, slope, size = _within(row, low, high, held, s)
+            if not np.isfinite(size) or slope == 0:
+                return False
             t = s + (over - r) / slope
-            ended = abs(over - r) <= noise * (slope * abs(t) + size + abs(r))
+            if abs(over - r) <= noise * (slope * abs(t) + np.sqrt(size) + abs(r)):
+                s, ended = x.dtype.type(t), True
+                break
         if not ended:
             return False
-        s = x.dtype.type(t)
-        for j in range(n):
-            v = row[j] - s
-            c = least[j] if v < least[j] else v
-            row[j] = most[j] if c > most[j] else c
+        _clamped(row, low, high, held, s)
     return True
 
 
 def _box_cone(g: Any, x: Any, lb: Any, ub: Any, face: Any, given: bool) -> None:
     """As `_cone`, of bounds alone."""
-    k, n = g.shape
-    zero = g.dtype.type(0)
-    for i in range(k):
-        row, point, held = g[i], x[i], face[i]
+    for i in range(g.shape[0]):
         low, high = lb[min(i, lb.shape[0] - 1)], ub[min(i, ub.shape[0] - 1)]
-        if given:
-            for j in range(n):
-                row[j] = zero if held[j] != 0 else row[j]
-        for j in range(n):
-            # minus it is a direction: it may not be above zero at the lower bound
-            v = row[j]
-            c = zero if (point[j] <= low[j]) & (v > zero) else v
-            row[j] = zero if (point[j] >= high[j]) & (v < zero) else c
-        if not given:
-            for j in range(n):
-                low_end = 1 if (point[j] <= low[j]) & (row[j] == 0) else 0
-                held[j] = low_end | (2 if (point[j] >= high[j]) & (row[j] == 0) else 0)
+        _step(g[i], x[i], low, high, face[i], given, g.dtype.type(0))
 
 
 def _box(x: Any, lb: Any, ub: Any, face: Any) -> None:
-    """x (k, n) clamped to its bounds in place, entries of `face` on theirs."""
-    k, n = x.shape
-    for i in range(k):
-        row, held = x[i], face[i]
+    """x (k, n) within its bounds in place, entries of `face` on theirs."""
+    for i in range(x.shape[0]):
         low, high = lb[min(i, lb.shape[0] - 1)], ub[min(i, ub.shape[0] - 1)]
-        for j in range(n):
-            v = row[j]
-            c = low[j] if v < low[j] else v
-            c = high[j] if c > high[j] else c
-            c = low[j] if held[j] == 1 else c
-            row[j] = high[j] if held[j] >= 2 else c
+        _clamped(x[i], low, high, face[i], x.dtype.type(0))
 
 
-_CONE = (
-    "boolean({0}[:,::1], {0}[:,::1], {0}[:,::1], {0}[:,::1], uint8[:,::1], boolean, float64, int64)"
-)
-_ONTO = "boolean({0}[:,::1], {0}[:,::1], {0}[:,::1], uint8[:,::1], float64[::1], float64, int64)"
-_BOX_CONE = (
-    "void({0}[:,::1], {0}[:,::1], {0}[:,::1], {0}[:,::1], uint8[:,::1], boolean)"
-)
-_BOX = "void({0}[:,::1], {0}[:,::1], {0}[:,::1], uint8[:,::1])"
+_ROWS = "{0}[:,::1]"
+_CONE = "boolean(" + ", ".join([_ROWS] * 5) + ", boolean, float64, int64)"
+_ONTO = "boolean(" + ", ".join([_ROWS] * 4) + ", float64[::1], float64, int64)"
+_BOX_CONE = "void(" + ", ".join([_ROWS] * 5) + ", boolean)"
+_BOX = "void(" + ", ".join([_ROWS] * 4) + ")"
 
 
 def _compiled(dtype: str) -> tuple[Any, ...]:

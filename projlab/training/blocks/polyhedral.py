@@ -87,19 +87,19 @@ class _Face:
     """What is held until the next gradient."""
 
     entries: Tensor
-    """(B, n), uint8: 1 at the lower bound, 2 at the upper one, 3 where these are one, 0 free."""
+    """(B, n): 1 at the lower bound, 2 at the upper one, 3 where these are one, 0 free."""
     rows: Tensor | None
     """(B, m) inequalities that count as equations; None where there are none."""
 
     @property
     def low(self) -> Tensor:
         """(B, n) at the lower bound."""
-        return (self.entries & 1) > 0
+        return (self.entries == 1) | (self.entries == 3)
 
     @property
     def high(self) -> Tensor:
         """(B, n) at the upper bound."""
-        return (self.entries & 2) > 0
+        return self.entries >= 2
 
 
 class PolyhedralBlock(Block):
@@ -313,7 +313,7 @@ class PolyhedralBlock(Block):
         if compiled is None:
             return False
         face = self._face
-        entries = torch.zeros_like(x, dtype=torch.uint8) if face is None else face.entries
+        entries = torch.zeros_like(x) if face is None else face.entries
         right = sides.right[:, 0].double() / self._weight if self.faces.rows else None
         if not cones.onto(compiled, x, sides.listed, entries, right):
             return False
@@ -346,7 +346,7 @@ class PolyhedralBlock(Block):
         """-g onto the tangent cone, and what it holds; gradients that are not finite stay."""
         sides, x = self._sides_of(self._b), self._read(self.ts)
         if shift is None and self.signs is None and self._plain:
-            face = torch.empty_like(x, dtype=torch.uint8, memory_format=torch.contiguous_format)
+            face = torch.empty_like(x, memory_format=torch.contiguous_format)
             if self._natively(gs, x, sides, face, given=False):
                 self._face = _Face(face, None)
                 return
@@ -359,7 +359,7 @@ class PolyhedralBlock(Block):
         lb, ub = _cone_bounds(low, high, v)
         d, rests = self.faces.onto(v, self._cone(x, sides), lb, ub, None, use="gradient")
         still = (d == 0) & finite
-        entries = (low & still).to(torch.uint8) + 2 * (high & still).to(torch.uint8)
+        entries = (low & still).to(self.work) + 2 * (high & still).to(self.work)
         self._face = _Face(entries, rests & self._inequality & finite if self._unequal else None)
         self._write(gs, -d - moved, g, ~finite, self.signs)
 
