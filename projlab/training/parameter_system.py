@@ -9,7 +9,7 @@ from torch import Tensor
 
 from projlab import tolerance
 from projlab.errors import InputError, ProjlabError
-from projlab.numerics.transfer import capturing, sent
+from projlab.numerics.transfer import capturing, reads_values, sent
 from projlab.proof import certificate
 from projlab.proof.certificate import Certificate
 from projlab.system.constraint import AffineConstraint
@@ -25,11 +25,6 @@ from projlab.training.memory_order import flat, in_memory_order, is_dense, laid_
 from projlab.training.partition import EquationRows, MatrixPlan, SumsPlan, alike, split
 from projlab.training.polyhedra import polyhedral_blocks
 from projlab.training.sides import Parted, parted
-
-
-def reads_values(device: torch.device) -> bool:
-    """Whether a value is at hand without waiting for the device."""
-    return device.type == "cpu"
 
 
 def _require_no_capture(device: torch.device) -> None:
@@ -323,7 +318,9 @@ class ParameterSystem:
         """Raise `InconsistentError` for a row without entries whose b is not zero to rounding."""
         u = tolerance.unit_roundoff(self.dtype)
         scale = self.stacked.right_side().abs()
-        unequal = {i for e in self._equations if e.inequality for i in range(e.start, e.start + e.height)}
+        unequal = {
+            i for e in self._equations if e.inequality for i in range(e.start, e.start + e.height)
+        }
         for row in empty.tolist():
             off = -float(b[row]) if row in unequal else abs(float(b[row]))
             if off > tolerance.RESIDUAL_ROUNDINGS * u * float(scale[row]):

@@ -147,8 +147,10 @@ def _bounds_alone(
     bounds: Bounds, rowed: Sequence[Rowed], parameters: Sequence[Tensor]
 ) -> list[Rowed]:
     """The entries with bounds that no row holds, parameter by parameter."""
-    held = {p: torch.zeros(parameters[p].numel(), dtype=torch.bool, device="cpu")
-            for p in bounds.parameters.unique().tolist()}
+    held = {
+        p: torch.zeros(parameters[p].numel(), dtype=torch.bool, device="cpu")
+        for p in bounds.parameters.unique().tolist()
+    }
     for r in rowed:
         for piece in r.pieces:
             if piece.parameter in held:

@@ -5,8 +5,8 @@ Each is Newton's method for the multiplier t of sum_j x_j = r, as in
 they become vector instructions: everything of one type, selections in place of branches, counts in
 floating point. Entries keep their precision, and sums are in float64.
 
-`face` holds a number for each entry: zero where it is free, one where it is held to its lower
-bound, two to its upper one, three where these are the same.
+`face` holds a number for each entry: one where it is held to its lower bound, two to its upper one,
+three where these are the same; where it is not held, zero, and minus one on a bound.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ from projlab.engine.kernels.numba_kernels import OPTIONS
 
 @njit(**OPTIONS)
 def _moving(row: Any, point: Any, low: Any, high: Any, s: Any) -> Any:
-    """The sum of row + s where that may be, of how many, and the squares of all.
+    """The sum of row + s where that may be, of how many, and the sizes of all.
 
     Minus it is a direction: it may not be above zero at a lower bound, nor below at an upper one.
     """
@@ -29,11 +29,11 @@ def _moving(row: Any, point: Any, low: Any, high: Any, s: Any) -> Any:
         v = row[j] + s
         most = zero if point[j] <= low[j] else inf
         least = zero if point[j] >= high[j] else -inf
-        c = least if v < least else v
-        c = most if c > most else c
+        c = max(v, least)
+        c = min(c, most)
         over += c
         slope += 1.0 if c == v else 0.0
-        size += v * v
+        size += abs(v)
     return over, slope, size
 
 
@@ -46,30 +46,30 @@ def _moving_beside(row: Any, point: Any, low: Any, high: Any, face: Any, s: Any)
         v = row[j] + s
         most = zero if point[j] <= low[j] else inf
         least = zero if point[j] >= high[j] else -inf
-        most = most if face[j] == zero else zero
-        least = least if face[j] == zero else zero
-        c = least if v < least else v
-        c = most if c > most else c
+        most = most if face[j] <= zero else zero
+        least = least if face[j] <= zero else zero
+        c = max(v, least)
+        c = min(c, most)
         over += c
         slope += 1.0 if c == v else 0.0
-        size += v * v
+        size += abs(v)
     return over, slope, size
 
 
 @njit(**OPTIONS)
 def _within(row: Any, low: Any, high: Any, face: Any, s: Any) -> Any:
-    """The sum of row - s within its bounds, how many entries move, and their squares."""
+    """The sum of row - s within its bounds, how many entries move, and their sizes."""
     over, slope, size = 0.0, 0.0, 0.0
     zero, one = row.dtype.type(0), row.dtype.type(1)
     for j in range(row.shape[0]):
         v = row[j] - s
-        c = low[j] if v < low[j] else v
-        c = high[j] if c > high[j] else c
+        c = max(v, low[j])
+        c = min(c, high[j])
         c = low[j] if face[j] == one else c
         c = high[j] if face[j] > one else c
         over += c
-        slope += 1.0 if (c == v) & (face[j] == zero) else 0.0
-        size += v * v
+        slope += 1.0 if (c == v) & (face[j] <= zero) else 0.0
+        size += abs(v)
     return over, slope, size
 
 
@@ -83,15 +83,17 @@ def _step(row: Any, point: Any, low: Any, high: Any, face: Any, given: bool, s: 
             v = row[j] + s
             v = zero if (v > zero) & (point[j] <= low[j]) else v
             v = zero if (v < zero) & (point[j] >= high[j]) else v
-            row[j] = zero if face[j] != zero else v
+            row[j] = zero if face[j] > zero else v
         return
     for j in range(n):
         v = row[j] + s
         v = zero if (v > zero) & (point[j] <= low[j]) else v
         v = zero if (v < zero) & (point[j] >= high[j]) else v
         row[j] = v
-        f = one if (v == zero) & (point[j] <= low[j]) else zero
-        face[j] = f + two if (v == zero) & (point[j] >= high[j]) else f
+        f = one if point[j] <= low[j] else zero
+        f = f + two if point[j] >= high[j] else f
+        f = -one if (v != zero) & (f > zero) else f
+        face[j] = f
 
 
 @njit(**OPTIONS)
@@ -100,8 +102,8 @@ def _clamped(row: Any, low: Any, high: Any, face: Any, s: Any) -> None:
     one = row.dtype.type(1)
     for j in range(row.shape[0]):
         v = row[j] - s
-        c = low[j] if v < low[j] else v
-        c = high[j] if c > high[j] else c
+        c = max(v, low[j])
+        c = min(c, high[j])
         c = low[j] if face[j] == one else c
         row[j] = high[j] if face[j] > one else c
 
@@ -131,7 +133,7 @@ def _cone(
                 ended = True
                 break
             t = s - over / slope
-            if abs(over) <= noise * (slope * abs(t) + np.sqrt(size)):
+            if abs(over) <= noise * (slope * abs(t) + size):
                 s, ended = g.dtype.type(t), True
                 break
         if not ended:
@@ -155,7 +157,7 @@ def _onto(x: Any, lb: Any, ub: Any, face: Any, right: Any, noise: float, steps: 
             if not np.isfinite(size) or slope == 0:
                 return False
             t = s + (over - r) / slope
-            if abs(over - r) <= noise * (slope * abs(t) + np.sqrt(size) + abs(r)):
+            if abs(over - r) <= noise * (slope * abs(t) + size + abs(r)):
                 s, ended = x.dtype.type(t), True
                 break
         if not ended:

@@ -47,9 +47,7 @@ def cone(
     return True
 
 
-def onto(
-    compiled: Any, x: Tensor, bounds: Bounds, face: Tensor, right: Tensor | None
-) -> bool:
+def onto(compiled: Any, x: Tensor, bounds: Bounds, face: Tensor, right: Tensor | None) -> bool:
     """x onto its bounds in place, entries of `face` on theirs; with `right` (k,) also its sums."""
     lb, ub = (t.numpy() for t in bounds)
     if right is None:

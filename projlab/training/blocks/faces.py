@@ -300,4 +300,3 @@ def _selected(M: Rows, which: Tensor) -> Tensor | None:
     """Some of the rows; None for none."""
     index = which.nonzero().squeeze(-1)
     return M.select(index).as_tensor() if len(index) else None
-

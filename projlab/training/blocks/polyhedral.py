@@ -45,7 +45,7 @@ from torch.autograd.graph import increment_version
 from projlab import tolerance
 from projlab.engine.kernels import cones
 from projlab.errors import InconsistentError, first_few
-from projlab.numerics.transfer import sent
+from projlab.numerics.transfer import reads_values, sent
 from projlab.proof.certificate import Certificate
 from projlab.system.rows import as_rows
 from projlab.training.blocks.base import Block, Shift, TouchedEntries, widest_dtype
@@ -87,9 +87,17 @@ class _Face:
     """What is held until the next gradient."""
 
     entries: Tensor
-    """(B, n): 1 at the lower bound, 2 at the upper one, 3 where these are one, 0 free."""
+    """(B, n): 1 held to the lower bound, 2 to the upper one, 3 to both; else 0, -1 on a bound."""
     rows: Tensor | None
     """(B, m) inequalities that count as equations; None where there are none."""
+
+    def same(self, other: "_Face | None") -> bool:
+        """Whether they are one face; waits for the device."""
+        if other is None or not torch.equal(self.entries, other.entries):
+            return False
+        if self.rows is None or other.rows is None:
+            return self.rows is other.rows
+        return torch.equal(self.rows, other.rows)
 
     @property
     def low(self) -> Tensor:
@@ -133,11 +141,12 @@ class PolyhedralBlock(Block):
         self._unequal = bool(rowed.inequality.any())
         self._place(rowed, parameters, bounds, device)
         view = len(self._entries) == 1 and rowed.segment is None and self.faces.rows <= 1
-        uniform = view and (self.faces.rows == 0 or bool((rowed.A == rowed.A[0, 0]).all()))
+        uniform = view and (self.faces.rows == 0 or bool((rowed.A[0, 0] == rowed.A).all()))
         self._plain = uniform and not self._unequal and own[0].dtype is self.work
         """Whether vectors are one view of one parameter, and their one row, if any, its sum."""
         self._weight = float(rowed.A[0, 0]) if self._plain and self.faces.rows else 1.0
         self._face: _Face | None = None
+        self._same = False
         self._fixed: tuple[Tensor, _Sides] | None = None
         if strict:
             sides = self._sides(sent(b, device), checked=entry_name)
@@ -198,9 +207,7 @@ class PolyhedralBlock(Block):
             return self._fixed[1]
         return self._sides(b)
 
-    def _sides(
-        self, b: Tensor, checked: Callable[[int, int], str] | None = None
-    ) -> _Sides:
+    def _sides(self, b: Tensor, checked: Callable[[int, int], str] | None = None) -> _Sides:
         B, _, n = self.shape
         sides = []
         for (rows, factors, position), worst, keep in (
@@ -286,12 +293,12 @@ class PolyhedralBlock(Block):
 
     # ---- projections
 
-    def project_(
-        self, b: Tensor, skip: Tensor | None, *, reads: bool, last: bool
-    ) -> Tensor:
+    def project_(self, b: Tensor, skip: Tensor | None, *, reads: bool, last: bool) -> Tensor:
         sides, x = self._sides_of(b), self._read(self.ts)
-        if skip is None and self._plain and self._project_natively(x, sides):
-            return self._off(x, sides, within=True) if last else x.new_zeros(1)
+        if skip is None and self._plain:
+            left = self._project_natively(x, sides)
+            if left is not None:
+                return left
         self._write(self.ts, self._onto(x, sides, self._face), x, skip)
         return self._off(self._read(self.ts), sides, within=True) if last else x.new_zeros(1)
 
@@ -306,32 +313,36 @@ class PolyhedralBlock(Block):
             stays = stays | skip
         self._write(self.ts, self._onto(x, sides, None), x, stays)
 
-    def _project_natively(self, x: Tensor, sides: _Sides) -> bool:
-        """Bounds, and a sum within them, in place by the compiled kernel; False, where it does not apply."""
+    def _project_natively(self, x: Tensor, sides: _Sides) -> Tensor | None:
+        """Bounds, and a sum within them, in place by the compiled kernel; what the sum is off by.
+
+        None where it does not apply.
+        """
         own = self.ts[self._entries[0].parameter]
         compiled = cones.kernels(x, *sides.listed) if _shares(x, own) else None
         if compiled is None:
-            return False
+            return None
         face = self._face
         entries = torch.zeros_like(x) if face is None else face.entries
         right = sides.right[:, 0].double() / self._weight if self.faces.rows else None
         if not cones.onto(compiled, x, sides.listed, entries, right):
-            return False
-        if right is not None:
-            self._share_out(x, right, (sides.lb, sides.ub))
+            return None
         increment_version(own)
-        return True
+        if right is None:
+            return x.new_zeros(1)
+        return self._share_out(x, right, (sides.lb, sides.ub)).mul_(self._weight)
 
-    def _share_out(self, x: Tensor, right: Tensor, bounds: tuple[Tensor, Tensor]) -> None:
-        """What rounding of the kernel's multiplier and sums left."""
+    def _share_out(self, x: Tensor, right: Tensor, bounds: tuple[Tensor, Tensor]) -> Tensor:
+        """Take out what rounding of the kernel's multiplier and sums left; the rest of it."""
         r = x.sum(-1, dtype=torch.float64) - right
         u = tolerance.unit_roundoff(self.work)
         if bool((r.abs() <= tolerance.RESIDUAL_ROUNDINGS / 2 * u * right.abs()).all()):
-            return
+            return r
         free = (x > bounds[0]) & (x < bounds[1])
         count = free.count_nonzero(-1)
         each = torch.where(count > 0, r / count.clamp_min(1), 0.0).unsqueeze(-1)
         x.sub_((each * free).to(x.dtype)).clamp_(*bounds)
+        return x.sum(-1, dtype=torch.float64) - right
 
     def _onto(self, x: Tensor, sides: _Sides, face: _Face | None) -> Tensor:
         lb, ub, held = sides.lb, sides.ub, None
@@ -348,7 +359,7 @@ class PolyhedralBlock(Block):
         if shift is None and self.signs is None and self._plain:
             face = torch.empty_like(x, memory_format=torch.contiguous_format)
             if self._natively(gs, x, sides, face, given=False):
-                self._face = _Face(face, None)
+                self._hold(_Face(face, None))
                 return
         g = self._read(gs, self.signs)
         moved = 0.0 if shift is None else self._read_shift(shift)
@@ -359,14 +370,24 @@ class PolyhedralBlock(Block):
         lb, ub = _cone_bounds(low, high, v)
         d, rests = self.faces.onto(v, self._cone(x, sides), lb, ub, None, use="gradient")
         still = (d == 0) & finite
-        entries = (low & still).to(self.work) + 2 * (high & still).to(self.work)
-        self._face = _Face(entries, rests & self._inequality & finite if self._unequal else None)
+        ends = low.to(self.work) + 2 * high.to(self.work)
+        entries = torch.where(still, ends, -ends.clamp_max(1))
+        self._hold(_Face(entries, rests & self._inequality & finite if self._unequal else None))
         self._write(gs, -d - moved, g, ~finite, self.signs)
 
+    def _hold(self, face: _Face) -> None:
+        """From here on, until the next gradient."""
+        self._same = reads_values(face.entries.device) and face.same(self._face)
+        self._face = face
+
     def velocities_(self, ms: Sequence[Tensor]) -> None:
-        """Minus these are velocities: onto the face that the last gradient left."""
+        """Minus these are velocities: onto the face that the last gradient left.
+
+        Where that is the face of the step before, they are on it: they were, and so was what has
+        been added since.
+        """
         face = self._face
-        if face is None:
+        if face is None or self._same:
             return
         sides, x = self._sides_of(self._b), self._read(self.ts)
         if self._plain and self._natively(ms, x, sides, face.entries, given=True):
