@@ -30,12 +30,12 @@ def constrain(
     coupled_weight_decay: bool | None = None,
     log: int = 1024,
 ) -> "Handle":
-    """Make every step of an optimizer end on the affine set of these equations.
+    """Make every step of an optimizer end on the set of these equations and inequalities.
 
     From here on `optimizer.step()` keeps the equations to rounding, and ends at the constrained
     optimum wherever the unconstrained training would end at the unconstrained one:
 
-        constrain(optimizer, expr(W).sum(dim=1) == 1)
+        constrain(optimizer, expr(W).sum(dim=1) == 1, expr(W) >= 0)
 
     Parameters
     ----------
@@ -46,11 +46,13 @@ def constrain(
         equations that it does not hold, or that do not require grad, are constants, read at each
         step.
     equations
-        What `==` makes of expressions (`projlab.expr`). All equations of an optimizer, also of
-        other calls, are one system.
+        What `==`, `<=` and `>=` make of expressions (`projlab.expr`). All of an optimizer, also of
+        other calls, are one system. A row of an inequality that holds one entry is a bound.
     mode
         "tangent": gradients onto the null space before the step, so that the optimizer's averages
-        never see what the constraint takes away, and parameters onto the set after it.
+        never see what the constraint takes away, and parameters onto the set after it. Beside
+        inequalities it is the tangent cone, what the gradient pushes against is held for the step,
+        and momenta follow: see `projlab/training/blocks/polyhedral.py` for theory and limits.
         Coupled weight decay is taken into account; decoupled decay, which is the gradient of no
         objective under Adam, shrinks the parameters before they are projected.
         "post": only the projection after the step, the textbook recipe. Its limit is not the
@@ -81,13 +83,15 @@ def constrain(
     Raises
     ------
     InputError
-        Anything but equations; an optimizer that calls no step hooks; parameters that another
+        Anything but equations and inequalities; LBFGS, mode="metric" or a variant beside
+        inequalities; an optimizer that calls no step hooks; parameters that another
         constrained optimizer trains; SparseAdam, flat parameters of FSDP, DTensor; equations
         without a parameter that is trained; parameters on several devices; `mode="metric"` where
         there is no such metric; settings unlike those of an earlier constraint on this optimizer;
         infeasible or non-finite parameters with start="raise".
     InconsistentError
-        Equations that contradict each other, by name. Nothing has been changed then.
+        Equations that contradict each other, or bounds that no parameters keep, by name. Nothing
+        has been changed then.
     MemoryLimitError, AccuracyError, RankDeficientError
         As `projlab.projector` for a block.
 
@@ -187,7 +191,7 @@ def _check(equations: tuple[Any, ...], mode: object, start: object, log: object)
         if not isinstance(e, Equation):
             raise InputError(
                 f"equation {i} is a {type(e).__name__}; write it with projlab.expr, as in "
-                "expr(W).sum(dim=1) == 1"
+                "expr(W).sum(dim=1) == 1 or expr(W) >= 0"
             )
     if not equations:
         raise InputError("no equation is given; write one with projlab.expr")
@@ -335,7 +339,7 @@ class Handle:
         self._equations = tuple(fresh[id(e)] for e in self._equations)
 
     def residual(self) -> Tensor:
-        """A x - b of this handle's equations, (rows,), evaluated in float64."""
+        """A x - b of this handle's rows, (rows,), in float64; zero where an inequality holds."""
         hooks = self._active
         residuals = []
         for e in self._equations:
@@ -348,7 +352,7 @@ class Handle:
         return torch.cat(residuals)
 
     def certify(self, accuracy: float | None = None) -> Certificate:
-        """Bound how far the parameters are from the affine set, relative to their norm.
+        """Bound how far the parameters are from the set, relative to their norm.
 
         `projlab.certify` of the current parameters as their own projection, block by block: the
         figures are the worst of the blocks, of which every bound also holds for the whole.

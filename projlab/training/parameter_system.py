@@ -410,7 +410,7 @@ class ParameterSystem:
             self._bind()
         if self.sided:
             for block, b in zip(self.blocks, self.right_sides(), strict=True):
-                block.at(b)
+                block.b = b
         # blocks read gradients as they read the parameters
         own = self._laid(gs)
         for block in self.blocks:

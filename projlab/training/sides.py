@@ -51,6 +51,8 @@ _NONE = torch.zeros(0, dtype=torch.long, device="cpu")
 
 def parted(equations: Sequence[EquationRows], sizes: Sequence[int]) -> Parted:
     """Tell bounds from rows, and equations that meet them from others; `sizes` of parameters."""
+    if not any(e.inequality for e in equations):
+        return Parted(list(equations), [], Bounds.joined([]), _NONE)
     met = [torch.zeros(size, dtype=torch.bool, device="cpu") for size in sizes]
     together, bounds, void = [], [], []
     for e in equations:

@@ -55,8 +55,8 @@ class Block(ABC):
         self.homogeneous = not bool(b.any())
         self.b_at_least = float(b.abs().min())
 
-    def at(self, b: Tensor) -> None:
-        """The right side of the gradients that come next, for blocks that look at where x is."""
+    b: Tensor
+    """The right side of the gradients that come next, for blocks that look at where x is."""
 
     @abstractmethod
     def residual(self, b: Tensor) -> Tensor:

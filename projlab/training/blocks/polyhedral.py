@@ -199,9 +199,6 @@ class PolyhedralBlock(Block):
     def fix(self, b: Tensor) -> None:
         self._fixed = b, self._sides(b)
 
-    def at(self, b: Tensor) -> None:
-        self._b = b
-
     def _sides_of(self, b: Tensor) -> _Sides:
         if self._fixed is not None and self._fixed[0] is b:
             return self._fixed[1]
@@ -355,7 +352,7 @@ class PolyhedralBlock(Block):
 
     def tangent(self, gs: Sequence[Tensor], shift: Shift | None) -> None:
         """-g onto the tangent cone, and what it holds; gradients that are not finite stay."""
-        sides, x = self._sides_of(self._b), self._read(self.ts)
+        sides, x = self._sides_of(self.b), self._read(self.ts)
         if shift is None and self.signs is None and self._plain:
             face = torch.empty_like(x, memory_format=torch.contiguous_format)
             if self._natively(gs, x, sides, face, given=False):
@@ -389,7 +386,7 @@ class PolyhedralBlock(Block):
         face = self._face
         if face is None or self._same:
             return
-        sides, x = self._sides_of(self._b), self._read(self.ts)
+        sides, x = self._sides_of(self.b), self._read(self.ts)
         if self._plain and self._natively(ms, x, sides, face.entries, given=True):
             return
         m = self._read(ms)
@@ -454,7 +451,8 @@ class PolyhedralBlock(Block):
         """Put values (B, n) in place of the old ones, but where these stay."""
         if stays is not None:
             new = torch.where(stays, old, new)
-        for part, e in zip(new.split([e.width for e in self._entries], -1), self._entries):
+        parts = new.split([e.width for e in self._entries], -1)
+        for part, e in zip(parts, self._entries, strict=True):
             e.write(ts, part if signs is None or signs[e.parameter] > 0 else -part)
 
 

@@ -514,4 +514,5 @@ class Inequality(Equation):
 
     def again(self, right: Any) -> "Inequality":
         """The same with another right side."""
-        return self.left <= right if self.relation == "<=" else self.left >= right
+        fresh: Inequality = self.left <= right if self.relation == "<=" else self.left >= right
+        return fresh

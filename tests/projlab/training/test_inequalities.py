@@ -495,7 +495,7 @@ def test_what_cannot_be_right_is_refused():
         constrain(optimizer, expr(p) >= 0, mode="metric")
     with pytest.raises(projlab.InputError, match='variant="qr" is one of equations'):
         constrain(optimizer, expr(p) >= 0, variant="qr")
-    with pytest.raises(TypeError, match="no truth value.*give two"):
+    with pytest.raises(TypeError, match=r"no truth value.*give two"):
         constrain(optimizer, 0 <= expr(p) <= 1)
     with pytest.raises(TypeError, match="closed"):
         expr(p) < 1  # noqa: B015  the comparison is the test
