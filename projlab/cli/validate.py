@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 TRAINING = "training"
 """The group of the training section: optimizers in the place of variants."""
 
+LONGEST = 3600.0
+"""Seconds for the bounds section's problems together, where a profile has no limit."""
+
 BOUNDS = "bounds"
 """The group of the bounds section: inequalities and bounds beside equations, or alone."""
 
@@ -51,7 +54,7 @@ examples:
   projlab validate --group training --out DIR
       constraints under every optimizer of torch, against known constrained optima
   projlab validate --group bounds --subject mypackage.layers:project --out DIR
-      project(x, A, b, G, h, lb, ub), onto simplices, boxes and polyhedra; None for what is not there
+      project(x, A, b, G, h, lb, ub), onto simplices and polyhedra; None for what is not there
   projlab validate --peers --out DIR
       and, beside the variants, what people use today, as far as it is installed
   projlab validate --subject mypackage.layers:project --out DIR
@@ -418,7 +421,7 @@ def _bound(request: _Request, store: "Store", environment: str) -> None:
         request.bounds,
         request.of_bounds,
         environment=environment,
-        time_limit=request.profile.record_seconds * max(1, len(request.bounds) / 4),
+        time_limit=request.profile.record_seconds or LONGEST,
     )
     for _ in rows:
         pass

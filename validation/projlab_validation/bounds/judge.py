@@ -42,7 +42,7 @@ def allowed(row: Mapping[str, Any]) -> float:
     if math.isnan(row["distance"]):
         return math.nan
     factor = tolerance.dimension_factor(max(1, row["m"]), row["n"])
-    return float(factor * row["condition"] * U * row["amplification"])
+    return float(factor * row["condition"] * U * row["amplification"] + row["radius"])
 
 
 def verdict_of(row: Mapping[str, Any], bound: float) -> tuple[Verdict, str]:
@@ -70,7 +70,7 @@ def verdict_of(row: Mapping[str, Any], bound: float) -> tuple[Verdict, str]:
 def _by_certificate(row: Mapping[str, Any], figures: str) -> tuple[Verdict, str]:
     """Where x* is not known."""
     if math.isnan(row["bound"]):
-        return "skip", f"x* is not known, and no certificate is asked of a subject; {figures}"
+        return "skip", f"x* is not known, and nothing is proven of it; {figures}"
     figures = f"the certificate proves {row['bound']:.1e}; {figures}"
     if row["claimed"] == "not polished":
         return "expected", f"the active set was not settled, as a warning said: {figures}"

@@ -48,12 +48,15 @@ class Exact:
     condition
         κ₂ of the active rows on the free variables.
     how
-        "sorted" or "active set".
+        "sorted" or "active set"; "certificate" for an answer that is proven to be this near.
+    radius
+        What x may be off by, relative to its size.
     """
 
     x: Vector
     condition: float
     how: str
+    radius: float = 0.0
 
 
 def exact(problem: BoundedProblem, candidates: Sequence[Vector]) -> Exact | None:
@@ -77,6 +80,21 @@ def exact(problem: BoundedProblem, candidates: Sequence[Vector]) -> Exact | None
             if found_face is not None:
                 return found_face
     return None
+
+
+def certified(problem: BoundedProblem, x: Vector, radius: float) -> Exact:
+    """An answer that a duality gap proves to be within a radius, where no face is verified."""
+    lb, ub = problem.box
+    free = (x > lb) & (x < ub)
+    rows = [np.zeros((0, problem.n))] if problem.A is None else [problem.A]
+    if problem.G is not None and problem.h is not None:
+        size = np.linalg.norm(problem.G, axis=1) * norm(x) + np.abs(problem.h)
+        rows.append(problem.G[problem.h - problem.G @ x <= ZERO * size])
+    M = np.concatenate(rows)[:, free]
+    values = np.linalg.svd(M, compute_uv=False) if M.size else np.ones(1)
+    kept = values[values > max(M.shape) * np.finfo(float).eps * values[0]] if values[0] else values
+    condition = float(kept[0] / kept[-1]) if len(kept) and kept[-1] else 1.0
+    return Exact(x, condition, "certificate", radius)
 
 
 def _sorted(problem: BoundedProblem) -> Vector | None:
@@ -106,7 +124,7 @@ def _sorted(problem: BoundedProblem) -> Vector | None:
         t = best / scale
         return np.array([float(max(Fraction(v) - t, floor)) for v in problem.x0.tolist()])
     wide = problem.x0.astype(np.longdouble) - np.longdouble(shift[0]) - np.longdouble(shift[1])
-    return np.maximum(wide, np.longdouble(float(lb[0]))).astype(np.float64)
+    return np.asarray(np.maximum(wide, np.longdouble(float(lb[0]))), dtype=np.float64)
 
 
 def _bits(value: float) -> int:
@@ -119,7 +137,10 @@ def _q(value: float) -> fmpq:
 
 
 def _matrix(rows: Vector) -> fmpq_mat:
-    return fmpq_mat(*rows.shape, [_q(v) for v in rows.ravel()])
+    m, n = rows.shape
+    entries: Any = [_q(v) for v in rows.ravel().tolist()]
+    made: fmpq_mat = fmpq_mat(m, n, entries)
+    return made
 
 
 def _column(values: Sequence[fmpq]) -> fmpq_mat:
@@ -143,14 +164,14 @@ def _verified(problem: BoundedProblem, candidate: Vector, near: float) -> Exact 
     multipliers = [fmpq(0)] * len(M)
     kept = _independent(_matrix(M[:, free])) if free.any() and len(M) else []
     if kept:
-        part = _matrix(M[np.ix_(kept, free.nonzero()[0])])
+        part = _matrix(M[kept][:, free])
         rest = _matrix(M[kept]) * _column(x) - _column([_q(v) for v in right[kept]])
         try:
             y = (part * part.transpose()).solve(rest)
         except ZeroDivisionError:
             return None
         back = part.transpose() * y
-        for k, j in enumerate(free.nonzero()[0]):
+        for k, j in enumerate(free.nonzero()[0].tolist()):
             x[j] = x[j] - back[k, 0]
         for k, i in enumerate(kept):
             multipliers[i] = y[k, 0]
@@ -163,7 +184,7 @@ def _verified(problem: BoundedProblem, candidate: Vector, near: float) -> Exact 
         signs &= not ((low[j] and lb[j] < ub[j] and w > x[j]) or (high[j] and w < x[j]))
     if not signs and not _normal(problem, x, np.concatenate([A, -A, G[active]]), low, high):
         return None
-    singular = np.linalg.svd(M[np.ix_(kept, free.nonzero()[0])], compute_uv=False) if kept else [1.0]
+    singular = np.linalg.svd(M[kept][:, free], compute_uv=False) if kept else np.ones(1)
     values = np.array([int(v.p) / int(v.q) for v in x])
     return Exact(values, float(singular[0] / singular[-1]), "active set")
 

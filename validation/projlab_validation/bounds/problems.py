@@ -129,10 +129,14 @@ def _box(rng: Rng) -> Parts:
 
 def _half_space(rng: Rng) -> Parts:
     """One inequality and no bound."""
-    return {"x0": rng.standard_normal(20), "G": rng.integers(-3, 4, (1, 20)) * 1.0, "h": -np.ones(1)}
+    return {
+        "x0": rng.standard_normal(20),
+        "G": rng.integers(-3, 4, (1, 20)) * 1.0,
+        "h": -np.ones(1),
+    }
 
 
-def _vertex(rng: Rng) -> Parts:
+def _vertex(_: Rng) -> Parts:
     """A vertex in which twelve faces of three dimensions meet."""
     turn = np.arange(12)
     G = np.stack([np.round(np.cos(turn) * 8), np.round(np.sin(turn) * 8), np.full(12, 4.0)], 1)
@@ -240,7 +244,9 @@ QUICK_ENTRIES, MOST_ENTRIES = 20_000, 2_000_000
 
 def names(*, quick: bool) -> tuple[str, ...]:
     """The problems of a profile."""
-    systems = tuple(f"{kind}_{name}" for name in _systems(quick=quick) for kind in ("nonneg", "box"))
+    systems = tuple(
+        f"{kind}_{name}" for name in _systems(quick=quick) for kind in ("nonneg", "box")
+    )
     made = BUILDERS if quick else {**BUILDERS, **LARGE}
     return tuple(f"bounds_{name}" for name in (*made, *systems))
 

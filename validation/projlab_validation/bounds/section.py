@@ -1,7 +1,7 @@
 """The bounds section of a run: every problem, by projlab or a subject, with solvers beside it.
 
-A process of its own measures problem after problem and reports each; where it crashes, or a problem
-takes longer than its limit, that problem has failed and the next one begins in a new process. The
+A process of its own measures problem after problem and reports each; where it crashes, or they take
+longer than the time limit, the one in work has failed and the next begins in a new process. The
 records lie beside the run's, in `bounds/`: one part for each problem and subject.
 """
 
@@ -35,6 +35,9 @@ NAN = math.nan
 PROJLAB = "auto"
 """What the records call projlab's own answer."""
 
+PROVEN = 1e-9
+"""What a certificate has to prove of projlab's answer for others to be held against that."""
+
 GIVE_UP = 20
 """Problems that crashed or took too long, after which the section ends."""
 
@@ -54,7 +57,9 @@ class BoundsRecord:
     claimed
         The answer's own status: projlab's "polished", a solver's.
     reference
-        How x* is known: "sorted", "active set", or "" where it is not.
+        How x* is known: "sorted", "active set", "certificate", or "" where it is not.
+    radius
+        What that may be off by, relative to its size.
     distance
         ‖x − x*‖ / ‖x*‖.
     feasibility
@@ -79,6 +84,7 @@ class BoundsRecord:
     reason: str = ""
     claimed: str = ""
     reference: str = ""
+    radius: float = NAN
     distance: float = NAN
     feasibility: float = NAN
     bound: float = NAN
@@ -123,9 +129,7 @@ def run(
             todo = todo[began:] if began else todo[1:]
 
 
-def missing(
-    folder: Path, names: Sequence[str], variant: str, *, environment: str
-) -> list[str]:
+def missing(folder: Path, names: Sequence[str], variant: str, *, environment: str) -> list[str]:
     """Name the parts that a run would still have to measure."""
     parts = [_part(folder, name, variant, environment) for name in names]
     return [path.name for path in parts if not path.exists()]
@@ -185,11 +189,13 @@ def measured(
     own, x = _asked(problem, subject, blank)
     others = [] if problem.empty else [_solver(problem, name, blank) for name in _solvers(problem)]
     answers = [x, *(answer for _, answer in others)]
-    if subject is not None:
-        answers.append(_asked(problem, None, blank)[1])
-    found = oracle.exact(problem, [answer for answer in answers if answer is not None])
-    pairs = [(own, x), *others]
-    return [_compared(problem, record, answer, found) for record, answer in pairs]
+    ours, projected = (own, x) if subject is None else _asked(problem, None, blank)
+    found = oracle.exact(problem, [a for a in (*answers, projected) if a is not None])
+    first = _compared(problem, own, x, found)
+    if found is None and projected is not None and ours.bound <= PROVEN:
+        found = oracle.certified(problem, projected, ours.bound)
+        first = _compared(problem, own, x, found if subject is not None else None)
+    return [first, *(_compared(problem, record, answer, found) for record, answer in others)]
 
 
 def _solvers(problem: BoundedProblem) -> tuple[str, ...]:
@@ -220,9 +226,7 @@ def _asked(
                     why = f"the answer has shape {x.shape}, x0 {problem.x0.shape}"
                     return dataclasses.replace(blank, status="error", reason=why), None
                 return dataclasses.replace(blank, status="ok", seconds=seconds), x
-            P = projector(
-                parts["A"], parts["b"], **{k: parts[k] for k in ("G", "h", "lb", "ub")}
-            )
+            P = projector(parts["A"], parts["b"], **{k: parts[k] for k in ("G", "h", "lb", "ub")})
             x = P(x0)
             seconds = time.perf_counter() - start
             proof = P.certify(x0, x)
@@ -235,7 +239,7 @@ def _asked(
         blank,
         variant=P.variant,
         status="ok",
-        claimed=P.status,  # type: ignore[union-attr]  # with bounds it is that of a polyhedron
+        claimed=P.status,
         bound=float(proof.forward_error_bound) * _size(x) / oracle.scale(problem, x.numpy()),
         seconds=seconds,
     )
@@ -272,6 +276,7 @@ def _compared(
     return dataclasses.replace(
         record,
         reference=found.how,
+        radius=found.radius,
         distance=norm(x - found.x) / size,
         condition=found.condition,
         amplification=(norm(problem.x0) + norm(problem.x0 - found.x)) / size,

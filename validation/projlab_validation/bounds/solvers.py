@@ -41,7 +41,7 @@ def solve(problem: BoundedProblem, solver: str) -> tuple[Vector | None, str]:
     rows: list[Any] = []
     if problem.A is not None:
         rows.append(problem.A @ x == problem.b)
-    if problem.G is not None:
+    if problem.G is not None and problem.h is not None:
         rows.append(problem.G @ x <= problem.h)
     for bound, sign in ((lb, 1), (ub, -1)):
         there = np.isfinite(bound).nonzero()[0]
