@@ -45,9 +45,10 @@ def asked_of(fault):
     """A projector with a fault of its own: it is given what is asked, before it is answered."""
     honest = projlab.projector
 
-    def projector(constraint, variant, on_inconsistent):
-        fault(constraint.A.shape, variant, on_inconsistent)
-        return honest(constraint, variant=variant, on_inconsistent=on_inconsistent)
+    def projector(constraint, variant, **options):
+        if options:  # none for the small system that loads libraries
+            fault(constraint.A.shape, variant, options["on_inconsistent"])
+        return honest(constraint, variant=variant, **options)
 
     return projector
 
