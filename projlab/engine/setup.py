@@ -16,7 +16,7 @@ possibly ill-conditioned matrix", MTAC 9 (1955) (a shift, and iterations that re
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 
 import torch
@@ -138,13 +138,17 @@ def _by_sparse_factor(
         raise
 
 
-@contextmanager
-def _computing(constraint: AffineConstraint) -> Iterator[None]:
+def _computing(constraint: AffineConstraint) -> AbstractContextManager[object]:
     kind = constraint.device.type
     # contexts cost as much as a small factorisation, and constants record no graph
-    switched = lowered(torch.float32, kind)
-    stated = stated_precision(constraint.device) if switched else nullcontext()
-    with outside_inference_mode(), stated:
+    if not lowered(torch.float32, kind):
+        return outside_inference_mode()
+    return _stated(constraint.device)
+
+
+@contextmanager
+def _stated(device: torch.device) -> Iterator[None]:
+    with outside_inference_mode(), stated_precision(device):
         yield
 
 
@@ -186,6 +190,7 @@ def _small(
         or rows.dtype is not dtype
         or m > n
         or options.variant == "cholesky"
+        or options.applications == 1  # which does not pay for importing numba
     ):
         return None
     limit = tolerance.proven_condition(m, n, tolerance.unit_roundoff(data))

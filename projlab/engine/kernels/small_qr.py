@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch._C import _is_tracing, _len_torch_dispatch_stack
 
-from projlab.engine.kernels.native import PLAIN, loaded, wanted
+from projlab.engine.kernels import native
 from projlab.numerics import tuning
 
 Kernel = Callable[[int, float, float, float], float]
@@ -37,20 +37,18 @@ def kernel(dtype: torch.dtype) -> Kernel | None:
         made = array("q", [0] * 8)
         function(made.buffer_info()[0], 0.0, 0.0, 0.0)
 
-    found: Kernel | None = loaded("small_qr_kernels", dtype, tried)
+    found: Kernel | None = native.loaded("small_qr_kernels", dtype, tried)
     return found
 
 
-def factored(
-    A: Tensor, b: Tensor, norms: tuple[float, float], condition: float
-) -> SmallQR | None:
+def factored(A: Tensor, b: Tensor, norms: tuple[float, float], condition: float) -> SmallQR | None:
     """The QR of rows A (m, n) equilibrated, and what is proven of it; None where torch does it.
 
     Also where the rows share no column, or one of their norms is not between `norms`; or where D b
     overflows. `condition` is how large the bound may be.
     """
     if not (
-        type(A) in PLAIN
+        type(A) in native.PLAIN
         and A.dim() == 2
         and A.is_cpu
         and (A.dtype is torch.float64 or A.dtype is torch.float32)
@@ -58,10 +56,11 @@ def factored(
         and tuning.small_set_up(*A.shape)
         and not _len_torch_dispatch_stack()
         and not _is_tracing()
-        and wanted()
+        and native.wanted()
     ):
         return None
-    compiled = kernel(A.dtype)
+    # where numba fails, the kernel that projects has said so
+    compiled = None if native.kernel(A.dtype) is None else kernel(A.dtype)
     if compiled is None:
         return None
     (m, n), dtype = A.shape, A.dtype

@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import carray, njit
+from numba import carray, njit  # type: ignore[attr-defined]  # exported at run time
 
 from projlab.engine.kernels.numba_kernels import OPTIONS, pointer
 
@@ -175,7 +175,7 @@ def float64(plan: int, low: float, high: float, most: float) -> float:
     """`factored`, of what `small_qr.factored` put at the address."""
     p = carray(pointer(plan), 8, np.int64)
     m, n = p[6], p[7]
-    return factored(  # type: ignore[no-any-return]  # numba's types
+    bound: float = factored(
         carray(pointer(p[0]), (m, n), np.float64),
         carray(pointer(p[1]), (m,), np.float64),
         carray(pointer(p[2]), (m, n), np.float64),
@@ -184,6 +184,7 @@ def float64(plan: int, low: float, high: float, most: float) -> float:
         carray(pointer(p[5]), (m,), np.float64),
         (low, high, most),
     )
+    return bound
 
 
 @njit(**OPTIONS)
@@ -191,7 +192,7 @@ def float32(plan: int, low: float, high: float, most: float) -> float:
     """As `float64`."""
     p = carray(pointer(plan), 8, np.int64)
     m, n = p[6], p[7]
-    return factored(  # type: ignore[no-any-return]  # numba's types
+    bound: float = factored(
         carray(pointer(p[0]), (m, n), np.float32),
         carray(pointer(p[1]), (m,), np.float32),
         carray(pointer(p[2]), (m, n), np.float32),
@@ -200,3 +201,4 @@ def float32(plan: int, low: float, high: float, most: float) -> float:
         carray(pointer(p[5]), (m,), np.float32),
         (low, high, most),
     )
+    return bound
