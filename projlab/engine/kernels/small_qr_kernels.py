@@ -139,7 +139,7 @@ def factored(A: Any, b: Any, W: Any, R: Any, c: Any, D: Any, limits: Any) -> flo
     for k in range(m):
         tau[k] = reflection(V[k], k)
         reflect(V, k, tau[k])
-    bound = bounded(V, X)
+    bound: float = bounded(V, X)
     if not bound <= most:
         return bound
     for i in range(m):
