@@ -201,6 +201,7 @@ def _small(
     reason = _qr_of(bounds, m, n, dtype, options, data)
     if reason is None:
         return None
+    factor = QRFactor(made.W, made.R)
     return Solver(
         shape=(m, n),
         batch=None,
@@ -209,12 +210,12 @@ def _small(
         variant=QR.name,
         reason=reason,
         facts=_proven(constraint, dtype, options, data, bounds),
-        factor=QRFactor(made.W, made.R),
+        factor=factor,
         kept=None,
         units=(made.D,),
         range_basis=None,
         metric=None,
-        c=made.c,
+        c=factor.right_side(made.f),  # to the bits of any b that is given beside x
     )
 
 

@@ -23,8 +23,8 @@ class SmallQR(NamedTuple):
     """On kappa of D A; where it exceeds what was allowed, or is NaN, nothing else is set."""
     W: Tensor
     R: Tensor
-    c: Tensor
-    """-R^-T D b."""
+    f: Tensor
+    """D b."""
     D: Tensor
     """(m,)."""
 
@@ -64,13 +64,13 @@ def factored(A: Tensor, b: Tensor, norms: tuple[float, float], condition: float)
     if compiled is None:
         return None
     (m, n), dtype = A.shape, A.dtype
-    W, R, c, D = (torch.empty(s, dtype=dtype, device="cpu") for s in ((m, n), (m, m), (m,), (m,)))
+    W, R, f, D = (torch.empty(s, dtype=dtype, device="cpu") for s in ((m, n), (m, m), (m,), (m,)))
     try:  # functorch's wrappers have no memory, or one at zero
-        addresses = [t.data_ptr() for t in (A, b, W, R, c, D)]
+        addresses = [t.data_ptr() for t in (A, b, W, R, f, D)]
     except RuntimeError:
         return None
     if 0 in addresses:
         return None
     plan = array("q", [*addresses, m, n])
     bound = compiled(plan.buffer_info()[0], *norms, condition)
-    return None if bound < 0 else SmallQR(bound, W, R, c, D)
+    return None if bound < 0 else SmallQR(bound, W, R, f, D)

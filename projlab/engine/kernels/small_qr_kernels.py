@@ -1,7 +1,7 @@
 """Setting up a small dense system in one call, compiled by numba when this module is imported.
 
 Each rule stands in torch's operators too, which the tests hold this to: `equilibrate`,
-`DenseRows.disjoint`, `householder`, `condition_bound` and `QRFactor.right_side`.
+`DenseRows.disjoint`, `householder` and `condition_bound`.
 
 Reference: Golub and Van Loan, "Matrix Computations", 4th ed., algorithms 5.1.1 and 5.2.1, and
 section 5.1.6 (the orthogonal factor from the last reflection to the first).
@@ -84,8 +84,8 @@ def shares(A: Any) -> bool:
 
 
 @njit(**OPTIONS)
-def scaled(A: Any, b: Any, V: Any, D: Any, c: Any, low: float, high: float) -> bool:
-    """E = D A into V, D, and -D b into c; whether norms were in the range of safe squares."""
+def scaled(A: Any, b: Any, V: Any, D: Any, f: Any, low: float, high: float) -> bool:
+    """E = D A into V, D, and f = D b; whether norms were in the range of safe squares, f finite."""
     m, n = A.shape
     for i in range(m):
         square = 0.0
@@ -99,7 +99,9 @@ def scaled(A: Any, b: Any, V: Any, D: Any, c: Any, low: float, high: float) -> b
         D[i] = factor
         for j in range(n):
             V[i, j] = A.dtype.type(A[i, j] * factor)
-        c[i] = A.dtype.type(-b[i] * factor)
+        f[i] = A.dtype.type(b[i] * factor)
+        if not math.isfinite(f[i]):
+            return False
     return True
 
 
@@ -124,8 +126,8 @@ def bounded(V: Any, X: Any) -> float:
 
 
 @njit(**OPTIONS)
-def factored(A: Any, b: Any, W: Any, R: Any, c: Any, D: Any, limits: Any) -> float:
-    """W, R and c of a `QRFactor`, and D of the equilibration; returns the bound on kappa.
+def factored(A: Any, b: Any, W: Any, R: Any, f: Any, D: Any, limits: Any) -> float:
+    """W and R of a `QRFactor`, f and D of the equilibration; returns the bound on kappa.
 
     -1 where rows have to be looked at otherwise, and W is not made where the bound is no proof.
     """
@@ -133,8 +135,8 @@ def factored(A: Any, b: Any, W: Any, R: Any, c: Any, D: Any, limits: Any) -> flo
     if not shares(A):
         return -1.0
     V, X = np.empty((m, n)), np.empty((m, m))
-    tau, y = np.empty(m), np.empty(m)
-    if not scaled(A, b, V, D, y, low, high):
+    tau = np.empty(m)
+    if not scaled(A, b, V, D, f, low, high):
         return -1.0
     for k in range(m):
         tau[k] = reflection(V[k], k)
@@ -145,12 +147,7 @@ def factored(A: Any, b: Any, W: Any, R: Any, c: Any, D: Any, limits: Any) -> flo
     for i in range(m):
         for k in range(i):
             R[k, i], R[i, k] = V[i, k], 0.0
-            y[i] -= V[i, k] * y[k]
         R[i, i] = V[i, i]
-        y[i] /= V[i, i]
-        c[i] = y[i]
-        if not math.isfinite(c[i]):
-            return -1.0
     for k in range(m - 1, -1, -1):
         reflect_formed(V, k, tau[k])
     for i in range(m):
