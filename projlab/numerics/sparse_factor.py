@@ -10,7 +10,7 @@ definite ones. What a factor takes is counted before it is made (`projlab.numeri
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -76,7 +76,22 @@ class Prepared:
 REMEDY = "Split the constraint into independent blocks, or leave out the rows that couple them."
 
 
-def prepared(matrix: Any, what: str = "the matrix", order: Any = None) -> Prepared:
+class Elimination(Protocol):
+    """What counts and factors faster, where there is such a thing."""
+
+    def count(self, matrix: Any) -> Fill | None:
+        """As `projlab.numerics.fill.count`, or None."""
+
+    def factor(self, ready: Prepared) -> SparseFactor | None:
+        """As `SuperLU`, or None."""
+
+
+def prepared(
+    matrix: Any,
+    what: str = "the matrix",
+    order: Any = None,
+    elimination: Elimination | None = None,
+) -> Prepared:
     """Order a symmetric scipy matrix (duplicates summed) and count the fill of its factor.
 
     In the order given (m,), or one of minimum degree.
@@ -103,7 +118,8 @@ def prepared(matrix: Any, what: str = "the matrix", order: Any = None) -> Prepar
     )
     order = elimination_order(narrow) if order is None else order
     permuted = csc_array(narrow[order][:, order])
-    return Prepared(permuted, order, count(permuted))
+    counted = None if elimination is None else elimination.count(permuted)
+    return Prepared(permuted, order, count(permuted) if counted is None else counted)
 
 
 def factored(

@@ -26,6 +26,7 @@ from projlab.numerics.gram import gram_matrix
 from projlab.numerics.sparse_factor import (
     REMEDY,
     Cholespy,
+    Elimination,
     Prepared,
     SparseFactor,
     SuperLU,
@@ -58,21 +59,24 @@ class SparseGram:
         values: Tensor,
         shape: tuple[int, int],
         shift: float,
-        elimination: Tensor | None = None,
+        order: Tensor | None = None,
+        elimination: Elimination | None = None,
     ) -> None:
         self.shape, self.shift, self.device = shape, shift, values.device
+        self._elimination = elimination
         self.entries = rows, cols, values.double()
         self.what = f"the Gram matrix of {shape[0]} x {shape[1]} rows"
         host = SparseMatrix(rows.cpu(), cols.cpu(), values.cpu(), shape)
         matrix, self.apart = self._formed(host)
-        known = None if elimination is None else elimination.cpu().numpy()
-        self.ready: Prepared = prepared(matrix, self.what, known)
-        m, order = shape[0], torch.from_numpy(self.ready.order).long()
-        self.elimination = order.to(self.device)
-        self._own = None if not self.apart else (order < m).nonzero().flatten().to(self.device)
-        self.order = order[order < m].to(self.device)
+        known = None if order is None else order.cpu().numpy()
+        self.ready: Prepared = prepared(matrix, self.what, known, elimination)
+        m, all_of_it = shape[0], torch.from_numpy(self.ready.order).long()
+        self.elimination = all_of_it.to(self.device)
+        own = all_of_it < m
+        self._own = own.nonzero().flatten().to(self.device) if self.apart else None
+        self.order = all_of_it[own].to(self.device)
         self.E = SparseMatrix(*self.ordered_entries(), shape)
-        self._factor: SparseFactor | None = None
+        self.made: SparseFactor | None = None
 
     def ordered_entries(self) -> tuple[Tensor, Tensor, Tensor]:
         """Rows, columns and values of E with its rows in `order`, as products give them."""
@@ -107,7 +111,7 @@ class SparseGram:
         other = copy(self)
         matrix = csc_array(self.ready.matrix + diags_array(change))
         other.ready = replace(self.ready, matrix=matrix)
-        other.shift, other._factor = shift, None
+        other.shift, other.made = shift, None
         return other
 
     def factor(self) -> None:
@@ -115,13 +119,14 @@ class SparseGram:
         self.ready.require_memory(self.what, self.device)
         if self.device.type == "cpu":
             try:
-                self._factor = SuperLU(self.ready)
+                by_kernels = None if self._elimination is None else self._elimination.factor(self.ready)
+                self.made = by_kernels or SuperLU(self.ready)
             except np.linalg.LinAlgError as error:
                 raise RankDeficientError(
                     f'{self.what} is singular: {error}. Use variant="qr" or "pinv"'
                 ) from error
         elif self.device.type == "cuda" and not self.apart:
-            self._factor = Cholespy(self.ready, self.device)
+            self.made = Cholespy(self.ready, self.device)
         else:
             raise no_factor(self.what, self.device, definite=not self.apart)
 
@@ -181,14 +186,14 @@ class SparseGram:
         return y
 
     def _solved(self, r: Tensor) -> Tensor:
-        if self._factor is None:
+        if self.made is None:
             self.factor()
-        assert self._factor is not None
+        assert self.made is not None
         if self._own is None:
-            return self._factor.solve_ordered(r)
-        whole = r.new_zeros(*r.shape[:-1], self._factor.m)
+            return self.made.solve_ordered(r)
+        whole = r.new_zeros(*r.shape[:-1], self.made.m)
         whole[..., self._own] = r
-        return self._factor.solve_ordered(whole)[..., self._own]
+        return self.made.solve_ordered(whole)[..., self._own]
 
 
 def _quotient(a: Tensor, b: Tensor) -> Tensor:
