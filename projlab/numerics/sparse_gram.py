@@ -22,7 +22,7 @@ from torch import Tensor
 
 from projlab.errors import RankDeficientError
 from projlab.numerics.fill import Fill
-from projlab.numerics.gram import gram_matrix
+from projlab.numerics.gram import gram_matrix, require_gram
 from projlab.numerics.sparse_factor import (
     REMEDY,
     Cholespy,
@@ -33,7 +33,7 @@ from projlab.numerics.sparse_factor import (
     no_factor,
     prepared,
 )
-from projlab.numerics.sparse_matrix import SparseMatrix
+from projlab.numerics.sparse_matrix import SparseMatrix, host_rows
 
 LONG_COLUMN = 10.0
 """A column may be kept apart that has more than sqrt(m) times as many entries, and that many times
@@ -66,7 +66,12 @@ class SparseGram:
         self._elimination = elimination
         self.entries = rows, cols, values.double()
         self.what = f"the Gram matrix of {shape[0]} x {shape[1]} rows"
-        host = SparseMatrix(rows.cpu(), cols.cpu(), values.cpu(), shape)
+        entries = rows.cpu(), cols.cpu(), values.cpu()
+        host = (
+            SparseMatrix(*entries, shape)
+            if elimination is None
+            else SparseMatrix.on_host(host_rows(*entries, shape), elimination.transposed)
+        )
         matrix, self.apart = self._formed(host)
         known = None if order is None else order.cpu().numpy()
         self.ready: Prepared = prepared(matrix, self.what, known, elimination)
@@ -75,7 +80,11 @@ class SparseGram:
         own = all_of_it < m
         self._own = own.nonzero().flatten().to(self.device) if self.apart else None
         self.order = all_of_it[own].to(self.device)
-        self.E = SparseMatrix(*self.ordered_entries(), shape)
+        if elimination is None:
+            self.E = SparseMatrix(*self.ordered_entries(), shape)
+        else:
+            ordered = elimination.selected(host.forward, self.order.numpy())
+            self.E = SparseMatrix.on_host(ordered, elimination.transposed)
         self.made: SparseFactor | None = None
 
     def ordered_entries(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -96,6 +105,10 @@ class SparseGram:
 
         m = self.shape[0]
         long = _long(np.diff(E.back.indptr), m)
+        if self._elimination is not None and not long.any():
+            entries = self._elimination.gram_entries(E.forward, E.back)
+            require_gram(m, self.shape[1], entries, REMEDY)
+            return self._elimination.gram(E.forward, E.back, self.shift, entries), 0
         S = E.forward[:, ~long] if long.any() else E.forward
         G = gram_matrix(S, REMEDY) + self.shift * eye_array(m, format="csc")
         if not long.any():

@@ -39,6 +39,12 @@ def kernels() -> Any:
 def _tried(found: Any) -> None:
     """Compile all of them, on one row."""
     first, rows, one = np.array([0, 1], np.int32), np.zeros(1, np.int32), np.ones(1)
+    made, order = (np.zeros(2, np.int32), rows.copy(), one.copy()), np.zeros(1, np.int64)
+    found.transposed(first, rows, one, *made)
+    found.gram_entries(first, rows, first, rows)
+    found.gram(first, rows, one, first, rows, one, 0.0, *made)
+    found.permuted(first, rows, one, order, *made)
+    found.selected(first, rows, one, order, *made)
     parent, count, width = np.empty(1, np.int32), np.empty(1, np.int64), np.ones(1, np.int64)
     found.symbolic(first, rows, COUNTED, parent, count)
     found.widths(parent, count, width)
@@ -54,7 +60,41 @@ SLOTS = 16
 
 
 class Elimination:
-    """What counts and factors in the place of `projlab.numerics`; see `SparseGram`."""
+    """What forms, counts and factors in the place of `projlab.numerics`; see `SparseGram`."""
+
+    def transposed(self, E: Any) -> Any:
+        """Compressed rows of E', of E's."""
+        m, n = E.shape
+        back, rows, entries = _empty(n, E.nnz)
+        back[:] = 0
+        kernels().transposed(E.indptr, E.indices, E.data, back, rows, entries)
+        return _compressed(entries, rows, back, (n, m))
+
+    def gram_entries(self, E: Any, back: Any) -> int:
+        """How many entries E E' has."""
+        found: int = kernels().gram_entries(E.indptr, E.indices, back.indptr, back.indices)
+        return found
+
+    def gram(self, E: Any, back: Any, shift: float, entries: int) -> Any:
+        """E E' + shift I, by columns, not sorted."""
+        m = E.shape[0]
+        made = _empty(m, entries)
+        kernels().gram(
+            E.indptr, E.indices, E.data, back.indptr, back.indices, back.data, shift, *made
+        )
+        return _compressed(made[2], made[1], made[0], (m, m), columns=True)
+
+    def permuted(self, matrix: Any, order: Any) -> Any:
+        """Rows and columns of a square matrix by columns, in another order."""
+        made = _empty(matrix.shape[0], matrix.nnz)
+        kernels().permuted(matrix.indptr, matrix.indices, matrix.data, order, *made)
+        return _compressed(made[2], made[1], made[0], matrix.shape, columns=True)
+
+    def selected(self, E: Any, order: Any) -> Any:
+        """Rows of E in another order."""
+        made = _empty(len(order), E.nnz)
+        kernels().selected(E.indptr, E.indices, E.data, order, *made)
+        return _compressed(made[2], made[1], made[0], E.shape)
 
     def count(self, matrix: Any) -> Fill | None:
         """As `projlab.numerics.fill.count`; None where that is faster."""
@@ -81,6 +121,19 @@ def elimination() -> Elimination | None:
 def available(device: torch.device) -> Elimination | None:
     """`elimination` where the environment leaves it on."""
     return elimination() if device.type == "cpu" and wanted() else None
+
+
+def _empty(m: int, entries: int) -> tuple[Any, Any, Any]:
+    """Where rows begin, columns and values, not yet set."""
+    return np.empty(m + 1, np.int32), np.empty(entries, np.int32), np.empty(entries)
+
+
+def _compressed(
+    values: Any, places: Any, first: Any, shape: tuple[int, int], *, columns: bool = False
+) -> Any:
+    from scipy.sparse import csc_array, csr_array
+
+    return (csc_array if columns else csr_array)((values, places, first), shape=shape)
 
 
 def _counted(matrix: Any, most: int) -> tuple[Any, Any, int] | None:

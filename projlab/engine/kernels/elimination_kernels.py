@@ -44,6 +44,108 @@ def symbolic(first: Any, rows: Any, most: int, parent: Any, count: Any) -> int:
 
 
 @njit(**OPTIONS)
+def transposed(
+    first: Any, cols: Any, values: Any, back: Any, rows: Any, entries: Any
+) -> None:
+    """Compressed rows of the transpose, sorted, into the last three; `back` (n + 1,) is zeros."""
+    m, n = len(first) - 1, len(back) - 1
+    for p in range(first[m]):
+        back[cols[p]] += 1
+    start = 0
+    for j in range(n):
+        start, back[j] = start + back[j], start
+    for i in range(m):
+        for p in range(first[i], first[i + 1]):
+            q = back[cols[p]]
+            rows[q], entries[q] = i, values[p]
+            back[cols[p]] = q + 1
+    for j in range(n, 0, -1):
+        back[j] = back[j - 1]
+    back[0] = 0
+
+
+@njit(**OPTIONS)
+def gram_entries(first: Any, cols: Any, back: Any, rows: Any) -> int:
+    """How many entries E E' has, its diagonal included, of compressed rows of E and of E'."""
+    m, total = len(first) - 1, 0
+    seen = np.full(m, -1, np.int32)
+    for i in range(m):
+        seen[i] = i
+        total += 1
+        for p in range(first[i], first[i + 1]):
+            for q in range(back[cols[p]], back[cols[p] + 1]):
+                if seen[rows[q]] != i:
+                    seen[rows[q]] = i
+                    total += 1
+    return total
+
+
+@njit(**OPTIONS)
+def gram(
+    first: Any,
+    cols: Any,
+    values: Any,
+    back: Any,
+    rows: Any,
+    entries: Any,
+    shift: float,
+    g_first: Any,
+    g_rows: Any,
+    g_values: Any,
+) -> None:
+    """E E' + shift I by columns, the diagonal first in each (Gustavson, ACM TOMS 4 (1978))."""
+    m, end = len(first) - 1, 0
+    place = np.full(m, -1, np.int64)
+    for i in range(m):
+        begin = end
+        g_first[i], place[i] = begin, begin
+        g_rows[begin], g_values[begin] = i, shift
+        end += 1
+        for p in range(first[i], first[i + 1]):
+            a = values[p]
+            for q in range(back[cols[p]], back[cols[p] + 1]):
+                k = rows[q]
+                at = place[k]
+                if at < begin:
+                    place[k], g_rows[end], g_values[end] = end, k, a * entries[q]
+                    end += 1
+                else:
+                    g_values[at] += a * entries[q]
+    g_first[m] = end
+
+
+@njit(**OPTIONS)
+def permuted(
+    first: Any, rows: Any, values: Any, order: Any, p_first: Any, p_rows: Any, p_values: Any
+) -> None:
+    """Row and column order[k] of a square matrix as row and column k."""
+    m, end = len(order), 0
+    place = np.empty(m, np.int32)
+    for k in range(m):
+        place[order[k]] = k
+    for k in range(m):
+        p_first[k] = end
+        for p in range(first[order[k]], first[order[k] + 1]):
+            p_rows[end], p_values[end] = place[rows[p]], values[p]
+            end += 1
+    p_first[m] = end
+
+
+@njit(**OPTIONS)
+def selected(
+    first: Any, cols: Any, values: Any, order: Any, s_first: Any, s_cols: Any, s_values: Any
+) -> None:
+    """Compressed rows in another order."""
+    end = 0
+    for k in range(len(order)):
+        s_first[k] = end
+        for p in range(first[order[k]], first[order[k] + 1]):
+            s_cols[end], s_values[end] = cols[p], values[p]
+            end += 1
+    s_first[len(order)] = end
+
+
+@njit(**OPTIONS)
 def widths(parent: Any, count: Any, width: Any) -> None:
     """How many columns are taken together, written at each of them: 4, 2 or 1."""
     m, j = len(count), 0
@@ -296,6 +398,11 @@ def project(x: int, k: int, plan: int) -> None:
 class Kernels(NamedTuple):
     """What is compiled for float64."""
 
+    transposed: Any
+    gram_entries: Any
+    gram: Any
+    permuted: Any
+    selected: Any
     symbolic: Any
     widths: Any
     numeric: Any
@@ -303,4 +410,6 @@ class Kernels(NamedTuple):
     project: Any
 
 
-float64 = Kernels(symbolic, widths, numeric, solve_all, project)
+float64 = Kernels(
+    transposed, gram_entries, gram, permuted, selected, symbolic, widths, numeric, solve_all, project
+)
