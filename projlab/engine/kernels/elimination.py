@@ -216,19 +216,17 @@ class Projection:
             numbers[9] = total.data_ptr()
         return plan(*numbers)
 
-    def project(
-        self, x: Tensor, c: Tensor | None, *, wanted: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        """The projection of x (..., n) of float64, and where wanted the multipliers (..., m).
+    def project(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The projection of x (..., n) of float64, and the multipliers (..., m).
 
         c is (m,) or has the leading dimensions of x.
         """
         lead = x.shape[:-1]
-        moved = x.detach().expand(*lead, self.n).clone(memory_format=torch.contiguous_format)
+        moved = x.detach().clone(memory_format=torch.contiguous_format)
         if c is not None:
             c = c.detach().expand(*lead, self.m) if c.dim() > 1 else c.detach()
             c = c.contiguous()
-        total = torch.empty(*lead, self.m, dtype=x.dtype) if wanted else None
+        total = torch.empty(*lead, self.m, dtype=x.dtype, device=x.device)
         made = self._plan(c, total)
         self._kernel(moved.data_ptr(), moved.numel() // self.n, made.buffer_info()[0])
         return moved, total

@@ -105,7 +105,9 @@ class SparseCholeskyFactor(Factor):
         return -(f if self.batch is not None else f[..., self.gram.order])
 
     def project(self, x: Tensor, c: Tensor | None) -> Tensor:
-        return self._solved(x, c, wanted=False)[0]
+        if self._fused is not None and not is_legacy_batchedtensor(x) and not is_exporting():
+            return self._fused.project(x.double(), self._right(x, c))[0].to(x.dtype)
+        return self._solved(x, c)[0]
 
     def project_(self, x: Tensor, c: Tensor | None) -> None:
         if self.batch is not None or x.dtype is not torch.float64 or self._fused is not None:
@@ -118,10 +120,8 @@ class SparseCholeskyFactor(Factor):
     def multipliers(self, x: Tensor, c: Tensor | None) -> Tensor:
         return self._solved(x, c)[1]
 
-    def _solved(
-        self, x: Tensor, c: Tensor | None, *, wanted: bool = True
-    ) -> tuple[Tensor, Tensor]:
-        """The projection and its multipliers, of which the latter are any where not wanted."""
+    def _solved(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The projection and its multipliers."""
         if is_legacy_batchedtensor(x):
             self.gram  # noqa: B018  # made where the operator finds it
             systems = 0 if self.batch is None else self.batch
@@ -131,10 +131,8 @@ class SparseCholeskyFactor(Factor):
             return lanes
         work, right = self._flat(x).double(), self._right(x, c)
         if self._fused is not None and not is_exporting():
-            moved, y = self._fused.project(work, right, wanted=wanted)
-            if y is not None:
-                y = self._given_order(y).to(x.dtype)
-            return moved.to(x.dtype), moved if y is None else y
+            moved, y = self._fused.project(work, right)
+            return moved.to(x.dtype), self._given_order(y).to(x.dtype)
         total: Tensor | None = None
         for _ in range(self.passes):
             moved, y = self._step(work, right)
