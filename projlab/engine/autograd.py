@@ -63,8 +63,9 @@ def solve(
 ) -> tuple[Tensor, Tensor | None]:
     """x* and, where wanted, y (see `Solver.solve`), differentiable in x, A and b.
 
-    A is None for constants, the stored values (k,) where the source has a pattern; b None for the constraint's own (or zero, where homogeneous); otherwise
-    b is (m,), (B, m), or has the leading dimensions of x.
+    A is None for constants, the stored values (k,) where the source has a pattern; b None for the
+    constraint's own (or zero, where homogeneous); otherwise b is (m,), (B, m), or has the leading
+    dimensions of x.
     """
     function: Any = _Solve
     out = function.apply(x, A, b, source, homogeneous, dual, want_multipliers)

@@ -74,12 +74,13 @@ class OneOff:
                 assert A is not None
                 assert b is not None
                 require_finite(b.detach(), "b")
-                plain, pattern = A.detach(), self.pattern
-                if pattern is None:
-                    rows, sides = plain, _right_sides(A, b.detach())
+                rows: Any = A.detach()
+                if self.pattern is None:
+                    sides = _right_sides(A, b.detach())
                 else:
-                    require_finite(plain, "A's stored values")
-                    rows, sides = sparse_rows(*pattern[:2], plain, pattern.shape), [b.detach()]
+                    require_finite(rows, "A's stored values")
+                    i, j, shape = self.pattern
+                    rows, sides = sparse_rows(i, j, rows, shape), [b.detach()]
                 error = self.options.b_error
                 self.constraint = AffineConstraint(rows, sides[0], b_error=error)
                 self.solver = build(self.constraint, self.dtype, self.options, self.data)
@@ -314,8 +315,10 @@ def _apart(
 
 def _carefully(x: Tensor, A: Any, b: Any, variant: str, keywords: ProjectorKeywords) -> Tensor:
     """The projection by a solver that decides rank and consistency before it answers."""
-    if isinstance(A, Tensor) and A.layout != torch.strided and (
-        A.requires_grad or (isinstance(b, Tensor) and b.requires_grad)
+    if (
+        isinstance(A, Tensor)
+        and A.layout != torch.strided
+        and (A.requires_grad or (isinstance(b, Tensor) and b.requires_grad))
     ):
         return _in_stored_values(x, A, b, variant, keywords)
     known = is_operator(A) or is_scipy_sparse(A) or isinstance(A, (Tensor, AffineConstraint))

@@ -132,8 +132,8 @@ class SparseGram:
         self.ready.require_memory(self.what, self.device)
         if self.device.type == "cpu":
             try:
-                by_kernels = None if self._elimination is None else self._elimination.factor(self.ready)
-                self.made = by_kernels or SuperLU(self.ready)
+                by = self._elimination
+                self.made = (by and by.factor(self.ready)) or SuperLU(self.ready)
             except np.linalg.LinAlgError as error:
                 raise RankDeficientError(
                     f'{self.what} is singular: {error}. Use variant="qr" or "pinv"'

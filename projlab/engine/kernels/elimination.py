@@ -1,9 +1,9 @@
 """Sparse elimination by numba: counting, factoring, solving, and a projection in one call.
 
 Used where numba is installed and PROJLAB_NATIVE leaves it on (see `native`), on the CPU. SuperLU
-takes 135 us to factor 920 rows with a fill of 2,583, of which 14 are work, and copies both triangles
-and permutes vectors: 600 x 600 to 9e4 x 9e4 rows of grids, networks and stoichiometry are factored
-in a tenth to two thirds of its time and solved in a half to nine tenths.
+takes 135 us to factor 920 rows with a fill of 2,583, of which 14 are work, and keeps both triangles
+and permutes vectors: 920 to 9e4 rows of networks, grids and stoichiometry are factored in a tenth
+to two thirds of its time, and solved in a half to nine tenths.
 """
 
 from array import array
@@ -23,11 +23,12 @@ from projlab.numerics.sparse_factor import CPU, Prepared, SparseFactor
 from projlab.numerics.sparse_gram import SparseGram
 
 COUNTED = 2**28
-"""Entries of L that are counted one by one, in a third of a second; more are counted by subtrees."""
+"""Entries of L that are counted one by one, in a third of a second; others by subtrees."""
 
-DENSER = 2000
-"""Multiplications an entry of L from which SuperLU's dense blocks are worth their overhead: at 141,
-a grid of 300 x 300, they take 1.6 times as long."""
+DENSER = 300
+"""Multiplications an entry of L from which SuperLU's dense blocks are worth their overhead: at 128
+and 141, 8455 rows of metabolism and a grid of 300 x 300, it takes 1.4 and 1.6 times as long; at
+487, the 2052 rows of stcqp1, 0.55 times."""
 
 
 @cache
@@ -177,9 +178,7 @@ class NativeFactor(SparseFactor):
     def solve_ordered(self, b: Tensor) -> Tensor:
         """See `SparseFactor.solve_ordered`."""
         x = b.detach().reshape(-1, self.m).clone(memory_format=torch.contiguous_format)
-        kernels().solve_all(
-            self.first, self.rows, self.values, self.pivots, self.width, x.numpy()
-        )
+        kernels().solve_all(self.first, self.rows, self.values, self.pivots, self.width, x.numpy())
         return x.reshape(b.shape)
 
 

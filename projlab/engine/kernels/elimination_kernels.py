@@ -11,7 +11,7 @@ ACM Trans. Math. Software 15 (1989)).
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import carray, njit
+from numba import carray, njit  # type: ignore[attr-defined]  # exported at run time
 
 from projlab.engine.kernels.numba_kernels import OPTIONS, pointer
 
@@ -44,9 +44,7 @@ def symbolic(first: Any, rows: Any, most: int, parent: Any, count: Any) -> int:
 
 
 @njit(**OPTIONS)
-def transposed(
-    first: Any, cols: Any, values: Any, back: Any, rows: Any, entries: Any
-) -> None:
+def transposed(first: Any, cols: Any, values: Any, back: Any, rows: Any, entries: Any) -> None:
     """Compressed rows of the transpose, sorted, into the last three; `back` (n + 1,) is zeros."""
     m, n = len(first) - 1, len(back) - 1
     for p in range(first[m]):
@@ -358,7 +356,7 @@ def solve_all(Lp: Any, Li: Any, Lx: Any, D: Any, width: Any, x: Any) -> None:
 
 @njit(**OPTIONS)
 def project(x: int, k: int, plan: int) -> None:
-    """x -= E'(L D L')^-1 (E x + c), `passes` times, for k vectors at x; what is solved for added up.
+    """x -= E'(L D L')^-1 (E x + c) `passes` times, for k vectors at x; what is solved for adds up.
 
     At the other address is what `elimination.Projection` put there: E by rows, the factor, c (0 for
     none; the part for vector j begins at j * step), the sums (0 for none), and the sizes.
@@ -411,5 +409,14 @@ class Kernels(NamedTuple):
 
 
 float64 = Kernels(
-    transposed, gram_entries, gram, permuted, selected, symbolic, widths, numeric, solve_all, project
+    transposed,
+    gram_entries,
+    gram,
+    permuted,
+    selected,
+    symbolic,
+    widths,
+    numeric,
+    solve_all,
+    project,
 )

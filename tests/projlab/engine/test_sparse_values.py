@@ -19,7 +19,8 @@ def system():
     A = sp.coo_array(sp.random_array((M, N), density=0.4, rng=rng) + sp.eye_array(M, N))
     draw = torch.Generator().manual_seed(0)
     b, x, g = (torch.randn(s, generator=draw, dtype=F64) for s in ((M,), (K, N), (K, N)))
-    return torch.from_numpy(np.stack([A.row, A.col]).astype(np.int64)), torch.from_numpy(A.data), b, x, g
+    indices = torch.from_numpy(np.stack([A.row, A.col]).astype(np.int64))
+    return indices, torch.from_numpy(A.data), b, x, g
 
 
 def of(indices, values):
