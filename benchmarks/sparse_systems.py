@@ -72,7 +72,6 @@ def row(name: str, case: sparse.Case) -> tuple[str, ...]:
 
 def _with_peak(case: sparse.Case) -> tuple[projlab.Projector, int | None]:
     """A projector, and the bytes that setting it up and projecting took at their most."""
-    case.projector()  # imports, and what is made once
     before = _resident(reset=True)
     P = case.projector()
     P(case.point)
@@ -119,6 +118,7 @@ def main() -> int:
     if options.write is not None:
         table.split(options.write, BEGIN, END)
     use_threads(options.threads)
+    sparse.chain(3).projector()  # imports, and what is made once
     lines = []
     for line in _lines(options.names or known):
         print(line, flush=True)
