@@ -238,7 +238,7 @@ def with_condition_as_given(system: SystemDescription, problem: Problem) -> Syst
         extremes = extreme_singular_values(problem, rank)
         if extremes is None:
             return system
-        smallest, largest = extremes
+        smallest, largest = map(float, extremes)
     else:
         values = _singular_values(problem)
         smallest, largest = float(values[rank - 1]), float(values[0])
