@@ -11,6 +11,7 @@ from projlab.errors import InputError, ProjlabError
 from projlab.numerics.transfer import capturing, sent
 from projlab.system.constraint import AffineConstraint
 from projlab.system.inputs import working_dtype
+from projlab.training.agreement import agreed
 from projlab.training.blocks.base import Block, Shift, TouchedEntries, skipped, widest_dtype
 from projlab.training.blocks.factoring import inconsistent, make_block
 from projlab.training.blocks.sums import SumsBlock
@@ -84,7 +85,8 @@ class ParameterSystem:
         )
         # rows that may contradict each other have factors that no b has a part in
         b = self.current_b().double().cpu() if strict else stacked.right_side()
-        distinct = self._distinct(b) if strict else self._equations
+        error = stacked.b_error() if strict else None
+        distinct = self._distinct(b, error) if strict else self._equations
         plans, empty = split(
             distinct,
             self.parameters,
@@ -93,7 +95,11 @@ class ParameterSystem:
             join=not apart,
         )
         if strict and not midway:
-            self._refuse_empty(empty, b)
+            self._refuse_empty(empty, b, error)
+        if error is not None:
+            meant = agreed(plans, self.parameters, b, error, data, stacked.row_names)
+            self._b += (meant - b).to(self._b)
+            b = meant
         self._sums = [plan for plan in plans if isinstance(plan, SumsPlan)]
         self.blocks: list[Block] = [
             SumsBlock(same, self.parameters) for same in alike(self._sums, self.parameters)
@@ -239,7 +245,7 @@ class ParameterSystem:
         coarse = any(working_dtype(d) is torch.float32 for d in dtypes)
         return torch.float32 if coarse else torch.float64
 
-    def _distinct(self, b: Tensor) -> list[EquationRows]:
+    def _distinct(self, b: Tensor, error: Tensor | None) -> list[EquationRows]:
         """Without sums that are stated twice; `InconsistentError` where they differ in b only."""
         kept: dict[object, EquationRows] = {}
         for e in self._equations:
@@ -249,21 +255,26 @@ class ParameterSystem:
             first = kept.setdefault(key, e)
             if first is e:
                 continue
-            one, two = (b[same.start : same.start + same.height] for same in (first, e))
+            both = [slice(same.start, same.start + same.height) for same in (first, e)]
+            one, two = (b[rows] for rows in both)
             bound = tolerance.repeated_factor(tolerance.unit_roundoff(self._data()))
-            off = ((one - two).abs() > bound * (one.abs() + two.abs())).nonzero()
+            allowed = bound * (one.abs() + two.abs())
+            if error is not None:
+                allowed += error[both[0]] + error[both[1]]
+            off = ((one - two).abs() > allowed).nonzero()
             if len(off):
                 i = int(off[0])
                 names = [self.stacked.row_name(same.start + i) for same in (first, e)]
                 raise inconsistent([" and ".join(names)])
         return list(kept.values())
 
-    def _refuse_empty(self, empty: Tensor, b: Tensor) -> None:
+    def _refuse_empty(self, empty: Tensor, b: Tensor, error: Tensor | None) -> None:
         """Raise `InconsistentError` for a row without entries whose b is not zero to rounding."""
         u = tolerance.unit_roundoff(self.dtype)
         scale = self.stacked.right_side().abs()
         for row in empty.tolist():
-            if abs(float(b[row])) > tolerance.RESIDUAL_ROUNDINGS * u * float(scale[row]):
+            stated = 0.0 if error is None else float(error[row])
+            if abs(float(b[row])) > tolerance.RESIDUAL_ROUNDINGS * u * float(scale[row]) + stated:
                 name = self.stacked.row_name(row)
                 raise inconsistent([f"{name} holds no parameter that varies"])
 
