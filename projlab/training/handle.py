@@ -128,7 +128,7 @@ def constrain(
         hooks.module_names = {**names_before, **own}
     stacked = StackedEquations([*before.equations, *equations], names)
     hooks.refuse_shared(stacked)
-    hooks.set_equations(stacked)
+    hooks.set_equations(stacked, len(before.equations))
     try:
         hooks.attach()
         handle = Handle(hooks, equations)
@@ -139,7 +139,7 @@ def constrain(
     except BaseException:
         hooks.module_names = names_before
         if before.equations:
-            hooks.set_equations(before)
+            hooks.set_equations(before, len(before.equations))
         else:
             hooks.detach()
         raise
@@ -417,7 +417,7 @@ class Handle:
         own = {id(e) for e in self._equations}
         rest = [e for e in hooks.stacked.equations if id(e) not in own]
         if rest:
-            hooks.set_equations(StackedEquations(rest, hooks.stacked.chosen_names))
+            hooks.set_equations(StackedEquations(rest, hooks.stacked.chosen_names), len(rest))
         else:
             hooks.detach()
         self._hooks = None

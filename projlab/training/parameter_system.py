@@ -52,9 +52,9 @@ class ParameterSystem:
     strict
         Whether rows that contradict each other, or hold nothing that varies, are refused; else
         they are met as well as they can be.
-    midway
-        Whether the equations were taken before: one whose parameters were all frozen since then is
-        a constant that nothing can change, and is left out.
+    taken
+        How many equations, the first ones, were taken before: one whose parameters were all frozen
+        since then is a constant that nothing can change, and is left out.
     apart
         Keep single rows of many lengths apart: a diagonal metric needs them so.
     """
@@ -67,7 +67,7 @@ class ParameterSystem:
         variant: str,
         *,
         strict: bool = True,
-        midway: bool = False,
+        taken: int = 0,
         apart: bool = False,
     ) -> None:
         self.stacked, self.actual = stacked, actual
@@ -75,7 +75,8 @@ class ParameterSystem:
         """Those that vary, each once."""
         self._constants: list[tuple[int, int, LinearMap]] = []
         """The first row and the last but one of a constant term, and its map."""
-        self._equations = self._varying(varies, strict and not midway)
+        fresh = taken if strict else len(stacked.equations)
+        self._equations = self._varying(varies, fresh)
         self.device = device = self._device()
         _require_no_capture(device)
         data = self._data()
@@ -94,8 +95,8 @@ class ParameterSystem:
             structured=variant == "auto",
             join=not apart,
         )
-        if strict and not midway:
-            self._refuse_empty(empty, b, error)
+        first = sum(e.rows for e in stacked.equations[:fresh])
+        self._refuse_empty(empty[empty >= first], b, error)
         if error is not None:
             meant = agreed(plans, self.parameters, b, error, data, stacked.row_names)
             self._b += (meant - b).to(self._b)
@@ -201,11 +202,14 @@ class ParameterSystem:
         self._fix()
         return True
 
-    def _varying(self, varies: Callable[[Tensor], bool], strict: bool) -> list[EquationRows]:
-        """The equations over parameters that vary; the other terms become constants."""
+    def _varying(self, varies: Callable[[Tensor], bool], fresh: int) -> list[EquationRows]:
+        """The equations over parameters that vary; the other terms become constants.
+
+        Of equations from number `fresh` on, one that holds nothing that varies is refused.
+        """
         index: dict[int, int] = {}
         equations = []
-        for start, e in self.stacked.numbered():
+        for i, (start, e) in enumerate(self.stacked.numbered()):
             terms: list[tuple[int, LinearMap]] = []
             for term in e.difference.terms:
                 p = self.actual(term.parameter)
@@ -216,7 +220,7 @@ class ParameterSystem:
                     index[id(p)] = len(self.parameters)
                     self.parameters.append(p)
                 terms.append((index[id(p)], in_memory_order(term, p)))
-            if strict and not terms:
+            if i >= fresh and not terms:
                 raise InputError(
                     f"{e.describe(self.stacked.parameter_names)} holds no parameter that this "
                     "optimizer trains"
@@ -250,7 +254,7 @@ class ParameterSystem:
         kept: dict[object, EquationRows] = {}
         for e in self._equations:
             key: object = id(e)
-            if all(isinstance(t, Sums) for _, t in e.terms):
+            if e.terms and all(isinstance(t, Sums) for _, t in e.terms):
                 key = tuple((p, t.scale, t.out, t.inner, t.offset) for p, t in e.terms)  # type: ignore[union-attr]
             first = kept.setdefault(key, e)
             if first is e:
