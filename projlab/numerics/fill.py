@@ -79,7 +79,9 @@ def elimination_tree(i: Integers, k: Integers, m: int) -> Integers:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import minimum_spanning_tree
 
-    graph = coo_array((i + 1.0, (i, k)), shape=(m, m)).tocsr()
+    # scipy < 1.15 finds trees by indices of 32 bits alone
+    indices = i.astype(np.int32), k.astype(np.int32)
+    graph = coo_array((i + 1.0, indices), shape=(m, m)).tocsr()
     forest = minimum_spanning_tree(graph).tocoo()
     later, earlier = np.maximum(forest.row, forest.col), np.minimum(forest.row, forest.col)
     order = np.argsort(later, kind="stable")

@@ -65,6 +65,8 @@ def _extremes(diagonal: np.ndarray, above: np.ndarray) -> tuple[float, float]:
     k = int(np.argmax(stopped)) if stopped.any() else len(diagonal)
     if k == 0:
         return 1.0, 1.0
+    if k == 1:  # scipy < 1.15 divides by another entry of a band of one
+        return float(diagonal[0]), float(diagonal[0])
     d, e = diagonal[:k], above[: k - 1]
     squares = d**2 + np.append(0.0, e**2)
     (largest,) = eigvalsh_tridiagonal(squares, d[:-1] * e, select="i", select_range=(k - 1, k - 1))

@@ -2,9 +2,19 @@
 
 import contextlib
 import faulthandler
+import functools
 import os
 
+import torch
+
 from projlab_validation import runner
+
+
+def _count_threads_and_start_none():
+    """In a forked process threads wait for ever for those that the parent started before."""
+    number = [torch.get_num_threads()]
+    torch.set_num_threads = functools.partial(number.__setitem__, 0)
+    torch.get_num_threads = lambda: number[0]
 
 
 class Forked:
@@ -21,6 +31,7 @@ class Forked:
                 os.setpgid(0, 0)
                 os.dup2(read, 0)
                 os.dup2(tell, 1)
+                _count_threads_and_start_none()
                 runner.serve()
             finally:
                 os._exit(70)

@@ -20,6 +20,7 @@ from tests.validation.asked import PROBLEMS
 from tests.validation.forked import Forked
 
 QUICK = PROFILES["quick"]
+UNCLOCKED = replace(QUICK, cvxpy_dtypes=())  # what cvxpy says, its time limit decides
 BRIEF = replace(QUICK, check_flops=0)  # the answers for x0, and what certifies them, alone
 VARIANTS = projlab.variants()
 NAMES = ("article_1", "article_3", "spectra_1e3_3x10")
@@ -45,9 +46,10 @@ def asked_of(fault):
     """A projector with a fault of its own: it is given what is asked, before it is answered."""
     honest = projlab.projector
 
-    def projector(constraint, variant, on_inconsistent):
-        fault(constraint.A.shape, variant, on_inconsistent)
-        return honest(constraint, variant=variant, on_inconsistent=on_inconsistent)
+    def projector(constraint, variant, **options):
+        if options:  # none for the small system that loads libraries
+            fault(constraint.A.shape, variant, options["on_inconsistent"])
+        return honest(constraint, variant=variant, **options)
 
     return projector
 
@@ -72,7 +74,7 @@ class TestRun:
         frames = []
         for jobs in (1, 2):
             opened = Store.create(tmp_path / str(jobs), {"profile": "quick"})
-            rows = list(run(problems(), VARIANTS, QUICK, opened, jobs=jobs, environment="here"))
+            rows = list(run(problems(), VARIANTS, UNCLOCKED, opened, jobs=jobs, environment="here"))
             assert len(rows) == 3
             frames.append(untimed(opened.folder))
         pd.testing.assert_frame_equal(*frames, check_exact=True)
@@ -82,11 +84,10 @@ class TestRun:
         monkeypatch.setattr(runner, "start_process", Forked)
         names = ("shapes_plain", "scaling_all_tiny", "shapes_wide", "article_1")
         several = list(catalogue(names=names, dtypes=["float64"]))
-        unclocked = replace(QUICK, cvxpy_dtypes=())  # what cvxpy says, its time limit decides
 
         def begin(folder):
             opened = Store.create(tmp_path / folder, {}, resume=True)
-            return run(several, asked, unclocked, opened, jobs=1, environment="here")
+            return run(several, asked, UNCLOCKED, opened, jobs=1, environment="here")
 
         interrupted = begin("one")
         next(interrupted)

@@ -78,6 +78,10 @@ def test_noise_leaves_the_rows_alone_however_many_the_steps(dtype):
     assert {verdict(r) for r in records} == {"pass"}
 
 
+unheeded = pytest.mark.filterwarnings("ignore:constrained parameters were moved:UserWarning")
+"""The handle notices too, in words that end no measurement but a test's."""
+
+
 def stepping(monkeypatch, step):
     """Constrain as ever, and then step by `step(optimizer, handle, honest_step)`."""
     honest = projlab.constrain
@@ -90,6 +94,7 @@ def stepping(monkeypatch, step):
     monkeypatch.setattr(projlab, "constrain", constrain)
 
 
+@unheeded
 def test_a_step_without_its_projection_is_noticed(monkeypatch):
     def forgetful(optimizer, handle, honest_step):
         """Run no hooks any more after the fifth step."""
@@ -103,6 +108,7 @@ def test_a_step_without_its_projection_is_noticed(monkeypatch):
     assert "applied at 5 of 10 steps" in record.reason
 
 
+@unheeded
 def test_rows_that_are_let_go_are_noticed(monkeypatch):
     def moving(optimizer, handle, honest_step):
         """Move what was projected."""

@@ -34,7 +34,7 @@ def test_sums_projected_as_if_each_left_the_others_alone_fail(monkeypatch):
     problem = BUILDERS["train_margins"]()
     honest = train(problem, BY_NAME["SGD"], "tangent", 0.0, steps=200)
     assert verdict(honest) == "pass", honest
-    monkeypatch.setattr(MarginsBlock, "_corrections", lambda self, means: means)
+    monkeypatch.setattr(MarginsBlock, "_separate", lambda self, means: means)
     record = train(problem, BY_NAME["SGD"], "tangent", 0.0, steps=200)
     assert verdict(record) == "fail"
 
