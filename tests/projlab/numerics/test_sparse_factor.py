@@ -110,7 +110,7 @@ def test_entries_in_any_order_within_a_column_are_those_of_the_matrix():
     b = torch.arange(30.0, dtype=torch.float64)
     x = sparse_factor.factored(unsorted).solve(b)
     assert np.array_equal(unsorted.toarray(), A.toarray())
-    # kappa is below (2 (m + 1) / pi)**2
+    # of condition below 4 / pi² times (m + 1)²
     error = (torch.from_numpy(A @ x.numpy()) - b).norm() / b.norm()
     assert error < 30 * (2 * 31 / np.pi) ** 2 * torch.finfo(torch.float64).eps
 
