@@ -16,8 +16,9 @@ from projlab.proof.certificate import Certificate
 from projlab.training import optimizers
 from projlab.training.equations import StackedEquations
 from projlab.training.expressions.expression import Equation, Expression
-from projlab.training.hooks import Mode, Settings, StepHooks
+from projlab.training.hooks import StepHooks
 from projlab.training.residual_log import ResidualLog
+from projlab.training.settings import Mode, Settings
 
 
 def constrain(
