@@ -11,7 +11,7 @@ J. SIAM 8 (1960).
 import copy
 import math
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -30,6 +30,7 @@ from projlab.training.gradients import ProjectedGradients, gradient_of
 from projlab.training.parameter_system import ParameterSystem
 from projlab.training.residual_log import ResidualLog
 from projlab.training.settings import Settings
+from projlab.training.shards import ShardedSystem, here, is_sharded
 from projlab.training.sleeping import SleepingParameters
 from projlab.training.strays import StrayMoves
 from projlab.training.twins import twins
@@ -120,7 +121,7 @@ class StepHooks:
 
     def _derived(
         self, stacked: StackedEquations, *, midway: bool = False
-    ) -> tuple[ParameterSystem, list[Watched]]:
+    ) -> tuple[Any, list[Watched]]:
         """The system of the equations, and the parameters that it was made for."""
         groups = self._groups()
         owners = [self.optimizers[i] for i in self._owners_of_groups()]
@@ -135,6 +136,8 @@ class StepHooks:
                 g = place[id(p)][0]
                 optimizers.coupled_decay(owners[g], groups[g], self.settings.coupled)
             watched.append(Watched(p, name, Signature.of(p), place.get(id(p))))
+        if any(is_sharded(self.actual(p)) for p in stacked.parameters):
+            return self._sharded(stacked, lambda p: id(p) in place and p.requires_grad), watched
         system = ParameterSystem(
             stacked,
             self.actual,
@@ -147,7 +150,17 @@ class StepHooks:
             _refuse_overlap(system)
         return system, watched
 
-    def _adopt(self, system: ParameterSystem, watched: list[Watched]) -> None:
+    def _sharded(
+        self, stacked: StackedEquations, varies: Callable[[Tensor], bool]
+    ) -> ShardedSystem:
+        """The system of parameters that ranks hold in parts, or `InputError`."""
+        if self.settings.mode == "metric" or self.settings.variant != "auto":
+            raise InputError('sharded parameters take mode "tangent" or "post", and variant="auto"')
+        if len(self._optimizers) > 1 or any(swaps.swaps(each) for each in self.optimizers):
+            raise InputError("sharded parameters take one optimizer, which does not swap weights")
+        return ShardedSystem(stacked, self.actual, varies)
+
+    def _adopt(self, system: Any, watched: list[Watched]) -> None:
         self.system = system
         self._watched = WatchedParameters(watched, self._groups())
         self._owners = self._owners_of_groups()
@@ -291,6 +304,8 @@ class StepHooks:
 
     def watch(self, stacklevel: int, *, reading: bool = False) -> None:
         """Warn, once, of parameters that something else moved off the set since the last step."""
+        if isinstance(self.system, ShardedSystem):
+            return  # one rank that looks alone would wait for the others
         if self._moves.suspected(stacklevel + 1, reading=reading):
             with self._computing():
                 feasible, off = self.system.feasible(tolerance.HELD_ROUNDINGS)
@@ -309,6 +324,11 @@ class StepHooks:
                 break
         else:
             return _NONE
+        if isinstance(self.system, ShardedSystem):
+            raise ProjlabError(
+                "a sharded parameter of the equations has no gradient: give it one of zeros, on "
+                "every rank"
+            )
         return frozenset(i for i, p in enumerate(self.system.parameters) if p.grad is None)
 
     def _project(self, skip: Tensor | None) -> list[Tensor]:
@@ -409,7 +429,9 @@ class StepHooks:
 
     def start(self, how: str) -> None:
         """Parameters onto the set, or `InputError`; what holds already keeps its bits."""
-        for p in self.system.parameters:
+        if isinstance(self.system, ShardedSystem) and not self.system.finite():
+            raise InputError("a constrained parameter holds NaN or infinity; nothing was changed")
+        for p in [] if isinstance(self.system, ShardedSystem) else self.system.parameters:
             # a finite sum has finite terms, and is a fiftieth of the work
             if not math.isfinite(p.detach().sum()) and not bool(torch.isfinite(p.detach()).all()):
                 raise InputError(
@@ -436,6 +458,8 @@ class StepHooks:
 
     def project_copy(self, module: torch.nn.Module) -> None:
         """The same equations over a copy's parameters, onto their set."""
+        if isinstance(self.system, ShardedSystem):
+            raise ProjlabError("a copy of sharded parameters is not projected: gather it first")
         wanted = {id(p): self.module_names.get(id(p)) for p in self.stacked.parameters}
         twin = twins(module, self.stacked.parameters, wanted, self.stacked.parameter_names)
         varying = {id(twin[id(p)]) for p in self.stacked.parameters if self._varies(p)}
@@ -493,7 +517,7 @@ def _skip(optimizer: Optimizer, device: torch.device) -> Tensor | None:
     infinite = getattr(optimizer, "found_inf", None)
     if infinite is None:
         return None
-    skip: Tensor = infinite.to(device) > 0
+    skip: Tensor = here(infinite).to(device) > 0
     return skip.reshape(())
 
 
