@@ -346,7 +346,7 @@ class StepHooks:
             if self._held:
                 self.system.restore_(skip, tolerance.HELD_ROUNDINGS)
         elif not self._held:
-            residuals = self.system.project_(skip, last=log)
+            residuals: list[Tensor] = self.system.project_(skip, last=log)
             self._project_other_points(self.system, skip)
             return residuals
         else:
@@ -358,7 +358,8 @@ class StepHooks:
                 return []
             awake.judged.restore_(skip, tolerance.HELD_ROUNDINGS)
             return awake.judged.residuals() if log else []
-        return self.system.residuals() if log else []
+        left: list[Tensor] = self.system.residuals() if log else []
+        return left
 
     def _project_other_points(self, system: ParameterSystem, skip: Tensor | None) -> None:
         """Onto the set what optimizers that swap weights keep beside the parameters."""

@@ -28,7 +28,7 @@ def is_sharded(t: Tensor) -> bool:
     return hasattr(t, "device_mesh") and hasattr(t, "placements")
 
 
-def here(t: Tensor) -> Tensor:
+def here(t: Any) -> Tensor:
     """The part that this rank holds, without graph, in the same memory."""
     local: Tensor = t.detach().to_local() if is_sharded(t) else t.detach()
     return local
@@ -98,14 +98,16 @@ class ShardedSystem:
         self.stacked, self.actual = stacked, actual
         self.parameters = [actual(p) for p in stacked.parameters]
         names = stacked.parameter_names
-        self._mesh: Any = next(p.device_mesh for p in self.parameters if is_sharded(p))
+        own: list[Any] = [p for p in self.parameters if is_sharded(p)]
+        self._mesh: Any = own[0].device_mesh
         for original, p in zip(stacked.parameters, self.parameters, strict=True):
             if not varies(p):
                 raise InputError(
                     f"{names[original]} is not trained by this optimizer, beside sharded "
                     "parameters that are: put its value on the right side"
                 )
-            if is_sharded(p) and p.device_mesh != self._mesh:  # type: ignore[attr-defined]
+            placed: Any = p
+            if is_sharded(p) and placed.device_mesh != self._mesh:
                 raise InputError(f"{names[original]} is on another mesh than the others")
         parts = [
             _part(p, names[o], self._mesh)
@@ -244,9 +246,9 @@ class ShardedSystem:
         """Onto the set, in place; the residual before the last correction, or after."""
         if skip is not None:  # an infinity on one rank holds all of them back
             skip = self._sum(skip.double()) > 0
-        for _ in range(2):
-            r = self.residual()
-            self._subtract(self.parameters, skipped(r, skip))
+        self._subtract(self.parameters, skipped(self.residual(), skip))
+        r = self.residual()
+        self._subtract(self.parameters, skipped(r, skip))
         return [self.residual() if last else r]
 
     def _holds(self, r: Tensor, factor: float) -> Tensor:
