@@ -14,6 +14,7 @@ distributed = pytest.importorskip("torch.distributed")
 if not distributed.is_available():
     pytest.skip("torch without distributed", allow_module_level=True)
 
+from torch.distributed import checkpoint  # noqa: E402
 from torch.distributed.device_mesh import init_device_mesh  # noqa: E402
 from torch.distributed.fsdp import fully_shard  # noqa: E402
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor  # noqa: E402
@@ -62,7 +63,7 @@ def compare(place):
             torch.testing.assert_close(part.full_tensor(), one, **CLOSE)
 
 
-def on_a_rank(rank, ranks, port):
+def on_a_rank(rank, ranks, port, folder):
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     distributed.init_process_group(
@@ -81,7 +82,7 @@ def on_a_rank(rank, ranks, port):
         own = {"W": [Shard(0), Shard(1)], "v": [Replicate(), Shard(0)]}
         compare(lambda t, name: distribute_tensor(t.clone(), square, own[name]))
     refusals(line)
-    with_fully_shard(line)
+    with_fully_shard(line, folder)
     bytes_of_a_step(line)
     parameter = torch.nn.Parameter(distribute_tensor(torch.ones(4), line, [Shard(0)]))
     distributed.barrier()
@@ -118,7 +119,7 @@ def refusals(mesh):
     assert torch.equal(W.full_tensor(), torch.ones(4, 4))
 
 
-def with_fully_shard(mesh):
+def with_fully_shard(mesh, folder):
     torch.manual_seed(0)
     net = torch.nn.Linear(7, 5, dtype=F64)
     twin = torch.nn.Linear(7, 5, dtype=F64)
@@ -133,11 +134,21 @@ def with_fully_shard(mesh):
             each(x).square().mean().backward()
             opt.step()
     torch.testing.assert_close(net.weight.full_tensor(), twin.weight.detach(), **CLOSE)
+    checkpoint.save(net.state_dict(), checkpoint_id=folder)
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # it is meant to be
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_ranks_end_where_one_process_does(ranks):
+def test_ranks_end_where_one_process_does(ranks, tmp_path):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    torch.multiprocessing.spawn(on_a_rank, (ranks, port), nprocs=ranks)
+    torch.multiprocessing.spawn(on_a_rank, (ranks, port, str(tmp_path)), nprocs=ranks)
+    # what they saved is resumed by one process, on the set
+    net = torch.nn.Linear(7, 5, dtype=F64)
+    state = net.state_dict()
+    checkpoint.load(state, checkpoint_id=str(tmp_path), no_dist=True)
+    net.load_state_dict(state)
+    constrain(
+        torch.optim.SGD(net.parameters(), lr=0.1), expr(net.weight).sum(1) == 1, start="raise"
+    )
