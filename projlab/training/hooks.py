@@ -95,9 +95,12 @@ class StepHooks:
 
     # ---- equations
 
-    def set_equations(self, stacked: StackedEquations) -> None:
-        """Take over equations, all or (where something is refused) nothing."""
-        system, watched = self._derived(stacked)
+    def set_equations(self, stacked: StackedEquations, taken: int = 0) -> None:
+        """Take over equations, all or (where something is refused) nothing.
+
+        The first ones, `taken` of them, were taken before.
+        """
+        system, watched = self._derived(stacked, taken)
         self.stacked = stacked
         self._adopt(system, watched)
 
@@ -117,11 +120,9 @@ class StepHooks:
             self.stacked = stacked
             self._sleeping.forget()
         else:
-            self.set_equations(stacked)
+            self.set_equations(stacked, len(stacked.equations))
 
-    def _derived(
-        self, stacked: StackedEquations, *, midway: bool = False
-    ) -> tuple[Any, list[Watched]]:
+    def _derived(self, stacked: StackedEquations, taken: int) -> tuple[Any, list[Watched]]:
         """The system of the equations, and the parameters that it was made for."""
         groups = self._groups()
         owners = [self.optimizers[i] for i in self._owners_of_groups()]
@@ -143,7 +144,7 @@ class StepHooks:
             self.actual,
             lambda p: id(p) in place and p.requires_grad,
             self.settings.variant,
-            midway=midway,
+            taken=taken,
             apart=self.settings.mode == "metric",
         )
         if self.settings.mode == "metric":
@@ -190,7 +191,7 @@ class StepHooks:
             The optimizer no longer holds a parameter it held, or one changed its shape.
         """
         if self._watched.changed(self._groups()):
-            self._adopt(*self._derived(self.stacked, midway=True))
+            self._adopt(*self._derived(self.stacked, len(self.stacked.equations)))
 
     # ---- the hooks
 
