@@ -159,6 +159,8 @@ class StepHooks:
             raise InputError('sharded parameters take mode "tangent" or "post", and variant="auto"')
         if len(self._optimizers) > 1 or any(swaps.swaps(each) for each in self.optimizers):
             raise InputError("sharded parameters take one optimizer, which does not swap weights")
+        if stacked.b_error() is not None:
+            raise InputError("sharded parameters take no b_error: their rows are independent")
         return ShardedSystem(stacked, self.actual, varies)
 
     def _adopt(self, system: Any, watched: list[Watched]) -> None:
