@@ -17,8 +17,10 @@ from projlab.system.options import check_b_error
 from projlab.training import optimizers
 from projlab.training.equations import StackedEquations
 from projlab.training.expressions.expression import Equation, Expression
-from projlab.training.hooks import Mode, Settings, StepHooks
+from projlab.training.hooks import StepHooks
 from projlab.training.residual_log import ResidualLog
+from projlab.training.settings import Mode, Settings
+from projlab.training.shards import ShardedSystem
 
 
 def constrain(
@@ -89,7 +91,7 @@ def constrain(
     ------
     InputError
         Anything but equations; an optimizer that calls no step hooks; parameters that another
-        constrained optimizer trains; SparseAdam, flat parameters of FSDP, DTensor; equations
+        constrained optimizer trains; SparseAdam, flat parameters of FSDP; equations
         without a parameter that is trained; parameters on several devices; `mode="metric"` where
         there is no such metric; settings unlike those of an earlier constraint on this optimizer;
         infeasible or non-finite parameters with start="raise".
@@ -381,6 +383,12 @@ class Handle:
     def residual(self) -> Tensor:
         """A x - b of this handle's equations, (rows,), evaluated in float64."""
         hooks = self._active
+        if isinstance(hooks.system, ShardedSystem):
+            own = {id(e) for e in self._equations}
+            r = hooks.system.residual()
+            return torch.cat(
+                [r[i : i + e.rows] for i, e in hooks.stacked.numbered() if id(e) in own]
+            )
         residuals = []
         for e in self._equations:
             r = -e.right_side()
