@@ -99,6 +99,36 @@ def cold(P: projlab.PolyhedralProjector, x: Tensor) -> Tensor:
     return P(x)
 
 
+def training(n: int) -> Times:
+    """A training step of n weights: with their sum kept, and on the simplex; float32, Adam."""
+    steps: dict[str, Callable[[], object]] = {}
+    for label in ("sum", "simplex"):
+        draw = torch.Generator().manual_seed(0)
+        target = torch.randn(n, generator=draw) / n * 2
+        w = torch.nn.Parameter(torch.full((n,), 1 / n))
+        optimizer = torch.optim.Adam([w], lr=1e-2 / n, fused=True)
+        kept = [projlab.expr(w).sum() == 1]
+        if label == "simplex":
+            kept.append(projlab.expr(w) >= 0)
+        projlab.constrain(optimizer, *kept)
+        steps[label] = partial(_step, optimizer, w, target)
+        for _ in range(WARM):
+            steps[label]()
+        if abs(float(w.detach().double().sum()) - 1) > 1e-5:
+            raise AssertionError("the weights do not sum to one")
+    return interleaved(steps)
+
+
+WARM = 20
+"""Steps before those that are timed: entries that end at zero are there by then."""
+
+
+def _step(optimizer: torch.optim.Optimizer, w: Tensor, target: Tensor) -> None:
+    optimizer.zero_grad()
+    (w - target).square().sum().backward()
+    optimizer.step()
+
+
 def row(name: str) -> str:
     """Times in ms, and distances to the answer, relative to its norm."""
     P, A, b, x = nonnegative(name)

@@ -450,6 +450,10 @@ def _simplexes() -> Iterator[Cell]:
     yield Cell("sorting lines", 1 / times.ratio("projlab", "lines"))
 
 
+def _training_step() -> Iterator[Cell]:
+    yield Cell("n = 1e5", bounds.training(10**5).ratio("simplex", "sum"))
+
+
 def _nonnegative(*, again: bool) -> Iterator[Cell]:
     for name in bounds.EASY:
         P, A, b, x = bounds.nonnegative(name)
@@ -590,6 +594,8 @@ TARGETS: tuple[Target, ...] = (
     Target("simplex", "the simplex, n = 1e6", "≤ 1.5", "over `torch.sort`", MOST, 1.5, _simplex),
     Target("simplex-batch", "4096 vectors of 100 onto the simplex", "≥ 5 ×", TIMES_FASTER, LEAST,
            5, _simplexes),
+    Target("simplex-step", "a training step on a simplex, n = 1e5", "≤ 2",
+           "over that of the sum alone", MOST, 2, _training_step),
     Target("bounds-first", "real systems with x ≥ 0, Clarabel at 1e-12", "≥ 1", TIMES_FASTER,
            LEAST, 1, lambda: _nonnegative(again=False)),
     Target("bounds-again", "the same: the next projection", "≥ 10", "first over next", LEAST, 10,

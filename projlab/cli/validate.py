@@ -35,6 +35,12 @@ if TYPE_CHECKING:
 TRAINING = "training"
 """The group of the training section: optimizers in the place of variants."""
 
+LONGEST = 3600.0
+"""Seconds for the bounds section's problems together, where a profile has no limit."""
+
+BOUNDS = "bounds"
+"""The group of the bounds section: inequalities and bounds beside equations, or alone."""
+
 EPILOG = f"""
 examples:
   projlab validate
@@ -47,6 +53,8 @@ examples:
   projlab validate --group article --group spectra --json
   projlab validate --group training --out DIR
       constraints under every optimizer of torch, against known constrained optima
+  projlab validate --group bounds --subject mypackage.layers:project --out DIR
+      project(x, A, b, G, h, lb, ub), onto simplices and polyhedra; None for what is not there
   projlab validate --peers --out DIR
       and, beside the variants, what people use today, as far as it is installed
   projlab validate --subject mypackage.layers:project --out DIR
@@ -141,7 +149,7 @@ def run(options: argparse.Namespace) -> int:
     if options.junit:
         require_writable(options.junit, "--junit")
     request = _request(options)
-    if not request.problems and not request.training:
+    if not (request.problems or request.training or request.bounds):
         print("projlab: nothing to check: no problem is in all of these at once", file=sys.stderr)
         return NOTHING_CHECKED
     folder = options.out or Path("runs") / request.profile.name
@@ -186,8 +194,8 @@ class _Request:
         Shown beside the variants.
     device
         Of the variants.
-    problems, training
-        The problems, and the names of those of the training section.
+    problems, training, bounds
+        The problems, and the names of those of the training and the bounds sections.
     header
         What the run's folder says that it was asked for.
     """
@@ -198,7 +206,13 @@ class _Request:
     device: str
     problems: "list[Problem]"
     training: list[str]
+    bounds: list[str]
     header: dict[str, str]
+
+    @property
+    def of_bounds(self) -> str:
+        """Who answers in the bounds section: a subject, or projlab by its own choice."""
+        return self.variants[0] if "subject" in self.header else "auto"
 
     @property
     def problems_of_peers(self) -> "list[Problem]":
@@ -239,11 +253,13 @@ def _request(options: argparse.Namespace) -> _Request:
         device,
         _chosen_problems(options),
         _chosen_training(options),
+        _chosen_bounds(options),
         header,
     )
 
 
 def _chosen_problems(options: argparse.Namespace) -> "list[Problem]":
+    from projlab_validation.bounds import problems as bounds
     from projlab_validation.problems import catalogue
     from projlab_validation.profiles import PROFILES
     from projlab_validation.training import section
@@ -251,9 +267,10 @@ def _chosen_problems(options: argparse.Namespace) -> "list[Problem]":
     dtypes: Sequence[Dtype] = options.dtype or PROFILES[options.profile].dtypes
     groups, names = options.group, options.problem
     if groups is not None:
-        groups = [group for group in groups if group != TRAINING]
+        groups = [group for group in groups if group not in (TRAINING, BOUNDS)]
     if names is not None:
-        names = [name for name in names if name not in section.NAMES]
+        of_sections = (*section.NAMES, *bounds.NAMES)
+        names = [name for name in names if name not in of_sections]
     if groups == [] or names == []:
         return []
     try:
@@ -277,6 +294,26 @@ def _chosen_training(options: argparse.Namespace) -> list[str]:
     return list(section.NAMES if of_profile is None else of_profile)
 
 
+def _chosen_bounds(options: argparse.Namespace) -> list[str]:
+    """Name the bounded problems that are asked for; a subject has to be asked by their group.
+
+    What takes equations alone takes no bounds, and single variants are of equations.
+    """
+    from projlab_validation.bounds import problems
+
+    if options.variant or (options.dtype and "float64" not in options.dtype):
+        return []
+    if options.device != "cpu":
+        return []
+    if options.problem is not None:
+        return [name for name in problems.NAMES if name in options.problem]
+    if options.group is None and options.subject:
+        return []
+    if options.group is not None and BOUNDS not in options.group:
+        return []
+    return list(problems.names(quick=options.profile == "quick"))
+
+
 def _measure(
     request: _Request, options: argparse.Namespace, store: "Store", environment: str
 ) -> str:
@@ -296,6 +333,8 @@ def _measure(
     stopped = _exhaust(rows, fail_fast=options.fail_fast)
     if request.training and not stopped:
         _train(request, options, store, environment)
+    if request.bounds and not stopped:
+        _bound(request, store, environment)
     if request.peers and not stopped:
         rows = runner.run(
             request.problems_of_peers,
@@ -330,6 +369,7 @@ def _missing(
     request: _Request, options: argparse.Namespace, store: "Store", environment: str
 ) -> str:
     """Say how many measurements the request demands and the folder lacks; "" where none."""
+    from projlab_validation.bounds import section as bounded
     from projlab_validation.store import Key, read
     from projlab_validation.training import section
 
@@ -346,6 +386,10 @@ def _missing(
         dtypes = options.dtype or request.profile.dtypes
         lacking += section.missing(
             store.folder, request.training, request.profile, dtypes, environment=environment
+        )
+    if request.bounds:
+        lacking += bounded.missing(
+            store.folder, request.bounds, request.of_bounds, environment=environment
         )
     return f"{len(lacking)} measurements are missing, {lacking[0]} the first" if lacking else ""
 
@@ -368,6 +412,21 @@ def _train(
         pass
 
 
+def _bound(request: _Request, store: "Store", environment: str) -> None:
+    """Run the bounds section to its end."""
+    from projlab_validation.bounds import section
+
+    rows = section.run(
+        store.folder,
+        request.bounds,
+        request.of_bounds,
+        environment=environment,
+        time_limit=request.profile.record_seconds or LONGEST,
+    )
+    for _ in rows:
+        pass
+
+
 def _judge(
     request: _Request, store: "Store", description: Mapping[str, str], stopped: str
 ) -> "tuple[Summary, Path]":
@@ -376,9 +435,11 @@ def _judge(
     Returns the run's summary and the file of its verdicts.
     """
     from projlab_reports.summary import Summary
+    from projlab_validation.bounds import section as bounded
+    from projlab_validation.bounds.judge import judge as judge_bounds
     from projlab_validation.environment import identity
     from projlab_validation.judge import judge
-    from projlab_validation.store import STOPPED, TRAINING_VERDICTS, read
+    from projlab_validation.store import BOUNDS_VERDICTS, STOPPED, TRAINING_VERDICTS, read
     from projlab_validation.training import section
     from projlab_validation.training.judge import judge as judge_training
 
@@ -389,9 +450,13 @@ def _judge(
     of_peers = verdicts["variant"].isin([peer.spec for peer in request.peers])
     training = judge_training(section.read(store.folder, environment))
     store.write_verdicts(training, TRAINING_VERDICTS)
+    bounds = judge_bounds(bounded.read(store.folder, environment))
+    store.write_verdicts(bounds, BOUNDS_VERDICTS)
     store.end(stopped)
     header = request.header | ({STOPPED: stopped} if stopped else {})
-    summary = Summary(verdicts[~of_peers], header, description, verdicts[of_peers], training)
+    summary = Summary(
+        verdicts[~of_peers], header, description, verdicts[of_peers], training, bounds
+    )
     return summary, path
 
 

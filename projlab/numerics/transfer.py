@@ -22,3 +22,8 @@ def sent(t: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> T
 def capturing(device: torch.device) -> bool:
     """Whether what is done on the device now is recorded for a CUDA graph, and not done."""
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def reads_values(device: torch.device) -> bool:
+    """Whether a value is at hand without waiting for the device."""
+    return device.type == "cpu"

@@ -16,7 +16,7 @@ from projlab.proof.certificate import Certificate
 from projlab.system.options import check_b_error
 from projlab.training import optimizers
 from projlab.training.equations import StackedEquations
-from projlab.training.expressions.expression import Equation, Expression
+from projlab.training.expressions.expression import Equation, Expression, Inequality
 from projlab.training.hooks import StepHooks
 from projlab.training.residual_log import ResidualLog
 from projlab.training.settings import Mode, Settings
@@ -34,12 +34,12 @@ def constrain(
     log: int = 1024,
     b_error: Any = 0.0,
 ) -> "Handle":
-    """Make every step of an optimizer end on the affine set of these equations.
+    """Make every step of an optimizer end on the set of these equations and inequalities.
 
     From here on `optimizer.step()` keeps the equations to rounding, and ends at the constrained
     optimum wherever the unconstrained training would end at the unconstrained one:
 
-        constrain(optimizer, expr(W).sum(dim=1) == 1)
+        constrain(optimizer, expr(W).sum(dim=1) == 1, expr(W) >= 0)
 
     Parameters
     ----------
@@ -50,11 +50,13 @@ def constrain(
         equations that it does not hold, or that do not require grad, are constants, read at each
         step.
     equations
-        What `==` makes of expressions (`projlab.expr`). All equations of an optimizer, also of
-        other calls, are one system.
+        What `==`, `<=` and `>=` make of expressions (`projlab.expr`). All of an optimizer, also of
+        other calls, are one system. A row of an inequality that holds one entry is a bound.
     mode
         "tangent": gradients onto the null space before the step, so that the optimizer's averages
-        never see what the constraint takes away, and parameters onto the set after it.
+        never see what the constraint takes away, and parameters onto the set after it. Beside
+        inequalities it is the tangent cone, what the gradient pushes against is held for the step,
+        and momenta follow: see `projlab/training/blocks/polyhedral.py` for theory and limits.
         Coupled weight decay is taken into account; decoupled decay, which is the gradient of no
         objective under Adam, shrinks the parameters before they are projected.
         "post": only the projection after the step, the textbook recipe. Its limit is not the
@@ -90,13 +92,15 @@ def constrain(
     Raises
     ------
     InputError
-        Anything but equations; an optimizer that calls no step hooks; parameters that another
+        Anything but equations and inequalities; LBFGS, mode="metric" or a variant beside
+        inequalities; an optimizer that calls no step hooks; parameters that another
         constrained optimizer trains; SparseAdam, flat parameters of FSDP; equations
         without a parameter that is trained; parameters on several devices; `mode="metric"` where
         there is no such metric; settings unlike those of an earlier constraint on this optimizer;
         infeasible or non-finite parameters with start="raise".
     InconsistentError
-        Equations that contradict each other, by name. Nothing has been changed then.
+        Equations that contradict each other, or bounds that no parameters keep, by name. Nothing
+        has been changed then.
     MemoryLimitError, AccuracyError, RankDeficientError
         As `projlab.projector` for a block.
 
@@ -197,7 +201,7 @@ def _check(equations: tuple[Any, ...], mode: object, start: object, log: object)
         if not isinstance(e, Equation):
             raise InputError(
                 f"equation {i} is a {type(e).__name__}; write it with projlab.expr, as in "
-                "expr(W).sum(dim=1) == 1"
+                "expr(W).sum(dim=1) == 1 or expr(W) >= 0"
             )
     if not equations:
         raise InputError("no equation is given; write one with projlab.expr")
@@ -234,6 +238,11 @@ def _with_error(i: int, equation: Equation, b_error: Any) -> Equation:
     error = check_b_error(b_error)
     if not isinstance(error, Tensor):
         return equation
+    if isinstance(equation, Inequality):
+        raise InputError(
+            f"b_error is of equations, and number {i} is an inequality: loosen its right side, and "
+            "give a list of errors with 0 for it"
+        )
     try:
         rows = error.cpu().expand(equation.shape)
     except RuntimeError:
@@ -268,8 +277,7 @@ def _with_right(i: int, equation: Equation, right: Any) -> Equation:
         )
     if isinstance(right, Expression):
         raise InputError(f"right side {i} is an expression; it must be a number or an array")
-    fresh: Equation = equation.left == right
-    return fresh.stating(equation.b_error)
+    return equation.again(right)
 
 
 class Handle:
@@ -381,7 +389,7 @@ class Handle:
         self._equations = tuple(fresh[id(e)] for e in self._equations)
 
     def residual(self) -> Tensor:
-        """A x - b of this handle's equations, (rows,), evaluated in float64."""
+        """A x - b of this handle's rows, (rows,), in float64; zero where an inequality holds."""
         hooks = self._active
         if isinstance(hooks.system, ShardedSystem):
             own = {id(e) for e in self._equations}
@@ -396,11 +404,11 @@ class Handle:
                 for term in e.difference.terms:
                     p = hooks.actual(term.parameter).detach()
                     r = r.to(p.device) + term.evaluate(p, torch.float64)
-            residuals.append(r)
+            residuals.append(r.clamp_min(0) if isinstance(e, Inequality) else r)
         return torch.cat(residuals)
 
     def certify(self, accuracy: float | None = None) -> Certificate:
-        """Bound how far the parameters are from the affine set, relative to their norm.
+        """Bound how far the parameters are from the set, relative to their norm.
 
         `projlab.certify` of the current parameters as their own projection, block by block: the
         figures are the worst of the blocks, of which every bound also holds for the whole.
@@ -412,12 +420,7 @@ class Handle:
             As `projlab.certify`.
         """
         with torch.no_grad():
-            return certificate.worst(
-                [
-                    certificate.certify(x, x, constraint, accuracy=accuracy)
-                    for x, constraint in self._active.system.points()
-                ]
-            )
+            return certificate.worst(self._active.system.certificates(accuracy))
 
     def remove(self) -> None:
         """Take these equations off the optimizer; parameters stay as they are."""

@@ -13,7 +13,7 @@ import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from projlab.numerics.precision import lowered, stated_precision
 from projlab.training import copies, optimizers, swaps
 from projlab.training.blocks.base import Shift
 from projlab.training.equations import StackedEquations
+from projlab.training.expressions.expression import Inequality
 from projlab.training.gradients import ProjectedGradients, gradient_of
 from projlab.training.parameter_system import ParameterSystem
 from projlab.training.residual_log import ResidualLog
@@ -40,6 +41,8 @@ _ATTRIBUTE = "_projlab_hooks"
 """Where an optimizer keeps its hooks."""
 
 _NONE: frozenset[int] = frozenset()
+
+V = TypeVar("V")
 
 _constrained: "weakref.WeakSet[Optimizer]" = weakref.WeakSet()
 """All optimizers that have a constraint."""
@@ -147,6 +150,11 @@ class StepHooks:
             taken=taken,
             apart=self.settings.mode == "metric",
         )
+        if system.sided:
+            own = {id(p) for p in system.parameters}
+            optimizers.require_inequalities(
+                [owners[place[i][0]] for i in own], metric=self.settings.mode == "metric"
+            )
         if self.settings.mode == "metric":
             _refuse_overlap(system)
         return system, watched
@@ -159,6 +167,8 @@ class StepHooks:
             raise InputError('sharded parameters take mode "tangent" or "post", and variant="auto"')
         if len(self._optimizers) > 1 or any(swaps.swaps(each) for each in self.optimizers):
             raise InputError("sharded parameters take one optimizer, which does not swap weights")
+        if any(isinstance(e, Inequality) for e in stacked.equations):
+            raise InputError("sharded parameters take equations; inequalities need whole ones")
         if stacked.b_error() is not None:
             raise InputError("sharded parameters take no b_error: their rows are independent")
         return ShardedSystem(stacked, self.actual, varies)
@@ -396,13 +406,37 @@ class StepHooks:
         systems = self._sleeping.awake_of(held).systems if held else (self.system,)
         for system in systems:
             gs = [gradient_of(p) for p in system.parameters]
+            if system.sided:
+                system.ascend(self._of_each(system, optimizers.direction))
             system.tangent_(gs, self._shift(system, getattr(optimizer, "grad_scale", None)))
+            if system.sided:
+                self._project_momenta(system)
         if len(self._optimizers) > 1:
             self._projected.note(self.system.parameters)
 
     def _trained_by(self, optimizer: Optimizer) -> list[Tensor]:
         pairs = zip(self.system.parameters, self._group_of, strict=True)
         return [p for p, g in pairs if self._owner(g) is optimizer]
+
+    def _of_each(
+        self, system: ParameterSystem, what: Callable[[Optimizer, dict[str, Any], Tensor], V]
+    ) -> list[V]:
+        """What is asked of the optimizer and the group of each parameter of a system."""
+        groups = self._groups()
+        place = {id(p): g for p, g in zip(self.system.parameters, self._group_of, strict=True)}
+        owned = [(place[id(p)], p) for p in system.parameters]
+        return [what(self._owner(g), groups[g], p) for g, p in owned]
+
+    def _project_momenta(self, system: ParameterSystem) -> None:
+        """Momenta onto the face on which a step begins; of parameters without any, zeros."""
+        found = self._of_each(system, optimizers.momenta)
+        for name in {name for own in found for name in own}:
+            system.velocities_(
+                [
+                    own.get(name, torch.zeros_like(p, requires_grad=False))
+                    for own, p in zip(found, system.parameters, strict=True)
+                ]
+            )
 
     def _shift(self, system: ParameterSystem, scale: Tensor | None) -> Shift | None:
         """lambda * x that the optimizer will add to each gradient, in the gradient's scale."""

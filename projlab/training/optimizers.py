@@ -1,5 +1,6 @@
 """What is known of torch's optimizers: which are refused, their weight decay, their metric."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -140,3 +141,38 @@ def inverse_metric(optimizer: Optimizer, group: dict[str, Any], parameter: Tenso
         divisor = square.sqrt() / (1 - group["betas"][1] ** step).sqrt() + group["eps"]
     inverse: Tensor = group["lr"] / divisor
     return inverse
+
+
+_MOMENTA = ("momentum_buffer", "exp_avg")
+
+
+def momenta(optimizer: Optimizer, group: dict[str, Any], parameter: Tensor) -> dict[str, Tensor]:  # noqa: ARG001  # asked as `direction` is
+    """What the optimizer keeps of past gradients and moves against, by name; of its state's own."""
+    state: dict[str, Any] = optimizer.state.get(parameter, {})
+    found = {name: state.get(name) for name in _MOMENTA}
+    return {
+        name: m
+        for name, m in found.items()
+        if isinstance(m, Tensor) and m.shape == parameter.shape and m.device == parameter.device
+    }
+
+
+def direction(optimizer: Optimizer, group: dict[str, Any], parameter: Tensor) -> float:  # noqa: ARG001  # asked as `momenta` is
+    """1 where the optimizer goes against the gradient, -1 where it goes along it."""
+    return -1.0 if group.get("maximize", False) else 1.0
+
+
+def require_inequalities(several: Sequence[Optimizer], *, metric: bool) -> None:
+    """Raise `InputError` where an optimizer or a mode cannot keep inequalities and be right."""
+    if metric:
+        raise InputError(
+            'mode="metric" takes equations alone; with inequalities mode="tangent" is right under '
+            "every scaling"
+        )
+    for optimizer in several:
+        if kind(optimizer, ("LBFGS",)):
+            raise InputError(
+                "LBFGS with inequalities is refused: it searches along a line through several "
+                "points within a step, which leave the set, and its curvature pairs belong to "
+                "another face after each. Use SGD with momentum, or Adam"
+            )

@@ -2,28 +2,30 @@
 
 import copy
 from collections.abc import Callable, Set
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from projlab import tolerance
 from projlab.errors import InputError, ProjlabError
-from projlab.numerics.transfer import capturing, sent
+from projlab.numerics.transfer import capturing, reads_values, sent
+from projlab.proof import certificate
+from projlab.proof.certificate import Certificate
 from projlab.system.constraint import AffineConstraint
 from projlab.system.inputs import working_dtype
 from projlab.training.agreement import agreed
-from projlab.training.blocks.base import Block, Shift, TouchedEntries, skipped, widest_dtype
+from projlab.training.blocks.base import Block, Shift, TouchedEntries, widest_dtype
 from projlab.training.blocks.factoring import inconsistent, make_block
+from projlab.training.blocks.polyhedral import PolyhedralBlock
 from projlab.training.blocks.sums import SumsBlock
 from projlab.training.equations import StackedEquations
+from projlab.training.expressions.expression import Inequality
 from projlab.training.expressions.maps import LinearMap, Sums, placed
-from projlab.training.memory_order import in_memory_order, laid_out
+from projlab.training.memory_order import flat, in_memory_order, is_dense, laid_out
 from projlab.training.partition import EquationRows, MatrixPlan, SumsPlan, alike, split
-
-
-def reads_values(device: torch.device) -> bool:
-    """Whether a value is at hand without waiting for the device."""
-    return device.type == "cpu"
+from projlab.training.polyhedra import polyhedral_blocks
+from projlab.training.sides import Parted, parted
 
 
 def _require_no_capture(device: torch.device) -> None:
@@ -34,6 +36,14 @@ def _require_no_capture(device: torch.device) -> None:
             "parameters that have gradients now. Take a step with gradients in the same places "
             "before the capture"
         )
+
+
+def _copy_back(ts: list[Tensor], own: list[Tensor]) -> None:
+    """What was changed in copies."""
+    if own is not ts:
+        for t, changed in zip(ts, own, strict=True):
+            if changed is not t:
+                t.copy_(changed)
 
 
 class ParameterSystem:
@@ -87,7 +97,15 @@ class ParameterSystem:
         # rows that may contradict each other have factors that no b has a part in
         b = self.current_b().double().cpu() if strict else stacked.right_side()
         error = stacked.b_error() if strict else None
-        distinct = self._distinct(b, error) if strict else self._equations
+        parts = parted(self._equations, [p.numel() for p in self.parameters])
+        self.sided = bool(len(parts.bounds.rows) or parts.together or len(parts.void))
+        """Whether there are inequalities."""
+        if self.sided and variant != "auto":
+            raise InputError(
+                f'variant="{variant}" is one of equations; beside inequalities leave variant="auto"'
+            )
+        self._apart = parts.apart
+        distinct = self._distinct(b, error) if strict else parts.apart
         plans, empty = split(
             distinct,
             self.parameters,
@@ -119,8 +137,12 @@ class ParameterSystem:
             for plan in plans
             if not isinstance(plan, SumsPlan)
         ]
+        if self.sided:
+            empty = self._add_polyhedra(parts, b, strict=strict)
+            self._refuse_empty(empty[empty >= first], b, error)
         self._any_b = (
-            len(distinct) == len(self._equations)
+            not self.sided
+            and len(distinct) == len(self._equations)
             and not len(empty)
             and all(block.independent for block in self.blocks)
         )
@@ -134,6 +156,39 @@ class ParameterSystem:
         """Whether another system may have bound the blocks to other memory since."""
         self._points: list[Tensor] | None = None
         """What is projected in place of the parameters, meanwhile."""
+
+    def _add_polyhedra(self, parts: Parted, b: Tensor, *, strict: bool) -> Tensor:
+        """Blocks of inequalities, bounds and the equations that these meet; empty rows."""
+        inequality = torch.cat(
+            [
+                torch.full((e.rows,), isinstance(e, Inequality), device="cpu")
+                for e in self.stacked.equations
+            ]
+        )
+        blocks, empty = polyhedral_blocks(
+            parts,
+            self.parameters,
+            b,
+            inequality,
+            self.stacked.row_names,
+            self._entry_name,
+            strict=strict,
+        )
+        self.blocks += blocks
+        return empty
+
+    def _entry_name(self, parameter: int, column: int) -> str:
+        """As in "W0[3, 1]"."""
+        p = self.parameters[parameter]
+        name = next(
+            self.stacked.parameter_names[q] for q in self.stacked.parameters if self.actual(q) is p
+        )
+        numbers = torch.arange(p.numel(), device="cpu").view(p.shape)
+        if is_dense(p):
+            own = torch.empty_strided(p.shape, p.stride(), dtype=torch.long, device="cpu")
+            column = int(flat(own.copy_(numbers))[column])
+        index = [str(int(i)) for i in torch.unravel_index(torch.tensor(column), p.shape)]
+        return f"{name}[{', '.join(index)}]" if index else name
 
     def _fix(self) -> None:
         """Give each block its part of b."""
@@ -225,7 +280,8 @@ class ParameterSystem:
                     f"{e.describe(self.stacked.parameter_names)} holds no parameter that this "
                     "optimizer trains"
                 )
-            equations.append(EquationRows(start, e.shape, tuple(terms)))
+            relation = isinstance(e, Inequality)
+            equations.append(EquationRows(start, e.shape, tuple(terms), relation))
         return equations
 
     def _device(self) -> torch.device:
@@ -252,7 +308,7 @@ class ParameterSystem:
     def _distinct(self, b: Tensor, error: Tensor | None) -> list[EquationRows]:
         """Without sums that are stated twice; `InconsistentError` where they differ in b only."""
         kept: dict[object, EquationRows] = {}
-        for e in self._equations:
+        for e in self._apart:
             key: object = id(e)
             if e.terms and all(isinstance(t, Sums) for _, t in e.terms):
                 key = tuple((p, t.scale, t.out, t.inner, t.offset) for p, t in e.terms)  # type: ignore[union-attr]
@@ -276,9 +332,13 @@ class ParameterSystem:
         """Raise `InconsistentError` for a row without entries whose b is not zero to rounding."""
         u = tolerance.unit_roundoff(self.dtype)
         scale = self.stacked.right_side().abs()
+        unequal = {
+            i for e in self._equations if e.inequality for i in range(e.start, e.start + e.height)
+        }
         for row in empty.tolist():
             stated = 0.0 if error is None else float(error[row])
-            if abs(float(b[row])) > tolerance.RESIDUAL_ROUNDINGS * u * float(scale[row]) + stated:
+            off = -float(b[row]) if row in unequal else abs(float(b[row]))
+            if off > tolerance.RESIDUAL_ROUNDINGS * u * float(scale[row]) + stated:
                 name = self.stacked.row_name(row)
                 raise inconsistent([f"{name} holds no parameter that varies"])
 
@@ -323,19 +383,12 @@ class ParameterSystem:
 
         Nothing moves where `skip` is true.
         """
-        left, reads = [], skip is None and self._reads
+        reads = skip is None and self._reads
         self._bind()
-        for block, b in zip(self.blocks, self.right_sides(), strict=True):
-            r = block.residual(b)
-            most = 1 if reads and block.one_is_enough(b, r) else block.corrections
-            for done in range(1, most + 1):
-                block.subtract(skipped(r, skip))
-                if done < most or last:
-                    r = block.residual(b)
-                if done < most and reads and block.settled(b, r):
-                    break
-            left.append(r)
-        return left
+        return [
+            block.project_(b, skip, reads=reads, last=last)
+            for block, b in zip(self.blocks, self.right_sides(), strict=True)
+        ]
 
     def project_points_(self, points: list[Tensor], skip: Tensor | None) -> None:
         """Other tensors of the parameters' shapes and dtypes onto the set, in place."""
@@ -353,16 +406,8 @@ class ParameterSystem:
     def restore_(self, skip: Tensor | None, factor: float) -> None:
         """Onto the set; blocks whose rows all hold up to `factor` roundings keep their bits."""
         for block, b in self._current():
-            for _ in range(block.corrections):
-                r = block.residual(b)
-                holds = block.together(self._holds(block, b, r, factor))
-                r = skipped(r, holds if skip is None else holds | skip)
-                if self._reads and not bool(r.any()):
-                    break
-                once = self._reads and block.one_is_enough(b, r)
-                block.subtract(r)
-                if once:
-                    break
+            holds = partial(self._holds, block, b, factor=factor)
+            block.restore_(b, skip, holds, reads=self._reads)
 
     def project_in_metric_(self, inverse: list[Tensor], skip: Tensor | None) -> None:
         """Onto the set in the diagonal metric whose inverse is given for each parameter."""
@@ -376,18 +421,36 @@ class ParameterSystem:
 
         Of a part, gradients that its blocks do not touch are passed over, whatever they are.
         """
-        if shift is not None:
+        if shift is not None or self.sided:
             self._bind()
+        if self.sided:
+            for block, b in zip(self.blocks, self.right_sides(), strict=True):
+                block.b = b
         # blocks read gradients as they read the parameters
-        own = gs
-        if [g.stride() for g in gs] != self._strides:
-            own = [laid_out(g, p) for g, p in zip(gs, self.parameters, strict=True)]
+        own = self._laid(gs)
         for block in self.blocks:
             block.tangent(own, shift)
-        if own is not gs:
-            for g, projected in zip(gs, own, strict=True):
-                if projected is not g:
-                    g.copy_(projected)
+        _copy_back(gs, own)
+
+    def _laid(self, gs: list[Tensor]) -> list[Tensor]:
+        """Tensors of the parameters' shapes as these lie in memory."""
+        if [g.stride() for g in gs] == self._strides:
+            return gs
+        return [laid_out(g, p) for g, p in zip(gs, self.parameters, strict=True)]
+
+    def ascend(self, signs: list[float]) -> None:
+        """Say of each parameter whether its optimizer descends (1) or ascends (-1)."""
+        for block in self.blocks:
+            if isinstance(block, PolyhedralBlock):
+                block.signs = None if min(signs) > 0 else signs
+
+    def velocities_(self, ms: list[Tensor]) -> None:
+        """Momenta, one a parameter, onto the faces that the last gradient left, in place."""
+        own = self._laid(ms)
+        for block in self.blocks:
+            if isinstance(block, PolyhedralBlock):
+                block.velocities_(own)
+        _copy_back(ms, own)
 
     def residuals(self) -> list[Tensor]:
         """A x - b, block by block."""
@@ -411,13 +474,27 @@ class ParameterSystem:
             r = block.residual(b)
             holds = self._holds(block, b, r, factor)
             if not bool(holds.all()):
-                off += [self.stacked.row_name(int(i)) for i in block.rows[~holds][:3]]
+                off += [self.stacked.row_name(int(i)) for i in block.named(holds, b)[:3]]
         return not off, off
 
+    def certificates(self, accuracy: float | None) -> list[Certificate]:
+        """Of the current parameters as their own projection, block by block."""
+        found = [
+            block.certified(b, accuracy)
+            for block, b in self._current()
+            if isinstance(block, PolyhedralBlock)
+        ]
+        if self._apart or not found:
+            found += [
+                certificate.certify(x, x, constraint, accuracy=accuracy)
+                for x, constraint in self.points()
+            ]
+        return found
+
     def points(self) -> list[tuple[Tensor, AffineConstraint]]:
-        """The current parameters, block by block: points (k, n) and a constraint for each."""
+        """The parameters of equations alone, block by block: points (k, n), and a constraint."""
         ts, b = self.values(), self.current_b().double().cpu()
-        plans, _ = split(self._equations, self.parameters, sums=True, structured=False, join=True)
+        plans, _ = split(self._apart, self.parameters, sums=True, structured=False, join=True)
         points: list[tuple[Tensor, AffineConstraint]] = []
         if not plans:
             # no equation holds an entry: every point is its own projection

@@ -43,6 +43,8 @@ class EquationRows(NamedTuple):
     shape: torch.Size
     terms: tuple[tuple[int, LinearMap], ...]
     """The index of a parameter, and the map that is applied to it."""
+    inequality: bool = False
+    """Whether A x <= b, rather than A x = b."""
 
     @property
     def height(self) -> int:
@@ -189,20 +191,20 @@ def _is_sums(equation: EquationRows, parameters: Sequence[Tensor]) -> bool:
     )
 
 
-def _footprint(term: LinearMap) -> Sums | Tensor:
+def footprint(term: LinearMap) -> Sums | Tensor:
     """What a map touches of its parameter: a view, or columns."""
     if isinstance(term, Sums):
         return term
     return term.source if isinstance(term, DenseMap) else term.cols
 
 
-def _span(footprint: Sums | Tensor) -> tuple[int, int]:
+def _span(touched: Sums | Tensor) -> tuple[int, int]:
     """The first and the last column touched."""
-    if isinstance(footprint, Sums):
-        return footprint.offset, footprint.last
-    if len(footprint) == 0:
+    if isinstance(touched, Sums):
+        return touched.offset, touched.last
+    if len(touched) == 0:
         return 0, -1
-    return int(footprint.min()), int(footprint.max())
+    return int(touched.min()), int(touched.max())
 
 
 def _groups(
@@ -229,8 +231,8 @@ def _overlaps(
     touching: dict[int, list[tuple[int, int, int, Sums | Tensor]]] = {}
     for i, e in enumerate(equations):
         for p, term in e.terms:
-            footprint = _footprint(term)
-            touching.setdefault(p, []).append((*_span(footprint), i, footprint))
+            touched = footprint(term)
+            touching.setdefault(p, []).append((*_span(touched), i, touched))
     pairs: list[tuple[int, int]] = []
     for p, spans in touching.items():
         spans.sort(key=lambda span: span[:3])
@@ -238,13 +240,13 @@ def _overlaps(
             continue
         # spans may overlap where entries do not: columns of one matrix interleave
         owner = torch.zeros(parameters[p].numel(), dtype=torch.int32, device="cpu")
-        for _, _, i, footprint in spans:
-            held = footprint.view(owner) if isinstance(footprint, Sums) else owner[footprint]
+        for _, _, i, touched in spans:
+            held = touched.view(owner) if isinstance(touched, Sums) else owner[touched]
             pairs += [(other - 1, i) for other in held[held > 0].unique().tolist()]
-            if isinstance(footprint, Sums):
+            if isinstance(touched, Sums):
                 held.fill_(i + 1)
             else:
-                owner[footprint] = i + 1
+                owner[touched] = i + 1
     return pairs
 
 

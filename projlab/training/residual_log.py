@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from projlab.numerics.transfer import reads_values
 from projlab.training.blocks.base import largest_of
-from projlab.training.parameter_system import reads_values
 
 _LARGEST = torch.finfo(torch.float32).max
 

@@ -88,6 +88,8 @@ class ShardedSystem:
     """
 
     reads_constants = False
+    sided = False
+    """Inequalities are refused."""
 
     def __init__(
         self,

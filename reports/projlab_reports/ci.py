@@ -34,6 +34,8 @@ def write_junit(summary: Summary, path: Path) -> Path:
         _suite(root, variant, (_case(row) for row in own))
     if len(summary.training):
         _suite(root, "training", map(_training_case, summary.training.to_dict("records")))
+    if len(summary.bounded):
+        _suite(root, "bounds", map(_bounds_case, summary.bounded.to_dict("records")))
     _suite(root, "run", [_run_case(summary)])
     ET.indent(root)
     text = '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
@@ -60,6 +62,11 @@ def _case(row: Mapping[Any, Any]) -> ET.Element:
         row["why"],
         sum(seconds for seconds in taken if not math.isnan(seconds)),
     )
+
+
+def _bounds_case(row: Mapping[Any, Any]) -> ET.Element:
+    seconds = 0.0 if math.isnan(row["seconds"]) else row["seconds"]
+    return _element(row["variant"], row["problem"], row["verdict"], row["why"], seconds)
 
 
 def _training_case(row: Mapping[Any, Any]) -> ET.Element:

@@ -13,10 +13,18 @@ from projlab.errors import InputError
 from projlab_reports import asv
 from projlab_reports.summary import Summary
 from projlab_validation.record import COLUMNS
-from projlab_validation.store import ENVIRONMENTS, FORMAT, HEADER, TRAINING_VERDICTS, VERDICTS
+from projlab_validation.store import (
+    BOUNDS_VERDICTS,
+    ENVIRONMENTS,
+    FORMAT,
+    HEADER,
+    TRAINING_VERDICTS,
+    VERDICTS,
+)
 
 JUDGED = ("verdict", "why", "bound", "stable_bound", "ratio", "amplification", "units_of_kappa_u")
 TRAINED = ("problem", "optimizer", "mode", "weight_decay", "dtype", "distance", "verdict", "why")
+BOUNDED = ("problem", "variant", "role", "status", "distance", "feasibility", "verdict", "why")
 
 COMPARISON = "compare.json"
 COMPARED = ("exit_code", "asked", "environment", "systems")
@@ -72,6 +80,9 @@ def _run(folder: Path) -> Summary:
     training = pd.DataFrame()
     if (folder / TRAINING_VERDICTS).is_file():
         training = _frame(folder / TRAINING_VERDICTS, TRAINED)
+    bounds = pd.DataFrame()
+    if (folder / BOUNDS_VERDICTS).is_file():
+        bounds = _frame(folder / BOUNDS_VERDICTS, BOUNDED)
     # Only a run of the variants has peers beside them; a variant's name has no colon.
     theirs = verdicts["variant"].astype(str).str.contains(":") & ("subject" not in header)
     return Summary(
@@ -80,6 +91,7 @@ def _run(folder: Path) -> Summary:
         _environment(folder, verdicts if len(verdicts) else training),
         verdicts[theirs],
         training,
+        bounds,
     )
 
 

@@ -60,6 +60,8 @@ class Summary:
         The judged records of peers, which count in no total: they are not what is validated.
     training
         The judged training runs.
+    bounds
+        The judged records of the bounds section, and solvers' beside them.
     least
         Records that must have been checked for the run to hold; 0 for no demand.
     """
@@ -69,6 +71,7 @@ class Summary:
     environment: Mapping[str, str]
     peer_verdicts: pd.DataFrame = field(default_factory=pd.DataFrame)
     training: pd.DataFrame = field(default_factory=pd.DataFrame)
+    bounds: pd.DataFrame = field(default_factory=pd.DataFrame)
     least: int = 0
 
     @property
@@ -92,7 +95,8 @@ class Summary:
     @cached_property
     def totals(self) -> dict[str, int]:
         """Number of records by verdict."""
-        counts = [_by_verdict(frame) for frame in (self.verdicts, self.training) if len(frame)]
+        frames = (self.verdicts, self.training, self.bounded)
+        counts = [_by_verdict(frame) for frame in frames if len(frame)]
         return {verdict: sum(count[verdict] for count in counts) for verdict in VERDICTS}
 
     @property
@@ -381,7 +385,39 @@ class Summary:
         frame = self.verdicts[self.verdicts["verdict"] == "fail"]
         failures = frame[["variant", "problem", "dtype", "check", "why"]].copy()
         failures["reproduce"] = [self.command(row) for row in rows(frame)]
-        return pd.concat([failures, self._training_failures()], ignore_index=True)
+        found = [failures, self._training_failures(), self._bounds_failures()]
+        return pd.concat(found, ignore_index=True)
+
+    @property
+    def bounded(self) -> pd.DataFrame:
+        """The judged answers of the bounds section."""
+        if self.bounds.empty:
+            return self.bounds
+        return self.bounds[self.bounds["role"] == "answer"]
+
+    @cached_property
+    def table_of_bounds(self) -> pd.DataFrame:
+        """See `projlab_reports.tables.bounds`."""
+        return tables.bounds(self.bounds) if len(self.bounds) else pd.DataFrame()
+
+    def _bounds_failures(self) -> pd.DataFrame:
+        """The answers on polyhedra that failed, in the columns of `failures`."""
+        columns = ["variant", "problem", "dtype", "check", "why", "reproduce"]
+        asked = f"--subject {self.subject} " if self.subject else ""
+        failures = [
+            (
+                row["variant"],
+                row["problem"],
+                "float64",
+                "projection",
+                row["why"],
+                f"projlab validate --profile {self.header['profile']} --problem {row['problem']} "
+                f"{asked}--out reproduce/{row['problem']} --overwrite",
+            )
+            for row in rows(self.bounded)
+            if row["verdict"] == "fail"
+        ]
+        return pd.DataFrame(failures, columns=columns)
 
     def _training_failures(self) -> pd.DataFrame:
         """The training runs that failed, in the columns of `failures`."""

@@ -227,6 +227,40 @@ def training(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
+FAMILIES = ("simplex", "nonneg", "box_", "polyhedron", "empty")
+"""How names of bounded problems begin, in the order of the table; the others are one family."""
+
+
+def bounds(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row a family of bounded problems and who answered: judged answers, and solvers."""
+    short = frame["problem"].str.removeprefix("bounds_")
+
+    def family(name: str) -> str:
+        return next((f.rstrip("_") for f in FAMILIES if name.startswith(f)), "others")
+
+    table = []
+    for (kind, role), group in frame.groupby([short.map(family), "role"], sort=False):
+        answers = group.groupby("variant", sort=False) if role == "solver" else [("", group)]
+        for variant, own in answers:
+            known = own["distance"].notna()
+            counts = own["verdict"].value_counts()
+            judged = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
+            table.append(
+                {
+                    "family": kind,
+                    "answered by": variant or ", ".join(sorted(own["variant"].unique())),
+                    "problems": len(own),
+                    "x* known": int(known.sum()),
+                    "worst distance": error(float(own["distance"].max())),
+                    "median distance": error(float(own["distance"].median())),
+                    "worst row or bound": error(float(own["feasibility"].max())),
+                    "median ms": f"{1e3 * own['seconds'].median():.3g}",
+                    "verdicts": judged if role == "answer" else MISSING,
+                }
+            )
+    return pd.DataFrame(table)
+
+
 def networks(frame: pd.DataFrame) -> pd.DataFrame:
     """One row a network and how it was constrained: its loss, and how well its rows held."""
     table = []

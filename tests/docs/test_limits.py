@@ -190,7 +190,12 @@ LIMITS: dict[str, tuple[type[Exception], Callable[[], object]]] = {
         projlab.AccuracyError,
         lambda: projector(A, B, accuracy=1e-12),
     ),
-    "inequalities, `expr(w) >= 0`": (TypeError, lambda: expr(parameter()) >= 0),
+    "inequalities under LBFGS": (projlab.InputError, lambda: bounded(torch.optim.LBFGS)),
+    'inequalities with `mode="metric"` or `variant=`': (
+        projlab.InputError,
+        lambda: bounded(torch.optim.SGD, mode="metric"),
+    ),
+    "strict inequalities, `expr(w) > 0`": (TypeError, lambda: expr(parameter()) > 0),
     "optimizers that call no step hooks": (projlab.InputError, without_hooks),
     "parameters that another constrained optimizer trains": (projlab.InputError, trained_elsewhere),
     '`mode="metric"` with several optimizers': (projlab.InputError, several_metrics),
@@ -221,6 +226,11 @@ LIMITS: dict[str, tuple[type[Exception], Callable[[], object]]] = {
     ),
     "a pickled optimizer that keeps its constraint": (UserWarning, pickled),
 }
+
+
+def bounded(optimizer, **keywords):
+    p = parameter()
+    return projlab.constrain(optimizer([p]), expr(p) >= 0, **keywords)
 
 
 def refused_by() -> dict[str, str]:

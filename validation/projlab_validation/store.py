@@ -31,7 +31,9 @@ FORMAT_KEY = "projlab.format"
 """Where a parquet file's metadata says its format."""
 
 HEADER, ENVIRONMENTS, RECORDS, TRAINING = "run.json", "environment.json", "records", "training"
+BOUNDS = "bounds"
 VERDICTS, TRAINING_VERDICTS = "verdicts.parquet", "training.parquet"
+BOUNDS_VERDICTS = "bounds.parquet"
 TEMPORARY = ".projlab-"
 UNREADABLE = ".unreadable"
 """The suffix of a part that a resumed run could not read, and measures again."""
@@ -294,7 +296,7 @@ def readable(path: Path, columns: Iterable[str]) -> bool:
 def _set_aside(folder: Path) -> list[Path]:
     """Rename what cannot be read of the parts; return what they were called."""
     found = []
-    for parts, columns in ((RECORDS, tuple(COLUMNS)), (TRAINING, ())):
+    for parts, columns in ((RECORDS, tuple(COLUMNS)), (TRAINING, ()), (BOUNDS, ())):
         for path in sorted((folder / parts).glob("*.parquet")):
             if not readable(path, columns):
                 path.replace(path.with_name(path.name + UNREADABLE))
@@ -338,7 +340,7 @@ def _require_same(folder: Path, header: Mapping[str, str]) -> None:
 
 def _remove_run(folder: Path) -> None:
     """Remove what a run consists of, the header last, and leave anything else alone."""
-    for parts in (RECORDS, TRAINING):
+    for parts in (RECORDS, TRAINING, BOUNDS):
         shutil.rmtree(folder / parts, ignore_errors=True)
     (folder / ENVIRONMENTS).unlink(missing_ok=True)
     (folder / HEADER).unlink()

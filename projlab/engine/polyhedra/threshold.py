@@ -273,8 +273,11 @@ def _search(rows: DisjointRows, x: Tensor, right: Tensor, lb: Tensor, ub: Tensor
     """The multipliers (k, m), on the piece that they are on, to rounding."""
     t = _start(rows, x, right, lb, ub)
     low, high = torch.full_like(t, -torch.inf), torch.full_like(t, torch.inf)
+    slack = None
     if rows.any_inequality:
         low = torch.where(rows.inequality, 0.0, low)
+        slack = rows.inequality & (rows.total(rows.times(x.clamp(lb, ub))) <= right)
+        t = torch.where(slack, 0.0, t)
     noise = tolerance.STEP_ROUNDINGS * tolerance.unit_roundoff(x.dtype)
     reach = noise * (rows.largest(x) / rows.smallest_weight)
     for step in range(_STEPS):
@@ -285,8 +288,8 @@ def _search(rows: DisjointRows, x: Tensor, right: Tensor, lb: Tensor, ub: Tensor
         low, high = torch.where(over >= 0, t, low), torch.where(over <= 0, t, high)
         newton = t + over / slope
         done = ((newton - t).abs() <= noise * t.abs() + reach) | (low >= high) | over.isnan()
-        if rows.any_inequality:
-            done |= rows.inequality & (t == 0) & (over <= 0)
+        if slack is not None:
+            done |= slack
         if bool(done.all()):
             return t
         inside = (newton > low) & (newton < high) & (slope > 0)

@@ -1,7 +1,7 @@
 """What blocks have in common: their interface, and how they read and write parameter entries."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -55,6 +55,9 @@ class Block(ABC):
         self.homogeneous = not bool(b.any())
         self.b_at_least = float(b.abs().min())
 
+    b: Tensor
+    """The right side of the gradients that come next, for blocks that look at where x is."""
+
     @abstractmethod
     def residual(self, b: Tensor) -> Tensor:
         """A x - b."""
@@ -74,6 +77,40 @@ class Block(ABC):
     @abstractmethod
     def subtract(self, r: Tensor) -> None:
         """x -= A^+ r in place: with the residual, the projection."""
+
+    def project_(self, b: Tensor, skip: Tensor | None, *, reads: bool, last: bool) -> Tensor:
+        """Onto the set, in place; the residual before the last correction, or after it if `last`.
+
+        `reads`: values are at hand, and decide whether corrections can be saved.
+        """
+        r = self.residual(b)
+        most = 1 if reads and self.one_is_enough(b, r) else self.corrections
+        for done in range(1, most + 1):
+            self.subtract(skipped(r, skip))
+            if done < most or last:
+                r = self.residual(b)
+            if done < most and reads and self.settled(b, r):
+                break
+        return r
+
+    def restore_(
+        self, b: Tensor, skip: Tensor | None, holds: Callable[[Tensor], Tensor], *, reads: bool
+    ) -> None:
+        """Onto the set; rows of whose residuals `holds` is true keep their bits."""
+        for _ in range(self.corrections):
+            r = self.residual(b)
+            kept = self.together(holds(r))
+            r = skipped(r, kept if skip is None else kept | skip)
+            if reads and not bool(r.any()):
+                break
+            once = reads and self.one_is_enough(b, r)
+            self.subtract(r)
+            if once:
+                break
+
+    def named(self, holds: Tensor, b: Tensor) -> Tensor:
+        """Numbers of the equations that do not hold, by a mask in the shape of the residual."""
+        return self.rows[~holds]
 
     def one_is_enough(self, b: Tensor, r: Tensor) -> bool:
         """Whether subtracting the residual r once surely leaves no more than rounding.
@@ -159,6 +196,15 @@ class TouchedEntries:
         else:
             where = flat(t) if self._flat else t
             where.index_put_(self._index, (where[self._index] - delta).to(t.dtype))
+
+    def put(self, ts: Sequence[Tensor], values: Tensor) -> None:
+        """Put (B, n) there, with one rounding."""
+        t = ts[self.parameter]
+        if self.view is not None:
+            self.view.view(t).copy_(values)
+        else:
+            where = flat(t) if self._flat else t
+            where.index_put_(self._index, values.to(t.dtype))
 
 
 def widest_dtype(parameters: Sequence[Tensor]) -> torch.dtype:

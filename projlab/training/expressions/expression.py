@@ -1,4 +1,4 @@
-"""Linear expressions over parameters, and the equations that `==` makes of them.
+"""Linear expressions over parameters; the equations and inequalities that `==`, `<=`, `>=` make.
 
 An expression is sum_i A_i p_i + c, kept as maps of its parameters (the module `maps`): a sum over a
 dimension is a strided view and a list of axes, whatever its size, and no matrix is made dense.
@@ -8,7 +8,7 @@ import copy
 import math
 import operator
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import torch
 from torch import Tensor
@@ -179,9 +179,9 @@ class Expression(Views):
     def __rsub__(self, other: Any) -> "Expression":
         return self._like(other)._plus(self, "-")
 
-    def _like(self, other: Any) -> "Expression":
-        """A constant as an expression without terms."""
-        c, data = operands.constant(other, "the constant")
+    def _like(self, other: Any, *, infinite: bool = False) -> "Expression":
+        """A constant as an expression without terms; a side of an inequality may be infinite."""
+        c, data = operands.constant(other, "the constant", infinite=infinite)
         return Expression(torch.Size(c.shape), (), c, labels.of_constant(c), data, {})
 
     def _plus(self, other: Any, sign: str) -> "Expression":
@@ -319,23 +319,34 @@ class Expression(Views):
         raise TypeError("an expression has no truth value; it has values when it is constrained")
 
     def __eq__(self, other: object) -> "Equation":  # type: ignore[override]
+        return Equation(self, self._right(other, "=="))
+
+    def __le__(self, other: object) -> "Inequality":
+        return Inequality(self, self._right(other, "<="), "<=")
+
+    def __ge__(self, other: object) -> "Inequality":
+        return Inequality(self, self._right(other, ">="), ">=")
+
+    def _right(self, other: object, relation: str) -> "Expression":
+        """The right side of a relation, which has the expression's shape."""
         if isinstance(other, Expression):
-            return Equation(self, other)
-        right = self._like(other)
-        if operands.broadcast(self.shape, right.shape, "the right side of ==") != self.shape:
+            return other
+        right = self._like(other, infinite=relation != "==")
+        what = f"the right side of {relation}"
+        if operands.broadcast(self.shape, right.shape, what) != self.shape:
             raise InputError(
-                f"the right side of == has shape {tuple(right.shape)}, which does not broadcast "
+                f"{what} has shape {tuple(right.shape)}, which does not broadcast "
                 f"to the expression's {tuple(self.shape)}"
             )
-        return Equation(self, right)
+        return right
 
     def __ne__(self, other: object) -> NoReturn:
-        raise TypeError("expressions make equations, with ==, and no inequalities")
+        raise TypeError("expressions make relations with ==, <= and >=, and none with !=")
 
     def __lt__(self, other: object) -> NoReturn:
-        raise TypeError("expressions make equations, with ==, and no inequalities")
+        raise TypeError("sets are closed here: inequalities are made by <= and >=, not < and >")
 
-    __le__ = __gt__ = __ge__ = __lt__
+    __gt__ = __lt__
 
     def __repr__(self) -> str:
         names = ParameterNames(self.names, [t.parameter for t in self.terms])
@@ -415,21 +426,28 @@ def _joined(parts: tuple[Expression, ...]) -> Label:
 class Equation:
     """left == right, one row for each entry; what `constrain` takes. It has no truth value."""
 
+    relation = "=="
     b_error: Tensor | None = None
     """By how much each b may be off, (rows,), float64 on the CPU, as `constrain` was told."""
 
     def __init__(self, left: Expression, right: Expression) -> None:
         self.left, self.right = left, right
-        self.difference = left - right
+        self.difference = self._difference()
+        """A x - b, of which `==` says that it is zero, and `<=` that it is no larger."""
         self.shape = self.difference.shape
         if not self.difference.terms:
-            raise InputError("the equation holds no parameter")
+            raise InputError(f"the {self._kind} holds no parameter")
         if self.rows == 0:
-            raise InputError(f"the equation has shape {tuple(self.shape)}: it has no rows")
+            raise InputError(f"the {self._kind} has shape {tuple(self.shape)}: it has no rows")
+
+    _kind = "equation"
+
+    def _difference(self) -> Expression:
+        return self.left - self.right
 
     @property
     def rows(self) -> int:
-        """Number of scalar equations."""
+        """Number of scalar relations."""
         return math.prod(self.shape)
 
     @property
@@ -444,11 +462,16 @@ class Equation:
             return torch.zeros(self.rows, dtype=torch.float64, device="cpu")
         return -c.expand(self.shape).reshape(-1)
 
-    def stating(self, b_error: Tensor | None) -> "Equation":
-        """The same equation, of which b, (rows,), may be off by so much."""
+    def stating(self, b_error: Tensor | None) -> Self:
+        """The same, of which b, (rows,), may be off by so much."""
         stated = copy.copy(self)
         stated.b_error = b_error
         return stated
+
+    def again(self, right: Any) -> "Equation":
+        """The same with another right side."""
+        fresh: Equation = self.left == right
+        return fresh.stating(self.b_error)
 
     def row_name(self, row: int, names: ParameterNames) -> str:
         """As in "W0[3].sum() == 1"."""
@@ -464,14 +487,41 @@ class Equation:
             side.label(labels.before_broadcast(index, side.shape), names)
             for side in (self.left, self.right)
         )
-        return f"{left} == {right}"
+        return f"{left} {self.relation} {right}"
 
     def __bool__(self) -> NoReturn:
+        chained = "" if self.relation == "==" else "; of two sides, lb <= e <= ub, give two"
         raise TypeError(
-            "an equation has no truth value: == between expressions states a constraint, give it "
-            "to projlab.constrain(optimizer, equation)"
+            f"an {self._kind} has no truth value: {self.relation} between expressions states a "
+            f"constraint, give it to projlab.constrain(optimizer, {self._kind}){chained}"
         )
 
     def __repr__(self) -> str:
         names = ParameterNames(self.difference.names, self.parameters)
-        return f"Equation({self.describe(names)})"
+        return f"{type(self).__name__}({self.describe(names)})"
+
+
+class Inequality(Equation):
+    """left <= right or left >= right, one row for each entry. It has no truth value.
+
+    Rows are kept as A x <= b, whichever way they were written; b may be infinite, for no bound.
+    """
+
+    _kind = "inequality"
+
+    def __init__(self, left: Expression, right: Expression, relation: str) -> None:
+        self.relation = relation
+        super().__init__(left, right)
+        if bool((self.right_side() == -torch.inf).any()):
+            raise InputError(
+                f"the inequality asks for {self.relation} an infinity that no number reaches; "
+                "an infinite side of the other sign is no bound"
+            )
+
+    def _difference(self) -> Expression:
+        return self.left - self.right if self.relation == "<=" else self.right - self.left
+
+    def again(self, right: Any) -> "Inequality":
+        """The same with another right side."""
+        fresh: Inequality = self.left <= right if self.relation == "<=" else self.left >= right
+        return fresh

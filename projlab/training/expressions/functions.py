@@ -95,6 +95,14 @@ def _equation(a: Any, b: Any) -> Equation:
     return a.__eq__(b) if isinstance(a, Expression) else Expression.__eq__(b, a)
 
 
+def _at_most(a: Any, b: Any) -> Equation:
+    return a <= b if isinstance(a, Expression) else Expression.__ge__(b, a)
+
+
+def _at_least(a: Any, b: Any) -> Equation:
+    return a >= b if isinstance(a, Expression) else Expression.__le__(b, a)
+
+
 def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
     product = _matmul(x, weight.T)
     return product if bias is None else product + bias
@@ -232,6 +240,10 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "mv": _matmul,
     "dot": _matmul,
     "eq": _equation,
+    "le": _at_most,
+    "less_equal": _at_most,
+    "ge": _at_least,
+    "greater_equal": _at_least,
     "t": lambda e: e.T,
     "linear": _linear,
     "cat": _cat,

@@ -32,7 +32,7 @@ def require_parameter(parameter: object) -> Tensor:
     return parameter
 
 
-def constant(value: Any, name: str) -> tuple[Tensor, torch.dtype]:
+def constant(value: Any, name: str, *, infinite: bool = False) -> tuple[Tensor, torch.dtype]:
     """A number or array as float64 on the CPU, and the dtype it was given in."""
     if isinstance(value, Tensor) and value.requires_grad:
         raise InputError(
@@ -40,7 +40,7 @@ def constant(value: Any, name: str) -> tuple[Tensor, torch.dtype]:
             "detach it"
         )
     tensor = to_tensor(value, name)
-    require_finite(tensor, name)
+    require_finite(torch.where(torch.isinf(tensor), 0, tensor) if infinite else tensor, name)
     return tensor.cpu().double(), tensor.dtype
 
 

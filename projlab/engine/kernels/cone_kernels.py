@@ -1,0 +1,196 @@
+"""Sums within bounds in training, vector by vector in place; compiled by numba when imported.
+
+Each is Newton's method for the multiplier t of sum_j x_j = r, as in
+`projlab.engine.polyhedra.threshold`, whose docstring names its sources. Loops are written so that
+they become vector instructions: everything of one type, selections in place of branches, counts in
+floating point. Entries keep their precision, and sums are in float64.
+
+`face` holds a number for each entry: one where it is held to its lower bound, two to its upper one,
+three where these are the same; where it is not held, zero, and minus one on a bound.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from projlab.engine.kernels.numba_kernels import OPTIONS
+
+
+@njit(**OPTIONS)
+def _moving(row: Any, point: Any, low: Any, high: Any, s: Any) -> Any:
+    """The sum of row + s where that may be, of how many, and the sizes of all.
+
+    Minus it is a direction: it may not be above zero at a lower bound, nor below at an upper one.
+    """
+    over, slope, size = 0.0, 0.0, 0.0
+    zero, inf = row.dtype.type(0), row.dtype.type(np.inf)
+    for j in range(row.shape[0]):
+        v = row[j] + s
+        most = zero if point[j] <= low[j] else inf
+        least = zero if point[j] >= high[j] else -inf
+        c = max(v, least)
+        c = min(c, most)
+        over += c
+        slope += 1.0 if c == v else 0.0
+        size += abs(v)
+    return over, slope, size
+
+
+@njit(**OPTIONS)
+def _moving_beside(row: Any, point: Any, low: Any, high: Any, face: Any, s: Any) -> Any:
+    """As `_moving`, of entries that are not held."""
+    over, slope, size = 0.0, 0.0, 0.0
+    zero, inf = row.dtype.type(0), row.dtype.type(np.inf)
+    for j in range(row.shape[0]):
+        v = row[j] + s
+        most = zero if point[j] <= low[j] else inf
+        least = zero if point[j] >= high[j] else -inf
+        most = most if face[j] <= zero else zero
+        least = least if face[j] <= zero else zero
+        c = max(v, least)
+        c = min(c, most)
+        over += c
+        slope += 1.0 if c == v else 0.0
+        size += abs(v)
+    return over, slope, size
+
+
+@njit(**OPTIONS)
+def _within(row: Any, low: Any, high: Any, face: Any, s: Any) -> Any:
+    """The sum of row - s within its bounds, how many entries move, and their sizes."""
+    over, slope, size = 0.0, 0.0, 0.0
+    zero, one = row.dtype.type(0), row.dtype.type(1)
+    for j in range(row.shape[0]):
+        v = row[j] - s
+        c = max(v, low[j])
+        c = min(c, high[j])
+        c = low[j] if face[j] == one else c
+        c = high[j] if face[j] > one else c
+        over += c
+        slope += 1.0 if (c == v) & (face[j] <= zero) else 0.0
+        size += abs(v)
+    return over, slope, size
+
+
+@njit(**OPTIONS)
+def _step(row: Any, point: Any, low: Any, high: Any, face: Any, given: bool, s: Any) -> None:
+    """Row + s where that may be and zero elsewhere, in place; and what is held, unless given."""
+    zero, one, two = row.dtype.type(0), row.dtype.type(1), row.dtype.type(2)
+    n = row.shape[0]
+    if given:
+        for j in range(n):
+            v = row[j] + s
+            v = zero if (v > zero) & (point[j] <= low[j]) else v
+            v = zero if (v < zero) & (point[j] >= high[j]) else v
+            row[j] = zero if face[j] > zero else v
+        return
+    for j in range(n):
+        v = row[j] + s
+        v = zero if (v > zero) & (point[j] <= low[j]) else v
+        v = zero if (v < zero) & (point[j] >= high[j]) else v
+        row[j] = v
+        f = one if point[j] <= low[j] else zero
+        f = f + two if point[j] >= high[j] else f
+        f = -one if (v != zero) & (f > zero) else f
+        face[j] = f
+
+
+@njit(**OPTIONS)
+def _clamped(row: Any, low: Any, high: Any, face: Any, s: Any) -> None:
+    """Row - s within its bounds, in place."""
+    one = row.dtype.type(1)
+    for j in range(row.shape[0]):
+        v = row[j] - s
+        c = max(v, low[j])
+        c = min(c, high[j])
+        c = low[j] if face[j] == one else c
+        row[j] = high[j] if face[j] > one else c
+
+
+def _cone(
+    g: Any, x: Any, lb: Any, ub: Any, face: Any, given: bool, noise: float, steps: int
+) -> bool:
+    """-g onto the tangent cone of {sum x = r, lb <= x <= ub} at x, in place of g, negated.
+
+    g, x and face (k, n), lb and ub (k, n) or (1, n). Face is written, and with `given` read: these
+    entries are fixed. False, and that row not written, where Newton's method does not end.
+    """
+    for i in range(g.shape[0]):
+        row, point, held = g[i], x[i], face[i]
+        low, high = lb[min(i, lb.shape[0] - 1)], ub[min(i, ub.shape[0] - 1)]
+        t, ended, s = 0.0, False, g.dtype.type(0)
+        for _ in range(steps):
+            s = g.dtype.type(t)
+            if given:
+                over, slope, size = _moving_beside(row, point, low, high, held, s)
+            else:
+                over, slope, size = _moving(row, point, low, high, s)
+            if not np.isfinite(size):
+                return False
+            if slope == 0:
+                # no entry moves at s, and so the sum stays as it is
+                ended = True
+                break
+            t = s - over / slope
+            if abs(over) <= noise * (slope * abs(t) + size):
+                s, ended = g.dtype.type(t), True
+                break
+        if not ended:
+            return False
+        _step(row, point, low, high, held, given, s)
+    return True
+
+
+def _onto(x: Any, lb: Any, ub: Any, face: Any, right: Any, noise: float, steps: int) -> bool:
+    """x (k, n) onto {sum x = right, lb <= x <= ub} in place, entries of `face` on their bound.
+
+    False, and that row not written, where Newton's method does not end.
+    """
+    for i in range(x.shape[0]):
+        row, held, r = x[i], face[i], right[i]
+        low, high = lb[min(i, lb.shape[0] - 1)], ub[min(i, ub.shape[0] - 1)]
+        t, ended, s = 0.0, False, x.dtype.type(0)
+        for _ in range(steps):
+            s = x.dtype.type(t)
+            over, slope, size = _within(row, low, high, held, s)
+            if not np.isfinite(size) or slope == 0:
+                return False
+            t = s + (over - r) / slope
+            if abs(over - r) <= noise * (slope * abs(t) + size + abs(r)):
+                s, ended = x.dtype.type(t), True
+                break
+        if not ended:
+            return False
+        _clamped(row, low, high, held, s)
+    return True
+
+
+def _box_cone(g: Any, x: Any, lb: Any, ub: Any, face: Any, given: bool) -> None:
+    """As `_cone`, of bounds alone."""
+    for i in range(g.shape[0]):
+        low, high = lb[min(i, lb.shape[0] - 1)], ub[min(i, ub.shape[0] - 1)]
+        _step(g[i], x[i], low, high, face[i], given, g.dtype.type(0))
+
+
+def _box(x: Any, lb: Any, ub: Any, face: Any) -> None:
+    """x (k, n) within its bounds in place, entries of `face` on theirs."""
+    for i in range(x.shape[0]):
+        low, high = lb[min(i, lb.shape[0] - 1)], ub[min(i, ub.shape[0] - 1)]
+        _clamped(x[i], low, high, face[i], x.dtype.type(0))
+
+
+_ROWS = "{0}[:,::1]"
+_CONE = "boolean(" + ", ".join([_ROWS] * 5) + ", boolean, float64, int64)"
+_ONTO = "boolean(" + ", ".join([_ROWS] * 4) + ", float64[::1], float64, int64)"
+_BOX_CONE = "void(" + ", ".join([_ROWS] * 5) + ", boolean)"
+_BOX = "void(" + ", ".join([_ROWS] * 4) + ")"
+
+
+def _compiled(dtype: str) -> tuple[Any, ...]:
+    kernels = ((_CONE, _cone), (_ONTO, _onto), (_BOX_CONE, _box_cone), (_BOX, _box))
+    return tuple(njit(types.format(dtype), **OPTIONS)(kernel) for types, kernel in kernels)
+
+
+float64: Any = _compiled("float64")
+float32: Any = _compiled("float32")

@@ -1,0 +1,534 @@
+"""Parameters within bounds and inequalities, beside the equations that meet them.
+
+A step of gradient g in the tangent mode ends at the constrained optimum, whatever the optimizer's
+scaling, by three projections:
+
+1. The gradient. d is the projection of -g onto the tangent cone of the set at x, and -d is what the
+   optimizer sees. It is zero exactly where x is stationary. -g = d + q, with q in the normal cone
+   and q'd = 0: bounds and inequalities that q rests on, those that the gradient pushes against, are
+   *held* for this step; what lies on a bound that the gradient pulls away from is free to leave it.
+2. The momenta, minus which are velocities, onto the same face: what a bound stopped has no velocity
+   into it, and nothing to unwind before it can leave.
+3. The parameters after the step, onto the set with the held constraints as equations.
+
+Why held. Let the step be along u with u'd > 0, as for u = D d with any positive diagonal D (Adam,
+RMSprop, Adagrad and the like), for signs (Rprop), or for Muon's orthogonalised matrix. To first
+order x moves along e, the projection of u onto K = (tangent cone) with q'e = 0, the critical cone.
+u - e is in the polar cone of K and d in K, so that -g'e = d'e + q'e = d'e >= d'u > 0: a descent
+direction, although the projection is Euclidean and the scaling is not; no metric is needed, also
+where rows couple bounds. Without holding, q'e may be negative beyond d'e: an optimizer that scales
+entries differently would push variables off bounds that the gradient holds them to, and the loss
+may rise. Held constraints are released by the gradient of the next step.
+
+Limits. The statements are those for equations: of momenta, descent holds as it does without
+constraints, on average. A gradient that is noise about its mean feeds a variable on a bound one
+side of the noise only, so that it hovers off the bound by about the learning rate, as under
+projected SGD, and settles as the rate falls. Momenta that are not called `momentum_buffer` or
+`exp_avg` in the optimizer's state decay instead of being projected. Line searches over several
+points within a step (LBFGS) leave the set between them, and are refused.
+
+References: Rosen, "The gradient projection method for nonlinear programming", J. SIAM 8 (1960);
+Bertsekas, "Projected Newton methods for optimization problems with simple constraints", SIAM J.
+Control Optim. 20 (1982), for holding what the gradient pushes against; Moreau, "Decomposition
+orthogonale d'un espace hilbertien selon deux cones mutuellement polaires", C. R. Acad. Sci. 255
+(1962).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from projlab import tolerance
+from projlab.engine.kernels import cones
+from projlab.errors import InconsistentError, first_few
+from projlab.numerics.transfer import reads_values, sent
+from projlab.proof.certificate import Certificate
+from projlab.system.rows import as_rows
+from projlab.training.blocks.base import Block, Shift, TouchedEntries, widest_dtype
+from projlab.training.blocks.faces import Coupled, Disjoint, Faces, Free
+from projlab.training.expressions.maps import Sums
+from projlab.training.partition import Piece
+from projlab.training.sides import Bounds
+
+
+class Rowed(NamedTuple):
+    """The rows of a block, as they come from a plan."""
+
+    rows: Tensor
+    """(B, m) row numbers."""
+    pieces: tuple[Piece, ...]
+    A: Tensor
+    """(m, n), for all B."""
+    inequality: Tensor
+    """(m,)."""
+    segment: Tensor | None = None
+    """(n,) the row of each entry, where A is (1, n) and holds the entries of several rows."""
+
+
+@dataclass(frozen=True)
+class _Sides:
+    """Right sides and bounds at one b, as numbers."""
+
+    right: Tensor
+    """(B, m)."""
+    lb: Tensor
+    """(B, n), or () where one holds for all; each as its parameter's dtype has it."""
+    ub: Tensor
+    listed: tuple[Tensor, Tensor]
+    """Both as (B, n) or (1, n)."""
+
+
+@dataclass(frozen=True)
+class _Face:
+    """What is held until the next gradient."""
+
+    entries: Tensor
+    """(B, n): 1 held to the lower bound, 2 to the upper one, 3 to both; else 0, -1 on a bound."""
+    rows: Tensor | None
+    """(B, m) inequalities that count as equations; None where there are none."""
+
+    def same(self, other: "_Face | None") -> bool:
+        """Whether they are one face; waits for the device."""
+        if other is None or not torch.equal(self.entries, other.entries):
+            return False
+        if self.rows is None or other.rows is None:
+            return self.rows is other.rows
+        return torch.equal(self.rows, other.rows)
+
+    @property
+    def low(self) -> Tensor:
+        """(B, n) at the lower bound."""
+        return (self.entries == 1) | (self.entries == 3)
+
+    @property
+    def high(self) -> Tensor:
+        """(B, n) at the upper bound."""
+        return self.entries >= 2
+
+
+class PolyhedralBlock(Block):
+    """B vectors with the same rows, each with right sides and bounds of its own."""
+
+    signs: Sequence[float] | None = None
+    """For each parameter 1 where the optimizer descends, -1 where it ascends; None for all 1."""
+
+    def __init__(
+        self,
+        rowed: Rowed,
+        parameters: Sequence[Tensor],
+        bounds: Bounds,
+        b: Tensor,
+        names: Callable[[Tensor], list[str]],
+        entry_name: Callable[[int, int], str],
+        *,
+        strict: bool,
+    ) -> None:
+        own = [parameters[piece.parameter] for piece in rowed.pieces]
+        device = own[0].device
+        self.work = widest_dtype(own)
+        self._entries = [
+            _Read(piece, parameters[piece.parameter], len(rowed.rows)) for piece in rowed.pieces
+        ]
+        B, n = len(rowed.rows), sum(e.width for e in self._entries)
+        self.faces = _faces(rowed, device, self.work)
+        self.variant = self.faces.name
+        self.shape = (B, self.faces.rows, n)
+        self._inequality = sent(rowed.inequality, device)
+        self._unequal = bool(rowed.inequality.any())
+        self._place(rowed, parameters, bounds, device)
+        view = len(self._entries) == 1 and rowed.segment is None and self.faces.rows <= 1
+        uniform = view and (self.faces.rows == 0 or bool((rowed.A[0, 0] == rowed.A).all()))
+        self._plain = uniform and not self._unequal and own[0].dtype is self.work
+        """Whether vectors are one view of one parameter, and their one row, if any, its sum."""
+        self._weight = float(rowed.A[0, 0]) if self._plain and self.faces.rows else 1.0
+        self._face: _Face | None = None
+        self._same = False
+        self._fixed: tuple[Tensor, _Sides] | None = None
+        if strict:
+            sides = self._sides(sent(b, device), checked=entry_name)
+            shape = (B, n)
+            lb, ub = sides.lb.expand(shape), sides.ub.expand(shape)
+            row_names = [names(row) for row in rowed.rows] if self.faces.rows else [[]] * B
+            self.faces.refuse_empty(sides.right, lb, ub, row_names)
+
+    def _place(
+        self,
+        rowed: Rowed,
+        parameters: Sequence[Tensor],
+        bounds: Bounds,
+        device: torch.device,
+    ) -> None:
+        """Where the bounds of this block's entries are: their rows, factors and positions."""
+        B, m, n = self.shape
+        positions, kept = [], []
+        start = 0
+        for piece, entries in zip(rowed.pieces, self._entries, strict=True):
+            place = torch.full((parameters[piece.parameter].numel(),), -1, device="cpu")
+            columns = columns_of(piece, B)
+            own = torch.arange(B, device="cpu").unsqueeze(-1) * n + start
+            place[columns] = own + torch.arange(entries.width, device="cpu")
+            of_piece = (bounds.parameters == piece.parameter).nonzero().flatten()
+            where = place[bounds.columns[of_piece]]
+            positions.append(where[where >= 0])
+            kept.append(of_piece[where >= 0])
+            start += entries.width
+        which, position = torch.cat(kept), torch.cat(positions)
+        rows, factors = bounds.rows[which], bounds.factors[which]
+        self._bound_rows, self._bound_places = rows, position
+        upper = factors > 0
+        self._upper, self._lower = (
+            tuple(sent(t[mask], device) for t in (rows, factors, position))
+            for mask in (upper, ~upper)
+        )
+        last = torch.zeros(B, dtype=torch.long, device="cpu")
+        last[position // max(n, 1)] = rows
+        if m:
+            last = torch.where(last > 0, last, rowed.rows[:, 0])
+        self._row_numbers = sent(rowed.rows, device)
+        self.rows = torch.cat([self._row_numbers, sent(last, device).unsqueeze(-1)], -1)
+
+    # ---- right sides and bounds
+
+    def right_side(self, b: Tensor) -> Tensor:
+        return b
+
+    def fix(self, b: Tensor) -> None:
+        self._fixed = b, self._sides(b)
+
+    def _sides_of(self, b: Tensor) -> _Sides:
+        if self._fixed is not None and self._fixed[0] is b:
+            return self._fixed[1]
+        return self._sides(b)
+
+    def _sides(self, b: Tensor, checked: Callable[[int, int], str] | None = None) -> _Sides:
+        B, _, n = self.shape
+        sides = []
+        for (rows, factors, position), worst, keep in (
+            (self._lower, -torch.inf, "amax"),
+            (self._upper, torch.inf, "amin"),
+        ):
+            bound = torch.full((B * n,), worst, dtype=b.dtype, device=b.device)
+            values = b[rows] / factors.to(b.dtype)
+            sides.append(bound.scatter_reduce(0, position, values, keep).view(B, n))
+        lb, ub = sides
+        if checked is not None and bool((lb > ub).any()):
+            self._refuse_crossed(lb, ub, checked)
+        lb, ub = (self._as_parameters(t) for t in (lb, ub))
+        listed = lb, ub
+        if not b.is_cuda:
+            lb, ub = (_scalar(t) for t in (lb, ub))
+            few = (t.expand(1, n).contiguous() if t.dim() == 0 else t for t in (lb, ub))
+            listed = next(few), next(few)
+        return _Sides(b[self._row_numbers].to(self.work), lb, ub, listed)
+
+    def _refuse_crossed(
+        self, lb: Tensor, ub: Tensor, entry_name: Callable[[int, int], str]
+    ) -> None:
+        shown = []
+        for i, j in (lb > ub).nonzero().tolist():
+            name = self._entry(i, j, entry_name)
+            low, high = float(lb[i, j]), float(ub[i, j])
+            shown.append(f"{name} >= {low:.17g} and {name} <= {high:.17g}")
+        raise InconsistentError(f"no parameters satisfy the bounds: {first_few(shown)}")
+
+    def _entry(self, i: int, j: int, entry_name: Callable[[int, int], str]) -> str:
+        for e in self._entries:
+            if j < e.width:
+                return entry_name(e.parameter, e.column(i, j))
+            j -= e.width
+        raise IndexError(j)
+
+    def _as_parameters(self, bound: Tensor) -> Tensor:
+        """Bounds as the parameters can take them."""
+        parts = bound.split([e.width for e in self._entries], -1)
+        return torch.cat(
+            [part.to(e.dtype).to(self.work) for part, e in zip(parts, self._entries, strict=True)],
+            -1,
+        )
+
+    # ---- residuals
+
+    def residual(self, b: Tensor) -> Tensor:
+        """What each row is off by, (B, m), zero where an inequality holds; and by a bound most."""
+        return self._off(self._read(self.ts), self._sides_of(b))
+
+    def _off(self, x: Tensor, sides: _Sides, *, within: bool = False) -> Tensor:
+        """The residual at x; `within` its bounds, of which nothing is read then."""
+        rows = self.faces.times(x) - sides.right
+        if self._unequal:
+            rows = torch.where(self._inequality, rows.clamp_min(0), rows)
+        if within:
+            beyond = x.new_zeros(len(x), 1)
+        else:
+            beyond = torch.maximum(sides.lb - x, x - sides.ub).amax(-1, keepdim=True).clamp_min(0)
+        return torch.cat([rows, beyond], -1).to(self.work)
+
+    def magnitude(self, b: Tensor) -> Tensor:
+        x, right = self._read(self.ts), self._sides_of(b).right
+        rows = self.faces.sizes(x) + torch.where(torch.isinf(right), 0, right).abs()
+        return torch.cat([rows, x.abs().amax(-1, keepdim=True)], -1).to(self.work)
+
+    def subtract(self, r: Tensor) -> None:
+        raise NotImplementedError("a polyhedron is projected onto, not corrected along rows")
+
+    def named(self, holds: Tensor, b: Tensor) -> Tensor:
+        numbers = [self.rows[:, :-1][~holds[:, :-1]]]
+        x, sides = self._read(self.ts), self._sides_of(b)
+        beyond = ((x < sides.lb) | (x > sides.ub)) & ~holds[:, -1:]
+        off = beyond.flatten().cpu()[self._bound_places]
+        return torch.cat([*numbers, self._bound_rows[off].to(self.rows.device)])
+
+    def certified(self, b: Tensor, accuracy: float | None) -> Certificate:
+        """Bounds on how far the parameters are from their own projection."""
+        sides, x = self._sides_of(b), self._read(self.ts)
+        lb, ub = (t.expand(x.shape) for t in (sides.lb, sides.ub))
+        return self.faces.certified(x, sides.right, lb, ub, accuracy)
+
+    # ---- projections
+
+    def project_(self, b: Tensor, skip: Tensor | None, *, reads: bool, last: bool) -> Tensor:
+        sides, x = self._sides_of(b), self._read(self.ts)
+        if skip is None and self._plain:
+            left = self._project_natively(x, sides)
+            if left is not None:
+                return left
+        self._write(self.ts, self._onto(x, sides, self._face), x, skip)
+        return self._off(self._read(self.ts), sides, within=True) if last else x.new_zeros(1)
+
+    def restore_(
+        self, b: Tensor, skip: Tensor | None, holds: Callable[[Tensor], Tensor], *, reads: bool
+    ) -> None:
+        sides, x = self._sides_of(b), self._read(self.ts)
+        stays = holds(self._off(x, sides)).all(-1, keepdim=True)
+        if reads and skip is None and bool(stays.all()):
+            return
+        if skip is not None:
+            stays = stays | skip
+        self._write(self.ts, self._onto(x, sides, None), x, stays)
+
+    def _project_natively(self, x: Tensor, sides: _Sides) -> Tensor | None:
+        """Bounds, and a sum within them, in place by the compiled kernel; what the sum is off by.
+
+        None where it does not apply.
+        """
+        own = self.ts[self._entries[0].parameter]
+        compiled = cones.kernels(x, *sides.listed) if _shares(x, own) else None
+        if compiled is None:
+            return None
+        face = self._face
+        entries = torch.zeros_like(x) if face is None else face.entries
+        right = sides.right[:, 0].double() / self._weight if self.faces.rows else None
+        if not cones.onto(compiled, x, sides.listed, entries, right):
+            return None
+        increment_version(own)
+        if right is None:
+            return x.new_zeros(1)
+        return self._share_out(x, right, (sides.lb, sides.ub)).mul_(self._weight)
+
+    def _share_out(self, x: Tensor, right: Tensor, bounds: tuple[Tensor, Tensor]) -> Tensor:
+        """Take out what rounding of the kernel's multiplier and sums left; the rest of it."""
+        r = x.sum(-1, dtype=torch.float64) - right
+        u = tolerance.unit_roundoff(self.work)
+        if bool((r.abs() <= tolerance.RESIDUAL_ROUNDINGS / 2 * u * right.abs()).all()):
+            return r
+        free = (x > bounds[0]) & (x < bounds[1])
+        count = free.count_nonzero(-1)
+        each = torch.where(count > 0, r / count.clamp_min(1), 0.0).unsqueeze(-1)
+        x.sub_((each * free).to(x.dtype)).clamp_(*bounds)
+        return x.sum(-1, dtype=torch.float64) - right
+
+    def _onto(self, x: Tensor, sides: _Sides, face: _Face | None) -> Tensor:
+        lb, ub, held = sides.lb, sides.ub, None
+        if face is not None:
+            lb, ub = torch.where(face.high, ub, lb), torch.where(face.low, lb, ub)
+            held = face.rows
+        return self.faces.onto(x, sides.right, lb, ub, held, use="parameters")[0]
+
+    # ---- before a step
+
+    def tangent(self, gs: Sequence[Tensor], shift: Shift | None) -> None:
+        """-g onto the tangent cone, and what it holds; gradients that are not finite stay."""
+        sides, x = self._sides_of(self.b), self._read(self.ts)
+        if shift is None and self.signs is None and self._plain:
+            face = torch.empty_like(x, memory_format=torch.contiguous_format)
+            if self._natively(gs, x, sides, face, given=False):
+                self._hold(_Face(face, None))
+                return
+        g = self._read(gs, self.signs)
+        moved = 0.0 if shift is None else self._read_shift(shift)
+        low, high = x <= sides.lb, x >= sides.ub
+        v = -(g + moved)
+        finite = torch.isfinite(v.sum(-1, keepdim=True))
+        v = v.masked_fill(~finite, 0)
+        lb, ub = _cone_bounds(low, high, v)
+        d, rests = self.faces.onto(v, self._cone(x, sides), lb, ub, None, use="gradient")
+        still = (d == 0) & finite
+        ends = low.to(self.work) + 2 * high.to(self.work)
+        entries = torch.where(still, ends, -ends.clamp_max(1))
+        self._hold(_Face(entries, rests & self._inequality & finite if self._unequal else None))
+        self._write(gs, -d - moved, g, ~finite, self.signs)
+
+    def _hold(self, face: _Face) -> None:
+        """From here on, until the next gradient."""
+        self._same = reads_values(face.entries.device) and face.same(self._face)
+        self._face = face
+
+    def velocities_(self, ms: Sequence[Tensor]) -> None:
+        """Minus these are velocities: onto the face that the last gradient left.
+
+        Where that is the face of the step before, they are on it: they were, and so was what has
+        been added since.
+        """
+        face = self._face
+        if face is None or self._same:
+            return
+        sides, x = self._sides_of(self.b), self._read(self.ts)
+        if self._plain and self._natively(ms, x, sides, face.entries, given=True):
+            return
+        m = self._read(ms)
+        low, high = x <= sides.lb, x >= sides.ub
+        lb, ub = _cone_bounds(low | face.high, high | face.low, m)
+        right = self._cone(x, sides)
+        d, _ = self.faces.onto(-m, right, lb, ub, face.rows, use="velocity")
+        self._write(ms, -d, m, None)
+
+    def _natively(
+        self, gs: Sequence[Tensor], x: Tensor, sides: _Sides, face: Tensor, *, given: bool
+    ) -> bool:
+        """-g onto the cone in place, by the compiled kernel; False, where it does not apply."""
+        own = gs[self._entries[0].parameter]
+        g, sums = self._read(gs), bool(self.faces.rows)
+        compiled = cones.kernels(g, x, *sides.listed) if _shares(g, own) else None
+        if compiled is None or not cones.cone(
+            compiled, g, x, sides.listed, face, sums=sums, given=given
+        ):
+            return False
+        increment_version(own)
+        return True
+
+    def _cone(self, x: Tensor, sides: _Sides) -> Tensor:
+        """Right sides of the tangent cone: 0 for rows that x is on, inf for slack ones."""
+        zero = torch.zeros_like(sides.right)
+        if not self._unequal:
+            return zero
+        u = max(tolerance.unit_roundoff(e.dtype) for e in self._entries)
+        room = tolerance.RESIDUAL_ROUNDINGS * u * (self.faces.sizes(x) + sides.right.abs())
+        slack = self._inequality & (sides.right - self.faces.times(x) > room)
+        return torch.where(slack, torch.inf, zero)
+
+    # ---- entries
+
+    def _read(self, ts: Sequence[Tensor], signs: Sequence[float] | None = None) -> Tensor:
+        """The entries (B, n), a view where they are one; of gradients of ascent with their sign."""
+        parts = [e.read(ts).to(self.work) for e in self._entries]
+        if signs is not None:
+            parts = [
+                part if signs[e.parameter] > 0 else -part
+                for part, e in zip(parts, self._entries, strict=True)
+            ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+    def _read_shift(self, shift: Shift) -> Tensor:
+        """What decay adds to the gradient of descent."""
+        parts = []
+        for e in self._entries:
+            sign = 1.0 if self.signs is None else self.signs[e.parameter]
+            parts.append(e.read(self.ts).to(self.work) * (sign * shift[e.parameter]))
+        return torch.cat(parts, -1)
+
+    def _write(
+        self,
+        ts: Sequence[Tensor],
+        new: Tensor,
+        old: Tensor,
+        stays: Tensor | None,
+        signs: Sequence[float] | None = None,
+    ) -> None:
+        """Put values (B, n) in place of the old ones, but where these stay."""
+        if stays is not None:
+            new = torch.where(stays, old, new)
+        parts = new.split([e.width for e in self._entries], -1)
+        for part, e in zip(parts, self._entries, strict=True):
+            e.write(ts, part if signs is None or signs[e.parameter] > 0 else -part)
+
+
+class _Read:
+    """The entries of one parameter that a block holds, as (B, width)."""
+
+    def __init__(self, piece: Piece, parameter: Tensor, blocks: int) -> None:
+        self.parameter, self.dtype = piece.parameter, parameter.dtype
+        self._blocks = blocks
+        self._view = piece.where if isinstance(piece.where, Sums) else None
+        self._stored = None if self._view is not None else TouchedEntries(piece, parameter)
+        self._columns = None if isinstance(piece.where, Sums) else piece.where
+        if self._view is not None:
+            self.width = self._view.count * self._view.shape.numel() // blocks
+        else:
+            assert self._stored is not None
+            self.width = self._stored.width
+
+    def column(self, i: int, j: int) -> int:
+        """The column of an entry in its parameter."""
+        columns = self._view.columns() if self._view is not None else self._columns
+        assert columns is not None
+        return int(columns.reshape(self._blocks, -1)[i, j])
+
+    def read(self, ts: Sequence[Tensor]) -> Tensor:
+        """The entries: a view where there is one, else a copy."""
+        if self._view is not None:
+            return self._view.view(ts[self.parameter]).reshape(self._blocks, -1)
+        assert self._stored is not None
+        return self._stored.read(ts)
+
+    def write(self, ts: Sequence[Tensor], values: Tensor) -> None:
+        """Put (B, width) there, with one rounding."""
+        if self._view is not None:
+            view = self._view.view(ts[self.parameter])
+            view.copy_(values.reshape(view.shape))
+            return
+        assert self._stored is not None
+        self._stored.put(ts, values)
+
+
+def _cone_bounds(low: Tensor, high: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Zero where an entry may not fall, or not rise, and infinite elsewhere."""
+    lb = torch.full_like(like, -torch.inf).masked_fill_(low, 0)
+    return lb, torch.full_like(like, torch.inf).masked_fill_(high, 0)
+
+
+def _shares(view: Tensor, whole: Tensor) -> bool:
+    """Whether writing to one writes to the other."""
+    return view.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
+
+
+def columns_of(piece: Piece, blocks: int) -> Tensor:
+    """The columns (B, width) of a piece in its parameter."""
+    where = piece.where
+    return where.columns().reshape(blocks, -1) if isinstance(where, Sums) else where
+
+
+def _scalar(bound: Tensor) -> Tensor:
+    """One number where all are the same: clamping by that is twice as fast."""
+    first = bound.flatten()[0] if bound.numel() else bound.new_zeros(())
+    return first.clone() if bool((bound == first).all()) else bound
+
+
+def _faces(rowed: Rowed, device: torch.device, work: torch.dtype) -> Faces:
+    m = len(rowed.inequality)
+    inequality = sent(rowed.inequality, device)
+    if m == 0:
+        return Free(inequality)
+    if rowed.segment is not None or m == 1:
+        a = rowed.A.to_dense().reshape(-1).double()
+        segment = None if m == 1 else rowed.segment
+        return Disjoint(
+            sent(a, device),
+            None if segment is None else sent(segment, device),
+            inequality,
+            work,
+        )
+    return Coupled(as_rows(rowed.A.to(device)), inequality)

@@ -1,0 +1,1 @@
+"""The bounds section: projections onto polyhedra, against exact ones."""

@@ -1,0 +1,302 @@
+"""The bounds section of a run: every problem, by projlab or a subject, with solvers beside it.
+
+A process of its own measures problem after problem and reports each; where it crashes, or they take
+longer than the time limit, the one in work has failed and the next begins in a new process. The
+records lie beside the run's, in `bounds/`: one part for each problem and subject.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from projlab_validation import subjects
+from projlab_validation.bounds import oracle, problems, solvers
+from projlab_validation.bounds.problems import BoundedProblem
+from projlab_validation.norms import norm
+from projlab_validation.process import reports
+from projlab_validation.progress import progress_bar
+from projlab_validation.store import BOUNDS, parquet, write_whole
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Vector = NDArray[np.float64]
+NAN = math.nan
+PROJLAB = "auto"
+"""What the records call projlab's own answer."""
+
+PROVEN = 1e-9
+"""What a certificate has to prove of projlab's answer for others to be held against that."""
+
+GIVE_UP = 20
+"""Problems that crashed or took too long, after which the section ends."""
+
+
+@dataclass(frozen=True)
+class BoundsRecord:
+    """One problem, answered by one way or solver; no verdict.
+
+    Attributes
+    ----------
+    role
+        "answer": judged; "solver": shown beside it, and never judged.
+    variant
+        projlab's way ("box", "disjoint_rows", "active_set"), the subject, or the solver.
+    status
+        What came back: an answer, a refusal of an empty set, an exception, or no answer asked for.
+    claimed
+        The answer's own status: projlab's "polished", a solver's.
+    reference
+        How x* is known: "sorted", "active set", "certificate", or "" where it is not.
+    radius
+        What that may be off by, relative to its size.
+    distance
+        ‖x − x*‖ / ‖x*‖.
+    feasibility
+        The largest |A x − b| and G x − h over ‖a‖ (‖x‖ + ‖x₀‖) + |b|, and of bounds likewise.
+    bound
+        What the certificate proves of `distance`; NaN where it was not asked.
+        Like it relative to ‖x₀‖ where x is zero to rounding.
+    condition
+        κ₂ of the active rows on the free variables.
+    amplification
+        (‖x₀‖ + ‖x₀ − x*‖) / ‖x*‖.
+    """
+
+    problem: str
+    variant: str
+    role: Literal["answer", "solver"]
+    environment: str
+    m: int
+    n: int
+    empty: bool
+    status: Literal["ok", "refused", "error", "skip"]
+    reason: str = ""
+    claimed: str = ""
+    reference: str = ""
+    radius: float = NAN
+    distance: float = NAN
+    feasibility: float = NAN
+    bound: float = NAN
+    condition: float = NAN
+    amplification: float = NAN
+    seconds: float = NAN
+
+
+def run(
+    folder: Path,
+    names: Sequence[str],
+    variant: str,
+    *,
+    environment: str,
+    time_limit: float,
+) -> Iterator[list[BoundsRecord]]:
+    """Measure what the folder does not hold yet; yield records when they are written."""
+    (folder / BOUNDS).mkdir(exist_ok=True)
+    todo = [name for name in names if not _part(folder, name, variant, environment).exists()]
+    total, given_up = len(todo), 0
+    with progress_bar(total) as (bar, line):
+        while todo and given_up < GIVE_UP:
+            began = 0
+            for report, why in reports(
+                _measure, (todo, variant, environment), None, time_limit=time_limit, threads=1
+            ):
+                if isinstance(report, list) and not why and began < len(todo):
+                    name = todo[began]
+                    if report[0].problem != name:
+                        continue
+                    write_whole(_part(folder, name, variant, environment), parquet(_frame(report)))
+                    bar.update(line, advance=1, description=name)
+                    began += 1
+                    yield report
+                elif why and began < len(todo):
+                    given_up += 1
+                    name = todo[began]
+                    record = [_failed(name, variant, environment, why)]
+                    write_whole(_part(folder, name, variant, environment), parquet(_frame(record)))
+                    began += 1
+                    yield record
+            todo = todo[began:] if began else todo[1:]
+
+
+def missing(folder: Path, names: Sequence[str], variant: str, *, environment: str) -> list[str]:
+    """Name the parts that a run would still have to measure."""
+    parts = [_part(folder, name, variant, environment) for name in names]
+    return [path.name for path in parts if not path.exists()]
+
+
+def read(folder: Path, environment: str) -> pd.DataFrame:
+    """Read every record of a run that was measured in this environment."""
+    import pandas as pd
+
+    parts = [pd.read_parquet(path) for path in sorted((folder / BOUNDS).glob("*.parquet"))]
+    frame = pd.concat(parts, ignore_index=True) if parts else _frame([])
+    return frame[frame["environment"] == environment].reset_index(drop=True)
+
+
+def _part(folder: Path, name: str, variant: str, environment: str) -> Path:
+    asked = "".join(c if c.isalnum() else "-" for c in variant)
+    return folder / BOUNDS / f"{name}.{asked}.{environment}.parquet"
+
+
+def _frame(records: Sequence[BoundsRecord]) -> pd.DataFrame:
+    import pandas as pd
+
+    columns = [field.name for field in dataclasses.fields(BoundsRecord)]
+    return pd.DataFrame([dataclasses.asdict(record) for record in records], columns=columns)
+
+
+def _failed(name: str, variant: str, environment: str, why: str) -> BoundsRecord:
+    problem = problems.build(name)
+    return BoundsRecord(
+        name, variant, "answer", environment, problem.m, problem.n, problem.empty, "error", why
+    )
+
+
+def _measure(
+    report: Callable[[list[BoundsRecord]], None],
+    names: Sequence[str],
+    variant: str,
+    environment: str,
+) -> None:
+    subject = None if variant == PROJLAB else subjects.load(variant)
+    for name in names:
+        report(measured(problems.build(name), subject, variant, environment))
+
+
+def measured(
+    problem: BoundedProblem,
+    subject: Callable[..., Any] | None,
+    variant: str,
+    environment: str = "",
+) -> list[BoundsRecord]:
+    """Answer one problem, by projlab where no subject is given, and hold it against x*."""
+    blank = BoundsRecord(
+        problem.name, variant, "answer", environment, problem.m, problem.n, problem.empty, "skip"
+    )
+    if subject is not None and problem.empty:
+        return [dataclasses.replace(blank, reason="a subject is asked where there is an answer")]
+    own, x = _asked(problem, subject, blank)
+    others = [] if problem.empty else [_solver(problem, name, blank) for name in _solvers(problem)]
+    answers = [x, *(answer for _, answer in others)]
+    ours, projected = (own, x) if subject is None else _asked(problem, None, blank)
+    found = oracle.exact(problem, [a for a in (*answers, projected) if a is not None])
+    first = _compared(problem, own, x, found)
+    if found is None and projected is not None and ours.bound <= PROVEN:
+        found = oracle.certified(problem, projected, ours.bound)
+        first = _compared(problem, own, x, found if subject is not None else None)
+    return [first, *(_compared(problem, record, answer, found) for record, answer in others)]
+
+
+def _solvers(problem: BoundedProblem) -> tuple[str, ...]:
+    return solvers.installed() if problem.n <= solvers.MOST else ()
+
+
+def _asked(
+    problem: BoundedProblem, subject: Callable[..., Any] | None, blank: BoundsRecord
+) -> tuple[BoundsRecord, Vector | None]:
+    import torch
+
+    from projlab import InconsistentError, projector
+
+    def tensor(part: Vector | None) -> Any:
+        return None if part is None else torch.tensor(part, dtype=torch.float64)
+
+    x0 = tensor(problem.x0)
+    parts = {name: tensor(getattr(problem, name)) for name in ("A", "b", "G", "h", "lb", "ub")}
+    start = time.perf_counter()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if subject is not None:
+                answer = subject(x0.clone(), *parts.values())
+                seconds = time.perf_counter() - start
+                x = torch.as_tensor(answer).detach().double().numpy().copy()
+                if x.shape != problem.x0.shape:
+                    why = f"the answer has shape {x.shape}, x0 {problem.x0.shape}"
+                    return dataclasses.replace(blank, status="error", reason=why), None
+                return dataclasses.replace(blank, status="ok", seconds=seconds), x
+            P = projector(parts["A"], parts["b"], **{k: parts[k] for k in ("G", "h", "lb", "ub")})
+            x = P(x0)
+            seconds = time.perf_counter() - start
+            proof = P.certify(x0, x)
+    except InconsistentError as refusal:
+        return dataclasses.replace(blank, status="refused", reason=str(refusal)), None
+    except Exception as fault:  # what goes wrong is a finding
+        why = f"{type(fault).__name__}: {fault}"
+        return dataclasses.replace(blank, status="error", reason=why), None
+    record = dataclasses.replace(
+        blank,
+        variant=P.variant,
+        status="ok",
+        claimed=P.status,
+        bound=float(proof.forward_error_bound) * _size(x) / oracle.scale(problem, x.numpy()),
+        seconds=seconds,
+    )
+    return record, x.numpy()
+
+
+def _size(x: Any) -> float:
+    """What the certificate is relative to."""
+    return norm(x.numpy())
+
+
+def _solver(
+    problem: BoundedProblem, name: str, blank: BoundsRecord
+) -> tuple[BoundsRecord, Vector | None]:
+    start = time.perf_counter()
+    x, claimed = solvers.solve(problem, name)
+    seconds = time.perf_counter() - start
+    status: Literal["ok", "error"] = "error" if x is None else "ok"
+    record = dataclasses.replace(
+        blank, variant=name, role="solver", status=status, claimed=claimed, seconds=seconds
+    )
+    return record, x
+
+
+def _compared(
+    problem: BoundedProblem, record: BoundsRecord, x: Vector | None, found: oracle.Exact | None
+) -> BoundsRecord:
+    if x is None:
+        return record
+    record = dataclasses.replace(record, feasibility=feasibility(problem, x))
+    if found is None:
+        return record
+    size = oracle.scale(problem, found.x)
+    return dataclasses.replace(
+        record,
+        reference=found.how,
+        radius=found.radius,
+        distance=norm(x - found.x) / size,
+        condition=found.condition,
+        amplification=(norm(problem.x0) + norm(problem.x0 - found.x)) / size,
+    )
+
+
+def feasibility(problem: BoundedProblem, x: Vector) -> float:
+    """By how much the rows and bounds are missed, beside the sizes of their terms."""
+    worst = [0.0]
+    wide, length = x.astype(np.longdouble), norm(x) + norm(problem.x0)
+    for rows, right, equal in ((problem.A, problem.b, True), (problem.G, problem.h, False)):
+        if rows is None or right is None:
+            continue
+        off = rows.astype(np.longdouble) @ wide - right
+        size = np.linalg.norm(rows, axis=1) * length + np.abs(right)
+        worst.append(float(np.max((np.abs(off) if equal else off) / np.where(size > 0, size, 1))))
+    lb, ub = problem.box
+    for bound, beyond in ((lb, lb - x), (ub, x - ub)):
+        there = np.isfinite(bound)
+        if there.any():
+            scale = np.abs(bound[there]) + (length or 1.0)
+            worst.append(float(np.max(beyond[there] / scale)))
+    return math.nan if np.isnan(worst).any() else max(worst)
