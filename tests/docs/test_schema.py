@@ -11,6 +11,8 @@ import pytest
 from projlab.cli import validate
 from projlab_reports import difference, publish, regressions
 from projlab_validation import compare, describe, lines, recommend, store
+from projlab_validation.bounds.judge import judge as judge_bounds
+from projlab_validation.bounds.section import BoundsRecord
 from projlab_validation.judge import judge
 from projlab_validation.record import ORACLE_COLUMNS, Check, table
 from projlab_validation.training.judge import judge as judge_training
@@ -72,7 +74,7 @@ def test_the_json_of_a_run():
 
 
 def test_the_columns_of_verdicts_and_the_checks(tmp_path):
-    records, checks, _ = tables("The folder of a run")
+    records, checks, *_ = tables("The folder of a run")
     frame = judge(table([BASE]).to_pandas())
     oracles = tuple(f"{prefix}{name}" for prefix in ORACLE_COLUMNS for name in BASE.oracles)
     rest = section("The folder of a run")
@@ -85,12 +87,20 @@ def test_the_columns_of_verdicts_and_the_checks(tmp_path):
     assert sorted(keys(checks)) == sorted(Check.__args__)
 
 
-def test_the_columns_of_training(tmp_path):
-    *_, training = tables("The folder of a run")
+def test_the_columns_of_training():
+    *_, training, _ = tables("The folder of a run")
     fields = [f.name for f in dataclasses.fields(TrainingRecord)]
     assert sorted(typed(training)) == sorted([*fields, "verdict", "why", "allowed"])
     frame = judge_training(pd.DataFrame(columns=fields))
     assert set(frame) == set(typed(training))
+
+
+def test_the_columns_of_bounds():
+    *_, bounds = tables("The folder of a run")
+    fields = [f.name for f in dataclasses.fields(BoundsRecord)]
+    assert sorted(typed(bounds)) == sorted([*fields, "verdict", "why", "allowed"])
+    frame = judge_bounds(pd.DataFrame(columns=fields))
+    assert set(frame) == set(typed(bounds))
 
 
 def test_parts_and_verdicts_of_a_run_carry_the_format(tmp_path):
