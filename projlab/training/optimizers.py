@@ -65,7 +65,8 @@ def require_plain_parameter(parameter: Tensor, name: str) -> None:
         raise InputError(
             f"{name} is a flat parameter of FSDP, or a view of one: a rank holds a shard, and "
             "an equation would be applied to the shard. Use fully_shard (FSDP2), whose parameters "
-            "constrain takes, or DistributedDataParallel, where every rank holds the parameter"
+            "constrain takes, and under which layers of projlab.nn.affine and AffineProjection "
+            "train as well, or DistributedDataParallel, where every rank holds the parameter"
         )
     plain = type(parameter) in (Tensor, torch.nn.Parameter) or shards.is_sharded(parameter)
     if not plain and hasattr(parameter, "__tensor_flatten__"):

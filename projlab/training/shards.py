@@ -34,6 +34,11 @@ def here(t: Any) -> Tensor:
     return local
 
 
+def _placed(t: Any) -> Any:
+    """The mesh and the placements of a DTensor; None of a plain tensor."""
+    return (t.device_mesh, t.placements) if is_sharded(t) else None
+
+
 class _Part(NamedTuple):
     """What one rank holds of one parameter."""
 
@@ -266,7 +271,18 @@ class ShardedSystem:
             self._subtract(self.parameters, skipped(r, skip))
 
     def tangent_(self, gs: Sequence[Tensor], shift: Shift | None) -> None:
-        """Gradients onto the null space, in place: T(g + shift x) - shift x."""
+        """Gradients onto the null space, in place: T(g + shift x) - shift x.
+
+        Raises `InputError`, on all ranks, for gradients placed unlike their parameters: what is
+        here of one would be taken for what is here of the other.
+        """
+        names = self.stacked.parameter_names
+        for original, p, g in zip(self.stacked.parameters, self.parameters, gs, strict=True):
+            if _placed(g) != _placed(p):
+                raise InputError(
+                    f"the gradient of {names[original]} is placed as {_placed(g)}, the parameter "
+                    f"as {_placed(p)}: redistribute the gradient before the step"
+                )
         self._subtract(gs, self._times(gs, shift))
 
     def feasible(self, factor: float = tolerance.RESIDUAL_ROUNDINGS) -> tuple[bool, list[str]]:

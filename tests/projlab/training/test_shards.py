@@ -83,6 +83,7 @@ def on_a_rank(rank, ranks, port, folder):
         compare(lambda t, name: distribute_tensor(t.clone(), square, own[name]))
     refusals(line)
     with_fully_shard(line, folder)
+    layers_under_fully_shard(line)
     bytes_of_a_step(line)
     parameter = torch.nn.Parameter(distribute_tensor(torch.ones(4), line, [Shard(0)]))
     distributed.barrier()
@@ -117,6 +118,11 @@ def refusals(mesh):
     with pytest.raises(projlab.InputError, match="tangent"):
         constrain(opt, expr(W).sum(1) == 1, mode="metric")
     assert torch.equal(W.full_tensor(), torch.ones(4, 4))
+    constrain(opt, expr(W).sum() == 16)
+    W.grad = distribute_tensor(torch.ones(4, 4), mesh, [Replicate()])
+    with pytest.raises(projlab.InputError, match="redistribute the gradient"):
+        opt.step()
+    assert torch.equal(W.full_tensor(), torch.ones(4, 4))
 
 
 def with_fully_shard(mesh, folder):
@@ -135,6 +141,36 @@ def with_fully_shard(mesh, folder):
             opt.step()
     torch.testing.assert_close(net.weight.full_tensor(), twin.weight.detach(), **CLOSE)
     checkpoint.save(net.state_dict(), checkpoint_id=folder)
+
+
+def layers_under_fully_shard(mesh):
+    """What serves where flat parameters are refused."""
+
+    def trained_net(shard):
+        torch.manual_seed(0)
+        layer = torch.nn.Linear(7, 5, dtype=F64)
+        net = torch.nn.Sequential(
+            projlab.nn.affine(layer, "weight", torch.ones(7, dtype=F64), 1.0, dim=1),
+            projlab.nn.AffineProjection(torch.ones(1, 5, dtype=F64), torch.ones(1, dtype=F64)),
+        )
+        if shard:
+            fully_shard(net, mesh=mesh)
+        x, target = torch.randn(8, 7, dtype=F64), torch.randn(8, 5, dtype=F64)
+        opt = torch.optim.SGD(net.parameters(), lr=0.1)
+        for _ in range(STEPS):
+            opt.zero_grad()
+            (net(x) - target).square().mean().backward()
+            opt.step()
+        y = net(x).detach()
+        torch.testing.assert_close(y.sum(1), torch.ones(8, dtype=F64), **CLOSE)
+        if shard:
+            net.unshard()
+        weight = net[0].weight.detach()
+        torch.testing.assert_close(weight.sum(1), torch.ones(5, dtype=F64), **CLOSE)
+        return y, weight
+
+    for one, many in zip(trained_net(False), trained_net(True), strict=True):
+        torch.testing.assert_close(many, one, **CLOSE)
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # it is meant to be
