@@ -10,12 +10,10 @@ J. SIAM 8 (1960).
 
 import copy
 import math
-import warnings
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,72 +26,26 @@ from projlab.numerics.precision import lowered, stated_precision
 from projlab.training import copies, optimizers, swaps
 from projlab.training.blocks.base import Shift
 from projlab.training.equations import StackedEquations
+from projlab.training.expressions.expression import Inequality
+from projlab.training.gradients import ProjectedGradients, gradient_of
 from projlab.training.parameter_system import ParameterSystem
 from projlab.training.residual_log import ResidualLog
+from projlab.training.settings import Settings
+from projlab.training.shards import ShardedSystem, here, is_sharded
+from projlab.training.sleeping import SleepingParameters
+from projlab.training.strays import StrayMoves
 from projlab.training.twins import twins
+from projlab.training.watched import Signature, Watched, WatchedParameters
 
-Mode = Literal["tangent", "post", "metric"]
 _ATTRIBUTE = "_projlab_hooks"
 """Where an optimizer keeps its hooks."""
 
 _NONE: frozenset[int] = frozenset()
 
+V = TypeVar("V")
+
 _constrained: "weakref.WeakSet[Optimizer]" = weakref.WeakSet()
 """All optimizers that have a constraint."""
-
-
-class Settings(NamedTuple):
-    """What all constraints of one optimizer share."""
-
-    mode: Mode
-    variant: str
-    coupled: bool | None
-    log: int
-
-    def __str__(self) -> str:
-        decay = "" if self.coupled is None else f", coupled_weight_decay={self.coupled}"
-        return f'mode="{self.mode}", variant="{self.variant}", log={self.log}{decay}'
-
-
-class Signature(NamedTuple):
-    """What blocks depend on of a parameter, beside its values."""
-
-    dtype: torch.dtype
-    device: torch.device
-    shape: torch.Size
-    stride: tuple[int, ...]
-    requires_grad: bool
-
-    @staticmethod
-    def of(p: Tensor) -> "Signature":
-        """Of a parameter as it is now."""
-        return Signature(p.dtype, p.device, p.shape, p.stride(), p.requires_grad)
-
-
-class Watched(NamedTuple):
-    """A parameter of the equations, as it was when the blocks were made."""
-
-    parameter: Tensor
-    name: str
-    signature: Signature
-    place: tuple[int, int] | None
-    """Its group, of all optimizers' groups, and its position there; None where none holds it."""
-
-
-class Awake(NamedTuple):
-    """What is done at a step where some parameters have no gradient."""
-
-    systems: tuple[ParameterSystem, ...]
-    """Whose parameters move."""
-    judged: ParameterSystem | None
-    """What has to hold after it, by moving the others if need be."""
-
-
-PATTERNS = 16
-"""Of parameters without a gradient, for which what was derived is kept."""
-
-K = TypeVar("K")
-V = TypeVar("V")
 
 
 class StepHooks:
@@ -116,11 +68,8 @@ class StepHooks:
         self.log = ResidualLog(settings.log, torch.device("cpu"))
         self._removers: list[Any] = []
         self._held: frozenset[int] = frozenset()
-        self._projected: list[tuple[weakref.ref[Tensor], int]] = []
-        """Gradients of several optimizers as they were projected last, and their versions."""
-        self._warned = False
-        self._strays = 0
-        """How often parameters were found moved by something else."""
+        self._projected = ProjectedGradients()
+        self._moves = StrayMoves()
 
     @staticmethod
     def of(optimizer: Optimizer) -> "StepHooks | None":
@@ -149,9 +98,12 @@ class StepHooks:
 
     # ---- equations
 
-    def set_equations(self, stacked: StackedEquations) -> None:
-        """Take over equations, all or (where something is refused) nothing."""
-        system, watched = self._derived(stacked)
+    def set_equations(self, stacked: StackedEquations, taken: int = 0) -> None:
+        """Take over equations, all or (where something is refused) nothing.
+
+        The first ones, `taken` of them, were taken before.
+        """
+        system, watched = self._derived(stacked, taken)
         self.stacked = stacked
         self._adopt(system, watched)
 
@@ -169,14 +121,11 @@ class StepHooks:
     def _take(self, stacked: StackedEquations) -> None:
         if self.system.take(stacked):
             self.stacked = stacked
-            self._awake.clear()
-            self._moving.clear()
+            self._sleeping.forget()
         else:
-            self.set_equations(stacked)
+            self.set_equations(stacked, len(stacked.equations))
 
-    def _derived(
-        self, stacked: StackedEquations, *, midway: bool = False
-    ) -> tuple[ParameterSystem, list[Watched]]:
+    def _derived(self, stacked: StackedEquations, taken: int) -> tuple[Any, list[Watched]]:
         """The system of the equations, and the parameters that it was made for."""
         groups = self._groups()
         owners = [self.optimizers[i] for i in self._owners_of_groups()]
@@ -191,12 +140,14 @@ class StepHooks:
                 g = place[id(p)][0]
                 optimizers.coupled_decay(owners[g], groups[g], self.settings.coupled)
             watched.append(Watched(p, name, Signature.of(p), place.get(id(p))))
+        if any(is_sharded(self.actual(p)) for p in stacked.parameters):
+            return self._sharded(stacked, lambda p: id(p) in place and p.requires_grad), watched
         system = ParameterSystem(
             stacked,
             self.actual,
             lambda p: id(p) in place and p.requires_grad,
             self.settings.variant,
-            midway=midway,
+            taken=taken,
             apart=self.settings.mode == "metric",
         )
         if system.sided:
@@ -208,20 +159,29 @@ class StepHooks:
             _refuse_overlap(system)
         return system, watched
 
-    def _adopt(self, system: ParameterSystem, watched: list[Watched]) -> None:
+    def _sharded(
+        self, stacked: StackedEquations, varies: Callable[[Tensor], bool]
+    ) -> ShardedSystem:
+        """The system of parameters that ranks hold in parts, or `InputError`."""
+        if self.settings.mode == "metric" or self.settings.variant != "auto":
+            raise InputError('sharded parameters take mode "tangent" or "post", and variant="auto"')
+        if len(self._optimizers) > 1 or any(swaps.swaps(each) for each in self.optimizers):
+            raise InputError("sharded parameters take one optimizer, which does not swap weights")
+        if any(isinstance(e, Inequality) for e in stacked.equations):
+            raise InputError("sharded parameters take equations; inequalities need whole ones")
+        if stacked.b_error() is not None:
+            raise InputError("sharded parameters take no b_error: their rows are independent")
+        return ShardedSystem(stacked, self.actual, varies)
+
+    def _adopt(self, system: Any, watched: list[Watched]) -> None:
         self.system = system
-        self._watched = watched
-        self._sizes = [len(group["params"]) for group in self._groups()]
+        self._watched = WatchedParameters(watched, self._groups())
         self._owners = self._owners_of_groups()
-        self._elsewhere = [w for w in watched if w.place is None and w.signature.requires_grad]
-        self._families = system.families()
-        self._awake: OrderedDict[frozenset[int], Awake] = OrderedDict()
-        self._moving: OrderedDict[object, ParameterSystem] = OrderedDict()
+        self._sleeping = SleepingParameters(system, self.settings.variant)
         device = system.device
         if self.log.device != device:
             self.log = ResidualLog(self.settings.log, device)
-        group_of = {id(w.parameter): w.place[0] for w in watched if w.place is not None}
-        self._group_of = [group_of[id(p)] for p in system.parameters]
+        self._group_of = self._watched.group_of(system.parameters)
         self._trained_groups = set(self._group_of)
         self._note()
 
@@ -242,39 +202,8 @@ class StepHooks:
         ProjlabError
             The optimizer no longer holds a parameter it held, or one changed its shape.
         """
-        groups = self._groups()
-        if self._as_watched(groups):
-            return
-        present = {id(p) for group in groups for p in group["params"]}
-        for p, name, signature, place in self._watched:
-            if place is not None and id(p) not in present:
-                raise ProjlabError(
-                    f"the optimizer no longer holds {name}: its parameter was replaced. "
-                    "Remove this constraint, and constrain the new parameter"
-                )
-            if p.shape != signature.shape:
-                raise ProjlabError(
-                    f"{name} changed its shape from {tuple(signature.shape)} to "
-                    f"{tuple(p.shape)}. Remove this constraint, and write it for the new shape"
-                )
-        self._adopt(*self._derived(self.stacked, midway=True))
-
-    def _as_watched(self, groups: list[dict[str, Any]]) -> bool:
-        """Whether all parameters are as they were; asked at each step, so in one plain loop."""
-        if self._sizes != [len(group["params"]) for group in groups]:
-            return False
-        for p, _, (dtype, device, shape, stride, trained), place in self._watched:
-            if (
-                p.dtype is not dtype
-                or p.requires_grad is not trained
-                or p.shape != shape
-                or p.stride() != stride
-                or p.device != device
-            ):
-                return False
-            if place is not None and groups[place[0]]["params"][place[1]] is not p:
-                return False
-        return True
+        if self._watched.changed(self._groups()):
+            self._adopt(*self._derived(self.stacked, len(self.stacked.equations)))
 
     # ---- the hooks
 
@@ -384,45 +313,17 @@ class StepHooks:
 
     def _note(self) -> None:
         """Remember the parameters as they are now."""
-        self._versions = [p._version for p in self.system.parameters]
-        self._others = [w.parameter._version for w in self._elsewhere]
+        self._moves.note(self.system.parameters, self._watched.elsewhere)
 
     def watch(self, stacklevel: int, *, reading: bool = False) -> None:
-        """Warn, once, of parameters that something else moved off the set since the last step.
-
-        Versions are compared, which costs nothing; where they differ, rows are evaluated: at the
-        first, second, fourth, ... such step, since that may wait for the device, and always for
-        somebody who reads.
-        """
-        if self._warned:
-            return
-        for w, seen in zip(self._elsewhere, self._others, strict=True):
-            if w.parameter._version != seen and w.parameter.grad is not None:
-                self._warned = True
-                warnings.warn(
-                    f"{w.name}, in an equation of this constraint, is moved by another optimizer: "
-                    "the equation is off until the next step here. constrain([one, other], ...) "
-                    "keeps it after every step of either",
-                    stacklevel=stacklevel,
-                )
-                return
-        if self._versions == [p._version for p in self.system.parameters]:
-            return
-        self._strays += not reading
-        if not reading and self._strays & (self._strays - 1):
-            return
-        with self._computing():
-            feasible, off = self.system.feasible(tolerance.HELD_ROUNDINGS)
-        if feasible:
-            return
-        self._warned = True
-        names = " and ".join(type(optimizer).__name__ for optimizer in self.optimizers)
-        warnings.warn(
-            f"constrained parameters were moved by something else than {names}.step(), and "
-            f"{', '.join(off)} no longer hold: call handle.apply() after loading values or moving "
-            "them by hand, and constrain the optimizer whose step() moves them",
-            stacklevel=stacklevel,
-        )
+        """Warn, once, of parameters that something else moved off the set since the last step."""
+        if isinstance(self.system, ShardedSystem):
+            return  # one rank that looks alone would wait for the others
+        if self._moves.suspected(stacklevel + 1, reading=reading):
+            with self._computing():
+                feasible, off = self.system.feasible(tolerance.HELD_ROUNDINGS)
+            if not feasible:
+                self._moves.warn(off, self.optimizers, stacklevel + 1)
 
     def _computing(self) -> AbstractContextManager[None]:
         """No graph, and products in their stated precision."""
@@ -436,6 +337,11 @@ class StepHooks:
                 break
         else:
             return _NONE
+        if isinstance(self.system, ShardedSystem):
+            raise ProjlabError(
+                "a sharded parameter of the equations has no gradient: give it one of zeros, on "
+                "every rank"
+            )
         return frozenset(i for i, p in enumerate(self.system.parameters) if p.grad is None)
 
     def _project(self, skip: Tensor | None) -> list[Tensor]:
@@ -453,11 +359,11 @@ class StepHooks:
             if self._held:
                 self.system.restore_(skip, tolerance.HELD_ROUNDINGS)
         elif not self._held:
-            residuals = self.system.project_(skip, last=log)
+            residuals: list[Tensor] = self.system.project_(skip, last=log)
             self._project_other_points(self.system, skip)
             return residuals
         else:
-            awake = self._awake_of(self._held)
+            awake = self._sleeping.awake_of(self._held)
             for system in awake.systems:
                 system.project_(skip, last=False)
                 self._project_other_points(system, skip)
@@ -465,7 +371,8 @@ class StepHooks:
                 return []
             awake.judged.restore_(skip, tolerance.HELD_ROUNDINGS)
             return awake.judged.residuals() if log else []
-        return self.system.residuals() if log else []
+        left: list[Tensor] = self.system.residuals() if log else []
+        return left
 
     def _project_other_points(self, system: ParameterSystem, skip: Tensor | None) -> None:
         """Onto the set what optimizers that swap weights keep beside the parameters."""
@@ -485,48 +392,6 @@ class StepHooks:
                 system.project_points_(points, skip)
             return
 
-    def _awake_of(self, held: frozenset[int]) -> "Awake":
-        """What there is to do where these parameters have no gradient.
-
-        Equations all of whose parameters are held cost nothing. Only the last few patterns are
-        kept: with experts that take turns each step has its own.
-        """
-        if (found := self._awake.get(held)) is not None:
-            self._awake.move_to_end(held)
-            return found
-        systems: list[ParameterSystem] = []
-        whole: set[int] = set()
-        judged: set[int] = set()
-        for equations, parameters in self._families:
-            if parameters.isdisjoint(held):
-                whole |= equations
-            elif not parameters <= held:
-                systems.append(self._moving_in(equations, held & parameters))
-            elif not self.system.reads_constants:
-                continue
-            judged |= equations
-        if whole:
-            systems.append(self.system.part(whole))
-        awake = Awake(tuple(systems), self.system.part(judged) if judged else None)
-        return _kept(self._awake, held, awake)
-
-    def _moving_in(self, equations: set[int], held: frozenset[int]) -> ParameterSystem:
-        """Some of the equations, in which parameters without a gradient are constants."""
-        key = (min(equations), held)
-        if (found := self._moving.get(key)) is not None:
-            self._moving.move_to_end(key)
-            return found
-        moving = {id(p) for i, p in enumerate(self.system.parameters) if i not in held}
-        own = [self.stacked.equations[i] for i in sorted(equations)]
-        system = ParameterSystem(
-            StackedEquations(own, self.stacked.chosen_names),
-            self.actual,
-            lambda p: id(p) in moving,
-            self.settings.variant,
-            strict=False,
-        )
-        return _kept(self._moving, key, system)
-
     def _project_gradients(self, optimizer: Optimizer) -> None:
         if lowered(torch.float32, self.log.device.type):
             with _stated(self.log.device):
@@ -535,20 +400,23 @@ class StepHooks:
             self._onto_null_space(optimizer)
 
     def _onto_null_space(self, optimizer: Optimizer) -> None:
-        if len(self._optimizers) > 1 and self._projected_already(optimizer):
+        if len(self._optimizers) > 1 and self._projected.hold(self._trained_by(optimizer)):
             return
         held = self._without_gradient()
-        systems = self._awake_of(held).systems if held else (self.system,)
+        systems = self._sleeping.awake_of(held).systems if held else (self.system,)
         for system in systems:
-            gs = [_gradient(p) for p in system.parameters]
+            gs = [gradient_of(p) for p in system.parameters]
             if system.sided:
                 system.ascend(self._of_each(system, optimizers.direction))
             system.tangent_(gs, self._shift(system, getattr(optimizer, "grad_scale", None)))
             if system.sided:
                 self._project_momenta(system)
         if len(self._optimizers) > 1:
-            own = [p.grad for p in self.system.parameters if p.grad is not None]
-            self._projected = [(weakref.ref(g), g._version) for g in own]
+            self._projected.note(self.system.parameters)
+
+    def _trained_by(self, optimizer: Optimizer) -> list[Tensor]:
+        pairs = zip(self.system.parameters, self._group_of, strict=True)
+        return [p for p, g in pairs if self._owner(g) is optimizer]
 
     def _of_each(
         self, system: ParameterSystem, what: Callable[[Optimizer, dict[str, Any], Tensor], V]
@@ -569,18 +437,6 @@ class StepHooks:
                     for own, p in zip(found, system.parameters, strict=True)
                 ]
             )
-
-    def _projected_already(self, optimizer: Optimizer) -> bool:
-        """Whether this optimizer's gradients are as another one's step left them, projected.
-
-        That one may have written to its own since: they are no gradients any more.
-        """
-        known = {id(g): version for ref, version in self._projected if (g := ref()) is not None}
-        return all(
-            p.grad is None or known.get(id(p.grad)) == p.grad._version
-            for p, g in zip(self.system.parameters, self._group_of, strict=True)
-            if self._owner(g) is optimizer
-        )
 
     def _shift(self, system: ParameterSystem, scale: Tensor | None) -> Shift | None:
         """lambda * x that the optimizer will add to each gradient, in the gradient's scale."""
@@ -611,7 +467,9 @@ class StepHooks:
 
     def start(self, how: str) -> None:
         """Parameters onto the set, or `InputError`; what holds already keeps its bits."""
-        for p in self.system.parameters:
+        if isinstance(self.system, ShardedSystem) and not self.system.finite():
+            raise InputError("a constrained parameter holds NaN or infinity; nothing was changed")
+        for p in [] if isinstance(self.system, ShardedSystem) else self.system.parameters:
             # a finite sum has finite terms, and is a fiftieth of the work
             if not math.isfinite(p.detach().sum()) and not bool(torch.isfinite(p.detach()).all()):
                 raise InputError(
@@ -638,6 +496,8 @@ class StepHooks:
 
     def project_copy(self, module: torch.nn.Module) -> None:
         """The same equations over a copy's parameters, onto their set."""
+        if isinstance(self.system, ShardedSystem):
+            raise ProjlabError("a copy of sharded parameters is not projected: gather it first")
         wanted = {id(p): self.module_names.get(id(p)) for p in self.stacked.parameters}
         twin = twins(module, self.stacked.parameters, wanted, self.stacked.parameter_names)
         varying = {id(twin[id(p)]) for p in self.stacked.parameters if self._varies(p)}
@@ -690,33 +550,12 @@ def _refuse_overlap(system: ParameterSystem) -> None:
             )
 
 
-def _kept(cache: "OrderedDict[K, V]", key: K, value: V) -> V:
-    """The value, kept with the last ones that were asked for."""
-    cache[key] = value
-    if len(cache) > PATTERNS:
-        cache.popitem(last=False)
-    return value
-
-
-def _gradient(p: Tensor) -> Tensor:
-    """Without a graph; where there is none, something of its shape, which no block reads."""
-    g = p.grad
-    if g is None:
-        return p.detach()
-    if g.layout is not torch.strided:
-        raise InputError(
-            "a constrained parameter has a sparse gradient, which a projection onto "
-            "the null space fills; use sparse=False in its embedding"
-        )
-    return g.detach() if g.requires_grad else g
-
-
 def _skip(optimizer: Optimizer, device: torch.device) -> Tensor | None:
     """Where a gradient scaler found an infinity, the optimizer leaves everything as it is."""
     infinite = getattr(optimizer, "found_inf", None)
     if infinite is None:
         return None
-    skip: Tensor = infinite.to(device) > 0
+    skip: Tensor = here(infinite).to(device) > 0
     return skip.reshape(())
 
 

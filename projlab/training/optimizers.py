@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from projlab.errors import InputError
-from projlab.training import wrappers
+from projlab.training import shards, wrappers
 
 _DECOUPLED = ("AdamW", "Muon", "Adafactor")
 _COUPLED = (
@@ -64,17 +64,12 @@ def require_plain_parameter(parameter: Tensor, name: str) -> None:
     if any(getattr(parameter, mark, False) for mark in ("_is_flat_param", "_fsdp_flattened")):
         raise InputError(
             f"{name} is a flat parameter of FSDP, or a view of one: a rank holds a shard, and "
-            "an equation would be applied to the shard. Use DistributedDataParallel, where every "
-            "rank holds the parameter"
+            "an equation would be applied to the shard. Use fully_shard (FSDP2), whose parameters "
+            "constrain takes, and under which layers of projlab.nn.affine and AffineProjection "
+            "train as well, or DistributedDataParallel, where every rank holds the parameter"
         )
-    if hasattr(parameter, "device_mesh") and hasattr(parameter, "placements"):
-        raise InputError(
-            f"{name} is a DTensor: an equation over its shards needs communication that projlab "
-            "does not do yet. Use DistributedDataParallel, where every rank holds the parameter"
-        )
-    if type(parameter) not in (Tensor, torch.nn.Parameter) and hasattr(
-        parameter, "__tensor_flatten__"
-    ):
+    plain = type(parameter) in (Tensor, torch.nn.Parameter) or shards.is_sharded(parameter)
+    if not plain and hasattr(parameter, "__tensor_flatten__"):
         raise InputError(
             f"{name} is a {type(parameter).__name__}, a tensor made of others; constrain plain "
             "parameters"

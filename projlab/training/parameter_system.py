@@ -14,6 +14,7 @@ from projlab.proof import certificate
 from projlab.proof.certificate import Certificate
 from projlab.system.constraint import AffineConstraint
 from projlab.system.inputs import working_dtype
+from projlab.training.agreement import agreed
 from projlab.training.blocks.base import Block, Shift, TouchedEntries, widest_dtype
 from projlab.training.blocks.factoring import inconsistent, make_block
 from projlab.training.blocks.polyhedral import PolyhedralBlock
@@ -61,9 +62,9 @@ class ParameterSystem:
     strict
         Whether rows that contradict each other, or hold nothing that varies, are refused; else
         they are met as well as they can be.
-    midway
-        Whether the equations were taken before: one whose parameters were all frozen since then is
-        a constant that nothing can change, and is left out.
+    taken
+        How many equations, the first ones, were taken before: one whose parameters were all frozen
+        since then is a constant that nothing can change, and is left out.
     apart
         Keep single rows of many lengths apart: a diagonal metric needs them so.
     """
@@ -76,7 +77,7 @@ class ParameterSystem:
         variant: str,
         *,
         strict: bool = True,
-        midway: bool = False,
+        taken: int = 0,
         apart: bool = False,
     ) -> None:
         self.stacked, self.actual = stacked, actual
@@ -84,7 +85,8 @@ class ParameterSystem:
         """Those that vary, each once."""
         self._constants: list[tuple[int, int, LinearMap]] = []
         """The first row and the last but one of a constant term, and its map."""
-        self._equations = self._varying(varies, strict and not midway)
+        fresh = taken if strict else len(stacked.equations)
+        self._equations = self._varying(varies, fresh)
         self.device = device = self._device()
         _require_no_capture(device)
         data = self._data()
@@ -94,6 +96,7 @@ class ParameterSystem:
         )
         # rows that may contradict each other have factors that no b has a part in
         b = self.current_b().double().cpu() if strict else stacked.right_side()
+        error = stacked.b_error() if strict else None
         parts = parted(self._equations, [p.numel() for p in self.parameters])
         self.sided = bool(len(parts.bounds.rows) or parts.together or len(parts.void))
         """Whether there are inequalities."""
@@ -102,7 +105,7 @@ class ParameterSystem:
                 f'variant="{variant}" is one of equations; beside inequalities leave variant="auto"'
             )
         self._apart = parts.apart
-        distinct = self._distinct(b) if strict else parts.apart
+        distinct = self._distinct(b, error) if strict else parts.apart
         plans, empty = split(
             distinct,
             self.parameters,
@@ -110,8 +113,12 @@ class ParameterSystem:
             structured=variant == "auto",
             join=not apart,
         )
-        if strict and not midway:
-            self._refuse_empty(empty, b)
+        first = sum(e.rows for e in stacked.equations[:fresh])
+        self._refuse_empty(empty[empty >= first], b, error)
+        if error is not None:
+            meant = agreed(plans, self.parameters, b, error, data, stacked.row_names)
+            self._b += (meant - b).to(self._b)
+            b = meant
         self._sums = [plan for plan in plans if isinstance(plan, SumsPlan)]
         self.blocks: list[Block] = [
             SumsBlock(same, self.parameters) for same in alike(self._sums, self.parameters)
@@ -131,7 +138,8 @@ class ParameterSystem:
             if not isinstance(plan, SumsPlan)
         ]
         if self.sided:
-            self._add_polyhedra(parts, b, strict=strict, midway=midway)
+            empty = self._add_polyhedra(parts, b, strict=strict)
+            self._refuse_empty(empty[empty >= first], b, error)
         self._any_b = (
             not self.sided
             and len(distinct) == len(self._equations)
@@ -149,8 +157,8 @@ class ParameterSystem:
         self._points: list[Tensor] | None = None
         """What is projected in place of the parameters, meanwhile."""
 
-    def _add_polyhedra(self, parts: Parted, b: Tensor, *, strict: bool, midway: bool) -> None:
-        """Blocks of inequalities, bounds and the equations that these meet."""
+    def _add_polyhedra(self, parts: Parted, b: Tensor, *, strict: bool) -> Tensor:
+        """Blocks of inequalities, bounds and the equations that these meet; empty rows."""
         inequality = torch.cat(
             [
                 torch.full((e.rows,), isinstance(e, Inequality), device="cpu")
@@ -166,9 +174,8 @@ class ParameterSystem:
             self._entry_name,
             strict=strict,
         )
-        if strict and not midway:
-            self._refuse_empty(empty, b)
         self.blocks += blocks
+        return empty
 
     def _entry_name(self, parameter: int, column: int) -> str:
         """As in "W0[3, 1]"."""
@@ -250,11 +257,14 @@ class ParameterSystem:
         self._fix()
         return True
 
-    def _varying(self, varies: Callable[[Tensor], bool], strict: bool) -> list[EquationRows]:
-        """The equations over parameters that vary; the other terms become constants."""
+    def _varying(self, varies: Callable[[Tensor], bool], fresh: int) -> list[EquationRows]:
+        """The equations over parameters that vary; the other terms become constants.
+
+        Of equations from number `fresh` on, one that holds nothing that varies is refused.
+        """
         index: dict[int, int] = {}
         equations = []
-        for start, e in self.stacked.numbered():
+        for i, (start, e) in enumerate(self.stacked.numbered()):
             terms: list[tuple[int, LinearMap]] = []
             for term in e.difference.terms:
                 p = self.actual(term.parameter)
@@ -265,7 +275,7 @@ class ParameterSystem:
                     index[id(p)] = len(self.parameters)
                     self.parameters.append(p)
                 terms.append((index[id(p)], in_memory_order(term, p)))
-            if strict and not terms:
+            if i >= fresh and not terms:
                 raise InputError(
                     f"{e.describe(self.stacked.parameter_names)} holds no parameter that this "
                     "optimizer trains"
@@ -295,26 +305,30 @@ class ParameterSystem:
         coarse = any(working_dtype(d) is torch.float32 for d in dtypes)
         return torch.float32 if coarse else torch.float64
 
-    def _distinct(self, b: Tensor) -> list[EquationRows]:
+    def _distinct(self, b: Tensor, error: Tensor | None) -> list[EquationRows]:
         """Without sums that are stated twice; `InconsistentError` where they differ in b only."""
         kept: dict[object, EquationRows] = {}
         for e in self._apart:
             key: object = id(e)
-            if all(isinstance(t, Sums) for _, t in e.terms):
+            if e.terms and all(isinstance(t, Sums) for _, t in e.terms):
                 key = tuple((p, t.scale, t.out, t.inner, t.offset) for p, t in e.terms)  # type: ignore[union-attr]
             first = kept.setdefault(key, e)
             if first is e:
                 continue
-            one, two = (b[same.start : same.start + same.height] for same in (first, e))
+            both = [slice(same.start, same.start + same.height) for same in (first, e)]
+            one, two = (b[rows] for rows in both)
             bound = tolerance.repeated_factor(tolerance.unit_roundoff(self._data()))
-            off = ((one - two).abs() > bound * (one.abs() + two.abs())).nonzero()
+            allowed = bound * (one.abs() + two.abs())
+            if error is not None:
+                allowed += error[both[0]] + error[both[1]]
+            off = ((one - two).abs() > allowed).nonzero()
             if len(off):
                 i = int(off[0])
                 names = [self.stacked.row_name(same.start + i) for same in (first, e)]
                 raise inconsistent([" and ".join(names)])
         return list(kept.values())
 
-    def _refuse_empty(self, empty: Tensor, b: Tensor) -> None:
+    def _refuse_empty(self, empty: Tensor, b: Tensor, error: Tensor | None) -> None:
         """Raise `InconsistentError` for a row without entries whose b is not zero to rounding."""
         u = tolerance.unit_roundoff(self.dtype)
         scale = self.stacked.right_side().abs()
@@ -322,8 +336,9 @@ class ParameterSystem:
             i for e in self._equations if e.inequality for i in range(e.start, e.start + e.height)
         }
         for row in empty.tolist():
+            stated = 0.0 if error is None else float(error[row])
             off = -float(b[row]) if row in unequal else abs(float(b[row]))
-            if off > tolerance.RESIDUAL_ROUNDINGS * u * float(scale[row]):
+            if off > tolerance.RESIDUAL_ROUNDINGS * u * float(scale[row]) + stated:
                 name = self.stacked.row_name(row)
                 raise inconsistent([f"{name} holds no parameter that varies"])
 

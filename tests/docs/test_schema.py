@@ -87,7 +87,7 @@ def test_the_columns_of_verdicts_and_the_checks(tmp_path):
     assert sorted(keys(checks)) == sorted(Check.__args__)
 
 
-def test_the_columns_of_training(tmp_path):
+def test_the_columns_of_training():
     *_, training, _ = tables("The folder of a run")
     fields = [f.name for f in dataclasses.fields(TrainingRecord)]
     assert sorted(typed(training)) == sorted([*fields, "verdict", "why", "allowed"])
@@ -99,7 +99,8 @@ def test_the_columns_of_bounds():
     *_, bounds = tables("The folder of a run")
     fields = [f.name for f in dataclasses.fields(BoundsRecord)]
     assert sorted(typed(bounds)) == sorted([*fields, "verdict", "why", "allowed"])
-    assert set(judge_bounds(pd.DataFrame(columns=fields))) == set(typed(bounds))
+    frame = judge_bounds(pd.DataFrame(columns=fields))
+    assert set(frame) == set(typed(bounds))
 
 
 def test_parts_and_verdicts_of_a_run_carry_the_format(tmp_path):

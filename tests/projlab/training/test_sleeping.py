@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from projlab import constrain, expr
-from projlab.training import hooks as hooks_module
-from projlab.training import parameter_system
+from projlab.training import parameter_system, sleeping
 from tests.projlab.training.helpers import F64, Fresh, parameter, vector
 
 EXPERTS = 24
@@ -38,8 +37,8 @@ def test_experts_that_sleep_stay_and_cost_nothing(monkeypatch):
                 torch.testing.assert_close(W.grad.sum(1), torch.zeros(4, dtype=F64))
                 torch.testing.assert_close(A @ p.grad, torch.zeros(3, dtype=F64))
         assert handle.residual().abs().max() < 1e-13
-    assert len(hooks._awake) <= hooks_module.PATTERNS
-    assert not hooks._moving
+    assert hooks._sleeping.patterns <= sleeping.PATTERNS
+    assert not hooks._sleeping._moving
     assert handle.steps == 60
 
 
@@ -70,7 +69,7 @@ def test_what_is_partly_awake_is_kept_for_a_few_patterns():
             if x.grad is None:
                 assert torch.equal(x, old)
         assert handle.residual().abs().max() < 1e-14
-    assert len(handle._hooks._moving) == 2
+    assert len(handle._hooks._sleeping._moving) == 2
 
 
 def test_a_step_without_any_gradient_changes_nothing():

@@ -1,0 +1,90 @@
+"""Parameters as they were when blocks were made of them, and whether they still are."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from projlab.errors import ProjlabError
+
+
+class Signature(NamedTuple):
+    """What blocks depend on of a parameter, beside its values."""
+
+    dtype: torch.dtype
+    device: torch.device
+    shape: torch.Size
+    stride: tuple[int, ...]
+    requires_grad: bool
+
+    @staticmethod
+    def of(p: Tensor) -> "Signature":
+        """Of a parameter as it is now."""
+        return Signature(p.dtype, p.device, p.shape, p.stride(), p.requires_grad)
+
+
+class Watched(NamedTuple):
+    """A parameter of the equations, as it was when the blocks were made."""
+
+    parameter: Tensor
+    name: str
+    signature: Signature
+    place: tuple[int, int] | None
+    """Its group, of all optimizers' groups, and its position there; None where none holds it."""
+
+
+class WatchedParameters:
+    """All parameters of the equations, and the optimizers' groups, as they were."""
+
+    def __init__(self, parameters: Sequence[Watched], groups: Sequence[dict[str, Any]]) -> None:
+        self._watched = parameters
+        self._sizes = [len(group["params"]) for group in groups]
+        self.elsewhere = [w for w in parameters if w.place is None and w.signature.requires_grad]
+        """Trained, but not by these optimizers."""
+
+    def group_of(self, parameters: Sequence[Tensor]) -> list[int]:
+        """The group of each of these, which all have one."""
+        groups = {id(w.parameter): w.place[0] for w in self._watched if w.place is not None}
+        return [groups[id(p)] for p in parameters]
+
+    def changed(self, groups: list[dict[str, Any]]) -> bool:
+        """Whether a parameter is not what it was in dtype, device, memory or standing.
+
+        Raises
+        ------
+        ProjlabError
+            One is no longer held by the groups, or changed its shape.
+        """
+        if self._unchanged(groups):
+            return False
+        present = {id(p) for group in groups for p in group["params"]}
+        for p, name, signature, place in self._watched:
+            if place is not None and id(p) not in present:
+                raise ProjlabError(
+                    f"the optimizer no longer holds {name}: its parameter was replaced. "
+                    "Remove this constraint, and constrain the new parameter"
+                )
+            if p.shape != signature.shape:
+                raise ProjlabError(
+                    f"{name} changed its shape from {tuple(signature.shape)} to "
+                    f"{tuple(p.shape)}. Remove this constraint, and write it for the new shape"
+                )
+        return True
+
+    def _unchanged(self, groups: list[dict[str, Any]]) -> bool:
+        """Whether all are as they were; asked at each step, so in one plain loop."""
+        if self._sizes != [len(group["params"]) for group in groups]:
+            return False
+        for p, _, (dtype, device, shape, stride, trained), place in self._watched:
+            if (
+                p.dtype is not dtype
+                or p.requires_grad is not trained
+                or p.shape != shape
+                or p.stride() != stride
+                or p.device != device
+            ):
+                return False
+            if place is not None and groups[place[0]]["params"][place[1]] is not p:
+                return False
+        return True
