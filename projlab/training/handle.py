@@ -18,6 +18,7 @@ from projlab.training.equations import StackedEquations
 from projlab.training.expressions.expression import Equation, Expression
 from projlab.training.hooks import Mode, Settings, StepHooks
 from projlab.training.residual_log import ResidualLog
+from projlab.training.shards import whole
 
 
 def constrain(
@@ -82,7 +83,7 @@ def constrain(
     ------
     InputError
         Anything but equations; an optimizer that calls no step hooks; parameters that another
-        constrained optimizer trains; SparseAdam, flat parameters of FSDP, DTensor; equations
+        constrained optimizer trains; SparseAdam, flat parameters of FSDP, DTensors of several meshes; equations
         without a parameter that is trained; parameters on several devices; `mode="metric"` where
         there is no such metric; settings unlike those of an earlier constraint on this optimizer;
         infeasible or non-finite parameters with start="raise".
@@ -336,14 +337,17 @@ class Handle:
         self._equations = tuple(fresh[id(e)] for e in self._equations)
 
     def residual(self) -> Tensor:
-        """A x - b of this handle's equations, (rows,), evaluated in float64."""
+        """A x - b of this handle's equations, (rows,), evaluated in float64.
+
+        Of sharded parameters, which are gathered: every rank has to ask, as of `certify`.
+        """
         hooks = self._active
         residuals = []
         for e in self._equations:
             r = -e.right_side()
             with torch.no_grad():
                 for term in e.difference.terms:
-                    p = hooks.actual(term.parameter).detach()
+                    p = whole(hooks.actual(term.parameter).detach())
                     r = r.to(p.device) + term.evaluate(p, torch.float64)
             residuals.append(r)
         return torch.cat(residuals)

@@ -9,7 +9,6 @@ J. SIAM 8 (1960).
 """
 
 import copy
-import math
 import warnings
 import weakref
 from collections import OrderedDict
@@ -200,6 +199,10 @@ class StepHooks:
             apart=self.settings.mode == "metric",
         )
         if self.settings.mode == "metric":
+            if system.ranks is not None:
+                raise InputError(
+                    'mode="metric" does not take sharded parameters. Use mode="tangent"'
+                )
             _refuse_overlap(system)
         return system, watched
 
@@ -342,6 +345,11 @@ class StepHooks:
     @compiled.eager
     def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.check()
+        if self.system.ranks is not None and getattr(optimizer, "found_inf", None) is not None:
+            raise InputError(
+                "a GradScaler hands a fused optimizer's step its own rank's infinities: constrain "
+                "sharded parameters with fused=False, or train in bfloat16 without a scaler"
+            )
         self.watch(stacklevel=5)
         if self.settings.mode != "tangent":
             return None
@@ -389,8 +397,8 @@ class StepHooks:
         first, second, fourth, ... such step, since that may wait for the device, and always for
         somebody who reads.
         """
-        if self._warned:
-            return
+        if self._warned or (reading and self.system.ranks is not None):
+            return  # who reads may be one rank alone, and rows are evaluated by all together
         for w, seen in zip(self._elsewhere, self._others, strict=True):
             if w.parameter._version != seen and w.parameter.grad is not None:
                 self._warned = True
@@ -582,12 +590,8 @@ class StepHooks:
 
     def start(self, how: str) -> None:
         """Parameters onto the set, or `InputError`; what holds already keeps its bits."""
-        for p in self.system.parameters:
-            # a finite sum has finite terms, and is a fiftieth of the work
-            if not math.isfinite(p.detach().sum()) and not bool(torch.isfinite(p.detach()).all()):
-                raise InputError(
-                    "a constrained parameter holds NaN or infinity; nothing was changed"
-                )
+        if not self.system.finite():
+            raise InputError("a constrained parameter holds NaN or infinity; nothing was changed")
         if how == "project":
             self.apply()
             return

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from projlab.errors import InputError
-from projlab.training import wrappers
+from projlab.training import shards, wrappers
 
 _DECOUPLED = ("AdamW", "Muon", "Adafactor")
 _COUPLED = (
@@ -59,18 +59,9 @@ def require_optimizer(optimizer: object) -> Optimizer:
 
 def require_plain_parameter(parameter: Tensor, name: str) -> None:
     """Raise `InputError` for parameters that hold a part of a tensor, or several tensors."""
-    # with use_orig_params=True, FSDP marks what it keeps as views of its flat parameter
-    if any(getattr(parameter, mark, False) for mark in ("_is_flat_param", "_fsdp_flattened")):
-        raise InputError(
-            f"{name} is a flat parameter of FSDP, or a view of one: a rank holds a shard, and "
-            "an equation would be applied to the shard. Use DistributedDataParallel, where every "
-            "rank holds the parameter"
-        )
-    if hasattr(parameter, "device_mesh") and hasattr(parameter, "placements"):
-        raise InputError(
-            f"{name} is a DTensor: an equation over its shards needs communication that projlab "
-            "does not do yet. Use DistributedDataParallel, where every rank holds the parameter"
-        )
+    shards.require_whole_or_sharded(parameter, name)
+    if shards.is_shared(parameter):
+        return
     if type(parameter) not in (Tensor, torch.nn.Parameter) and hasattr(
         parameter, "__tensor_flatten__"
     ):

@@ -1,7 +1,8 @@
 """A x = b over the parameters that an optimizer trains, applied block by block."""
 
 import copy
-from collections.abc import Callable, Set
+import math
+from collections.abc import Callable, Sequence, Set
 
 import torch
 from torch import Tensor
@@ -13,11 +14,15 @@ from projlab.system.constraint import AffineConstraint
 from projlab.system.inputs import working_dtype
 from projlab.training.blocks.base import Block, Shift, TouchedEntries, skipped, widest_dtype
 from projlab.training.blocks.factoring import inconsistent, make_block
+from projlab.training.blocks.shards import ShardsBlock
 from projlab.training.blocks.sums import SumsBlock
 from projlab.training.equations import StackedEquations
 from projlab.training.expressions.maps import LinearMap, Sums, placed
+from projlab.training.grids import MarginsPlan
 from projlab.training.memory_order import in_memory_order, laid_out
-from projlab.training.partition import EquationRows, MatrixPlan, SumsPlan, alike, split
+from projlab.training.partition import EquationRows, MatrixPlan, Plan, SumsPlan, alike, split
+from projlab.training.shards import Ranks, form, here, whole
+from projlab.training.ties import TiesPlan
 
 
 def reads_values(device: torch.device) -> bool:
@@ -70,11 +75,19 @@ class ParameterSystem:
         apart: bool = False,
     ) -> None:
         self.stacked, self.actual = stacked, actual
+        self.ranks = Ranks.of(
+            [actual(p) for p in stacked.parameters],
+            [stacked.parameter_names[p] for p in stacked.parameters],
+        )
+        """Those that hold the parameters together; None where each has its own."""
+        self._variant = variant
         self.parameters: list[Tensor] = []
         """Those that vary, each once."""
         self._constants: list[tuple[int, int, LinearMap]] = []
         """The first row and the last but one of a constant term, and its map."""
         self._equations = self._varying(varies, strict and not midway)
+        self._forms = self.parameters if self.ranks is None else [form(p) for p in self.parameters]
+        """Of the shapes that equations are written for."""
         self.device = device = self._device()
         _require_no_capture(device)
         data = self._data()
@@ -87,31 +100,15 @@ class ParameterSystem:
         distinct = self._distinct(b) if strict else self._equations
         plans, empty = split(
             distinct,
-            self.parameters,
+            self._forms,
             sums=variant in ("auto", "single_row"),
-            structured=variant == "auto",
+            structured=variant == "auto" and self.ranks is None,
             join=not apart,
         )
         if strict and not midway:
             self._refuse_empty(empty, b)
         self._sums = [plan for plan in plans if isinstance(plan, SumsPlan)]
-        self.blocks: list[Block] = [
-            SumsBlock(same, self.parameters) for same in alike(self._sums, self.parameters)
-        ]
-        self.blocks += [
-            make_block(
-                plan,
-                self.parameters,
-                b,
-                variant,
-                data,
-                self._coarsest([]),
-                stacked.row_names,
-                strict=strict,
-            )
-            for plan in plans
-            if not isinstance(plan, SumsPlan)
-        ]
+        self.blocks: list[Block] = self._blocks(plans, b, variant, data, strict=strict)
         self._any_b = (
             len(distinct) == len(self._equations)
             and not len(empty)
@@ -128,6 +125,35 @@ class ParameterSystem:
         self._points: list[Tensor] | None = None
         """What is projected in place of the parameters, meanwhile."""
 
+    def _blocks(
+        self, plans: list[Plan], b: Tensor, variant: str, data: torch.dtype, *, strict: bool
+    ) -> list[Block]:
+        """The plans, factored."""
+        coarsest, names = self._coarsest([]), self.stacked.row_names
+
+        def factored(
+            plan: MarginsPlan | TiesPlan | MatrixPlan, parameters: Sequence[Tensor], variant: str
+        ) -> Block:
+            return make_block(
+                plan, parameters, b, variant, data, coarsest, names, strict=strict
+            )
+
+        if self.ranks is not None:
+            known = [plan for plan in plans if isinstance(plan, SumsPlan | MatrixPlan)]
+            if not known:
+                return []
+            return [
+                ShardsBlock(known, self.parameters, self._forms, self.ranks, variant, factored)
+            ]
+        blocks: list[Block] = [
+            SumsBlock(same, self.parameters) for same in alike(self._sums, self.parameters)
+        ]
+        return blocks + [
+            factored(plan, self.parameters, variant)
+            for plan in plans
+            if not isinstance(plan, SumsPlan)
+        ]
+
     def _fix(self) -> None:
         """Give each block its part of b."""
         self._right = [block.right_side(self._b) for block in self.blocks]
@@ -143,6 +169,18 @@ class ParameterSystem:
         """
         if len(equations) == len(self._equations):
             return self
+        if self.ranks is not None:
+            varying = {id(p) for p in self.parameters}
+            return ParameterSystem(
+                StackedEquations(
+                    [self.stacked.equations[i] for i in sorted(equations)],
+                    self.stacked.chosen_names,
+                ),
+                self.actual,
+                lambda p: id(p) in varying,
+                self._variant,
+                strict=False,
+            )
         own = torch.zeros(len(self._b), dtype=torch.bool, device="cpu")
         for i in equations:
             e = self._equations[i]
@@ -209,7 +247,9 @@ class ParameterSystem:
                 if id(p) not in index:
                     index[id(p)] = len(self.parameters)
                     self.parameters.append(p)
-                terms.append((index[id(p)], in_memory_order(term, p)))
+                terms.append(
+                    (index[id(p)], in_memory_order(term, p) if self.ranks is None else term)
+                )
             if strict and not terms:
                 raise InputError(
                     f"{e.describe(self.stacked.parameter_names)} holds no parameter that this "
@@ -273,7 +313,7 @@ class ParameterSystem:
             return self._b
         b = self._b.clone()
         for start, stop, term in self._constants:
-            b[start:stop] -= term.evaluate(self.actual(term.parameter).detach(), self.dtype)
+            b[start:stop] -= term.evaluate(whole(self.actual(term.parameter).detach()), self.dtype)
         return b
 
     def right_sides(self) -> list[Tensor]:
@@ -284,8 +324,8 @@ class ParameterSystem:
         return [block.right_side(b) for block in self.blocks]
 
     def values(self) -> list[Tensor]:
-        """The parameters that vary, without graph."""
-        return [p.detach() for p in self.parameters]
+        """The entries here of the parameters that vary, without graph."""
+        return [here(p.detach()) for p in self.parameters]
 
     def _current(self) -> list[tuple[Block, Tensor]]:
         """Each block, bound to the parameters' present memory, and its right side."""
@@ -295,6 +335,11 @@ class ParameterSystem:
     def _bind(self) -> None:
         """Blocks to the parameters' present memory."""
         if self._points is not None:
+            return
+        if self.ranks is not None:
+            values = self.values()
+            for block in self.blocks:
+                block.bind(values)
             return
         addresses = [p.data_ptr() for p in self.parameters]
         if addresses != self._addresses or self._shares_blocks:
@@ -324,7 +369,8 @@ class ParameterSystem:
 
     def project_points_(self, points: list[Tensor], skip: Tensor | None) -> None:
         """Other tensors of the parameters' shapes and dtypes onto the set, in place."""
-        self._points = [laid_out(t, p) for t, p in zip(points, self.parameters, strict=True)]
+        points = [here(t) for t in points]
+        self._points = [laid_out(t, p) for t, p in zip(points, self.values(), strict=True)]
         try:
             for block in self.blocks:
                 block.bind(self._points)
@@ -363,6 +409,11 @@ class ParameterSystem:
         """
         if shift is not None:
             self._bind()
+        if self.ranks is not None:
+            own = [self._gradient_here(g, p) for g, p in zip(gs, self.parameters, strict=True)]
+            for block in self.blocks:
+                block.tangent(own, shift)
+            return
         # blocks read gradients as they read the parameters
         own = gs
         if [g.stride() for g in gs] != self._strides:
@@ -373,6 +424,23 @@ class ParameterSystem:
             for g, projected in zip(gs, own, strict=True):
                 if projected is not g:
                     g.copy_(projected)
+
+    def _gradient_here(self, g: Tensor, p: Tensor) -> Tensor:
+        """The entries here of a gradient, which are to be those of its parameter."""
+        if getattr(g, "placements", ()) != getattr(p, "placements", ()):
+            raise InputError(
+                f"the gradient of a sharded parameter has placements {g.placements}, and the "  # type: ignore[attr-defined]
+                f"parameter {p.placements}: redistribute it before the step"  # type: ignore[attr-defined]
+            )
+        return here(g)
+
+    def finite(self) -> bool:
+        """Whether all entries of the parameters that vary are finite, on every rank."""
+        # a finite sum has finite terms, and is a fiftieth of the work
+        finite = all(
+            math.isfinite(p.sum()) or bool(torch.isfinite(p).all()) for p in self.values()
+        )
+        return finite if self.ranks is None else not self.ranks.anywhere(not finite)
 
     def residuals(self) -> list[Tensor]:
         """A x - b, block by block."""
@@ -402,7 +470,9 @@ class ParameterSystem:
     def points(self) -> list[tuple[Tensor, AffineConstraint]]:
         """The current parameters, block by block: points (k, n) and a constraint for each."""
         ts, b = self.values(), self.current_b().double().cpu()
-        plans, _ = split(self._equations, self.parameters, sums=True, structured=False, join=True)
+        if self.ranks is not None:
+            ts = [whole(p.detach()).contiguous() for p in self.parameters]
+        plans, _ = split(self._equations, self._forms, sums=True, structured=False, join=True)
         points: list[tuple[Tensor, AffineConstraint]] = []
         if not plans:
             # no equation holds an entry: every point is its own projection
@@ -433,7 +503,7 @@ class ParameterSystem:
             ]
             A = torch.cat(a).unsqueeze(0)
         else:
-            parts = [TouchedEntries(p, self.parameters[p.parameter]).read(ts) for p in plan.pieces]
+            parts = [TouchedEntries(p, self._forms[p.parameter]).read(ts) for p in plan.pieces]
             A = plan.A
         x = torch.cat(parts, 1)
         return x, A.to(x.device)
