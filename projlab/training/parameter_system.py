@@ -134,17 +134,13 @@ class ParameterSystem:
         def factored(
             plan: MarginsPlan | TiesPlan | MatrixPlan, parameters: Sequence[Tensor], variant: str
         ) -> Block:
-            return make_block(
-                plan, parameters, b, variant, data, coarsest, names, strict=strict
-            )
+            return make_block(plan, parameters, b, variant, data, coarsest, names, strict=strict)
 
         if self.ranks is not None:
             known = [plan for plan in plans if isinstance(plan, SumsPlan | MatrixPlan)]
             if not known:
                 return []
-            return [
-                ShardsBlock(known, self.parameters, self._forms, self.ranks, variant, factored)
-            ]
+            return [ShardsBlock(known, self.parameters, self._forms, self.ranks, variant, factored)]
         blocks: list[Block] = [
             SumsBlock(same, self.parameters) for same in alike(self._sums, self.parameters)
         ]
@@ -437,9 +433,7 @@ class ParameterSystem:
     def finite(self) -> bool:
         """Whether all entries of the parameters that vary are finite, on every rank."""
         # a finite sum has finite terms, and is a fiftieth of the work
-        finite = all(
-            math.isfinite(p.sum()) or bool(torch.isfinite(p).all()) for p in self.values()
-        )
+        finite = all(math.isfinite(p.sum()) or bool(torch.isfinite(p).all()) for p in self.values())
         return finite if self.ranks is None else not self.ranks.anywhere(not finite)
 
     def residuals(self) -> list[Tensor]:

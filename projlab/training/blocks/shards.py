@@ -14,7 +14,7 @@ from torch import Tensor
 from projlab.errors import InputError
 from projlab.numerics.transfer import sent
 from projlab.training.blocks.base import Block, Shift, narrowed, widest_dtype
-from projlab.training.blocks.factoring import decidable, make_block
+from projlab.training.blocks.factoring import decidable
 from projlab.training.blocks.matrix import MatrixBlock
 from projlab.training.expressions.maps import Sums
 from projlab.training.partition import MatrixPlan, Piece, SumsPlan

@@ -90,19 +90,186 @@ def fully_sharded(rank, world):
     for make in OPTIMIZERS.values():
         one, many = network(), network()
         fully_shard(many)
-        here, there = make(one.parameters()), make(many.parameters())
+        alone, together = make(one.parameters()), make(many.parameters())
         handles = [
-            constrain(here, *equations(one), module=one),
-            constrain(there, *equations(many), module=many),
+            constrain(alone, *equations(one), module=one),
+            constrain(together, *equations(many), module=many),
         ]
         same(many, one)
-        trained(one, here, 5, asleep=(2, 4))
-        trained(many, there, 5, asleep=(2, 4))
+        trained(one, alone, 5, asleep=(2, 4))
+        trained(many, together, 5, asleep=(2, 4))
         same(many, one)
-        assert handles[1].residual().abs().max() < 1e-14
-        assert handles[1].largest_residual < 1e-14
-        assert handles[1].steps == 5
-        assert handles[1].certify().residual < 1e-14
-        right = [2, 1, 1.5, 2.5, None, None]
-        right[4] = torch.zeros(3, dtype=F64)
-        print(rank, handles[1])
+        for handle in handles:
+            handle.set_right_side(2, 1, 3, 5, torch.zeros(3, dtype=F64), None)
+        same(many, one)
+        trained(one, alone, 2)
+        trained(many, together, 2)
+        same(many, one)
+        assert handles[1].residual().abs().max() < 1e-13
+        assert handles[1].largest_residual < 1e-13
+        assert handles[1].steps == 7
+        assert handles[1].certify().feasibility < 1e-14
+        for net in (one, many):
+            with torch.no_grad():
+                net[0].weight.add_(0.25)
+        for handle in handles:
+            handle.apply()
+        same(many, one)
+        with torch.no_grad():
+            many[0].weight.add_(0.25)
+        # one rank may read alone: nobody waits for another
+        assert rank or handles[1].steps == 7
+        with pytest.warns(UserWarning, match="moved by something else"):
+            together.step()
+
+
+def reduced(of):
+    """How many numbers ranks add up while this runs, call by call."""
+    counts, plain = [], torch.distributed.all_reduce
+
+    def counting(t, *args, **kwargs):
+        counts.append(t.numel())
+        return plain(t, *args, **kwargs)
+
+    torch.distributed.all_reduce = counting
+    try:
+        of()
+    finally:
+        torch.distributed.all_reduce = plain
+    return counts
+
+
+def a_step_adds_up_one_number_for_each_row(rank, world):
+    p = sharded(torch.ones(9, 4, dtype=F64), dim=0)
+    optimizer = torch.optim.SGD([p], lr=0.1)
+    constrain(optimizer, expr(p).sum(dim=1) == 1, expr(p)[:, 0].sum() == 1)
+    p.grad = torch.ones_like(p)
+    # 10 rows that share entries: the gradients' coordinates, two corrections, and the log
+    assert reduced(optimizer.step) == [10, 10, 10, 10]
+
+
+def mesh_of(*shape):
+    return torch.distributed.init_device_mesh("cpu", shape)
+
+
+def sharded(t, dim=None, mesh=None, placements=None):
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    mesh = mesh_of(torch.distributed.get_world_size()) if mesh is None else mesh
+    placements = placements or [Replicate() if dim is None else Shard(dim)]
+    return nn.Parameter(distribute_tensor(t, mesh, placements))
+
+
+def against_one(parameters, write, steps=3):
+    """Sharded parameters and their whole values, trained side by side with the same gradients."""
+    plain = [nn.Parameter(whole(p).detach().clone()) for p in parameters]
+    for ps in (parameters, plain):
+        optimizer = torch.optim.Adam(ps, lr=0.1)
+        constrain(optimizer, *write(*ps))
+        for step in range(steps):
+            for i, p in enumerate(ps):
+                torch.manual_seed(100 * step + i)
+                g = torch.randn(p.shape, dtype=p.dtype)
+                p.grad = None
+                if hasattr(p, "device_mesh"):
+                    g = sharded(g, mesh=p.device_mesh, placements=p.placements).detach()
+                p.grad = g
+            optimizer.step()
+    for p, q in zip(parameters, plain, strict=True):
+        torch.testing.assert_close(whole(p).detach(), q.detach(), rtol=1e-12, atol=1e-12)
+
+
+def rows_and_columns(w, v):
+    return [expr(w).sum(dim=1) + expr(v) == 1, expr(w)[:, 0].sum() == 2]
+
+
+def placements(rank, world):
+    from torch.distributed.tensor import Replicate, Shard
+
+    def values(*shape):
+        torch.manual_seed(3)
+        return torch.randn(*shape, dtype=F64)
+
+    for w, v in ((0, 0), (1, None), (0, None), (None, None)):
+        against_one([sharded(values(5, 3), w), sharded(values(5), v)], rows_and_columns)
+    # parameters of every rank beside sharded ones
+    against_one([sharded(values(5, 3), 1), nn.Parameter(values(5))], rows_and_columns)
+    if world == 4:
+        mesh = mesh_of(2, 2)
+        for own in ([Replicate(), Shard(0)], [Shard(1), Shard(0)], [Shard(0), Shard(0)]):
+            w = sharded(values(5, 3), mesh=mesh, placements=own)
+            v = sharded(values(5), mesh=mesh, placements=[Shard(0), Replicate()])
+            against_one([w, v], rows_and_columns)
+
+
+def refusals(rank, world):
+    from torch.distributed.tensor import DTensor, Partial, Shard
+
+    def refused(message, *parameters, **keywords):
+        before = [whole(p).detach().clone() for p in parameters]
+        with pytest.raises(projlab.InputError, match=message):
+            constrain(
+                torch.optim.SGD(parameters, lr=0.1),
+                sum(expr(p).sum() for p in parameters) == 1,
+                **keywords,
+            )
+        for p, q in zip(parameters, before, strict=True):
+            assert torch.equal(whole(p).detach(), q)
+
+    p = sharded(torch.ones(4), 0)
+    refused("does not take sharded", p, mode="metric")
+    refused("no basis", p, variant="cholesky")
+    other = sharded(torch.ones(4), mesh=mesh_of(1, world), placements=[Shard(0), Shard(0)])
+    refused("p0 and p1 are sharded over different device meshes", p, other)
+    partial = DTensor.from_local(torch.ones(4), mesh_of(world), [Partial()])
+    refused("p0 is a DTensor with placements", nn.Parameter(partial))
+    # one rank's NaN is every rank's
+    local = torch.full((2,), torch.nan if rank else 1.0)
+    mesh = mesh_of(world)
+    spoilt = nn.Parameter(
+        DTensor.from_local(local, mesh, [Shard(0)], shape=(2 * world,), stride=(1,))
+    )
+    with pytest.raises(projlab.InputError, match="NaN"):
+        constrain(torch.optim.SGD([spoilt], lr=0.1), expr(spoilt).sum() == 1)
+
+
+def layers_under_fully_shard(rank, world):
+    """What is said instead of `constrain` where that refuses."""
+    from torch.distributed.fsdp import fully_shard
+
+    A, b = torch.ones(1, 3, dtype=F64), torch.ones(1, dtype=F64)
+
+    def model():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            projlab.nn.affine(
+                nn.Linear(6, 5).double(), "weight", torch.ones(6, dtype=F64), 1.0, dim=1
+            ),
+            nn.Linear(5, 3).double(),
+            projlab.nn.AffineProjection(A, b),
+        )
+
+    one, many = model(), model()
+    fully_shard(many)
+    for net in (one, many):
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        trained(net, optimizer, 3)
+    x, _ = data(0)
+    torch.testing.assert_close(many(x), one(x), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(many(x).sum(1), torch.ones(8, dtype=F64))
+    many.unshard()
+    torch.testing.assert_close(many[0].weight.sum(1), torch.ones(5, dtype=F64))
+
+
+def all_of_them(rank, world):
+    if world == 2:
+        fully_sharded(rank, world)
+        a_step_adds_up_one_number_for_each_row(rank, world)
+        refusals(rank, world)
+        layers_under_fully_shard(rank, world)
+    placements(rank, world)
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_ranks_do_together_what_one_process_does(world):
+    run(all_of_them, world)
