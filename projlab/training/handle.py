@@ -83,10 +83,11 @@ def constrain(
     ------
     InputError
         Anything but equations; an optimizer that calls no step hooks; parameters that another
-        constrained optimizer trains; SparseAdam, flat parameters of FSDP, DTensors of
-        several meshes or neither sharded nor replicated; equations without a parameter that is trained; parameters on several devices; `mode="metric"` where
-        there is no such metric; settings unlike those of an earlier constraint on this optimizer;
-        infeasible or non-finite parameters with start="raise".
+        constrained optimizer trains; SparseAdam, flat parameters of FSDP, DTensors of several
+        meshes, or neither sharded nor replicated; equations without a parameter that is trained;
+        parameters on several devices; `mode="metric"` where there is no such metric; settings
+        unlike those of an earlier constraint on this optimizer; infeasible or non-finite
+        parameters with start="raise".
     InconsistentError
         Equations that contradict each other, by name. Nothing has been changed then.
     MemoryLimitError, AccuracyError, RankDeficientError

@@ -35,6 +35,10 @@ class _Part:
     """(k,) the blocks that have entries here; None for all."""
     places: Tensor
     """(k, n) where the entries are among those here."""
+    strides: tuple[int, int] | None
+    """By how much `places` grow down and across, where that is the same everywhere."""
+    first: int
+    """The first of `places`."""
     own: Tensor | None
     """Positions in `places`, flattened, that are entries; None for all. The others are padding."""
     A: Tensor
@@ -44,6 +48,8 @@ class _Part:
 
     def read(self, t: Tensor, work: torch.dtype) -> Tensor:
         """The entries, (k, n)."""
+        if (view := self._view(t)) is not None:
+            return view.to(work)
         x = t.reshape(-1)[self.places].to(work)
         if self.own is None:
             return x
@@ -53,11 +59,20 @@ class _Part:
 
     def subtract(self, t: Tensor, delta: Tensor) -> None:
         """Subtract (k, n) in the precision of the difference, with one rounding."""
+        if (view := self._view(t)) is not None:
+            view.sub_(delta)
+            return
         places, delta = self.places.reshape(-1), delta.reshape(-1)
         if self.own is not None:
             places, delta = places[self.own], delta[self.own]
         where = torch.unravel_index(places, t.shape) if t.dim() else ()
         t.index_put_(where, (t[where] - delta.reshape(t[where].shape)).to(t.dtype))
+
+    def _view(self, t: Tensor) -> Tensor | None:
+        """The entries as a view, where they are one."""
+        if self.strides is None or not t.is_contiguous():
+            return None
+        return t.as_strided(self.places.shape, self.strides, t.storage_offset() + self.first)
 
 
 @dataclass(frozen=True)
@@ -207,7 +222,10 @@ class ShardsBlock(Block):
 def _as_matrix(plan: SumsPlan | MatrixPlan) -> MatrixPlan:
     """Dense rows, of which columns can be taken."""
     if isinstance(plan, SumsPlan):
-        scales = [torch.full((t.count,), t.scale, dtype=torch.float64) for _, t in plan.terms]
+        scales = [
+            torch.full((t.count,), t.scale, dtype=torch.float64, device="cpu")
+            for _, t in plan.terms
+        ]
         pieces = tuple(Piece(p, t.columns()) for p, t in plan.terms)
         return MatrixPlan(plan.rows.reshape(-1, 1), pieces, torch.cat(scales).unsqueeze(0))
     if plan.A.layout == torch.strided:
@@ -249,10 +267,22 @@ def _part(piece: Piece, A: Tensor, W: Tensor, parameter: Tensor, ranks: Ranks) -
         ranks.counted(parameter),
         None if len(blocks) == len(columns) else blocks,
         places,
+        _strides(places) if bool(kept.all()) else None,
+        int(places[0, 0]),
         None if bool(kept.all()) else kept.flatten().nonzero().flatten(),
         columns_here(A),
         columns_here(W),
     )
+
+
+def _strides(places: Tensor) -> tuple[int, int] | None:
+    """By how much places (k, n) grow down and across; None where that differs."""
+    k, n = places.shape
+    down = int(places[1, 0] - places[0, 0]) if k > 1 else n
+    across = int(places[0, 1] - places[0, 0]) if n > 1 else 1
+    i, j = torch.arange(k, device="cpu"), torch.arange(n, device="cpu")
+    regular = places[0, 0] + i.unsqueeze(-1) * down + j * across
+    return (down, across) if min(down, across) > 0 and torch.equal(places, regular) else None
 
 
 def _applied(M: Tensor, x: Tensor) -> Tensor:
