@@ -9,7 +9,7 @@ STANDARD := runs/standard
 REFERENCE := reports/reference
 
 .DEFAULT_GOAL := help
-.PHONY: help setup validate reference test test-device test-all lint wheel-test bench
+.PHONY: help setup validate reference test test-device test-all coverage lint wheel-test bench
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## *' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -46,6 +46,11 @@ $(ALL): $(STAMP)
 test-all: $(ALL)  ## run the tests that `make test` skips: jax, botorch, lightning, piqp, a browser (and CUDA)
 	bash scripts/need-chromium
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto -m 'needs or gpu' --nothing-missing
+
+coverage: setup  ## run the tests of projlab under coverage; fail below the share of lines and branches in pyproject.toml
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest --numprocesses auto tests/projlab
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --skip-covered --sort=cover
 
 bench: setup  ## measure the quick benchmarks (minutes) into .asv; gates nothing
 	$(BIN)/projlab bench --quick

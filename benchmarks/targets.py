@@ -571,7 +571,7 @@ TARGETS: tuple[Target, ...] = (
            lambda: _one_off(one_off.backward, one_off.LARGE)),
     Target("iterative", "random sparse, 1e6 columns, to 1e-12, by iteration", "≤ 1",
            "`P(x)` over Jacobi-CG in scipy", MOST, 1, _iterative),
-    Target("sparse-real", "48 real systems as sparse", "≤ 2",
+    Target("sparse-real", "46 real systems as sparse", "≤ 2",
            "set-up and one projection over splu and six corrections", MOST, 2, _sparse_real),
     Target("sparse-corrections", "real systems and a flow, a projection", "≤ 1.3",
            "over its solves × (a solve and two products)", MOST, 1.3, _sparse_corrections),

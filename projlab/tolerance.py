@@ -145,6 +145,11 @@ def rank_cutoff(m: int, n: int, u: float) -> float:
     return cutoff if u < FLOAT32_ROUNDOFF else min(cutoff, AMBIGUITY * u * math.sqrt(min(m, n)))
 
 
+def proven_condition(m: int, n: int, u: float) -> float:
+    """A bound on kappa up to this proves full rank, beyond doubt (`PROVEN`); u is of the data."""
+    return 1 / (PROVEN * rank_cutoff(m, n, u))
+
+
 def consistency_factor(cutoff: float) -> float:
     """A row of the least-squares residual may reach this times ||a_i|| ||xhat|| + |b_i|.
 

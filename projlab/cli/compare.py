@@ -69,6 +69,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the right-hand side, in any of the formats, or one number for every row",
     )
     add(
+        "--b-error",
+        type=_file_or_number,
+        metavar="FILE",
+        help="by how much b may be off, absolute, in a file or one number for every row "
+        "(default: by its rounding)",
+    )
+    add(
         "--x0",
         type=_file_or_number,
         metavar="FILE",
@@ -127,6 +134,8 @@ def run(options: argparse.Namespace) -> int:
     files = find(options.files)
     if len(files) > 1 and (options.b is not None or options.x0 is not None):
         raise InputError(f"--b and --x0 belong to one system, and {len(files)} are given")
+    if len(files) > 1 and isinstance(options.b_error, Path):
+        raise InputError(f"a --b-error file belongs to one system, and {len(files)} are given")
     if options.out and options.out.exists() and not options.out.is_dir():
         raise InputError(f"--out {options.out} is a file; it takes a folder")
     asked = _asked(options)
@@ -179,7 +188,7 @@ def _jobs(
     jobs, unread = [], []
     for file in files:
         try:
-            system = formats.read(file, options.b, options.x0, options.key)
+            system = formats.read(file, options.b, options.x0, options.key, options.b_error)
             dtypes = options.dtype or (system.dtype,)
             for dtype in dtypes:
                 system.problem(dtype)

@@ -5,23 +5,37 @@ K^-1 dK z, so that incoming gradients (g, h) of (x*, y) lead to (l, k) = K^-1 (g
 
     grad x = W l,   grad b = k,   grad A = -(y l' + k x*').
 
+Of sparse A only its stored values count: the gradient is taken at their positions alone.
+
 (l, k) is the same solve, with the same factors: it is called again, and so differentiable again.
 Reference: Amos and Kolter, "OptNet", ICML 2017, section 3.1 (the equality-constrained case).
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from projlab.engine.blocks import AnySolver
-from projlab.errors import ProjlabError, RankDeficientError
+from projlab.errors import InputError, ProjlabError, RankDeficientError
 from projlab.numerics.precision import stated_precision
+
+
+class Pattern(NamedTuple):
+    """Where sparse A (m, n) stores values (k,), which then are given in its place."""
+
+    rows: Tensor
+    cols: Tensor
+    shape: tuple[int, int]
 
 
 class Source(Protocol):
     """Where a solver comes from: one that exists, or one to be built from A and b."""
+
+    @property
+    def pattern(self) -> Pattern | None:
+        """Of sparse A that is not constant."""
 
     def bind(self, x: Tensor, A: Tensor | None, b: Tensor | None) -> AnySolver:
         """The solver for plain tensors, built if need be."""
@@ -49,8 +63,9 @@ def solve(
 ) -> tuple[Tensor, Tensor | None]:
     """x* and, where wanted, y (see `Solver.solve`), differentiable in x, A and b.
 
-    A is None for constants, b None for the constraint's own (or zero, where homogeneous); otherwise
-    b is (m,), (B, m), or has the leading dimensions of x.
+    A is None for constants, the stored values (k,) where the source has a pattern; b None for the
+    constraint's own (or zero, where homogeneous); otherwise b is (m,), (B, m), or has the leading
+    dimensions of x.
     """
     function: Any = _Solve
     out = function.apply(x, A, b, source, homogeneous, dual, want_multipliers)
@@ -161,10 +176,10 @@ class _Solve(torch.autograd.Function):
             assert projected is not None
             assert y is not None
             with stated_precision(dx.device):
-                move = _rows_times(y, dA)
+                move = _rows_times(y, dA, source=ctx.source)
                 dx = dx - (move if ctx.dual else _metric_inverse(move, ctx.source))
                 point = _metric_inverse(projected, ctx.source) if ctx.dual else projected
-                change = _rows_times(point, dA.mT)
+                change = _rows_times(point, dA, source=ctx.source, transposed=True)
                 db = -change if db is None else db - change
         moved, dy = solve(
             dx,
@@ -193,6 +208,8 @@ class _Solve(torch.autograd.Function):
         x_dim, A_dim, b_dim = in_dims[:3]
         batched = source.batched if A is None else A.dim() - (A_dim is not None) == 3
         lanes = A_dim is not None
+        if lanes and source.pattern is not None:
+            raise InputError("vmap over the values of a sparse A: give dense A, or loop over them")
         if A is not None and A_dim is not None:
             A, x = _to_front(A, A_dim, size), _to_front(x, x_dim, size)
             b = None if b is None else _to_front(b, b_dim, size)
@@ -276,19 +293,30 @@ def in_rows(
         if dual
         else (_metric_inverse(grad_x, source), projected)
     )
-    return -(_outer(y, length, A) + _outer(k, point, A))
+    pattern = source.pattern
+    return -(_outer(y, length, A, pattern) + _outer(k, point, A, pattern))
 
 
-def _outer(left: Tensor, right: Tensor, A: Tensor) -> Tensor:
+def _outer(left: Tensor, right: Tensor, A: Tensor, pattern: Pattern | None) -> Tensor:
     """Sum over the vectors of left right', in the shape of A."""
+    if pattern is not None:
+        products = left[..., pattern.rows] * right[..., pattern.cols]
+        return products.reshape(-1, len(A)).sum(0)
     lead = A.shape[:-2]
     left = left.reshape(*lead, -1, left.shape[-1])
     right = right.reshape(*lead, -1, right.shape[-1])
     return product(left.mT, right)
 
 
-def _rows_times(v: Tensor, A: Tensor) -> Tensor:
-    """v A over the last dimension, per element for batched A."""
+def _rows_times(v: Tensor, A: Tensor, *, source: Source, transposed: bool = False) -> Tensor:
+    """v A, or v A', over the last dimension, per element for batched A."""
+    pattern = source.pattern
+    if pattern is not None:
+        rows, cols, (m, n) = pattern
+        taken, given, length = (cols, rows, m) if transposed else (rows, cols, n)
+        products = v[..., taken] * A
+        return products.new_zeros(*products.shape[:-1], length).index_add(-1, given, products)
+    A = A.mT if transposed else A
     if A.dim() == 2:
         return v @ A
     lead = v.shape[:-1]

@@ -93,6 +93,7 @@ class BlockSolver:
     groups: tuple[Group, ...]
     batch = None
     batched = False
+    pattern = None
     metric = None
 
     @property

@@ -8,6 +8,7 @@ neither does `torch.export`: an exported program holds torch's own operators alo
 import functools
 import importlib
 import json
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from typing import Any, TypeVar, cast
@@ -116,8 +117,8 @@ def marked(watched: list[Tensor]) -> Tensor | None:
     """Where buffers lie and how often they were changed, on the host: what `solve` compares."""
     if any(t.is_meta for t in watched):
         return None
-    marks = [[t.data_ptr(), t._version] for t in watched]
-    return torch.tensor(marks, device="cpu", dtype=torch.long)
+    marks = array("q", [number for t in watched for number in (t.data_ptr(), t._version)])
+    return torch.frombuffer(marks, dtype=torch.long).view(-1, 2)
 
 
 def _require_unchanged(watched: list[Tensor], mark: Tensor | None) -> None:

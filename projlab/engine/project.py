@@ -12,7 +12,7 @@ from torch.autograd.forward_ad import unpack_dual
 from torch.compiler import is_compiling
 
 from projlab import tolerance
-from projlab.engine.autograd import require_full_rank, solve
+from projlab.engine.autograd import Pattern, require_full_rank, solve
 from projlab.engine.blocks import AnySolver
 from projlab.engine.compiled import eager
 from projlab.engine.compiled_project import as_operator
@@ -35,7 +35,7 @@ from projlab.system.options import (
     refuse_keywords,
 )
 from projlab.system.polyhedron import Polyhedron
-from projlab.system.rows import is_scipy_sparse
+from projlab.system.rows import is_scipy_sparse, sparse_rows
 
 
 class OneOff:
@@ -51,8 +51,10 @@ class OneOff:
         dtype: torch.dtype,
         data: torch.dtype,
         constraint: AffineConstraint | None = None,
+        pattern: Pattern | None = None,
     ) -> None:
         self.options = options
+        self.pattern = pattern
         self.dtype = dtype
         self.data = data
         self.constraint = constraint
@@ -72,7 +74,13 @@ class OneOff:
                 assert A is not None
                 assert b is not None
                 require_finite(b.detach(), "b")
-                rows, sides = A.detach(), _right_sides(A, b.detach())
+                rows: Any = A.detach()
+                if self.pattern is None:
+                    sides = _right_sides(A, b.detach())
+                else:
+                    require_finite(rows, "A's stored values")
+                    i, j, shape = self.pattern
+                    rows, sides = sparse_rows(i, j, rows, shape), [b.detach()]
                 error = self.options.b_error
                 self.constraint = AffineConstraint(rows, sides[0], b_error=error)
                 self.solver = build(self.constraint, self.dtype, self.options, self.data)
@@ -307,8 +315,12 @@ def _apart(
 
 def _carefully(x: Tensor, A: Any, b: Any, variant: str, keywords: ProjectorKeywords) -> Tensor:
     """The projection by a solver that decides rank and consistency before it answers."""
-    if isinstance(A, Tensor) and A.layout != torch.strided and A.requires_grad:
-        raise InputError("A requires grad but is sparse; project differentiates in dense A only")
+    if (
+        isinstance(A, Tensor)
+        and A.layout != torch.strided
+        and (A.requires_grad or (isinstance(b, Tensor) and b.requires_grad))
+    ):
+        return _in_stored_values(x, A, b, variant, keywords)
     known = is_operator(A) or is_scipy_sparse(A) or isinstance(A, (Tensor, AffineConstraint))
     if not known:
         A = to_tensor(A, "A")
@@ -355,5 +367,39 @@ def _carefully(x: Tensor, A: Any, b: Any, variant: str, keywords: ProjectorKeywo
         want_multipliers=True,
     )
     if torch.is_grad_enabled() and (A.requires_grad or b.requires_grad):
+        require_full_rank(source)
+    return out.to(x.dtype)
+
+
+def _in_stored_values(
+    x: Tensor, A: Tensor, b: Any, variant: str, keywords: ProjectorKeywords
+) -> Tensor:
+    """The projection by sparse A, differentiable in its stored values and in b."""
+    if b is None or A.dim() != 2 or A.dense_dim():
+        as_constraint(A.detach(), b)  # refuses it by name
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        raise InputError(
+            "A is sparse and not constant: torch has no sparse tensors under a transform or in "
+            "forward mode. Differentiate by backward, or give dense A"
+        )
+    coo = A.to_sparse_coo().coalesce()
+    if not A.is_floating_point():
+        raise InputError(f"A has dtype {A.dtype}; where b requires grad, sparse A must be floats")
+    (m, n), indices = coo.shape, coo.indices()
+    b = b if isinstance(b, Tensor) and b.is_floating_point() else to_tensor(b, "b").to(A.device)
+    if b.dim() > 0 and b.device != A.device:
+        raise InputError(f"b is on {b.device}, A on {A.device}; move one of them")
+    if b.shape not in {torch.Size(()), torch.Size((m,))}:
+        AffineConstraint(A.detach(), b.detach())  # refuses it by name
+    check_vector(x, n, None, A.device)
+    options = asked(n, variant, keywords, applications=1)
+    dtype = working_dtype(torch.promote_types(x.dtype, A.dtype))
+    pattern = Pattern(indices[0], indices[1], (m, n))
+    source = OneOff(options, dtype, working_dtype(A.dtype), pattern=pattern)
+    values, right = coo.values().to(dtype), b.to(dtype).expand(m)
+    out, _ = solve(
+        x.to(dtype), values, right, source, homogeneous=False, dual=False, want_multipliers=True
+    )
+    if torch.is_grad_enabled():
         require_full_rank(source)
     return out.to(x.dtype)

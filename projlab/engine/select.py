@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -61,7 +62,7 @@ def choose(
             raise AccuracyError(_unreachable(accuracy, system, f'variant "{name}"', variant))
         return variant, f"{name}: asked for by name"
     target = _target(system, accuracy)
-    able = sorted(_able(system), key=lambda v: _cost(v, system, applications))
+    able = _by_cost(system, applications)
     for i, variant in enumerate(able):
         if _predicted(variant, system) <= target:
             ruled_out = [v.name for v in able[:i]]
@@ -74,17 +75,24 @@ def undecided(name: str, system: Traits, accuracy: float | None, applications: i
     """Whether a condition number below the bound could change the choice, or refuse less."""
     if name != "auto":
         return accuracy is not None and _predicted(get(name), system) > accuracy
-    target = _target(system, accuracy)
-    cheapest = min(_able(system), key=lambda v: _cost(v, system, applications))
-    return _predicted(cheapest, system) > target
+    cheapest = _by_cost(system, applications)[0]
+    return _predicted(cheapest, system) > _target(system, accuracy)
 
 
-def _able(system: Traits) -> list[Variant]:
-    return [
-        v
-        for v in REGISTRY
-        if not v.needs_disjoint_rows or (system.disjoint and system.diagonal_metric)
-    ]
+def _by_cost(system: Traits, applications: int) -> tuple[Variant, ...]:
+    """Those that take such rows, the cheapest first."""
+    disjoint = system.disjoint and system.diagonal_metric
+    return _ordered(system.m, system.n, disjoint, applications)
+
+
+@lru_cache(maxsize=256)  # what it takes to ask each would be a tenth of a small system's set-up
+def _ordered(m: int, n: int, disjoint: bool, applications: int) -> tuple[Variant, ...]:
+    def cost(variant: Variant) -> float:
+        setup, apply = variant.flops(m, n)
+        return setup + applications * apply
+
+    able = [v for v in REGISTRY if disjoint or not v.needs_disjoint_rows]
+    return tuple(sorted(able, key=cost))
 
 
 def _target(system: Traits, accuracy: float | None) -> float:
@@ -100,11 +108,6 @@ def _predicted(variant: Variant, system: Traits) -> float:
         return math.inf
     growth = variant.error_growth(system.condition, system.u)
     return tolerance.predicted_accuracy(growth, system.m, system.n)
-
-
-def _cost(variant: Variant, system: Traits, applications: int) -> float:
-    setup, apply = variant.flops(system.m, system.n)
-    return setup + applications * apply
 
 
 def _unreachable(accuracy: float, system: Traits, who: str, best: Variant) -> str:

@@ -16,7 +16,7 @@ possibly ill-conditioned matrix", MTAC 9 (1955) (a shift, and iterations that re
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 
 import torch
@@ -27,11 +27,12 @@ from projlab.engine import blocks, careful, iterated, sparse
 from projlab.engine.blocks import AnySolver
 from projlab.engine.corrections import PROBES, Products, corrected, probes
 from projlab.engine.facts import Facts
+from projlab.engine.kernels import small_qr
 from projlab.engine.select import Traits, choose, undecided
 from projlab.engine.solver import Solver, of_rows
 from projlab.engine.variants import Factor, get
 from projlab.engine.variants.cholesky import CholeskyFactor
-from projlab.engine.variants.qr import QR
+from projlab.engine.variants.qr import QR, QRFactor
 from projlab.errors import (
     InconsistentError,
     MemoryLimitError,
@@ -43,7 +44,7 @@ from projlab.numerics.precision import lowered, outside_inference_mode, stated_p
 from projlab.numerics.scaling import widened
 from projlab.numerics.triangular import cholesky_solve, condition_bound, householder
 from projlab.system.constraint import AffineConstraint
-from projlab.system.equilibration import Equilibrated, equilibrate
+from projlab.system.equilibration import Equilibrated, equilibrate, safe_norms
 from projlab.system.options import Options
 from projlab.system.row_choice import pivot_rows
 from projlab.system.rows import DenseRows
@@ -73,6 +74,9 @@ def build_one(
     """As `build`, without looking for independent blocks."""
     with _computing(constraint):
         if _answers_first(constraint, options):
+            small = _small(constraint, dtype, options, data)
+            if small is not None:
+                return small
             system = equilibrate(constraint, dtype)
             if not system.rows.disjoint():
                 if sparse.possible(constraint, options):
@@ -134,13 +138,17 @@ def _by_sparse_factor(
         raise
 
 
-@contextmanager
-def _computing(constraint: AffineConstraint) -> Iterator[None]:
+def _computing(constraint: AffineConstraint) -> AbstractContextManager[object]:
     kind = constraint.device.type
     # contexts cost as much as a small factorisation, and constants record no graph
-    switched = lowered(torch.float32, kind)
-    stated = stated_precision(constraint.device) if switched else nullcontext()
-    with outside_inference_mode(), stated:
+    if not lowered(torch.float32, kind):
+        return outside_inference_mode()
+    return _stated(constraint.device)
+
+
+@contextmanager
+def _stated(device: torch.device) -> Iterator[None]:
+    with outside_inference_mode(), stated_precision(device):
         yield
 
 
@@ -162,11 +170,67 @@ def _of_full_rank(
         return None
     E = system.rows.to_dense()
     reflectors = householder(widened(E).mT)
-    bounds = condition_bound(reflectors.R).reshape(-1).tolist()
-    limit = 1 / (tolerance.PROVEN * tolerance.rank_cutoff(m, n, tolerance.unit_roundoff(data)))
+    bounds = tuple(condition_bound(reflectors.R).reshape(-1).tolist())
+    dtype = system.rows.dtype
+    reason = _qr_of(bounds, m, n, dtype, options, data)
+    if reason is None:
+        return None
+    factor = QR().factor_from(reflectors, system.rows, tolerance.unit_roundoff(dtype))
+    facts = _proven(constraint, dtype, options, data, bounds)
+    return of_rows(constraint, system, factor, QR.name, reason, facts)
+
+
+def _small(
+    constraint: AffineConstraint, dtype: torch.dtype, options: Options, data: torch.dtype
+) -> Solver | None:
+    """As `_of_full_rank`, equilibration included, of a few dense rows by a kernel of their own."""
+    rows, m, n = constraint.rows, constraint.m, constraint.n
+    if (
+        not isinstance(rows, DenseRows)
+        or rows.dtype is not dtype
+        or m > n
+        or options.variant == "cholesky"
+        or options.applications == 1  # which does not pay for importing numba
+    ):
+        return None
+    limit = tolerance.proven_condition(m, n, tolerance.unit_roundoff(data))
+    made = small_qr.factored(rows.entries, constraint.b, safe_norms(dtype), limit)
+    if made is None:
+        return None
+    bounds = (made.bound,)
+    reason = _qr_of(bounds, m, n, dtype, options, data)
+    if reason is None:
+        return None
+    factor = QRFactor(made.W, made.R)
+    return Solver(
+        shape=(m, n),
+        batch=None,
+        dtype=dtype,
+        device=rows.device,
+        variant=QR.name,
+        reason=reason,
+        facts=_proven(constraint, dtype, options, data, bounds),
+        factor=factor,
+        kept=None,
+        units=(made.D,),
+        range_basis=None,
+        metric=None,
+        c=factor.right_side(made.f),  # to the bits of any b that is given beside x
+    )
+
+
+def _qr_of(
+    bounds: tuple[float, ...],
+    m: int,
+    n: int,
+    dtype: torch.dtype,
+    options: Options,
+    data: torch.dtype,
+) -> str | None:
+    """Why QR is taken, where bounds on the condition numbers prove full rank and suffice for it."""
+    limit = tolerance.proven_condition(m, n, tolerance.unit_roundoff(data))
     if not all(bound <= limit for bound in bounds):  # NaN too
         return None
-    dtype = system.rows.dtype
     known = Traits(
         m=m,
         n=n,
@@ -179,18 +243,19 @@ def _of_full_rank(
     if undecided(options.variant, known, options.accuracy, options.applications):
         return None
     variant, reason = choose(options.variant, known, options.accuracy, options.applications)
-    if variant.name != QR.name:
-        return None
-    factor = variant.factor_from(reflectors, system.rows, known.u)
-    facts = Facts(
-        constraint,
-        dtype,
-        options.rank,
-        data,
-        known_ranks=(m,) * len(bounds),
-        bounds=tuple(bounds),
-    )
-    return of_rows(constraint, system, factor, variant.name, reason, facts)
+    return reason if variant.name == QR.name else None
+
+
+def _proven(
+    constraint: AffineConstraint,
+    dtype: torch.dtype,
+    options: Options,
+    data: torch.dtype,
+    bounds: tuple[float, ...],
+) -> Facts:
+    """What is known where no row is redundant."""
+    ranks = (constraint.m,) * len(bounds)
+    return Facts(constraint, dtype, options.rank, data, known_ranks=ranks, bounds=bounds)
 
 
 def _takes_redundant(options: Options, data: torch.dtype, work: torch.dtype) -> bool:
@@ -226,7 +291,7 @@ def _of_some_rows(
     reflectors = householder(some.to_dense().mT)
     bound = float(condition_bound(reflectors.R))
     u = tolerance.unit_roundoff(data)
-    if not bound <= 1 / (tolerance.PROVEN * tolerance.rank_cutoff(m, n, u)):  # NaN too
+    if not bound <= tolerance.proven_condition(m, n, u):  # NaN too
         return None
     factor: Factor
     if options.variant == "auto" and some.disjoint():

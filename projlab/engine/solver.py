@@ -81,6 +81,11 @@ class Solver:
     zero, and entries of another b on them without effect."""
 
     @property
+    def pattern(self) -> None:
+        """A is constant."""
+        return None
+
+    @property
     def batched(self) -> bool:
         return self.batch is not None
 

@@ -31,6 +31,13 @@ from projlab.files.refusal import plain, shown, wrong
 
 Source = str | os.PathLike[str] | float
 
+ALIASES = {
+    "b": ("b", "beq", "b_eq", "A"),
+    "b_error": ("b_error", "b", "A"),
+    "x0": ("x0", "x", "A"),
+}
+"""What a vector may be called in a file of its own."""
+
 
 class LoadedSystem(NamedTuple):
     """What a file says.
@@ -189,10 +196,16 @@ def _given(path: Path, name: str, source: Source | None, length: int, notes: lis
     return _vector_file(beside, name, length, path, notes)
 
 
+def read_vector(path: Path, name: str, source: Source, length: int, notes: list[str]) -> Vector:
+    """A vector of `length` that goes with the system in `path`, from a file or one number."""
+    given: Vector = _given(path, name, source, length, notes)
+    return given
+
+
 def _vector_file(path: Path, name: str, length: int, of: Path, notes: list[str]) -> Vector:
     """A vector from a file that holds nothing else, or holds it by this name."""
     parts: Mapping[str, Any] = format_of(path).read(path).parts
-    aliases = ("b", "beq", "b_eq", "A") if name == "b" else ("x0", "x", "A")
+    aliases = ALIASES[name]
     known = [alias for alias in aliases if alias in parts]
     if not known and len(parts) == 1:
         known = list(parts)

@@ -47,7 +47,9 @@ def elimination_order(matrix: Any) -> Integers:
     m = matrix.shape[0]
     if m <= 1:
         return np.arange(m)
-    pattern = csc_array((np.ones(matrix.nnz), matrix.indices, matrix.indptr), shape=matrix.shape)
+    # a copy of the indices, which spilu sorts where they lie
+    parts = np.ones(matrix.nnz), matrix.indices.copy(), matrix.indptr
+    pattern = csc_array(parts, shape=matrix.shape)
     # dominant, so that no pivot can fail; all else is dropped, and the order is what is left
     pattern.setdiag(2.0 * m)
     dropping = spilu(

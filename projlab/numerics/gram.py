@@ -47,12 +47,16 @@ def gram_matrix(E: Any, remedy: str = memory.REMEDY) -> Any:
     """
     from scipy.sparse import csc_array
 
-    m = E.shape[0]
-    shared = np.bincount(E.indices, minlength=E.shape[1]).astype(np.float64)
-    entries = min(float(m) ** 2, float((shared**2).sum()))
-    what = f"the Gram matrix of {m} x {E.shape[1]} rows, formed sparse,"
-    memory.require(int(ENTRY_BYTES * entries), what, CPU, remedy)
+    m, n = E.shape
+    shared = np.bincount(E.indices, minlength=n).astype(np.float64)
+    require_gram(m, n, min(float(m) ** 2, float((shared**2).sum())), remedy)
     return csc_array(E @ E.T)
+
+
+def require_gram(m: int, n: int, entries: float, remedy: str) -> None:
+    """Raise `MemoryLimitError` where the Gram matrix of m x n rows does not fit."""
+    what = f"the Gram matrix of {m} x {n} rows, formed sparse,"
+    memory.require(int(ENTRY_BYTES * entries), what, CPU, remedy)
 
 
 def rounding_of_gram(E: Any, G: Any) -> float:

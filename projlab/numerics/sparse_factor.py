@@ -10,7 +10,7 @@ definite ones. What a factor takes is counted before it is made (`projlab.numeri
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -76,7 +76,37 @@ class Prepared:
 REMEDY = "Split the constraint into independent blocks, or leave out the rows that couple them."
 
 
-def prepared(matrix: Any, what: str = "the matrix", order: Any = None) -> Prepared:
+class Elimination(Protocol):
+    """What forms, counts and factors faster, where there is such a thing."""
+
+    def transposed(self, E: Any) -> Any:
+        """Compressed rows of E', of E's."""
+
+    def gram_entries(self, E: Any, back: Any) -> int:
+        """How many entries E E' has."""
+
+    def gram(self, E: Any, back: Any, shift: float, entries: int) -> Any:
+        """E E' + shift I, CSC, not sorted."""
+
+    def permuted(self, matrix: Any, order: Any) -> Any:
+        """A square CSC matrix with rows and columns in another order."""
+
+    def selected(self, E: Any, order: Any) -> Any:
+        """Compressed rows of E in another order."""
+
+    def count(self, matrix: Any) -> Fill | None:
+        """As `projlab.numerics.fill.count`, or None."""
+
+    def factor(self, ready: Prepared) -> SparseFactor | None:
+        """As `SuperLU`, or None."""
+
+
+def prepared(
+    matrix: Any,
+    what: str = "the matrix",
+    order: Any = None,
+    elimination: Elimination | None = None,
+) -> Prepared:
     """Order a symmetric scipy matrix (duplicates summed) and count the fill of its factor.
 
     In the order given (m,), or one of minimum degree.
@@ -97,13 +127,19 @@ def prepared(matrix: Any, what: str = "the matrix", order: Any = None) -> Prepar
             f"{what} has {m:,} rows and {given.nnz:,} nonzeros; SuperLU and CHOLMOD number at most "
             f"{LARGEST_INDEX:,} of each. " + REMEDY
         )
-    narrow = csc_array(
-        (given.data, given.indices.astype(np.int32), given.indptr.astype(np.int32)),
-        shape=given.shape,
-    )
+    narrow = given
+    if given.indices.dtype != np.int32 or given.indptr.dtype != np.int32:
+        narrow = csc_array(
+            (given.data, given.indices.astype(np.int32), given.indptr.astype(np.int32)),
+            shape=given.shape,
+        )
     order = elimination_order(narrow) if order is None else order
-    permuted = csc_array(narrow[order][:, order])
-    return Prepared(permuted, order, count(permuted))
+    if elimination is None:
+        permuted = csc_array(narrow[order][:, order])
+    else:
+        permuted = elimination.permuted(narrow, order)
+    counted = None if elimination is None else elimination.count(permuted)
+    return Prepared(permuted, order, count(permuted) if counted is None else counted)
 
 
 def factored(

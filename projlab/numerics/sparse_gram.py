@@ -22,17 +22,18 @@ from torch import Tensor
 
 from projlab.errors import RankDeficientError
 from projlab.numerics.fill import Fill
-from projlab.numerics.gram import gram_matrix
+from projlab.numerics.gram import gram_matrix, require_gram
 from projlab.numerics.sparse_factor import (
     REMEDY,
     Cholespy,
+    Elimination,
     Prepared,
     SparseFactor,
     SuperLU,
     no_factor,
     prepared,
 )
-from projlab.numerics.sparse_matrix import SparseMatrix
+from projlab.numerics.sparse_matrix import SparseMatrix, host_rows
 
 LONG_COLUMN = 10.0
 """A column may be kept apart that has more than sqrt(m) times as many entries, and that many times
@@ -58,21 +59,33 @@ class SparseGram:
         values: Tensor,
         shape: tuple[int, int],
         shift: float,
-        elimination: Tensor | None = None,
+        order: Tensor | None = None,
+        elimination: Elimination | None = None,
     ) -> None:
         self.shape, self.shift, self.device = shape, shift, values.device
+        self._elimination = elimination
         self.entries = rows, cols, values.double()
         self.what = f"the Gram matrix of {shape[0]} x {shape[1]} rows"
-        host = SparseMatrix(rows.cpu(), cols.cpu(), values.cpu(), shape)
+        entries = rows.cpu(), cols.cpu(), values.cpu()
+        host = (
+            SparseMatrix(*entries, shape)
+            if elimination is None
+            else SparseMatrix.on_host(host_rows(*entries, shape), elimination.transposed)
+        )
         matrix, self.apart = self._formed(host)
-        known = None if elimination is None else elimination.cpu().numpy()
-        self.ready: Prepared = prepared(matrix, self.what, known)
-        m, order = shape[0], torch.from_numpy(self.ready.order).long()
-        self.elimination = order.to(self.device)
-        self._own = None if not self.apart else (order < m).nonzero().flatten().to(self.device)
-        self.order = order[order < m].to(self.device)
-        self.E = SparseMatrix(*self.ordered_entries(), shape)
-        self._factor: SparseFactor | None = None
+        known = None if order is None else order.cpu().numpy()
+        self.ready: Prepared = prepared(matrix, self.what, known, elimination)
+        m, all_of_it = shape[0], torch.from_numpy(self.ready.order).long()
+        self.elimination = all_of_it.to(self.device)
+        own = all_of_it < m
+        self._own = own.nonzero().flatten().to(self.device) if self.apart else None
+        self.order = all_of_it[own].to(self.device)
+        if elimination is None:
+            self.E = SparseMatrix(*self.ordered_entries(), shape)
+        else:
+            ordered = elimination.selected(host.forward, self.order.numpy())
+            self.E = SparseMatrix.on_host(ordered, elimination.transposed)
+        self.made: SparseFactor | None = None
 
     def ordered_entries(self) -> tuple[Tensor, Tensor, Tensor]:
         """Rows, columns and values of E with its rows in `order`, as products give them."""
@@ -92,6 +105,10 @@ class SparseGram:
 
         m = self.shape[0]
         long = _long(np.diff(E.back.indptr), m)
+        if self._elimination is not None and not long.any():
+            entries = self._elimination.gram_entries(E.forward, E.back)
+            require_gram(m, self.shape[1], entries, REMEDY)
+            return self._elimination.gram(E.forward, E.back, self.shift, entries), 0
         S = E.forward[:, ~long] if long.any() else E.forward
         G = gram_matrix(S, REMEDY) + self.shift * eye_array(m, format="csc")
         if not long.any():
@@ -107,7 +124,7 @@ class SparseGram:
         other = copy(self)
         matrix = csc_array(self.ready.matrix + diags_array(change))
         other.ready = replace(self.ready, matrix=matrix)
-        other.shift, other._factor = shift, None
+        other.shift, other.made = shift, None
         return other
 
     def factor(self) -> None:
@@ -115,13 +132,14 @@ class SparseGram:
         self.ready.require_memory(self.what, self.device)
         if self.device.type == "cpu":
             try:
-                self._factor = SuperLU(self.ready)
+                by = self._elimination
+                self.made = (by and by.factor(self.ready)) or SuperLU(self.ready)
             except np.linalg.LinAlgError as error:
                 raise RankDeficientError(
                     f'{self.what} is singular: {error}. Use variant="qr" or "pinv"'
                 ) from error
         elif self.device.type == "cuda" and not self.apart:
-            self._factor = Cholespy(self.ready, self.device)
+            self.made = Cholespy(self.ready, self.device)
         else:
             raise no_factor(self.what, self.device, definite=not self.apart)
 
@@ -181,14 +199,14 @@ class SparseGram:
         return y
 
     def _solved(self, r: Tensor) -> Tensor:
-        if self._factor is None:
+        if self.made is None:
             self.factor()
-        assert self._factor is not None
+        assert self.made is not None
         if self._own is None:
-            return self._factor.solve_ordered(r)
-        whole = r.new_zeros(*r.shape[:-1], self._factor.m)
+            return self.made.solve_ordered(r)
+        whole = r.new_zeros(*r.shape[:-1], self.made.m)
         whole[..., self._own] = r
-        return self._factor.solve_ordered(whole)[..., self._own]
+        return self.made.solve_ordered(whole)[..., self._own]
 
 
 def _quotient(a: Tensor, b: Tensor) -> Tensor:

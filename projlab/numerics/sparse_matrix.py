@@ -3,14 +3,15 @@
 On the CPU scipy's, which read each row once and need no search for a kernel; on CUDA torch's.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from projlab.errors import InputError
 from projlab.numerics.fill import LARGEST_INDEX
-from projlab.numerics.sparse_products import Compressed, both
+from projlab.numerics.sparse_products import Compressed, both, compressed
 
 
 class SparseMatrix:
@@ -29,6 +30,14 @@ class SparseMatrix:
         self.forward: Any = _scipy(forward) if on_host else forward
         self.back: Any = _scipy(back) if on_host else back
 
+    @classmethod
+    def on_host(cls, forward: Any, transposed: Callable[[Any], Any]) -> Self:
+        """Of scipy's compressed rows, indices in 32 bits, and what transposes them."""
+        made = cls.__new__(cls)
+        made.shape, made.device = forward.shape, torch.device("cpu")
+        made.forward, made.back = forward, transposed(forward)
+        return made
+
     def times(self, x: Tensor) -> Tensor:
         """E x for vectors x (..., n) of float64."""
         return self._product(self.forward, x)
@@ -45,6 +54,11 @@ class SparseMatrix:
         flat = x.reshape(-1, matrix.shape[1])
         found = matrix @ flat[0].numpy() if len(flat) == 1 else (matrix @ flat.numpy().T).T
         return torch.from_numpy(found).reshape(*x.shape[:-1], matrix.shape[0])
+
+
+def host_rows(rows: Tensor, cols: Tensor, values: Tensor, shape: tuple[int, int]) -> Any:
+    """scipy's compressed rows of entries on the CPU, sorted by row and then by column."""
+    return _scipy(compressed(rows, cols, values.double(), shape))
 
 
 def _scipy(matrix: Compressed) -> Any:

@@ -64,12 +64,8 @@ class AffineConstraint:
         *,
         b_error: Any = 0.0,
     ) -> None:
-        for name, value in (("A", A), ("b", b)):
-            if isinstance(value, Tensor) and value.requires_grad:
-                raise InputError(
-                    f"{name} requires grad, but a constraint is a constant; detach it, or call "
-                    f"projlab.project(x, A, b), which differentiates in x, A and b"
-                )
+        _refuse_grad("A", A)
+        _refuse_grad("b", b)
         if b is None:
             raise InputError("b is missing: give a scalar or one value a row")
         with outside_inference_mode():
@@ -78,11 +74,8 @@ class AffineConstraint:
             right = _right_side(b, rows)
             stated = None if _is_zero(b_error) else _stated(check_b_error(b_error), right)
         given = None if names is None else _names(names, rows.shape[0])
-        self._set(rows=rows, b=right, given_names=given, b_error=stated, decided={})
-
-    def _set(self, **attributes: object) -> None:
-        for name, value in attributes.items():
-            object.__setattr__(self, name, value)
+        # past the ban on assignment
+        vars(self).update(rows=rows, b=right, given_names=given, b_error=stated, decided={})
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"AffineConstraint is immutable; build a new one to change {name!r}")
@@ -171,6 +164,14 @@ def as_constraint(A: Any, b: Any) -> AffineConstraint:
     return A
 
 
+def _refuse_grad(name: str, value: Any) -> None:
+    if isinstance(value, Tensor) and value.requires_grad:
+        raise InputError(
+            f"{name} requires grad, but a constraint is a constant; detach it, or call "
+            "projlab.project(x, A, b), which differentiates in x, A and b"
+        )
+
+
 def _is_zero(b_error: Any) -> bool:
     return isinstance(b_error, float) and b_error == 0
 
@@ -188,17 +189,20 @@ def _stated(error: float | Tensor, b: Tensor) -> Tensor | None:
 
 
 def _right_side(b: Any, rows: Rows) -> Tensor:
-    m = rows.shape[0]
-    batch = () if rows.batch is None else (rows.batch,)
+    m, B = rows.shape[0], rows.batch
+    shape = (m,) if B is None else (B, m)
     if isinstance(b, Tensor) and b.dim() > 0 and b.device != rows.device:
         raise InputError(f"b is on {b.device}, A on {rows.device}; move one of them")
     tensor = to_tensor(b, "b")
-    if tensor.dim() > 0 and tensor.shape not in {(m,), (*batch, m)}:
-        wanted = f"a scalar, ({m},)" + (f" or ({batch[0]}, {m})" if batch else "")
-        raise InputError(f"b has shape {tuple(tensor.shape)}; with this A it must be {wanted}")
+    given = tuple(tensor.shape)
+    if given not in (shape, (m,), ()):
+        wanted = f"a scalar, ({m},)" + (f" or ({B}, {m})" if B is not None else "")
+        raise InputError(f"b has shape {given}; with this A it must be {wanted}")
     require_finite(tensor, "b")
+    if given != shape:
+        tensor = tensor.expand(shape)
     # a right-hand side in a narrower dtype than A is taken as it is; a wider one keeps its digits
-    return tensor.to(rows.device).expand(*batch, m).contiguous()
+    return tensor.to(rows.device).contiguous()
 
 
 def _names(names: Sequence[str], m: int) -> tuple[str, ...]:

@@ -55,7 +55,7 @@ def _equilibrated(rows: Rows) -> tuple[Rows, Tensor, Tensor | None]:
     if norms.numel() == 0:
         return rows, torch.zeros(norms.shape, dtype=torch.int32, device=rows.device), None
     smallest, largest = torch.aminmax(norms)
-    lowest, highest = _safe_norms(norms.dtype)
+    lowest, highest = safe_norms(norms.dtype)
     if lowest < smallest.item() and largest.item() < highest:
         exponent = -_exponent(norms)
         factor = exact_power(exponent, norms.dtype)
@@ -69,7 +69,7 @@ def _equilibrated(rows: Rows) -> tuple[Rows, Tensor, Tensor | None]:
 
 
 @cache
-def _safe_norms(dtype: torch.dtype) -> tuple[float, float]:
+def safe_norms(dtype: torch.dtype) -> tuple[float, float]:
     """Between these, squares that a norm adds up neither over- nor underflow."""
     info = torch.finfo(dtype)
     return math.sqrt(info.tiny) / info.eps, math.sqrt(info.max)

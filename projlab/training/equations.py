@@ -47,3 +47,12 @@ class StackedEquations:
     def right_side(self) -> Tensor:
         """b, (rows,), float64 on the CPU."""
         return torch.cat([e.right_side() for e in self.equations])
+
+    def b_error(self) -> Tensor | None:
+        """By how much each b may be off, (rows,), float64 on the CPU; None where none may."""
+        if all(e.b_error is None for e in self.equations):
+            return None
+        none = torch.zeros((), dtype=torch.float64, device="cpu")
+        return torch.cat(
+            [(none if e.b_error is None else e.b_error).expand(e.rows) for e in self.equations]
+        )

@@ -13,6 +13,7 @@ from projlab.engine.select import check_variant
 from projlab.errors import InputError, ProjlabError
 from projlab.proof import certificate
 from projlab.proof.certificate import Certificate
+from projlab.system.options import check_b_error
 from projlab.training import optimizers
 from projlab.training.equations import StackedEquations
 from projlab.training.expressions.expression import Equation, Expression
@@ -30,6 +31,7 @@ def constrain(
     module: torch.nn.Module | None = None,
     coupled_weight_decay: bool | None = None,
     log: int = 1024,
+    b_error: Any = 0.0,
 ) -> "Handle":
     """Make every step of an optimizer end on the affine set of these equations.
 
@@ -71,6 +73,11 @@ def constrain(
     log
         How many of the last steps' largest residuals are kept, on the device; 0 for none, which
         saves one reading of the parameters a step.
+    b_error
+        How far the right sides may be off, absolute: a number or, for one equation, an array that
+        broadcasts to it; for several, a number for all or a list with one of these for each.
+        Equations that contradict each other by no more are taken to mean right sides that agree:
+        independent rows keep theirs. `Handle.residual()` tells of those given.
 
     Returns
     -------
@@ -99,6 +106,7 @@ def constrain(
     """
     several = _several(optimizer)
     _check(equations, mode, start, log)
+    equations = _stating(equations, b_error)
     if module is not None and not isinstance(module, torch.nn.Module):
         raise InputError(f"module is a {type(module).__name__}; it must be a torch.nn.Module")
     if mode == "metric":
@@ -122,7 +130,7 @@ def constrain(
         hooks.module_names = {**names_before, **own}
     stacked = StackedEquations([*before.equations, *equations], names)
     hooks.refuse_shared(stacked)
-    hooks.set_equations(stacked)
+    hooks.set_equations(stacked, len(before.equations))
     try:
         hooks.attach()
         handle = Handle(hooks, equations)
@@ -133,7 +141,7 @@ def constrain(
     except BaseException:
         hooks.module_names = names_before
         if before.equations:
-            hooks.set_equations(before)
+            hooks.set_equations(before, len(before.equations))
         else:
             hooks.detach()
         raise
@@ -201,6 +209,41 @@ def _check(equations: tuple[Any, ...], mode: object, start: object, log: object)
         raise InputError(f"log={log!r}; it must be a number of steps, 0 for none")
 
 
+def _stating(equations: tuple[Equation, ...], b_error: Any) -> tuple[Equation, ...]:
+    """The equations, with how far their right sides may be off."""
+    each = [b_error] * len(equations)
+    if len(equations) > 1:
+        if isinstance(b_error, (list, tuple)):
+            if len(b_error) != len(equations):
+                raise InputError(
+                    f"b_error has {len(b_error)} entries for {len(equations)} equations; give one "
+                    "number for all, or a list with one entry for each"
+                )
+            each = list(b_error)
+        elif getattr(b_error, "ndim", 0):
+            raise InputError(
+                f"b_error is an array of shape {tuple(b_error.shape)} for {len(equations)} "
+                "equations; give one number for all, or a list with one entry for each"
+            )
+    return tuple(
+        _with_error(i, e, own) for i, (e, own) in enumerate(zip(equations, each, strict=True))
+    )
+
+
+def _with_error(i: int, equation: Equation, b_error: Any) -> Equation:
+    error = check_b_error(b_error)
+    if not isinstance(error, Tensor):
+        return equation
+    try:
+        rows = error.cpu().expand(equation.shape)
+    except RuntimeError:
+        raise InputError(
+            f"b_error has shape {tuple(error.shape)}; of equation {i} it must broadcast to "
+            f"{tuple(equation.shape)}"
+        ) from None
+    return equation.stating(rows.reshape(-1))
+
+
 def _bias(several: list[Optimizer], hooks: StepHooks) -> str | None:
     """The warning of mode "post", where its limit is not the optimum."""
     plain = all(isinstance(each, (torch.optim.SGD, torch.optim.ASGD)) for each in several)
@@ -226,7 +269,7 @@ def _with_right(i: int, equation: Equation, right: Any) -> Equation:
     if isinstance(right, Expression):
         raise InputError(f"right side {i} is an expression; it must be a number or an array")
     fresh: Equation = equation.left == right
-    return fresh
+    return fresh.stating(equation.b_error)
 
 
 class Handle:
@@ -379,7 +422,7 @@ class Handle:
         own = {id(e) for e in self._equations}
         rest = [e for e in hooks.stacked.equations if id(e) not in own]
         if rest:
-            hooks.set_equations(StackedEquations(rest, hooks.stacked.chosen_names))
+            hooks.set_equations(StackedEquations(rest, hooks.stacked.chosen_names), len(rest))
         else:
             hooks.detach()
         self._hooks = None

@@ -148,9 +148,12 @@ class StepHooks:
 
     # ---- equations
 
-    def set_equations(self, stacked: StackedEquations) -> None:
-        """Take over equations, all or (where something is refused) nothing."""
-        system, watched = self._derived(stacked)
+    def set_equations(self, stacked: StackedEquations, taken: int = 0) -> None:
+        """Take over equations, all or (where something is refused) nothing.
+
+        The first ones, `taken` of them, were taken before.
+        """
+        system, watched = self._derived(stacked, taken)
         self.stacked = stacked
         self._adopt(system, watched)
 
@@ -171,10 +174,10 @@ class StepHooks:
             self._awake.clear()
             self._moving.clear()
         else:
-            self.set_equations(stacked)
+            self.set_equations(stacked, len(stacked.equations))
 
     def _derived(
-        self, stacked: StackedEquations, *, midway: bool = False
+        self, stacked: StackedEquations, taken: int
     ) -> tuple[ParameterSystem, list[Watched]]:
         """The system of the equations, and the parameters that it was made for."""
         groups = self._groups()
@@ -195,7 +198,7 @@ class StepHooks:
             self.actual,
             lambda p: id(p) in place and p.requires_grad,
             self.settings.variant,
-            midway=midway,
+            taken=taken,
             apart=self.settings.mode == "metric",
         )
         if self.settings.mode == "metric":
@@ -255,7 +258,7 @@ class StepHooks:
                     f"{name} changed its shape from {tuple(signature.shape)} to "
                     f"{tuple(p.shape)}. Remove this constraint, and write it for the new shape"
                 )
-        self._adopt(*self._derived(self.stacked, midway=True))
+        self._adopt(*self._derived(self.stacked, len(self.stacked.equations)))
 
     def _as_watched(self, groups: list[dict[str, Any]]) -> bool:
         """Whether all parameters are as they were; asked at each step, so in one plain loop."""

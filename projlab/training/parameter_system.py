@@ -12,6 +12,7 @@ from projlab.errors import InputError, ProjlabError
 from projlab.numerics.transfer import capturing, sent
 from projlab.system.constraint import AffineConstraint
 from projlab.system.inputs import working_dtype
+from projlab.training.agreement import agreed
 from projlab.training.blocks.base import Block, Shift, TouchedEntries, skipped, widest_dtype
 from projlab.training.blocks.factoring import inconsistent, make_block
 from projlab.training.blocks.shards import ShardsBlock
@@ -56,9 +57,9 @@ class ParameterSystem:
     strict
         Whether rows that contradict each other, or hold nothing that varies, are refused; else
         they are met as well as they can be.
-    midway
-        Whether the equations were taken before: one whose parameters were all frozen since then is
-        a constant that nothing can change, and is left out.
+    taken
+        How many equations, the first ones, were taken before: one whose parameters were all frozen
+        since then is a constant that nothing can change, and is left out.
     apart
         Keep single rows of many lengths apart: a diagonal metric needs them so.
     """
@@ -71,7 +72,7 @@ class ParameterSystem:
         variant: str,
         *,
         strict: bool = True,
-        midway: bool = False,
+        taken: int = 0,
         apart: bool = False,
     ) -> None:
         self.stacked, self.actual = stacked, actual
@@ -85,7 +86,8 @@ class ParameterSystem:
         """Those that vary, each once."""
         self._constants: list[tuple[int, int, LinearMap]] = []
         """The first row and the last but one of a constant term, and its map."""
-        self._equations = self._varying(varies, strict and not midway)
+        fresh = taken if strict else len(stacked.equations)
+        self._equations = self._varying(varies, fresh)
         self._forms = self.parameters if self.ranks is None else [form(p) for p in self.parameters]
         """Of the shapes that equations are written for."""
         self.device = device = self._device()
@@ -97,7 +99,8 @@ class ParameterSystem:
         )
         # rows that may contradict each other have factors that no b has a part in
         b = self.current_b().double().cpu() if strict else stacked.right_side()
-        distinct = self._distinct(b) if strict else self._equations
+        error = stacked.b_error() if strict else None
+        distinct = self._distinct(b, error) if strict else self._equations
         plans, empty = split(
             distinct,
             self._forms,
@@ -105,8 +108,12 @@ class ParameterSystem:
             structured=variant == "auto" and self.ranks is None,
             join=not apart,
         )
-        if strict and not midway:
-            self._refuse_empty(empty, b)
+        first = sum(e.rows for e in stacked.equations[:fresh])
+        self._refuse_empty(empty[empty >= first], b, error)
+        if error is not None:
+            meant = agreed(plans, self._forms, b, error, data, stacked.row_names)
+            self._b += (meant - b).to(self._b)
+            b = meant
         self._sums = [plan for plan in plans if isinstance(plan, SumsPlan)]
         self.blocks: list[Block] = self._blocks(plans, b, variant, data, strict=strict)
         self._any_b = (
@@ -229,11 +236,14 @@ class ParameterSystem:
         self._fix()
         return True
 
-    def _varying(self, varies: Callable[[Tensor], bool], strict: bool) -> list[EquationRows]:
-        """The equations over parameters that vary; the other terms become constants."""
+    def _varying(self, varies: Callable[[Tensor], bool], fresh: int) -> list[EquationRows]:
+        """The equations over parameters that vary; the other terms become constants.
+
+        Of equations from number `fresh` on, one that holds nothing that varies is refused.
+        """
         index: dict[int, int] = {}
         equations = []
-        for start, e in self.stacked.numbered():
+        for i, (start, e) in enumerate(self.stacked.numbered()):
             terms: list[tuple[int, LinearMap]] = []
             for term in e.difference.terms:
                 p = self.actual(term.parameter)
@@ -246,7 +256,7 @@ class ParameterSystem:
                 terms.append(
                     (index[id(p)], in_memory_order(term, p) if self.ranks is None else term)
                 )
-            if strict and not terms:
+            if i >= fresh and not terms:
                 raise InputError(
                     f"{e.describe(self.stacked.parameter_names)} holds no parameter that this "
                     "optimizer trains"
@@ -275,31 +285,36 @@ class ParameterSystem:
         coarse = any(working_dtype(d) is torch.float32 for d in dtypes)
         return torch.float32 if coarse else torch.float64
 
-    def _distinct(self, b: Tensor) -> list[EquationRows]:
+    def _distinct(self, b: Tensor, error: Tensor | None) -> list[EquationRows]:
         """Without sums that are stated twice; `InconsistentError` where they differ in b only."""
         kept: dict[object, EquationRows] = {}
         for e in self._equations:
             key: object = id(e)
-            if all(isinstance(t, Sums) for _, t in e.terms):
+            if e.terms and all(isinstance(t, Sums) for _, t in e.terms):
                 key = tuple((p, t.scale, t.out, t.inner, t.offset) for p, t in e.terms)  # type: ignore[union-attr]
             first = kept.setdefault(key, e)
             if first is e:
                 continue
-            one, two = (b[same.start : same.start + same.height] for same in (first, e))
+            both = [slice(same.start, same.start + same.height) for same in (first, e)]
+            one, two = (b[rows] for rows in both)
             bound = tolerance.repeated_factor(tolerance.unit_roundoff(self._data()))
-            off = ((one - two).abs() > bound * (one.abs() + two.abs())).nonzero()
+            allowed = bound * (one.abs() + two.abs())
+            if error is not None:
+                allowed += error[both[0]] + error[both[1]]
+            off = ((one - two).abs() > allowed).nonzero()
             if len(off):
                 i = int(off[0])
                 names = [self.stacked.row_name(same.start + i) for same in (first, e)]
                 raise inconsistent([" and ".join(names)])
         return list(kept.values())
 
-    def _refuse_empty(self, empty: Tensor, b: Tensor) -> None:
+    def _refuse_empty(self, empty: Tensor, b: Tensor, error: Tensor | None) -> None:
         """Raise `InconsistentError` for a row without entries whose b is not zero to rounding."""
         u = tolerance.unit_roundoff(self.dtype)
         scale = self.stacked.right_side().abs()
         for row in empty.tolist():
-            if abs(float(b[row])) > tolerance.RESIDUAL_ROUNDINGS * u * float(scale[row]):
+            stated = 0.0 if error is None else float(error[row])
+            if abs(float(b[row])) > tolerance.RESIDUAL_ROUNDINGS * u * float(scale[row]) + stated:
                 name = self.stacked.row_name(row)
                 raise inconsistent([f"{name} holds no parameter that varies"])
 

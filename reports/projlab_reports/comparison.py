@@ -273,9 +273,17 @@ def shortened(combination: str) -> str:
 def _consistency(s: ComparedSystem) -> str:
     count = s["conflicting_count"]
     if not count:
-        return "some x satisfies every equation"
+        return f"some x satisfies every equation{_tolerated(s)}"
     rows = "row contradicts" if count == 1 else "rows contradict"
     return f"no x does: {count} {rows} the others, by up to {s['off']:.3g} in b"
+
+
+def _tolerated(s: ComparedSystem) -> str:
+    count = s.get("tolerated_count", 0)
+    if not count:
+        return ""
+    row = "1 row misses what" if count == 1 else f"{count} rows miss what"
+    return f", taking b as --b-error says: {row} the others imply by up to {s['tolerated_off']:.2g}"
 
 
 def verdict(payload: Payload) -> str:

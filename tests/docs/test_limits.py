@@ -179,9 +179,11 @@ LIMITS: dict[str, tuple[type[Exception], Callable[[], object]]] = {
         projlab.RankDeficientError,
         lambda: project(X, torch.cat([A, A]).requires_grad_(), torch.cat([B, B])),
     ),
-    "gradients in a sparse A": (
+    "gradients in a sparse A under a `torch.func` transform, or in forward mode": (
         projlab.InputError,
-        lambda: project(X, A.to_sparse().requires_grad_(), B),
+        partial(
+            torch.func.vmap(project, (0, None, None)), X[None], A.to_sparse().requires_grad_(), B
+        ),
     ),
     "`diagnose` of a batch": (projlab.InputError, lambda: diagnose(torch.stack([A, A]), B)),
     "more digits than κu leaves": (

@@ -108,3 +108,67 @@ def test_drift_is_a_projection_and_a_rounding_a_step():
     drifted = tolerance.drift_bound(1e-12, u=2.0**-53, steps=100.0, **sizes)
     assert drifted == pytest.approx(once + 100 * rounding, rel=1e-12)
     assert tolerance.feasibility_bound(u=2.0**-53, m=3, n=10) == rounding
+
+
+K = 2.0**-10
+FORMULAS = {
+    "rank_cutoff": (tolerance.rank_cutoff(3, 10, 2.0**-53), 20 * 2.0**-53),
+    "consistency_factor": (tolerance.consistency_factor(3.0), 12.0),
+    "repeated_factor": (tolerance.repeated_factor(2.0**-53), 16 * 2.0**-53),
+    "… of float32": (tolerance.repeated_factor(2.0**-24), 8 * 2.0**-24),
+    "dimension_factor": (tolerance.dimension_factor(4, 9), 14.0),
+    "backward_stable_growth": (tolerance.backward_stable_growth(3.0, K), 3 * K),
+    "normal_equations_growth": (tolerance.normal_equations_growth(4.0, K), 0.004150390625),
+    "gram_pivot_threshold": (tolerance.gram_pivot_threshold(5, K), 40 * K),
+    "gram_contraction": (tolerance.gram_contraction(4, 9, 100.0, K), 1400 * K),
+    "gram_condition2_limit by the contraction": (
+        tolerance.gram_condition2_limit(4, 9, data=2.0**-53, work=2.0**-53),
+        2.0**46.375 / 14,
+    ),
+    "gram_condition2_limit by the cutoff": (
+        tolerance.gram_condition2_limit(4, 9, data=K, work=2.0**-53),
+        (1024 / 360) ** 2,
+    ),
+    "gram_shift": (tolerance.gram_shift(16), 2.0**-41),
+    "square_range, least": (tolerance.square_range(torch.float64)[0], 2.0**-918),
+    "square_range, most": (tolerance.square_range(torch.float64)[1], (2 - 2.0**-52) * 2.0**971),
+    "diagonal_whitening_error": (tolerance.diagonal_whitening_error(K), 4 * K),
+    "whitening_error": (tolerance.whitening_error(3, 5.0, K), 600 * K),
+    "symmetry_bound": (tolerance.symmetry_bound(5, torch.float32), 10 * 2.0**-24),
+    "forward_error_bound": (
+        tolerance.forward_error_bound(K, m=4, n=9, amplification=3.0),
+        42 * K,
+    ),
+    "drift_bound": (
+        tolerance.drift_bound(K, u=K * K, m=4, n=9, amplification=3.0, steps=100.0),
+        42 * K + 1400 * K * K,
+    ),
+    "predicted_accuracy": (tolerance.predicted_accuracy(K, 4, 9), 42 * K),
+    "feasibility_bound": (tolerance.feasibility_bound(u=K, m=4, n=9), 14 * K),
+    "sum_rounding": (tolerance.sum_rounding(256, K), 8 * K),
+    "… of one entry": (tolerance.sum_rounding(1, K), 6.25 * K),
+    "adjoint_bound": (tolerance.adjoint_bound(4, 9, K), 24 * K),
+    "… of nothing": (tolerance.adjoint_bound(0, 0, K), 8 * K),
+    "iterated_condition_limit": (tolerance.iterated_condition_limit(4, 9, 2.0**-30), 2.0**20 / 14),
+    "iterated_steps by kappa": (tolerance.iterated_steps(5, 1.0, K), math.log(2048) / 2),
+    "iterated_steps by rows": (tolerance.iterated_steps(3, 1e6, K), 3.0),
+    "… of more than are kept": (tolerance.iterated_steps(10**4, 1e6, K), 5e5 * math.log(2048)),
+}
+"""Each formula at numbers at which it is worked out by hand."""
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_each_threshold_is_its_formula(name):
+    found, by_hand = FORMULAS[name]
+    assert found == pytest.approx(by_hand, rel=1e-14)
+
+
+def test_where_the_gram_matrix_becomes_unsafe():
+    assert tolerance.gram_unsafe(2, 2.0**24, 2.0**-53)
+    assert not tolerance.gram_unsafe(2, 2.0**24 - 1, 2.0**-53)
+    # 2 q^24 = u^(1/8), q = (r - 1)/(r + 1), r^2 = 1 + 2 shift kappa^2
+    q = (2.0 ** (-53 / 8) / 2) ** (1 / 24)
+    r = (1 + q) / (1 - q)
+    kappa = math.sqrt((r * r - 1) / (2 * 3 * 2.0**-43))
+    assert tolerance.shift_unsafe(9, 1.001 * kappa)
+    assert not tolerance.shift_unsafe(9, 0.999 * kappa)

@@ -141,6 +141,12 @@ class TestRefusals:
     def test_whether_rows_contradict_is_open_where_the_rank_is(self):
         assert verdict(refused("InconsistentError", reference_ambiguous=True)) == "expected"
 
+    @pytest.mark.parametrize(("times", "found"), [(0.9, "expected"), (1.1, "fail")])
+    def test_an_answer_of_another_rank_holds_as_far_as_rounding_explains(self, times, found):
+        allowed = tolerance.consistency_factor(tolerance.rank_cutoff(3, 10, U))
+        answer = replace(INCONSISTENT, reference_ambiguous=True, feasibility=times * allowed)
+        assert verdict(answer) == found
+
     def test_single_row_may_refuse_rows_that_really_overlap(self):
         assert verdict(refused("InputError", variant="single_row")) == "skip"
         assert verdict(refused("InputError", variant="single_row", rows_overlap=False)) == "fail"
@@ -179,10 +185,16 @@ class TestCertificate:
         assert (row["verdict"], "true one" in row["why"]) == ("fail", True)
 
     def test_a_bound_a_hundred_times_too_large_fails_where_it_certifies(self):
-        rounding = 10 * U * ANSWERED.reference_condition
-        far = certificate(proven_at_most=100.1 * 1e-14 + rounding)
+        far = certificate(proven_at_most=100.1 * 1e-14 + 10 * U)
         assert judged(far)["verdict"] == "fail"
-        assert judged(certificate(proven_at_most=99.9 * 1e-14 + rounding))["verdict"] == "pass"
+        assert judged(certificate(proven_at_most=99.9 * 1e-14 + 10 * U))["verdict"] == "pass"
+        # redundant rows leave x* itself open by kappa u
+        rounding = 10 * U * ANSWERED.reference_condition
+        rank = ANSWERED.m - 1
+        for most, found in ((99.9, "pass"), (100.1, "fail")):
+            bound = {"proven_at_most": most * 1e-14 + rounding}
+            row = judged(certificate(reference_rank=rank, rank=rank, **bound))
+            assert row["verdict"] == found
         open_ = replace(far, proof="uncertifiable", proof_reason="κ")
         assert judged(open_)["verdict"] == "expected"
 

@@ -3,7 +3,8 @@
 A system is measured in a process of its own, which reports after every step and is ended at the
 time limit: what it reported until then is the comparison. In this order:
 
-1. what the system is (`describe`): structure, then the rank decision;
+1. what the system is (`describe`): structure, then the rank decision; rows that contradict the
+   others within the stated error of b get the right side that these imply;
 2. every variant, as the validation suite asks it (`outcome.ask`);
 3. the certificate of each answer (`proof.prove`), the largest systems' only judge;
 4. x* by the oracles (`oracles.reference`), as exact as the time left allows;
@@ -32,6 +33,7 @@ from projlab_validation.describe import (
     SystemDescription,
     analysed,
     is_sparse,
+    meant,
     predicted_seconds,
     set_up_share,
     structure,
@@ -43,7 +45,7 @@ from projlab_validation.lines import Extra, Line, lines, peer_name
 from projlab_validation.oracles import FLOPS_PER_SECOND, Reference, reference
 from projlab_validation.outcome import Outcome, Rule, ask, described, timed
 from projlab_validation.problems import Problem
-from projlab_validation.problems.problem import DTYPES, Dtype
+from projlab_validation.problems.problem import DTYPES, Dtype, Vector
 from projlab_validation.process import STOPPED, reports
 from projlab_validation.profiles import Profile
 from projlab_validation.proof import prove
@@ -96,6 +98,7 @@ class Snapshot:
     records: tuple[Record, ...] = ()
     extras: Mapping[tuple[str, str], Extra] = field(default_factory=dict)
     reference: Reference | None = None
+    meant: tuple[tuple[int, float], ...] = ()
     done: bool = False
 
     def stopped(self, problem: Problem, options: ComparisonOptions, why: str) -> Snapshot:
@@ -142,7 +145,8 @@ def compare(stored: StoredSystem, dtype: Dtype, options: ComparisonOptions) -> C
     """Compare the variants, and peers, on one system in one dtype."""
     start = time.perf_counter()
     problem = stored.problem(dtype)
-    snapshot = _measured(problem, options)
+    snapshot = _measured(problem, stored.errors, options)
+    problem = problem.meaning(snapshot.meant)
     records, extras = list(snapshot.records), dict(snapshot.extras)
     for spec in options.peers:
         record, extra = _peer(spec, problem, snapshot, options)
@@ -153,7 +157,12 @@ def compare(stored: StoredSystem, dtype: Dtype, options: ComparisonOptions) -> C
         line for line in lines(records, extras) if line.check != "refusal" or line.verdict == "fail"
     ]
     question = Question(
-        snapshot.system, dtype, options.device, options.accuracy, options.time_limit
+        snapshot.system,
+        dtype,
+        options.device,
+        options.accuracy,
+        options.time_limit,
+        stored.b_error_code,
     )
     advice = recommend(question, shown)
     loaded = ("from projlab import load, projector", stored.code(dtype), advice.code)
@@ -210,7 +219,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _measured(problem: Problem, options: ComparisonOptions) -> Snapshot:
+def _measured(problem: Problem, errors: Vector | None, options: ComparisonOptions) -> Snapshot:
     """Measure in a process of its own; return its last snapshot, with why it is not the end."""
     known = Snapshot(structure(problem))
     needed = predicted_seconds(problem)
@@ -221,7 +230,7 @@ def _measured(problem: Problem, options: ComparisonOptions) -> Snapshot:
         )
         return _skipped(problem, options, replace(known.system, unknown=unknown))
     ended = ""
-    for report, why in _reports(_measure, (problem, options), known, options):
+    for report, why in _reports(_measure, (problem, errors, options), known, options):
         known, ended = report, why
     return known if known.done else known.stopped(problem, options, ended)
 
@@ -233,24 +242,30 @@ def _reports(
 
 
 def _measure(
-    report: Callable[[Snapshot], None], problem: Problem, options: ComparisonOptions
+    report: Callable[[Snapshot], None],
+    problem: Problem,
+    errors: Vector | None,
+    options: ComparisonOptions,
 ) -> None:
     """Measure one system step by step."""
     deadline = time.monotonic() + options.time_limit
     system = structure(problem)
-    constraint = _constraint(problem, options.device)
+    constraint = _constraint(problem, options.device, errors)
     try:
         system = analysed(system, constraint)
     except ProjlabError as refusal:
         report(_skipped(problem, options, replace(system, unknown=str(refusal))))
         return
     report(Snapshot(system))
+    if right := meant(constraint):
+        problem = problem.meaning(right)
+        constraint = _constraint(problem, options.device)
     # It takes half as long as the rank decision.
     if system.analysis_s < ANSWER_SHARE * (deadline - time.monotonic()):
         system = with_condition_as_given(system, problem)
     if system.ambiguous:
         system = with_clear_cutoff(system, constraint, deadline)
-    _Measurement(report, problem, options, deadline, system, constraint).run()
+    _Measurement(report, problem, options, deadline, system, constraint, right).run()
 
 
 def _skipped(problem: Problem, options: ComparisonOptions, system: SystemDescription) -> Snapshot:
@@ -262,13 +277,16 @@ def _skipped(problem: Problem, options: ComparisonOptions, system: SystemDescrip
     return Snapshot(system, records=tuple(skipped), done=True)
 
 
-def _constraint(problem: Problem, device: str) -> AffineConstraint:
+def _constraint(problem: Problem, device: str, errors: Vector | None = None) -> AffineConstraint:
     """A and b in the problem's dtype, with the names of the rows, on the device."""
     from projlab.engine.projector import moved
 
     dtype = np.dtype(problem.dtype)
     constraint = AffineConstraint(
-        problem.A.astype(dtype), problem.b.astype(dtype), problem.row_names
+        problem.A.astype(dtype),
+        problem.b.astype(dtype),
+        problem.row_names,
+        b_error=0.0 if errors is None else errors,
     )
     return constraint if device == "cpu" else moved(constraint, torch.device(device))
 
@@ -283,6 +301,7 @@ class _Measurement:
     deadline: float
     system: SystemDescription
     constraint: AffineConstraint
+    meant: tuple[tuple[int, float], ...] = ()
     records: dict[tuple[str, str], Record] = field(default_factory=dict)
     extras: dict[tuple[str, str], Extra] = field(default_factory=dict)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
@@ -335,6 +354,7 @@ class _Measurement:
                 tuple(self.records.values()),
                 dict(self.extras),
                 x_star,
+                self.meant,
                 done,
             )
         )

@@ -55,6 +55,8 @@ class SystemDescription:
         The first rows of either kind by name, with the combination that proves it.
     redundant_count, conflicting_count
         How many there are.
+    tolerated_count, tolerated_off
+        Rows that conflict within the stated error of b, and the largest such difference.
     off
         Largest difference between what a conflicting row asks and what the others make of it.
     analysis_s
@@ -84,6 +86,8 @@ class SystemDescription:
     redundant_count: int = 0
     conflicting: tuple[str, ...] = ()
     conflicting_count: int = 0
+    tolerated_count: int = 0
+    tolerated_off: float = NAN
     off: float = NAN
     analysis_s: float = NAN
     clear_cutoff: float = NAN
@@ -189,7 +193,10 @@ def analysed(system: SystemDescription, constraint: AffineConstraint) -> SystemD
     start = time.perf_counter()
     diagnosis = diagnose(constraint)
     seconds = time.perf_counter() - start
-    off = [abs(c.left - c.right) for c in diagnosis.conflicting]
+    off, within = (
+        [abs(c.left - c.right) for c in rows]
+        for rows in (diagnosis.conflicting, diagnosis.tolerated)
+    )
     return replace(
         system,
         rank=diagnosis.rank,
@@ -201,9 +208,22 @@ def analysed(system: SystemDescription, constraint: AffineConstraint) -> SystemD
         redundant_count=len(diagnosis.redundant),
         conflicting=tuple(c.contradiction() for c in diagnosis.conflicting[:SHOWN]),
         conflicting_count=len(diagnosis.conflicting),
+        tolerated_count=len(within),
+        tolerated_off=max(within, default=NAN),
         off=max(off, default=NAN),
         analysis_s=seconds,
     )
+
+
+def meant(constraint: AffineConstraint) -> tuple[tuple[int, float], ...]:
+    """Right sides, by row, that agree with the independent rows, where the error of b explains all.
+
+    One that is off by rounding alone is among them: what is left has no error at all.
+    """
+    diagnosis = diagnose(constraint)
+    if not diagnosis.tolerated or diagnosis.conflicting:
+        return ()
+    return tuple((c.row, c.right) for c in diagnosis.redundant)
 
 
 LARGEST_CUTOFF = 1e-2
@@ -238,7 +258,7 @@ def with_condition_as_given(system: SystemDescription, problem: Problem) -> Syst
         extremes = extreme_singular_values(problem, rank)
         if extremes is None:
             return system
-        smallest, largest = extremes
+        smallest, largest = map(float, extremes)
     else:
         values = _singular_values(problem)
         smallest, largest = float(values[rank - 1]), float(values[0])

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from projlab.files.load import LoadedSystem, load
+from projlab.files.load import LoadedSystem, load, read_vector
 from projlab.files.refusal import wrong
+from projlab.system.options import check_b_error
 from projlab_validation.problems.problem import Dtype, Matrix, Problem, Vector, rounded
 
 SEED = 0
@@ -27,6 +28,10 @@ class StoredSystem:
         As `projlab.load` takes them.
     loaded
         What it returned.
+    b_error
+        By how much b may be off: a file or a number; None where it may not.
+    errors
+        The same, (m,).
     """
 
     path: Path
@@ -34,6 +39,8 @@ class StoredSystem:
     b: Path | float | None = None
     x0: Path | float | None = None
     key: str | None = None
+    b_error: Path | float | None = None
+    errors: Vector | None = None
 
     @property
     def dtype(self) -> Dtype:
@@ -93,6 +100,15 @@ class StoredSystem:
         ]
         return f"A, b, x0, names, notes = load({', '.join([quoted(self.path), *given])})"
 
+    @property
+    def b_error_code(self) -> str:
+        """What `projector` takes as its b_error; "" where none was given."""
+        if self.b_error is None:
+            return ""
+        if isinstance(self.b_error, Path):
+            return f"load({quoted(self.path)}, b={quoted(self.b_error)}).b"
+        return repr(self.b_error)
+
 
 def _wide(values: Any) -> Vector:
     return np.asarray(values, dtype=np.float64)
@@ -110,12 +126,20 @@ def read(
     b: Path | float | None = None,
     x0: Path | float | None = None,
     key: str | None = None,
+    b_error: Path | float | None = None,
 ) -> StoredSystem:
     """Read one system; `b` and `x0` replace what it holds of these.
 
     Raises
     ------
     InputError
-        Any of the files cannot be read, or they do not fit together.
+        Any of the files cannot be read, or they do not fit together; an error that is negative.
     """
-    return StoredSystem(path, load(path, b, x0, key=key), b, x0, key)
+    loaded = load(path, b, x0, key=key)
+    if b_error is None:
+        return StoredSystem(path, loaded, b, x0, key)
+    notes: list[str] = []
+    errors = _wide(read_vector(path, "b_error", b_error, loaded.A.shape[0], notes))
+    check_b_error(errors)
+    loaded = loaded._replace(notes=(*loaded.notes, *notes))
+    return StoredSystem(path, loaded, b, x0, key, b_error, errors)

@@ -53,6 +53,8 @@ class Question:
     device: str
     accuracy: float | None
     time_limit: float
+    b_error: str = ""
+    """What the projector is to take as such; "" for none."""
 
     @property
     def other_dtype(self) -> Dtype:
@@ -142,6 +144,13 @@ def code(variant: str | None, device: str, **options: str) -> str:
     return f"P = projector({', '.join(arguments)}){moved}"
 
 
+def _line(question: Question, variant: str | None, **options: str) -> str:
+    """The line for what was asked."""
+    if question.b_error:
+        options = {"b_error": question.b_error, **options}
+    return code(variant, question.device, **options)
+
+
 def _projection(question: Question, answered: Sequence[Line]) -> Recommendation:
     sound = [line for line in answered if line.verdict != "fail"]
     judged = [line for line in sound if not math.isnan(line.nearness)]
@@ -150,7 +159,7 @@ def _projection(question: Question, answered: Sequence[Line]) -> Recommendation:
         return Recommendation(
             f"No {FORWARD} could be judged here ({best.why}). By cost alone, {best.name}: "
             f"{_cost(best)}.",
-            code(best.name, question.device),
+            _line(question, best.name),
             _changes(question, answered, best),
             best.name,
         )
@@ -178,7 +187,7 @@ def _projection(question: Question, answered: Sequence[Line]) -> Recommendation:
             "rounding of the same data, may be answered worse."
         )
     return Recommendation(
-        text, code(best.name, question.device), _changes(question, answered, best), best.name
+        text, _line(question, best.name), _changes(question, answered, best), best.name
     )
 
 
@@ -348,7 +357,7 @@ def _not_analysed(question: Question) -> Recommendation:
         sparse = [v.name for v in REGISTRY if v.keeps_sparse and not v.needs_disjoint_rows]
         return Recommendation(
             f"No variant was run: {system.unknown}.",
-            code(sparse[0], question.device),
+            _line(question, sparse[0]),
             (
                 f"What makes the rows dense takes {needed / 1e9:.3g} GB here, of the "
                 f"{there / 1e9:.3g} GB there are: no time limit is long enough. "
@@ -360,7 +369,7 @@ def _not_analysed(question: Question) -> Recommendation:
     return Recommendation(
         f"No variant was run: {system.unknown}. A rank that sparse factors do not decide needs a "
         "dense factorisation once, unless no two rows share a column.",
-        code(None, question.device),
+        _line(question, None),
         (
             blocks,
             "A longer --time-limit measures it; the line above does the same work, without a "
@@ -377,7 +386,7 @@ def _nothing_answered(question: Question, variants: Sequence[Line]) -> Recommend
         )
     return Recommendation(
         f"No variant answered ({why}).",
-        code(None, question.device),
+        _line(question, None),
         (f"A longer --time-limit than {question.time_limit:g} s may measure it.",),
     )
 
@@ -394,7 +403,7 @@ def _inconsistent(question: Question, answered: Sequence[Line]) -> Recommendatio
         f"No x satisfies these equations: {system.conflicting_count} {rows} the others, by up to "
         f"{system.off:.3g} in b. Mend b in these rows, or project onto the least-squares "
         f"solutions: {best.name}{measured}; {_cost(best)}.",
-        code(best.name, question.device, on_inconsistent='"least_squares"'),
+        _line(question, best.name, on_inconsistent='"least_squares"'),
         (
             "Once b is mended the equations are projected onto as they stand, with another best "
             "variant perhaps: compare again.",
@@ -420,7 +429,7 @@ def _ambiguous(question: Question, answered: Sequence[Line]) -> Recommendation:
         f"{system.gap[1]:.2g} of the largest on its two sides). Which x is nearest depends on it"
         f"{also}, so no {FORWARD} can be judged. Decide how exact the data is and say so by rank=; "
         f"{best.name} costs least here: {_cost(best)}.",
-        code(best.name, question.device, **options),
+        _line(question, best.name, **options),
         (
             f"rank={clear} is the smallest power of ten times the cutoff at which the rank is not "
             "ambiguous and no row contradicts the others: entries are then taken as exact to that "

@@ -23,7 +23,7 @@ from projlab import tolerance
 from projlab.engine.variants.base import Factor, Variant
 from projlab.errors import AccuracyError
 from projlab.numerics import lsqr, memory
-from projlab.numerics.sparse_products import Compressed, both
+from projlab.numerics.sparse_products import Compressed, both, compressed
 from projlab.system.operator_rows import OperatorRows
 from projlab.system.rows import Rows, SparseRows
 
@@ -48,6 +48,7 @@ class Products:
 
     forward: Compressed | None
     adjoint: Compressed | None
+    """None on the CPU, where `forward` does both."""
     rows: Rows | None
     """In the place of both, where the rows are not sparse."""
 
@@ -55,21 +56,36 @@ class Products:
     def of(cls, rows: Rows) -> "Products":
         """Those of any rows."""
         if isinstance(rows, SparseRows):
-            return cls(*both(*rows.triplets(), rows.shape), None)
+            return cls._by(rows.triplets(), rows.shape)
         return cls(None, None, rows)
 
+    @classmethod
+    def _by(cls, entries: tuple[Tensor, Tensor, Tensor], shape: tuple[int, int]) -> "Products":
+        if entries[2].device.type == "cpu":
+            return cls(compressed(*entries, shape), None, None)
+        return cls(*both(*entries, shape), None)
+
     def matvec(self, x: Tensor) -> Tensor:
-        return self.rows.matvec(x) if self.forward is None else self.forward(x)  # type: ignore[union-attr]  # one of the two is there
+        if self.forward is None:
+            assert self.rows is not None
+            return self.rows.matvec(x)
+        return self.forward.times_on_host(x) if self.adjoint is None else self.forward(x)
 
     def rmatvec(self, y: Tensor) -> Tensor:
-        return self.rows.rmatvec(y) if self.adjoint is None else self.adjoint(y)  # type: ignore[union-attr]  # one of the two is there
+        if self.forward is None:
+            assert self.rows is not None
+            return self.rows.rmatvec(y)
+        if self.adjoint is None:
+            return self.forward.times_on_host(y, transposed=True)
+        return self.adjoint(y)
 
-    def to(self, device: torch.device) -> Self:
+    def to(self, device: torch.device) -> "Products":
         """The same on another device."""
-        return replace(
-            self,
-            **{name: part and part.to(device=device) for name, part in vars(self).items()},
-        )
+        if self.forward is None:
+            assert self.rows is not None
+            return replace(self, rows=self.rows.to(device=device))
+        moved = self.forward.to(device)
+        return self._by(moved.entries(), moved.size)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ class OrthonormalRows(Factor):
 
     W: Tensor
     _negated: Tensor | None = field(init=False, repr=False, compare=False)
-    """-W' where W is small: a second copy saves the keyword that would change the sign."""
+    """-W' where W is small, from `bound` on and without a kernel: a second copy saves the keyword
+    that would change the sign."""
     _native: native.NativeRows | None = field(init=False, repr=False, compare=False)
     """From `bound` on: a single projection does not pay for importing numba."""
     _blocks: tuple[Tensor, ...] = field(init=False, repr=False, compare=False)
@@ -33,20 +34,25 @@ class OrthonormalRows(Factor):
     """Whether W has one row."""
 
     def __post_init__(self) -> None:
-        small = self.W.dim() == 2 and self.W.nbytes <= tuning.SMALL
-        object.__setattr__(self, "_systems", self.W.dim() == 3)
-        object.__setattr__(self, "_one", self.W.shape[-2] == 1)
-        object.__setattr__(self, "_native", None)
-        object.__setattr__(self, "_negated", (-self.W).mT if small else None)
-        rows = tuning.rows_per_block(self.W)
-        whole = rows >= self.W.shape[-2]
-        object.__setattr__(self, "_blocks", (self.W,) if whole else self.W.split(rows, dim=-2))
+        W = self.W
+        rows, r = tuning.rows_per_block(W), W.shape[-2]
+        vars(self).update(  # past the ban on assignment, at a quarter of its price
+            _systems=W.dim() == 3,
+            _one=r == 1,
+            _native=None,
+            _negated=None,
+            _blocks=(W,) if rows >= r else W.split(rows, dim=-2),
+        )
 
     def bound(self, c: Tensor) -> Bound:
-        object.__setattr__(self, "_native", native.rows(self.W))
-        if self._native is not None and not self._systems:
-            return super().bound(c)._replace(native=self._native.for_vectors(c))
-        if self._native is not None or self._negated is None:
+        kernel = native.rows(self.W)
+        small = kernel is None and self.W.dim() == 2 and self.W.nbytes <= tuning.SMALL
+        if not small or self._negated is None:
+            negated = (-self.W).mT if small else None
+            vars(self).update(_native=kernel, _negated=negated)
+        if kernel is not None and not self._systems:
+            return super().bound(c)._replace(native=kernel.for_vectors(c))
+        if self._negated is None:
             return super().bound(c)
         M, N = self.W, self._negated
 

@@ -26,7 +26,8 @@ from torch.compiler import is_exporting
 
 from projlab import tolerance
 from projlab.engine.corrections import Corrected, Products, corrected
-from projlab.engine.variants.base import Factor, Variant
+from projlab.engine.kernels import elimination
+from projlab.engine.variants.base import Bound, Factor, Variant
 from projlab.errors import InputError, RankDeficientError
 from projlab.numerics.sparse_gram import SparseGram
 from projlab.system.rows import Rows, SparseRows
@@ -69,7 +70,15 @@ class SparseCholeskyFactor(Factor):
         if found is None:
             (m, n), systems = self.shape, self.batch or 1
             whole = systems * m, systems * n
-            found = SparseGram(self.rows, self.cols, self.values, whole, self.shift, self.order)
+            found = SparseGram(
+                self.rows,
+                self.cols,
+                self.values,
+                whole,
+                self.shift,
+                self.order,
+                elimination.available(self.values.device),
+            )
             found.factor()
             _grams[self._number] = found
         return found
@@ -79,14 +88,29 @@ class SparseCholeskyFactor(Factor):
         self.__dict__["gram"] = _grams[self._number] = gram
         return self
 
+    @cached_property
+    def _fused(self) -> elimination.Projection | None:
+        """All corrections in one call, where kernels do that."""
+        gram = self.gram
+        if self.inner or self.batch is not None:
+            return None
+        return elimination.Projection.of(gram, self.passes)
+
+    def bound(self, c: Tensor) -> Bound:
+        fused = None if c.dtype is not torch.float64 else self._fused
+        native = None if fused is None else fused.for_vectors(c)
+        return super().bound(c)._replace(native=native)
+
     def right_side(self, f: Tensor) -> Tensor:
         return -(f if self.batch is not None else f[..., self.gram.order])
 
     def project(self, x: Tensor, c: Tensor | None) -> Tensor:
+        if self._fused is not None and not is_legacy_batchedtensor(x) and not is_exporting():
+            return self._fused.project(x.double(), self._right(x, c))[0].to(x.dtype)
         return self._solved(x, c)[0]
 
     def project_(self, x: Tensor, c: Tensor | None) -> None:
-        if self.batch is not None or x.dtype is not torch.float64:
+        if self.batch is not None or x.dtype is not torch.float64 or self._fused is not None:
             x.copy_(self.project(x, c))
             return
         right = self._right(x, c)
@@ -106,15 +130,22 @@ class SparseCholeskyFactor(Factor):
             )
             return lanes
         work, right = self._flat(x).double(), self._right(x, c)
+        if self._fused is not None and not is_exporting():
+            moved, y = self._fused.project(work, right)
+            return moved.to(x.dtype), self._given_order(y).to(x.dtype)
         total: Tensor | None = None
         for _ in range(self.passes):
             moved, y = self._step(work, right)
             work = work - moved
             total = y if total is None else total + y
         assert total is not None
+        y = self._given_order(total)
+        return self._shaped(work, x).to(x.dtype), self._shaped(y, x).to(x.dtype)
+
+    def _given_order(self, total: Tensor) -> Tensor:
         y = torch.empty_like(total)
         y[..., self.gram.order] = total
-        return self._shaped(work, x).to(x.dtype), self._shaped(y, x).to(x.dtype)
+        return y
 
     def to(self, device: torch.device) -> Self:
         moved = super().to(device)
@@ -176,7 +207,14 @@ def gram_of(
         system = torch.arange(batch, device=rows.device).unsqueeze(1)
         rows, cols = (rows + m * system).flatten(), (cols + n * system).flatten()
     shape = systems * m, systems * n
-    return SparseGram(rows, cols, values.flatten(), shape, tolerance.gram_shift(m))
+    return SparseGram(
+        rows,
+        cols,
+        values.flatten(),
+        shape,
+        tolerance.gram_shift(m),
+        elimination=elimination.available(values.device),
+    )
 
 
 class Judged(NamedTuple):

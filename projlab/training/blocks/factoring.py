@@ -242,5 +242,6 @@ def _refuse_margins(
 def inconsistent(contradictions: Sequence[str]) -> InconsistentError:
     """The error for equations that no parameters satisfy."""
     return InconsistentError(
-        f"the equations contradict each other: {first_few(contradictions)}. Nothing was changed."
+        f"the equations contradict each other: {first_few(contradictions)}. Nothing was changed. "
+        "Where right sides are known to be off by so much, say so with b_error=."
     )

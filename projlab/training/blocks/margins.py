@@ -191,22 +191,26 @@ class MarginsBlock(Block):
         self._separate(corrections.parts)
         corrections.subtract_from(view)
 
-    def contradiction(self, b: Tensor, u: float) -> list[tuple[Tensor, float]] | None:
+    def contradiction(
+        self, b: Tensor, u: float, error: Tensor | None = None
+    ) -> list[tuple[Tensor, float]] | None:
         """Rows of two equations that no entries satisfy, for data of unit roundoff u.
 
         Of either, row numbers, and what the same entries add up to by these rows.
         Equations of commuting averages agree as soon as any two of them do on what both determine.
+        With `error`, by how much each right side may be off, only what that does not explain.
         """
         entries = self.shape[2]
-        wanted = [
-            self._part(b, i) / (m.sums.scale * m.sums.count) for i, m in enumerate(self.margins)
-        ]
+        wanted = self._averages(b)
         own = [w.clone() for w in wanted[: len(self._independent)]]
         length = self._norm(self._separate(own))
+        errors = None if error is None else [w.abs() for w in self._averages(error)]
         for i, j in itertools.combinations(range(len(wanted)), 2):
             one, two = self.margins[i], self.margins[j]
             first, second = _mean(wanted[i], two), _mean(wanted[j], one)
             apart = (first - second).abs()
+            if errors is not None:
+                apart = (apart - _mean(errors[i], two) - _mean(errors[j], one)).clamp_min(0)
             sides = ((wanted[i], one, two), (wanted[j], two, one))
             if self._apart(apart, sides, length, u):
                 where = int(torch.argmax(apart))
@@ -216,6 +220,25 @@ class MarginsBlock(Block):
                     for own, mean in ((one, first), (two, second))
                 ]
         return None
+
+    def nearby(self, b: Tensor) -> Tensor:
+        """Right sides that agree: the sums of the grid to which b takes a grid of zeros.
+
+        What one equation asks is corrected by the next, so that the last of them keeps its b.
+        """
+        wanted = self._averages(b)
+        effects = self._separate([w.clone() for w in wanted[: len(self._independent)]])
+        meant = torch.empty_like(b)
+        for i, m in enumerate(self.margins):
+            average = torch.stack([_mean(s, m).expand(m.rows.shape) for s in effects]).sum(0)
+            self._part(meant, i).copy_(average * (m.sums.scale * m.sums.count))
+        return meant
+
+    def _averages(self, b: Tensor) -> list[Tensor]:
+        """The average of the grid that each equation asks for, in the shape of its margin."""
+        return [
+            self._part(b, i) / (m.sums.scale * m.sums.count) for i, m in enumerate(self.margins)
+        ]
 
     def _apart(
         self,

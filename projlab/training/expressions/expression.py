@@ -4,6 +4,7 @@ An expression is sum_i A_i p_i + c, kept as maps of its parameters (the module `
 dimension is a strided view and a list of axes, whatever its size, and no matrix is made dense.
 """
 
+import copy
 import math
 import operator
 from collections.abc import Callable
@@ -414,6 +415,9 @@ def _joined(parts: tuple[Expression, ...]) -> Label:
 class Equation:
     """left == right, one row for each entry; what `constrain` takes. It has no truth value."""
 
+    b_error: Tensor | None = None
+    """By how much each b may be off, (rows,), float64 on the CPU, as `constrain` was told."""
+
     def __init__(self, left: Expression, right: Expression) -> None:
         self.left, self.right = left, right
         self.difference = left - right
@@ -439,6 +443,12 @@ class Equation:
         if c is None:
             return torch.zeros(self.rows, dtype=torch.float64, device="cpu")
         return -c.expand(self.shape).reshape(-1)
+
+    def stating(self, b_error: Tensor | None) -> "Equation":
+        """The same equation, of which b, (rows,), may be off by so much."""
+        stated = copy.copy(self)
+        stated.b_error = b_error
+        return stated
 
     def row_name(self, row: int, names: ParameterNames) -> str:
         """As in "W0[3].sum() == 1"."""

@@ -97,6 +97,42 @@ def test_what_projector_refuses_is_not_recommended(system, capsys):
         projlab.projector(A, B, accuracy=2e-16)
 
 
+@pytest.mark.parametrize("given", ["0.25", "errors.npy"])
+def test_b_may_be_off_by_what_is_said(given, tmp_path, monkeypatch, capsys):
+    """The line to paste takes it too, and projects onto the same set."""
+    monkeypatch.chdir(tmp_path)
+    np.savez("system.npz", A=A, b=B + np.array([0, 0, 0.25]))
+    np.save("errors.npy", np.array([0.0, 0.125, 0.125]))
+    assert main(["compare", "system.npz", "--b-error", "0.08", "--json"]) == 0
+    (one,) = json.loads(capsys.readouterr().out)["systems"]
+    assert (one["check"], one["system"]["conflicting_count"]) == ("least_squares", 1)
+    assert main(["compare", "system.npz", "--b-error", given, "--json", "--out", "."]) == 0
+    (one,) = json.loads(capsys.readouterr().out)["systems"]
+    assert (one["check"], one["system"]["conflicting_count"]) == ("projection", 0)
+    assert (one["system"]["tolerated_count"], one["system"]["tolerated_off"]) == (1, 0.25)
+    assert {line["verdict"] for line in one["lines"]} == {"pass", "skip"}
+    code = one["recommendation"]["code"]
+    wanted = "0.25" if given == "0.25" else 'load("system.npz", b="errors.npy").b'
+    assert f"b_error={wanted})" in code
+    names = {}
+    exec(code, names)  # noqa: S102  what users are told to paste
+    x = names["P"](torch.zeros(A.shape[1], dtype=torch.float64)).numpy()
+    np.testing.assert_allclose(x, np.linalg.lstsq(A[:2], B[:2])[0], atol=1e-14)
+    page = Path("compare.html").read_text(encoding="utf-8")
+    assert "1 row misses what the others imply by up to 0.25" in page
+
+
+def test_peers_are_asked_about_the_right_sides_that_are_meant(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.savez("system.npz", A=A, b=B + np.array([0, 0, 0.25]))
+    arguments = ["--b-error", "0.25", "--variants", "qr", "--peers", "--json"]
+    assert main(["compare", "system.npz", *arguments]) == 0
+    (one,) = json.loads(capsys.readouterr().out)["systems"]
+    peers = [line for line in one["lines"] if line["kind"] == "peer"]
+    assert peers
+    assert any(line["verdict"] == "pass" for line in peers)
+
+
 def test_no_time_limit_is_too_long(system, capsys):
     assert main(["compare", str(system), "--variants", "qr", "--time-limit", "1e8"]) == 0
 
@@ -224,6 +260,9 @@ def test_what_is_no_file_to_read_ends_with_2(what, tmp_path, monkeypatch, capsys
         (["A.npy", "s.npz", "--b", "b.npy"], "--b and --x0 belong to one system, and 2 are given"),
         (["s.npz", "--out", "b.npy"], "--out b.npy is a file"),
         (["A.npy", "--b", "nan"], "b is nan; it must be finite"),
+        (["A.npy", "--b", "0", "--b-error", "-1"], "b_error has the entry -1"),
+        (["A.npy", "--b", "0", "--b-error", "x0.npy"], "x0.npy: holds b_error of shape (3,)"),
+        (["A.npy", "s.npz", "--b-error", "b.npy"], "a --b-error file belongs to one system"),
         (["A.npy", "--b", "0", "--key", "A"], "whose parts have no names; want no key 'A'"),
         (["s.npz", "--key", "C"], "s.npz: holds no 'C', but A, b; want a key that it holds"),
         (["s.npz", "--variants", "qr,gauss"], "variant='gauss' is unknown"),

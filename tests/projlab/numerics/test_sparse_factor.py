@@ -1,5 +1,7 @@
 """Sparse factors, and their fill before they are made."""
 
+import itertools
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -97,6 +99,20 @@ def test_a_singular_matrix_is_said_to_be():
     singular = sp.csc_array(np.array([[1.0, 1.0], [1.0, 1.0]]))
     with pytest.raises(np.linalg.LinAlgError):
         sparse_factor.factored(singular)
+
+
+def test_entries_in_any_order_within_a_column_are_those_of_the_matrix():
+    """SciPy sorts the indices of what it factors where they lie."""
+    A = chain(30)
+    backwards = [np.arange(start, stop)[::-1] for start, stop in itertools.pairwise(A.indptr)]
+    order = np.concatenate(backwards)
+    unsorted = sp.csc_array((A.data[order], A.indices[order], A.indptr), shape=A.shape)
+    b = torch.arange(30.0, dtype=torch.float64)
+    x = sparse_factor.factored(unsorted).solve(b)
+    assert np.array_equal(unsorted.toarray(), A.toarray())
+    # of condition below 4 / pi² times (m + 1)²
+    error = (torch.from_numpy(A @ x.numpy()) - b).norm() / b.norm()
+    assert error < 30 * (2 * 31 / np.pi) ** 2 * torch.finfo(torch.float64).eps
 
 
 def test_nan_goes_through():

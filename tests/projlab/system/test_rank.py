@@ -246,3 +246,10 @@ def test_a_long_float32_combination_may_be_off_by_the_rounding_of_all_its_rows()
     assert projlab.diagnose(whole, right).consistent
     right[-1] *= 1 + 1e-4
     assert not projlab.diagnose(whole, right).consistent
+
+
+def test_the_condition_number_of_two_rows_at_an_angle():
+    """Rows of norm one whose cosine is 0.28: kappa^2 = 1.28 / 0.72."""
+    A = torch.tensor([[1.0, 0.0], [0.28, 0.96]], dtype=torch.float64)
+    assert projlab.diagnose(A, torch.zeros(2)).condition == pytest.approx(4 / 3, rel=1e-14)
+    assert float(projlab.projector(A, torch.zeros(2)).condition) == pytest.approx(4 / 3, rel=1e-14)

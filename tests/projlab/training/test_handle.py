@@ -8,7 +8,7 @@ import torch
 
 import projlab
 from projlab import constrain, expr
-from tests.projlab.training.helpers import F64, backward, network, vector
+from tests.projlab.training.helpers import F64, backward, network, parameter, vector
 
 
 def test_handle_shows_what_it_does():
@@ -188,3 +188,27 @@ def test_certificates_of_several_blocks_are_one_the_worst():
     assert broken.forward_error_bound == pytest.approx(1.0)
     assert broken.forward_error_at_least == 0.0
     assert broken.feasibility == pytest.approx(4 / (2 * (4 + 4) + 4))
+
+
+def test_what_was_frozen_or_replaced_since_stands_in_the_way_of_nothing():
+    """Found by drawn orders of calls: equations that were taken once are not refused later."""
+    W, v = parameter(2, 3), parameter(4)
+    optimizer = torch.optim.SGD([W, v], lr=0.1)
+    rows = constrain(optimizer, expr(W).sum(1) == 1)
+    total = constrain(optimizer, 2 * expr(W).sum() == 4)
+    W.requires_grad_(False)
+    v.grad = torch.ones_like(v)
+    optimizer.step()  # two equations that hold nothing that varies are not one stated twice
+    tied = constrain(optimizer, expr(v)[0] == expr(v)[1])
+    with pytest.raises(projlab.InconsistentError):
+        constrain(optimizer, expr(v)[0] - expr(v)[1] == 1)
+    with pytest.raises(projlab.InputError, match="no parameter that this optimizer trains"):
+        constrain(optimizer, expr(W)[0, 0] == 1)
+    tied.set_right_side(None)
+    total.remove()
+    optimizer.param_groups[0]["params"][1] = torch.nn.Parameter(v.detach().clone())
+    with pytest.raises(projlab.ProjlabError, match="no longer holds"):
+        optimizer.step()
+    for handle in (rows, tied):
+        handle.remove()
+    assert not optimizer._optimizer_step_pre_hooks

@@ -1,5 +1,7 @@
 """Parameters that ranks hold together: every rank's part against the one process that has all."""
 
+import datetime
+import os
 import socket
 
 import pytest
@@ -15,21 +17,26 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def run(check, world):
-    """Call check(rank, world) in so many processes; raises where one of them does."""
+def run(check, world, folder):
+    """Call check(rank, world, folder) in so many processes; raises where one of them does."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    torch.multiprocessing.spawn(_in_group, args=(check, world, port), nprocs=world)
+    torch.multiprocessing.spawn(_in_group, args=(check, world, port, folder), nprocs=world)
 
 
-def _in_group(rank, check, world, port):
+def _in_group(rank, check, world, port, folder):
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world
+        "gloo",
+        init_method=f"tcp://127.0.0.1:{port}",
+        rank=rank,
+        world_size=world,
+        timeout=datetime.timedelta(seconds=20),
     )
-    check(rank, world)
-    torch.distributed.destroy_process_group()
+    check(rank, world, folder)
+    # an orderly end waits for every rank, of which one may be gone
+    os._exit(0)
 
 
 def network():
@@ -261,15 +268,49 @@ def layers_under_fully_shard(rank, world):
     torch.testing.assert_close(many[0].weight.sum(1), torch.ones(5, dtype=F64))
 
 
-def all_of_them(rank, world):
+def checkpointed(rank, world, folder):
+    """Four ranks write what two read."""
+    from torch.distributed import checkpoint
+    from torch.distributed.fsdp import fully_shard
+
+    net = network()
+    fully_shard(net)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.01)
+    if world == 4:
+        constrain(optimizer, *equations(net))
+        trained(net, optimizer, 2)
+        checkpoint.save(net.state_dict(), checkpoint_id=folder)
+    else:
+        with pytest.raises(projlab.InputError, match="do not satisfy"):
+            constrain(optimizer, *equations(net), start="raise")
+        checkpoint.load(net.state_dict(), checkpoint_id=folder)
+        constrain(optimizer, *equations(net), start="raise")
+        trained(net, optimizer, 1)
+
+
+def a_rank_that_is_gone(rank, world):
+    p = sharded(torch.ones(4), 0)
+    optimizer = torch.optim.SGD([p], lr=0.1)
+    constrain(optimizer, expr(p).sum() == 1)
+    p.grad = torch.ones_like(p)
+    torch.distributed.barrier()
+    if rank:
+        os._exit(0)
+    with pytest.raises(RuntimeError):
+        optimizer.step()
+
+
+def all_of_them(rank, world, folder):
+    placements(rank, world)
+    checkpointed(rank, world, folder)
     if world == 2:
         fully_sharded(rank, world)
         a_step_adds_up_one_number_for_each_row(rank, world)
         refusals(rank, world)
         layers_under_fully_shard(rank, world)
-    placements(rank, world)
+        a_rank_that_is_gone(rank, world)
 
 
-@pytest.mark.parametrize("world", [2, 4])
-def test_ranks_do_together_what_one_process_does(world):
-    run(all_of_them, world)
+def test_ranks_do_together_what_one_process_does(tmp_path):
+    for world in (4, 2):
+        run(all_of_them, world, tmp_path)

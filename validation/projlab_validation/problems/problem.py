@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -85,6 +85,15 @@ class Problem:
     def given(self) -> Matrix | sp.coo_array:
         """A as a variant or a subject gets it, but for the dtype."""
         return scattered(self.csr(), self.seed) if self.stays_sparse else self.A
+
+    def meaning(self, right: Sequence[tuple[int, float]]) -> Problem:
+        """The same problem with other right sides of these rows."""
+        if not right:
+            return self
+        b = self.b.copy()
+        for row, value in right:
+            b[row] = value
+        return replace(self, b=rounded(b, self.dtype))
 
     def dense(self) -> NDArray[np.float64]:
         """A as an array; allocates 8 m n bytes when A is sparse."""

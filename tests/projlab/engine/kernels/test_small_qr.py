@@ -1,0 +1,190 @@
+"""The kernel that sets up a few dense rows, against the operators that say the same."""
+
+import math
+
+import pytest
+import torch
+
+import projlab
+from projlab import tolerance
+from projlab.engine.kernels import small_qr
+from projlab.engine.variants.qr import QR, QRFactor
+from projlab.numerics import tuning
+from projlab.numerics.triangular import condition_bound, householder
+from projlab.system.equilibration import equilibrate, safe_norms
+from tests.projlab.systems import prescribed_spectrum
+from tests.projlab.ways import needs_numba
+
+pytestmark = needs_numba
+F64, F32 = torch.float64, torch.float32
+DTYPES = (F64, F32)
+SHAPES = [(2, 2), (2, 9), (3, 10), (5, 5), (6, 40), (7, 7), (9, 31), (10, 100), (40, 150)]
+EVERYTHING = math.inf
+
+
+@pytest.fixture(autouse=True)
+def on(monkeypatch):
+    monkeypatch.setenv("PROJLAB_NATIVE", "on")
+
+
+def system(m, n, dtype):
+    """Rows of lengths from 1e-4 to 1e4, with a few zeros."""
+    A = torch.randn(m, n, dtype=dtype) * torch.logspace(-4, 4, m, dtype=dtype).unsqueeze(-1)
+    A[0, : n // 3] = 0
+    return A, torch.randn(m, dtype=dtype)
+
+
+def factored(A, b, most=EVERYTHING):
+    return small_qr.factored(A, b, safe_norms(A.dtype), most)
+
+
+def in_operators(A, b):
+    """Equilibration, bound and factor as torch's operators have them."""
+    equilibrated = equilibrate(projlab.AffineConstraint(A, b), A.dtype)
+    reflectors = householder(equilibrated.rows.to_dense().double().mT)
+    factor = QR().factor_from(reflectors, equilibrated.rows, tolerance.unit_roundoff(A.dtype))
+    return equilibrated, float(condition_bound(reflectors.R)), factor
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("m", "n"), SHAPES)
+def test_it_says_what_the_operators_say(m, n, dtype):
+    A, b = system(m, n, dtype)
+    made = factored(A, b)
+    equilibrated, bound, factor = in_operators(A, b)
+    assert made.W.dtype is made.R.dtype is made.f.dtype is made.D.dtype is dtype
+    assert torch.equal(made.D, equilibrated.factor), "powers of two are the same to the bit"
+    # rows equal to rounding, which either way errs by dimension_factor u kappa in each factor
+    u, c = tolerance.unit_roundoff(dtype), tolerance.dimension_factor(m, n)
+    wide = c * tolerance.unit_roundoff(F64) * bound
+    assert made.bound == pytest.approx(bound, rel=2 * wide)
+    allowed = 2 * c * u * bound
+    assert torch.equal(made.R, made.R.triu())
+    assert (made.R - factor.R).norm() <= allowed * factor.R.norm()
+    assert (made.W - factor.W).norm() <= allowed * math.sqrt(m)
+    assert torch.equal(made.f, equilibrated.f)
+    # whatever kappa is: orthonormal, and a product that is the rows, to rounding
+    E = equilibrated.rows.to_dense().double()
+    eye = torch.eye(m, dtype=F64)
+    assert (made.W.double() @ made.W.double().mT - eye).norm() <= 2 * c * u * math.sqrt(m)
+    assert (made.R.double().mT @ made.W.double() - E).norm() <= 2 * c * u * E.norm()
+
+
+@pytest.mark.parametrize("kappa", [1.0, 1e3, 1e8, 1e14])
+def test_the_bound_is_a_bound_and_decides_alike(kappa):
+    A = torch.from_numpy(prescribed_spectrum(6, 20, kappa))
+    b = torch.zeros(6, dtype=F64)
+    made, (equilibrated, bound, _) = factored(A, b), in_operators(A, b)
+    condition = float(torch.linalg.cond(equilibrated.rows.to_dense()))
+    relative = 6 * tolerance.unit_roundoff(F64) * condition  # of a computed inverse, as `PROVEN`
+    assert made.bound >= condition * (1 - 4 * relative)
+    assert made.bound == pytest.approx(bound, rel=8 * relative)
+
+
+def test_what_is_not_proven_is_told_and_decided_otherwise():
+    A = torch.randn(5, 12, dtype=F64)
+    A[4] = A[0] + A[1]
+    b = A @ torch.ones(12, dtype=F64)
+    limit = tolerance.proven_condition(5, 12, tolerance.unit_roundoff(F64))
+    assert not factored(A, b, limit).bound <= limit
+    P = projlab.projector(A, b)
+    assert P.rank == 4
+    A[4] = 0
+    assert factored(A, b, limit) is None, "a row of zeros has no norm to divide by"
+    assert projlab.projector(A, torch.cat([b[:4], b.new_zeros(1)])).rank == 4
+    same = torch.ones(2, 3, dtype=F64)
+    assert not factored(same, same.new_ones(2), limit).bound <= limit
+    with pytest.raises(projlab.InconsistentError):
+        projlab.projector(same, [1.0, 2.0])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_that_share_no_column_are_left_to_their_own_variant(dtype):
+    A = torch.zeros(3, 9, dtype=dtype)
+    A[0, :3], A[1, 3:5], A[2, 5:] = 1, 2, 3
+    assert factored(A, A.new_ones(3)) is None
+    assert projlab.projector(A, 1.0).variant == "single_row"
+    A[2, 0] = 1
+    assert factored(A, A.new_ones(3)) is not None
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_norms_out_of_range_are_left_to_equilibration_in_two_steps(dtype):
+    low, high = safe_norms(dtype)
+    for size in (low / 4, high * 4):
+        A = torch.randn(3, 7, dtype=dtype)
+        A[1] *= size
+        assert factored(A, A.new_ones(3)) is None
+        x = torch.randn(7, dtype=dtype)
+        b = A @ x
+        E = A.clone()
+        E[1] /= size
+        P = projlab.projector(A, b)
+        found, allowed = P(torch.zeros_like(x)), 200 * tolerance.unit_roundoff(dtype)
+        assert (E @ (found - x)).norm() <= allowed * P.condition * E.norm() * x.norm()
+
+
+def test_a_right_side_that_overflows_is_refused_by_name():
+    A = torch.randn(3, 7, dtype=F64)
+    A[1] *= 1e-100
+    b = torch.tensor([1.0, 1e250, 1.0], dtype=F64)
+    assert factored(A, b) is None
+    with pytest.raises(projlab.InputError, match="row 1 divided by the norm of its row"):
+        projlab.projector(A, b)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_powers_of_two_in_rows_change_no_bit(dtype):
+    A, b = system(6, 17, dtype)
+    D = 2.0 ** torch.tensor([3, -5, 0, 9, -2, 4], dtype=dtype)
+    made, other = factored(A, b), factored(A * D.unsqueeze(-1), b * D)
+    assert made.bound == other.bound
+    for name in ("W", "R", "f"):
+        assert torch.equal(getattr(made, name), getattr(other, name))
+    assert torch.equal(made.D, other.D * D)
+
+
+def test_the_projector_takes_it_and_projects_as_without_it(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        small_qr, "factored", lambda *given: seen.append(made := factored_by(*given)) or made
+    )
+    A, b = system(10, 100, F64)
+    x = torch.randn(100, dtype=F64)
+    for variant in ("auto", "qr"):
+        P = projlab.projector(A, b, variant)
+        assert isinstance(P._solver.factor, QRFactor)
+        assert seen.pop() is not None
+        monkeypatch.setenv("PROJLAB_NATIVE", "off")
+        Q = projlab.projector(A, b, variant)
+        assert seen.pop() is None
+        monkeypatch.setenv("PROJLAB_NATIVE", "on")
+        assert P.variant == Q.variant
+        assert P.rank == Q.rank == 10
+        assert P.reason.split("at most")[0] == Q.reason.split("at most")[0]
+        c, u = tolerance.dimension_factor(10, 100), tolerance.unit_roundoff(F64)
+        allowed = 2 * 3 * c * u * P.condition * max(x.norm(), Q(x).norm())
+        assert (P(x) - Q(x)).norm() <= allowed
+        y, z = P.multipliers(x), Q.multipliers(x)
+        assert ((y - z) / P._solver.units[0]).norm() <= allowed * P.condition
+    projlab.projector(A, b, "cholesky")
+    projlab.projector(A, b, metric=torch.ones(100, dtype=F64))
+    projlab.projector(A, b, rank=1e-10)
+    projlab.projector(torch.stack([A, A]), b)
+    assert not any(seen)
+
+
+factored_by = small_qr.factored
+
+
+def test_what_is_large_or_no_plain_memory_is_left_to_torch():
+    m, n = 64, tuning.SMALL_SET_UP // 64**2
+    A = torch.randn(m, n + 1, dtype=F64)
+    assert factored(A, A.new_ones(m)) is None
+    assert factored(A[:, :n].contiguous(), A.new_ones(m)) is not None
+    A = torch.randn(3, 5, dtype=F64)
+    assert factored(A, torch.ones(3)) is None, "b of another precision"
+    assert factored(A.expand(2, 3, 5), A.new_ones(3)) is None
+    found = []
+    torch.func.vmap(lambda v: found.append(factored(v, A.new_ones(3))) or v)(A.expand(2, 3, 5))
+    assert found == [None]
