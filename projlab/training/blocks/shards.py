@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from projlab import tolerance
 from projlab.errors import InputError
 from projlab.numerics.transfer import sent
 from projlab.training.blocks.base import Block, Shift, narrowed, widest_dtype
 from projlab.training.blocks.factoring import decidable
-from projlab.training.blocks.matrix import MatrixBlock
+from projlab.training.blocks.matrix import MatrixBlock, applied
 from projlab.training.expressions.maps import Sums
 from projlab.training.partition import MatrixPlan, Piece, SumsPlan
 from projlab.training.shards import REMEDY, Ranks, here
@@ -57,9 +58,17 @@ class _Part:
         padded.view(-1)[self.own] = x.view(-1)[self.own]
         return padded
 
-    def subtract(self, t: Tensor, delta: Tensor) -> None:
-        """Subtract (k, n) in the precision of the difference, with one rounding."""
-        if (view := self._view(t)) is not None:
+    def subtract(self, t: Tensor, y: Tensor) -> None:
+        """Subtract W' y, y (k, r), in the precision of the difference, with one rounding."""
+        view = self._view(t)
+        if view is not None and self.W.dim() == 2 and t.dtype is y.dtype:
+            if len(y) == 1:
+                view[0].addmv_(self.W.mT, y[0], alpha=-1)
+            else:
+                view.addmm_(y, self.W, alpha=-1)
+            return
+        delta = applied(self.W.mT, y)
+        if view is not None:
             view.sub_(delta)
             return
         places, delta = self.places.reshape(-1), delta.reshape(-1)
@@ -84,6 +93,8 @@ class _Group:
     shape: tuple[int, int, int]
     rank: int
     K: Tensor
+    norms: Tensor
+    """(m,) or (B, m), of the rows of A."""
     parts: tuple[_Part, ...]
 
 
@@ -157,7 +168,8 @@ class ShardsBlock(Block):
                     )
                 )
         K = sent(narrowed(block.K, self.work), device)
-        return _Group(rows, block.shape, K.shape[-2], K, tuple(parts))
+        norms = sent(block.norms, device, self.work)
+        return _Group(rows, block.shape, K.shape[-2], K, norms, tuple(parts))
 
     def residual(self, b: Tensor) -> Tensor:
         return self._times(self.ts, lambda part: part.A, torch.Tensor.detach) - b
@@ -166,11 +178,25 @@ class ShardsBlock(Block):
         return self._times(self.ts, lambda part: part.A.abs(), torch.abs) + b.abs()
 
     def subtract(self, r: Tensor) -> None:
-        ys = []
+        self._subtract(self.ts, [self._coordinates(group, r) for group in self._groups])
+
+    def one_is_enough(self, b: Tensor, r: Tensor) -> bool:
+        # whatever its size: finding out takes less than adding up a second time, and b, which
+        # every rank has, is less than the magnitude
+        return bool((tolerance.ONE_CORRECTION * self._moved_by_rounding(r) <= b.abs()).all())
+
+    def _moved_by_rounding(self, r: Tensor) -> Tensor:
+        moved = r.abs()
         for group in self._groups:
             count, m, _ = group.shape
-            ys.append(_applied(group.K, r[group.rows].view(count, m)))
-        self._subtract(self.ts, ys)
+            y = torch.linalg.vector_norm(self._coordinates(group, r), dim=-1, keepdim=True)
+            moved[group.rows].view(count, m).add_(m * group.norms * y)
+        return moved
+
+    @staticmethod
+    def _coordinates(group: _Group, r: Tensor) -> Tensor:
+        """K r of one group, (B, r)."""
+        return applied(group.K, r[group.rows].view(group.shape[:2]))
 
     def tangent(self, gs: Sequence[Tensor], shift: Shift | None) -> None:
         sizes = [group.shape[0] * group.rank for group in self._groups]
@@ -185,7 +211,7 @@ class ShardsBlock(Block):
                 if shift is not None:
                     x = part.read(self.ts[part.parameter], self.work)
                     v = v + x * shift[part.parameter]
-                _add(own, part, _applied(part.W, v))
+                _add(own, part, applied(part.W, v))
         self.ranks.add_(y)
         self._subtract(gs, ys)
 
@@ -209,14 +235,14 @@ class ShardsBlock(Block):
             own = y[group.rows].view(group.shape[:2])
             for part in group.parts:
                 x = of(part.read(ts[part.parameter], self.work))
-                _add(own, part, _applied(matrix(part), x))
+                _add(own, part, applied(matrix(part), x))
         return self.ranks.add_(y)
 
     def _subtract(self, ts: Sequence[Tensor], ys: Sequence[Tensor]) -> None:
         for group, y in zip(self._groups, ys, strict=True):
             for part in group.parts:
                 own = y if part.blocks is None else y[part.blocks]
-                part.subtract(ts[part.parameter], _applied(part.W.mT, own))
+                part.subtract(ts[part.parameter], own)
 
 
 def _as_matrix(plan: SumsPlan | MatrixPlan) -> MatrixPlan:
@@ -283,11 +309,6 @@ def _strides(places: Tensor) -> tuple[int, int] | None:
     i, j = torch.arange(k, device="cpu"), torch.arange(n, device="cpu")
     regular = places[0, 0] + i.unsqueeze(-1) * down + j * across
     return (down, across) if min(down, across) > 0 and torch.equal(places, regular) else None
-
-
-def _applied(M: Tensor, x: Tensor) -> Tensor:
-    """M x for each block: M (m, n) or (B, m, n), x (B, n)."""
-    return (M @ x.unsqueeze(-1)).squeeze(-1) if M.dim() == 3 else x @ M.mT
 
 
 def _add(y: Tensor, part: _Part, product: Tensor) -> None:
