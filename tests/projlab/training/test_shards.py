@@ -122,6 +122,11 @@ def fully_sharded(rank, world):
         for handle in handles:
             handle.apply()
         same(many, one)
+        # an average of weights, whole on every rank
+        averages = network(), network()
+        for handle, average in zip(handles, averages, strict=True):
+            handle.project(average)
+        same(*averages)
         with torch.no_grad():
             many[0].weight.add_(0.25)
         # one rank may read alone: nobody waits for another
@@ -234,6 +239,15 @@ def refusals(rank, world):
     refused("p0 and p1 are sharded over different device meshes", p, other)
     partial = DTensor.from_local(torch.ones(4), mesh_of(world), [Partial()])
     refused("p0 is a DTensor with placements", nn.Parameter(partial))
+    optimizer = torch.optim.SGD([p], lr=0.1)
+    constrain(optimizer, expr(p).sum() == 4)
+    p.grad = sharded(torch.ones(4)).detach()
+    with pytest.raises(projlab.InputError, match="redistribute"):
+        optimizer.step()
+    p.grad, optimizer.found_inf = torch.ones_like(p), torch.zeros(1)
+    with pytest.raises(projlab.InputError, match="GradScaler"):
+        optimizer.step()
+    assert torch.equal(whole(p).detach(), torch.ones(4))
     # one rank's NaN is every rank's
     local = torch.full((2,), torch.nan if rank else 1.0)
     mesh = mesh_of(world)
