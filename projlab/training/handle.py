@@ -20,7 +20,7 @@ from projlab.training.expressions.expression import Equation, Expression, Inequa
 from projlab.training.hooks import StepHooks
 from projlab.training.residual_log import ResidualLog
 from projlab.training.settings import Mode, Settings
-from projlab.training.shards import ShardedSystem
+from projlab.training.shards import whole
 
 
 def constrain(
@@ -92,12 +92,13 @@ def constrain(
     Raises
     ------
     InputError
-        Anything but equations and inequalities; LBFGS, mode="metric" or a variant beside
-        inequalities; an optimizer that calls no step hooks; parameters that another
-        constrained optimizer trains; SparseAdam, flat parameters of FSDP; equations
-        without a parameter that is trained; parameters on several devices; `mode="metric"` where
-        there is no such metric; settings unlike those of an earlier constraint on this optimizer;
-        infeasible or non-finite parameters with start="raise".
+        Anything but equations and inequalities; LBFGS, mode="metric", a variant or sharded
+        parameters beside inequalities; an optimizer that calls no step hooks; parameters that
+        another constrained optimizer trains; SparseAdam, flat parameters of FSDP, DTensors of
+        several meshes, or neither sharded nor replicated; equations without a parameter that is
+        trained; parameters on several devices; `mode="metric"` where there is no such metric;
+        settings unlike those of an earlier constraint on this optimizer; infeasible or non-finite
+        parameters with start="raise".
     InconsistentError
         Equations that contradict each other, or bounds that no parameters keep, by name. Nothing
         has been changed then.
@@ -389,20 +390,17 @@ class Handle:
         self._equations = tuple(fresh[id(e)] for e in self._equations)
 
     def residual(self) -> Tensor:
-        """A x - b of this handle's rows, (rows,), in float64; zero where an inequality holds."""
+        """A x - b of this handle's rows, (rows,), in float64; zero where an inequality holds.
+
+        Of sharded parameters, which are gathered: every rank has to ask, as of `certify`.
+        """
         hooks = self._active
-        if isinstance(hooks.system, ShardedSystem):
-            own = {id(e) for e in self._equations}
-            r = hooks.system.residual()
-            return torch.cat(
-                [r[i : i + e.rows] for i, e in hooks.stacked.numbered() if id(e) in own]
-            )
         residuals = []
         for e in self._equations:
             r = -e.right_side()
             with torch.no_grad():
                 for term in e.difference.terms:
-                    p = hooks.actual(term.parameter).detach()
+                    p = whole(hooks.actual(term.parameter).detach())
                     r = r.to(p.device) + term.evaluate(p, torch.float64)
             residuals.append(r.clamp_min(0) if isinstance(e, Inequality) else r)
         return torch.cat(residuals)

@@ -9,7 +9,6 @@ J. SIAM 8 (1960).
 """
 
 import copy
-import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -26,12 +25,11 @@ from projlab.numerics.precision import lowered, stated_precision
 from projlab.training import copies, optimizers, swaps
 from projlab.training.blocks.base import Shift
 from projlab.training.equations import StackedEquations
-from projlab.training.expressions.expression import Inequality
 from projlab.training.gradients import ProjectedGradients, gradient_of
 from projlab.training.parameter_system import ParameterSystem
 from projlab.training.residual_log import ResidualLog
 from projlab.training.settings import Settings
-from projlab.training.shards import ShardedSystem, here, is_sharded
+from projlab.training.shards import here
 from projlab.training.sleeping import SleepingParameters
 from projlab.training.strays import StrayMoves
 from projlab.training.twins import twins
@@ -125,7 +123,9 @@ class StepHooks:
         else:
             self.set_equations(stacked, len(stacked.equations))
 
-    def _derived(self, stacked: StackedEquations, taken: int) -> tuple[Any, list[Watched]]:
+    def _derived(
+        self, stacked: StackedEquations, taken: int
+    ) -> tuple[ParameterSystem, list[Watched]]:
         """The system of the equations, and the parameters that it was made for."""
         groups = self._groups()
         owners = [self.optimizers[i] for i in self._owners_of_groups()]
@@ -140,8 +140,6 @@ class StepHooks:
                 g = place[id(p)][0]
                 optimizers.coupled_decay(owners[g], groups[g], self.settings.coupled)
             watched.append(Watched(p, name, Signature.of(p), place.get(id(p))))
-        if any(is_sharded(self.actual(p)) for p in stacked.parameters):
-            return self._sharded(stacked, lambda p: id(p) in place and p.requires_grad), watched
         system = ParameterSystem(
             stacked,
             self.actual,
@@ -156,24 +154,14 @@ class StepHooks:
                 [owners[place[i][0]] for i in own], metric=self.settings.mode == "metric"
             )
         if self.settings.mode == "metric":
+            if system.ranks is not None:
+                raise InputError(
+                    'mode="metric" does not take sharded parameters. Use mode="tangent"'
+                )
             _refuse_overlap(system)
         return system, watched
 
-    def _sharded(
-        self, stacked: StackedEquations, varies: Callable[[Tensor], bool]
-    ) -> ShardedSystem:
-        """The system of parameters that ranks hold in parts, or `InputError`."""
-        if self.settings.mode == "metric" or self.settings.variant != "auto":
-            raise InputError('sharded parameters take mode "tangent" or "post", and variant="auto"')
-        if len(self._optimizers) > 1 or any(swaps.swaps(each) for each in self.optimizers):
-            raise InputError("sharded parameters take one optimizer, which does not swap weights")
-        if any(isinstance(e, Inequality) for e in stacked.equations):
-            raise InputError("sharded parameters take equations; inequalities need whole ones")
-        if stacked.b_error() is not None:
-            raise InputError("sharded parameters take no b_error: their rows are independent")
-        return ShardedSystem(stacked, self.actual, varies)
-
-    def _adopt(self, system: Any, watched: list[Watched]) -> None:
+    def _adopt(self, system: ParameterSystem, watched: list[Watched]) -> None:
         self.system = system
         self._watched = WatchedParameters(watched, self._groups())
         self._owners = self._owners_of_groups()
@@ -276,6 +264,11 @@ class StepHooks:
     @compiled.eager
     def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.check()
+        if self.system.ranks is not None and getattr(optimizer, "found_inf", None) is not None:
+            raise InputError(
+                "a GradScaler hands a fused optimizer's step its own rank's infinities: constrain "
+                "sharded parameters with fused=False, or train in bfloat16 without a scaler"
+            )
         self.watch(stacklevel=5)
         if self.settings.mode != "tangent":
             return None
@@ -317,8 +310,8 @@ class StepHooks:
 
     def watch(self, stacklevel: int, *, reading: bool = False) -> None:
         """Warn, once, of parameters that something else moved off the set since the last step."""
-        if isinstance(self.system, ShardedSystem):
-            return  # one rank that looks alone would wait for the others
+        if reading and self.system.ranks is not None:
+            return  # who reads may be one rank alone, and rows are evaluated by all together
         if self._moves.suspected(stacklevel + 1, reading=reading):
             with self._computing():
                 feasible, off = self.system.feasible(tolerance.HELD_ROUNDINGS)
@@ -337,11 +330,6 @@ class StepHooks:
                 break
         else:
             return _NONE
-        if isinstance(self.system, ShardedSystem):
-            raise ProjlabError(
-                "a sharded parameter of the equations has no gradient: give it one of zeros, on "
-                "every rank"
-            )
         return frozenset(i for i, p in enumerate(self.system.parameters) if p.grad is None)
 
     def _project(self, skip: Tensor | None) -> list[Tensor]:
@@ -467,14 +455,8 @@ class StepHooks:
 
     def start(self, how: str) -> None:
         """Parameters onto the set, or `InputError`; what holds already keeps its bits."""
-        if isinstance(self.system, ShardedSystem) and not self.system.finite():
+        if not self.system.finite():
             raise InputError("a constrained parameter holds NaN or infinity; nothing was changed")
-        for p in [] if isinstance(self.system, ShardedSystem) else self.system.parameters:
-            # a finite sum has finite terms, and is a fiftieth of the work
-            if not math.isfinite(p.detach().sum()) and not bool(torch.isfinite(p.detach()).all()):
-                raise InputError(
-                    "a constrained parameter holds NaN or infinity; nothing was changed"
-                )
         if how == "project":
             self.apply()
             return
@@ -496,8 +478,6 @@ class StepHooks:
 
     def project_copy(self, module: torch.nn.Module) -> None:
         """The same equations over a copy's parameters, onto their set."""
-        if isinstance(self.system, ShardedSystem):
-            raise ProjlabError("a copy of sharded parameters is not projected: gather it first")
         wanted = {id(p): self.module_names.get(id(p)) for p in self.stacked.parameters}
         twin = twins(module, self.stacked.parameters, wanted, self.stacked.parameter_names)
         varying = {id(twin[id(p)]) for p in self.stacked.parameters if self._varies(p)}

@@ -60,16 +60,12 @@ def require_optimizer(optimizer: object) -> Optimizer:
 
 def require_plain_parameter(parameter: Tensor, name: str) -> None:
     """Raise `InputError` for parameters that hold a part of a tensor, or several tensors."""
-    # with use_orig_params=True, FSDP marks what it keeps as views of its flat parameter
-    if any(getattr(parameter, mark, False) for mark in ("_is_flat_param", "_fsdp_flattened")):
-        raise InputError(
-            f"{name} is a flat parameter of FSDP, or a view of one: a rank holds a shard, and "
-            "an equation would be applied to the shard. Use fully_shard (FSDP2), whose parameters "
-            "constrain takes, and under which layers of projlab.nn.affine and AffineProjection "
-            "train as well, or DistributedDataParallel, where every rank holds the parameter"
-        )
-    plain = type(parameter) in (Tensor, torch.nn.Parameter) or shards.is_sharded(parameter)
-    if not plain and hasattr(parameter, "__tensor_flatten__"):
+    shards.require_whole_or_sharded(parameter, name)
+    if shards.is_shared(parameter):
+        return
+    if type(parameter) not in (Tensor, torch.nn.Parameter) and hasattr(
+        parameter, "__tensor_flatten__"
+    ):
         raise InputError(
             f"{name} is a {type(parameter).__name__}, a tensor made of others; constrain plain "
             "parameters"

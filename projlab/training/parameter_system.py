@@ -1,7 +1,8 @@
 """A x = b over the parameters that an optimizer trains, applied block by block."""
 
 import copy
-from collections.abc import Callable, Set
+import math
+from collections.abc import Callable, Sequence, Set
 from functools import partial
 
 import torch
@@ -18,14 +19,18 @@ from projlab.training.agreement import agreed
 from projlab.training.blocks.base import Block, Shift, TouchedEntries, widest_dtype
 from projlab.training.blocks.factoring import inconsistent, make_block
 from projlab.training.blocks.polyhedral import PolyhedralBlock
+from projlab.training.blocks.shards import ShardsBlock
 from projlab.training.blocks.sums import SumsBlock
 from projlab.training.equations import StackedEquations
 from projlab.training.expressions.expression import Inequality
 from projlab.training.expressions.maps import LinearMap, Sums, placed
+from projlab.training.grids import MarginsPlan
 from projlab.training.memory_order import flat, in_memory_order, is_dense, laid_out
-from projlab.training.partition import EquationRows, MatrixPlan, SumsPlan, alike, split
+from projlab.training.partition import EquationRows, MatrixPlan, Plan, SumsPlan, alike, split
 from projlab.training.polyhedra import polyhedral_blocks
+from projlab.training.shards import Ranks, form, here, whole
 from projlab.training.sides import Parted, parted
+from projlab.training.ties import TiesPlan
 
 
 def _require_no_capture(device: torch.device) -> None:
@@ -81,12 +86,20 @@ class ParameterSystem:
         apart: bool = False,
     ) -> None:
         self.stacked, self.actual = stacked, actual
+        self.ranks = Ranks.of(
+            [actual(p) for p in stacked.parameters],
+            [stacked.parameter_names[p] for p in stacked.parameters],
+        )
+        """Those that hold the parameters together; None where each has its own."""
+        self._variant = variant
         self.parameters: list[Tensor] = []
         """Those that vary, each once."""
         self._constants: list[tuple[int, int, LinearMap]] = []
         """The first row and the last but one of a constant term, and its map."""
         fresh = taken if strict else len(stacked.equations)
         self._equations = self._varying(varies, fresh)
+        self._forms = self.parameters if self.ranks is None else [form(p) for p in self.parameters]
+        """Of the shapes that equations are written for."""
         self.device = device = self._device()
         _require_no_capture(device)
         data = self._data()
@@ -104,39 +117,28 @@ class ParameterSystem:
             raise InputError(
                 f'variant="{variant}" is one of equations; beside inequalities leave variant="auto"'
             )
+        if self.sided and self.ranks is not None:
+            raise InputError(
+                "inequalities do not take sharded parameters: constrain whole ones, or use a "
+                "layer, projlab.nn.Projection"
+            )
         self._apart = parts.apart
         distinct = self._distinct(b, error) if strict else parts.apart
         plans, empty = split(
             distinct,
-            self.parameters,
+            self._forms,
             sums=variant in ("auto", "single_row"),
-            structured=variant == "auto",
+            structured=variant == "auto" and self.ranks is None,
             join=not apart,
         )
         first = sum(e.rows for e in stacked.equations[:fresh])
         self._refuse_empty(empty[empty >= first], b, error)
         if error is not None:
-            meant = agreed(plans, self.parameters, b, error, data, stacked.row_names)
+            meant = agreed(plans, self._forms, b, error, data, stacked.row_names)
             self._b += (meant - b).to(self._b)
             b = meant
         self._sums = [plan for plan in plans if isinstance(plan, SumsPlan)]
-        self.blocks: list[Block] = [
-            SumsBlock(same, self.parameters) for same in alike(self._sums, self.parameters)
-        ]
-        self.blocks += [
-            make_block(
-                plan,
-                self.parameters,
-                b,
-                variant,
-                data,
-                self._coarsest([]),
-                stacked.row_names,
-                strict=strict,
-            )
-            for plan in plans
-            if not isinstance(plan, SumsPlan)
-        ]
+        self.blocks: list[Block] = self._blocks(plans, b, variant, data, strict=strict)
         if self.sided:
             empty = self._add_polyhedra(parts, b, strict=strict)
             self._refuse_empty(empty[empty >= first], b, error)
@@ -190,6 +192,31 @@ class ParameterSystem:
         index = [str(int(i)) for i in torch.unravel_index(torch.tensor(column), p.shape)]
         return f"{name}[{', '.join(index)}]" if index else name
 
+    def _blocks(
+        self, plans: list[Plan], b: Tensor, variant: str, data: torch.dtype, *, strict: bool
+    ) -> list[Block]:
+        """The plans, factored."""
+        coarsest, names = self._coarsest([]), self.stacked.row_names
+
+        def factored(
+            plan: MarginsPlan | TiesPlan | MatrixPlan, parameters: Sequence[Tensor], variant: str
+        ) -> Block:
+            return make_block(plan, parameters, b, variant, data, coarsest, names, strict=strict)
+
+        if self.ranks is not None:
+            known = [plan for plan in plans if isinstance(plan, SumsPlan | MatrixPlan)]
+            if not known:
+                return []
+            return [ShardsBlock(known, self.parameters, self._forms, self.ranks, variant, factored)]
+        blocks: list[Block] = [
+            SumsBlock(same, self.parameters) for same in alike(self._sums, self.parameters)
+        ]
+        return blocks + [
+            factored(plan, self.parameters, variant)
+            for plan in plans
+            if not isinstance(plan, SumsPlan)
+        ]
+
     def _fix(self) -> None:
         """Give each block its part of b."""
         self._right = [block.right_side(self._b) for block in self.blocks]
@@ -205,6 +232,18 @@ class ParameterSystem:
         """
         if len(equations) == len(self._equations):
             return self
+        if self.ranks is not None:
+            varying = {id(p) for p in self.parameters}
+            return ParameterSystem(
+                StackedEquations(
+                    [self.stacked.equations[i] for i in sorted(equations)],
+                    self.stacked.chosen_names,
+                ),
+                self.actual,
+                lambda p: id(p) in varying,
+                self._variant,
+                strict=False,
+            )
         own = torch.zeros(len(self._b), dtype=torch.bool, device="cpu")
         for i in equations:
             e = self._equations[i]
@@ -274,7 +313,9 @@ class ParameterSystem:
                 if id(p) not in index:
                     index[id(p)] = len(self.parameters)
                     self.parameters.append(p)
-                terms.append((index[id(p)], in_memory_order(term, p)))
+                terms.append(
+                    (index[id(p)], in_memory_order(term, p) if self.ranks is None else term)
+                )
             if i >= fresh and not terms:
                 raise InputError(
                     f"{e.describe(self.stacked.parameter_names)} holds no parameter that this "
@@ -348,7 +389,7 @@ class ParameterSystem:
             return self._b
         b = self._b.clone()
         for start, stop, term in self._constants:
-            b[start:stop] -= term.evaluate(self.actual(term.parameter).detach(), self.dtype)
+            b[start:stop] -= term.evaluate(whole(self.actual(term.parameter).detach()), self.dtype)
         return b
 
     def right_sides(self) -> list[Tensor]:
@@ -359,8 +400,8 @@ class ParameterSystem:
         return [block.right_side(b) for block in self.blocks]
 
     def values(self) -> list[Tensor]:
-        """The parameters that vary, without graph."""
-        return [p.detach() for p in self.parameters]
+        """The entries here of the parameters that vary, without graph."""
+        return [here(p.detach()) for p in self.parameters]
 
     def _current(self) -> list[tuple[Block, Tensor]]:
         """Each block, bound to the parameters' present memory, and its right side."""
@@ -370,6 +411,11 @@ class ParameterSystem:
     def _bind(self) -> None:
         """Blocks to the parameters' present memory."""
         if self._points is not None:
+            return
+        if self.ranks is not None:
+            values = self.values()
+            for block in self.blocks:
+                block.bind(values)
             return
         addresses = [p.data_ptr() for p in self.parameters]
         if addresses != self._addresses or self._shares_blocks:
@@ -392,7 +438,8 @@ class ParameterSystem:
 
     def project_points_(self, points: list[Tensor], skip: Tensor | None) -> None:
         """Other tensors of the parameters' shapes and dtypes onto the set, in place."""
-        self._points = [laid_out(t, p) for t, p in zip(points, self.parameters, strict=True)]
+        points = [here(t) for t in points]
+        self._points = [laid_out(t, p) for t, p in zip(points, self.values(), strict=True)]
         try:
             for block in self.blocks:
                 block.bind(self._points)
@@ -423,6 +470,11 @@ class ParameterSystem:
         """
         if shift is not None or self.sided:
             self._bind()
+        if self.ranks is not None:
+            own = [self._gradient_here(g, p) for g, p in zip(gs, self.parameters, strict=True)]
+            for block in self.blocks:
+                block.tangent(own, shift)
+            return
         if self.sided:
             for block, b in zip(self.blocks, self.right_sides(), strict=True):
                 block.b = b
@@ -451,6 +503,21 @@ class ParameterSystem:
             if isinstance(block, PolyhedralBlock):
                 block.velocities_(own)
         _copy_back(ms, own)
+
+    def _gradient_here(self, g: Tensor, p: Tensor) -> Tensor:
+        """The entries here of a gradient, which are to be those of its parameter."""
+        if getattr(g, "placements", ()) != getattr(p, "placements", ()):
+            raise InputError(
+                f"the gradient of a sharded parameter has placements {g.placements}, and the "  # type: ignore[attr-defined]
+                f"parameter {p.placements}: redistribute it before the step"  # type: ignore[attr-defined]
+            )
+        return here(g)
+
+    def finite(self) -> bool:
+        """Whether all entries of the parameters that vary are finite, on every rank."""
+        # a finite sum has finite terms, and is a fiftieth of the work
+        finite = all(math.isfinite(p.sum()) or bool(torch.isfinite(p).all()) for p in self.values())
+        return finite if self.ranks is None else not self.ranks.anywhere(not finite)
 
     def residuals(self) -> list[Tensor]:
         """A x - b, block by block."""
@@ -494,7 +561,9 @@ class ParameterSystem:
     def points(self) -> list[tuple[Tensor, AffineConstraint]]:
         """The parameters of equations alone, block by block: points (k, n), and a constraint."""
         ts, b = self.values(), self.current_b().double().cpu()
-        plans, _ = split(self._apart, self.parameters, sums=True, structured=False, join=True)
+        if self.ranks is not None:
+            ts = [whole(p.detach()).contiguous() for p in self.parameters]
+        plans, _ = split(self._apart, self._forms, sums=True, structured=False, join=True)
         points: list[tuple[Tensor, AffineConstraint]] = []
         if not plans:
             # no equation holds an entry: every point is its own projection
@@ -525,7 +594,7 @@ class ParameterSystem:
             ]
             A = torch.cat(a).unsqueeze(0)
         else:
-            parts = [TouchedEntries(p, self.parameters[p.parameter]).read(ts) for p in plan.pieces]
+            parts = [TouchedEntries(p, self._forms[p.parameter]).read(ts) for p in plan.pieces]
             A = plan.A
         x = torch.cat(parts, 1)
         return x, A.to(x.device)

@@ -205,6 +205,10 @@ LIMITS: dict[str, tuple[type[Exception], Callable[[], object]]] = {
         projlab.InputError,
         lambda: kept(parameter(_is_flat_param=True)),
     ),
+    "DTensors that are neither sharded nor replicated": (
+        projlab.InputError,
+        lambda: kept(parameter(device_mesh=0, placements=("partial",))),
+    ),
     "tensor subclasses made of others, quantised ones say": (projlab.InputError, made_of_others),
     "parametrised tensors (not leaves)": (projlab.InputError, parametrised),
     "parameters of one equation on several devices": (projlab.InputError, on_two_devices),

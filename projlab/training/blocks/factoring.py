@@ -111,7 +111,7 @@ def make_block(
     if strict and not batched:
         off = _off(solver, right.to(device), tolerance.unit_roundoff(data))
         _refuse(plan, right, off.any(-1).nonzero().flatten().tolist(), names, data)
-        if not _decidable(plan.A):
+        if not decidable(plan.A):
             _refuse_unproven(plan, off.nonzero(), names)
     block = _block(plan, parameters, solver)
     ranks = solver.facts.known_ranks
@@ -136,7 +136,7 @@ def _block(plan: MatrixPlan, parameters: Sequence[Tensor], solver: Solver) -> Bl
     return MatrixBlock(plan, parameters, A, solver.factor.W, K.mT, solver.variant)
 
 
-def _decidable(A: Tensor) -> bool:
+def decidable(A: Tensor) -> bool:
     """Whether a dense decision on which rows contradict each other takes no more than seconds."""
     m, n = A.shape[-2:]
     return A.layout == torch.strided or min(m, n) * m * n <= tuning.DECIDABLE
@@ -185,7 +185,7 @@ def _refuse(
     data: torch.dtype,
 ) -> None:
     """Raise `InconsistentError` for the first of these blocks whose rows contradict each other."""
-    for i in blocks if _decidable(plan.A) else ():
+    for i in blocks if decidable(plan.A) else ():
         A = plan.A[i] if plan.A.dim() == 3 else plan.A
         _refuse_rows(A.cpu(), right[i], names(plan.rows[i]), data)
 

@@ -83,14 +83,14 @@ class MatrixBlock(Block):
         for part in self.parts:
             x = part.entries.read(self.ts)
             for a, piece in dots.pieces(part.A, x):
-                total = total + _applied(a.abs(), piece.to(self.work).abs())
+                total = total + applied(a.abs(), piece.to(self.work).abs())
         return total
 
     def magnitude_at_least(self, b: Tensor) -> Tensor:
         total = b.abs()
         for part in self.parts:
             x = part.entries.read(self.ts)[:, : tuning.HEAD].to(self.work).abs()
-            total = total + _applied(part.A[..., : tuning.HEAD].abs(), x)
+            total = total + applied(part.A[..., : tuning.HEAD].abs(), x)
         return total
 
     def magnitude_at_most(self, b: Tensor) -> Tensor:
@@ -100,10 +100,10 @@ class MatrixBlock(Block):
         return b.abs() + self.norms * length.unsqueeze(-1)
 
     def subtract(self, r: Tensor) -> None:
-        self._subtract(self.ts, _applied(self.K, r))
+        self._subtract(self.ts, applied(self.K, r))
 
     def _moved_by_rounding(self, r: Tensor) -> Tensor:
-        y: Tensor = torch.linalg.vector_norm(_applied(self.K, r), dim=-1, keepdim=True)
+        y: Tensor = torch.linalg.vector_norm(applied(self.K, r), dim=-1, keepdim=True)
         return r.abs() + self.shape[1] * self.norms * y
 
     def tangent(self, gs: Sequence[Tensor], shift: Shift | None) -> None:
@@ -111,13 +111,13 @@ class MatrixBlock(Block):
         if shift is not None:
             for part in self.parts:
                 x = part.entries.read(self.ts).to(self.work)
-                y = y + _applied(part.W, x) * shift[part.entries.parameter]
+                y = y + applied(part.W, x) * shift[part.entries.parameter]
         self._subtract(gs, y)
 
     def project_in_metric(self, b: Tensor, inverse: Sequence[Tensor], skip: Tensor | None) -> None:
         norm2 = torch.zeros_like(b)
         for part in self.parts:
-            norm2 = norm2 + _applied(part.A.square(), part.entries.read(inverse).to(self.work))
+            norm2 = norm2 + applied(part.A.square(), part.entries.read(inverse).to(self.work))
         y = skipped(skipped(self.residual(b), skip) / norm2, norm2 == 0)
         for part in self.parts:
             q = part.entries.read(inverse).to(self.work)
@@ -126,7 +126,7 @@ class MatrixBlock(Block):
     def _times(self, ts: Sequence[Tensor], matrix: Callable[[_Part], Tensor]) -> Tensor:
         total: Tensor | None = None
         for part in self.parts:
-            product = _applied(matrix(part), part.entries.read(ts).to(self.work))
+            product = applied(matrix(part), part.entries.read(ts).to(self.work))
             total = product if total is None else total + product
         assert total is not None
         return total
@@ -145,10 +145,10 @@ class MatrixBlock(Block):
                 else:
                     x.addmm_(y, part.W, alpha=-1)
             else:
-                part.entries.subtract(ts, _applied(part.W.mT, y))
+                part.entries.subtract(ts, applied(part.W.mT, y))
 
 
-def _applied(M: Tensor, x: Tensor) -> Tensor:
+def applied(M: Tensor, x: Tensor) -> Tensor:
     """M x for each block: M (m, n) or (B, m, n), x (B, n)."""
     if M.dim() == 3:
         return (M @ x.unsqueeze(-1)).squeeze(-1)

@@ -235,3 +235,12 @@ def test_flat_parameters_of_a_module_are_refused():
                 constrain(torch.optim.SGD([flat], lr=0.1), expr(flat).sum() == 1)
     finally:
         distributed.destroy_process_group()
+
+
+def test_a_dtensor_that_is_no_plain_shard_is_refused():
+    class Sharded(torch.nn.Parameter):
+        device_mesh, placements = None, ("in strides",)
+
+    shard = Sharded(torch.ones(2))
+    with pytest.raises(projlab.InputError, match=r"p0 is a DTensor.*fully_shard"):
+        constrain(torch.optim.SGD([shard], lr=0.1), expr(shard).sum() == 1)

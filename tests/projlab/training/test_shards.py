@@ -1,4 +1,4 @@
-"""Equations over DTensor and FSDP2 parameters, against one process that holds everything."""
+"""Parameters that ranks hold together: every rank's part against the one process that has all."""
 
 import datetime
 import os
@@ -6,185 +6,329 @@ import socket
 
 import pytest
 import torch
+from torch import nn
 
 import projlab
 from projlab import constrain, expr
 
-distributed = pytest.importorskip("torch.distributed")
-if not distributed.is_available():
-    pytest.skip("torch without distributed", allow_module_level=True)
-
-from torch.distributed import checkpoint  # noqa: E402
-from torch.distributed.device_mesh import init_device_mesh  # noqa: E402
-from torch.distributed.fsdp import fully_shard  # noqa: E402
-from torch.distributed.tensor import Replicate, Shard, distribute_tensor  # noqa: E402
-
 F64 = torch.float64
-STEPS = 3
-# two projections by other orders of summation: a few roundings of sums of 35 terms a step
-CLOSE = {"rtol": 0, "atol": 1e-13}
+pytestmark = pytest.mark.skipif(
+    not torch.distributed.is_available(), reason="torch without distributed"
+)
 
 
-def equations(W, v):
-    A = torch.linspace(-1, 1, 2 * v.numel(), dtype=F64).reshape(2, -1) ** 2 + torch.eye(
-        2, v.numel(), dtype=F64
-    )
-    rows = [expr(W).sum(1) == 1, A @ expr(v) == 2]
-    coupled = [expr(W).sum(0) == 0.5, expr(W)[0, 0] - expr(v)[1] == 0.25, expr(v).sum() == 1]
-    return rows, coupled
-
-
-def trained(place, which, optimizer=torch.optim.Adam, **keywords):
-    """W (5, 7) and v (5) after steps, placed by a function of a tensor and its name."""
-    g = torch.Generator().manual_seed(0)
-    start = {
-        "W": torch.randn(5, 7, dtype=F64, generator=g),
-        "v": torch.randn(5, dtype=F64, generator=g),
-    }
-    W, v = (torch.nn.Parameter(place(t, name)) for name, t in start.items())
-    opt = optimizer([W, v], lr=0.1, **keywords)
-    handle = constrain(opt, *equations(W, v)[which])
-    for _ in range(STEPS):
-        for p, name in ((W, "W"), (v, "v")):
-            p.grad = place(torch.randn(p.shape, dtype=F64, generator=g), name)
-        opt.step()
-    assert handle.residual().abs().max() < 1e-12
-    return [p.detach() for p in (W, v)]
-
-
-def compare(place):
-    for which, optimizer, keywords in (
-        (0, torch.optim.Adam, {"weight_decay": 0.1}),
-        (1, torch.optim.SGD, {"momentum": 0.9}),
-    ):
-        whole = trained(lambda t, _: t.clone(), which, optimizer, **keywords)
-        parts = trained(place, which, optimizer, **keywords)
-        for one, part in zip(whole, parts, strict=True):
-            torch.testing.assert_close(part.full_tensor(), one, **CLOSE)
-
-
-def on_a_rank(rank, ranks, port, folder):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    distributed.init_process_group(
-        "gloo", rank=rank, world_size=ranks, timeout=datetime.timedelta(seconds=20)
-    )
-    line = init_device_mesh("cpu", (ranks,))
-    for W, v in (
-        (Shard(0), Shard(0)),  # uneven: 5 rows
-        (Shard(1), Shard(0)),  # columns, as tensor parallelism cuts them
-        (Replicate(), Shard(0)),
-    ):
-        own = {"W": [W], "v": [v]}
-        compare(lambda t, name, own=own: distribute_tensor(t.clone(), line, own[name]))
-    if ranks == 4:
-        square = init_device_mesh("cpu", (2, 2))
-        own = {"W": [Shard(0), Shard(1)], "v": [Replicate(), Shard(0)]}
-        compare(lambda t, name: distribute_tensor(t.clone(), square, own[name]))
-    refusals(line)
-    with_fully_shard(line, folder)
-    layers_under_fully_shard(line)
-    bytes_of_a_step(line)
-    parameter = torch.nn.Parameter(distribute_tensor(torch.ones(4), line, [Shard(0)]))
-    distributed.barrier()
-    if rank:
-        opt = torch.optim.SGD([parameter], lr=0.1)
-        with pytest.raises(RuntimeError):
-            # rank 0 is gone: a time-out or a closed connection, never a wait for ever
-            constrain(opt, expr(parameter).sum() == 1)
-    os._exit(0)
-
-
-def bytes_of_a_step(mesh):
-    """The tangent, two corrections and the log: four all-reduces of m float64."""
-    W = torch.nn.Parameter(distribute_tensor(torch.ones(6, 4), mesh, [Shard(1)]))
-    opt = torch.optim.SGD([W], lr=0.1)
-    constrain(opt, expr(W).sum(1) == 1)
-    W.grad = torch.ones_like(W)
-    given, all_reduce = [], distributed.all_reduce
-    distributed.all_reduce = lambda t, **kw: (given.append(t.nbytes), all_reduce(t, **kw))
-    try:
-        opt.step()
-    finally:
-        distributed.all_reduce = all_reduce
-    assert given == [8 * 6] * 4
-
-
-def refusals(mesh):
-    W = torch.nn.Parameter(distribute_tensor(torch.ones(4, 4), mesh, [Shard(0)]))
-    opt = torch.optim.SGD([W], lr=0.1)
-    with pytest.raises(projlab.InputError, match="follows from other equations"):
-        constrain(opt, expr(W).sum(1) == 1, expr(W).sum(0) == 1)
-    with pytest.raises(projlab.InputError, match="tangent"):
-        constrain(opt, expr(W).sum(1) == 1, mode="metric")
-    assert torch.equal(W.full_tensor(), torch.ones(4, 4))
-    constrain(opt, expr(W).sum() == 16)
-    W.grad = distribute_tensor(torch.ones(4, 4), mesh, [Replicate()])
-    with pytest.raises(projlab.InputError, match="redistribute the gradient"):
-        opt.step()
-    assert torch.equal(W.full_tensor(), torch.ones(4, 4))
-
-
-def with_fully_shard(mesh, folder):
-    torch.manual_seed(0)
-    net = torch.nn.Linear(7, 5, dtype=F64)
-    twin = torch.nn.Linear(7, 5, dtype=F64)
-    twin.load_state_dict(net.state_dict())
-    fully_shard(net, mesh=mesh)
-    x = torch.randn(8, 7, dtype=F64)
-    for each in (net, twin):
-        opt = torch.optim.AdamW(each.parameters(), lr=0.1)
-        constrain(opt, expr(each.weight).sum(1) == 1)
-        for _ in range(STEPS):
-            opt.zero_grad()
-            each(x).square().mean().backward()
-            opt.step()
-    torch.testing.assert_close(net.weight.full_tensor(), twin.weight.detach(), **CLOSE)
-    checkpoint.save(net.state_dict(), checkpoint_id=folder)
-
-
-def layers_under_fully_shard(mesh):
-    """What serves where flat parameters are refused."""
-
-    def trained_net(shard):
-        torch.manual_seed(0)
-        layer = torch.nn.Linear(7, 5, dtype=F64)
-        net = torch.nn.Sequential(
-            projlab.nn.affine(layer, "weight", torch.ones(7, dtype=F64), 1.0, dim=1),
-            projlab.nn.AffineProjection(torch.ones(1, 5, dtype=F64), torch.ones(1, dtype=F64)),
-        )
-        if shard:
-            fully_shard(net, mesh=mesh)
-        x, target = torch.randn(8, 7, dtype=F64), torch.randn(8, 5, dtype=F64)
-        opt = torch.optim.SGD(net.parameters(), lr=0.1)
-        for _ in range(STEPS):
-            opt.zero_grad()
-            (net(x) - target).square().mean().backward()
-            opt.step()
-        y = net(x).detach()
-        torch.testing.assert_close(y.sum(1), torch.ones(8, dtype=F64), **CLOSE)
-        if shard:
-            net.unshard()
-        weight = net[0].weight.detach()
-        torch.testing.assert_close(weight.sum(1), torch.ones(5, dtype=F64), **CLOSE)
-        return y, weight
-
-    for one, many in zip(trained_net(False), trained_net(True), strict=True):
-        torch.testing.assert_close(many, one, **CLOSE)
-
-
-@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # it is meant to be
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_ranks_end_where_one_process_does(ranks, tmp_path):
+def run(check, world, folder):
+    """Call check(rank, world, folder) in so many processes; raises where one of them does."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    torch.multiprocessing.spawn(on_a_rank, (ranks, port, str(tmp_path)), nprocs=ranks)
-    # what they saved is resumed by one process, on the set
-    net = torch.nn.Linear(7, 5, dtype=F64)
-    state = net.state_dict()
-    checkpoint.load(state, checkpoint_id=str(tmp_path), no_dist=True)
-    net.load_state_dict(state)
-    constrain(
-        torch.optim.SGD(net.parameters(), lr=0.1), expr(net.weight).sum(1) == 1, start="raise"
+    torch.multiprocessing.spawn(_in_group, args=(check, world, port, folder), nprocs=world)
+
+
+def _in_group(rank, check, world, port, folder):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo",
+        init_method=f"tcp://127.0.0.1:{port}",
+        rank=rank,
+        world_size=world,
+        timeout=datetime.timedelta(seconds=20),
     )
+    check(rank, world, folder)
+    # an orderly end waits for every rank, of which one may be gone
+    os._exit(0)
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+
+
+def equations(net):
+    """Rows over one shard and over all, dense ones, repeated ones, sums that share entries."""
+    torch.manual_seed(1)
+    W, bias, V = net[0].weight, net[0].bias, net[2].weight
+    A = torch.randn(3, 15, dtype=F64)
+    return [
+        expr(W).sum(dim=1) == 1,
+        torch.ones(1, 5, dtype=F64) @ expr(bias) == 0.5,
+        expr(V).sum(dim=0) == 1,
+        expr(V).sum(dim=1) == 5 / 3,
+        A @ expr(V).reshape(-1) == 0.25 + A @ torch.full((15,), 1 / 3, dtype=F64),
+        expr(net[2].bias)[[0, 2]] == expr(net[2].bias)[[1, 1]],
+    ]
+
+
+def data(step):
+    torch.manual_seed(10 + step)
+    return torch.randn(8, 6, dtype=F64), torch.randn(8, 3, dtype=F64)
+
+
+def trained(net, optimizer, steps, asleep=()):
+    for step in range(steps):
+        x, y = data(step)
+        optimizer.zero_grad()
+        (net(x) - y).square().mean().backward()
+        if step in asleep:
+            for p in net[2].parameters():
+                p.grad = None
+        optimizer.step()
+
+
+def whole(p):
+    return p.full_tensor() if hasattr(p, "full_tensor") else p
+
+
+def same(one, two, places=1e-12):
+    """Sums over ranks round in another order, by a few hundred roundings over ten steps."""
+    for p, q in zip(one.parameters(), two.parameters(), strict=True):
+        torch.testing.assert_close(whole(p).detach(), q.detach(), rtol=places, atol=places)
+
+
+OPTIMIZERS = {
+    "AdamW": lambda ps: torch.optim.AdamW(ps, lr=0.01),
+    "decay": lambda ps: torch.optim.SGD(ps, lr=0.1, momentum=0.9, weight_decay=0.1),
+}
+
+
+def fully_sharded(rank, world):
+    from torch.distributed.fsdp import fully_shard
+
+    for make in OPTIMIZERS.values():
+        one, many = network(), network()
+        fully_shard(many)
+        alone, together = make(one.parameters()), make(many.parameters())
+        handles = [
+            constrain(alone, *equations(one), module=one),
+            constrain(together, *equations(many), module=many),
+        ]
+        same(many, one)
+        trained(one, alone, 5, asleep=(2, 4))
+        trained(many, together, 5, asleep=(2, 4))
+        same(many, one)
+        for handle in handles:
+            handle.set_right_side(2, 1, 3, 5, torch.zeros(3, dtype=F64), None)
+        same(many, one)
+        trained(one, alone, 2)
+        trained(many, together, 2)
+        same(many, one)
+        assert handles[1].residual().abs().max() < 1e-13
+        assert handles[1].largest_residual < 1e-13
+        assert handles[1].steps == 7
+        assert handles[1].certify().feasibility < 1e-14
+        for net in (one, many):
+            with torch.no_grad():
+                net[0].weight.add_(0.25)
+        for handle in handles:
+            handle.apply()
+        same(many, one)
+        # an average of weights, whole on every rank
+        averages = network(), network()
+        for handle, average in zip(handles, averages, strict=True):
+            handle.project(average)
+        same(*averages)
+        with torch.no_grad():
+            many[0].weight.add_(0.25)
+        # one rank may read alone: nobody waits for another
+        assert rank or handles[1].steps == 7
+        with pytest.warns(UserWarning, match="moved by something else"):
+            together.step()
+
+
+def reduced(of):
+    """How many numbers ranks add up while this runs, call by call."""
+    counts, plain = [], torch.distributed.all_reduce
+
+    def counting(t, *args, **kwargs):
+        counts.append(t.numel())
+        return plain(t, *args, **kwargs)
+
+    torch.distributed.all_reduce = counting
+    try:
+        of()
+    finally:
+        torch.distributed.all_reduce = plain
+    return counts
+
+
+def a_step_adds_up_one_number_for_each_row(rank, world):
+    p = sharded(torch.ones(9, 4, dtype=F64), dim=0)
+    optimizer = torch.optim.SGD([p], lr=0.1)
+    constrain(optimizer, expr(p).sum(dim=1) == 1, expr(p)[:, 0].sum() == 1)
+    p.grad = torch.ones_like(p)
+    # 10 rows that share entries: the gradients' coordinates, a correction, and the log
+    assert reduced(optimizer.step) == [10, 10, 10]
+    p.grad.fill_(1e20)
+    # what rounding leaves of such a gradient takes another
+    p.grad[0, 0] = 0
+    assert reduced(optimizer.step) == [10, 10, 10, 10]
+
+
+def mesh_of(*shape):
+    return torch.distributed.init_device_mesh("cpu", shape)
+
+
+def sharded(t, dim=None, mesh=None, placements=None):
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    mesh = mesh_of(torch.distributed.get_world_size()) if mesh is None else mesh
+    placements = placements or [Replicate() if dim is None else Shard(dim)]
+    return nn.Parameter(distribute_tensor(t, mesh, placements))
+
+
+def against_one(parameters, write, steps=3):
+    """Sharded parameters and their whole values, trained side by side with the same gradients."""
+    plain = [nn.Parameter(whole(p).detach().clone()) for p in parameters]
+    for ps in (parameters, plain):
+        optimizer = torch.optim.Adam(ps, lr=0.1)
+        constrain(optimizer, *write(*ps))
+        for step in range(steps):
+            for i, p in enumerate(ps):
+                torch.manual_seed(100 * step + i)
+                g = torch.randn(p.shape, dtype=p.dtype)
+                p.grad = None
+                if hasattr(p, "device_mesh"):
+                    g = sharded(g, mesh=p.device_mesh, placements=p.placements).detach()
+                p.grad = g
+            optimizer.step()
+    for p, q in zip(parameters, plain, strict=True):
+        torch.testing.assert_close(whole(p).detach(), q.detach(), rtol=1e-12, atol=1e-12)
+
+
+def rows_and_columns(w, v):
+    return [expr(w).sum(dim=1) + expr(v) == 1, expr(w)[:, 0].sum() == 2]
+
+
+def placements(rank, world):
+    from torch.distributed.tensor import Replicate, Shard
+
+    def values(*shape):
+        torch.manual_seed(3)
+        return torch.randn(*shape, dtype=F64)
+
+    for w, v in ((0, 0), (1, None), (0, None), (None, None)):
+        against_one([sharded(values(5, 3), w), sharded(values(5), v)], rows_and_columns)
+    # parameters of every rank beside sharded ones
+    against_one([sharded(values(5, 3), 1), nn.Parameter(values(5))], rows_and_columns)
+    if world == 4:
+        mesh = mesh_of(2, 2)
+        for own in ([Replicate(), Shard(0)], [Shard(1), Shard(0)], [Shard(0), Shard(0)]):
+            w = sharded(values(5, 3), mesh=mesh, placements=own)
+            v = sharded(values(5), mesh=mesh, placements=[Shard(0), Replicate()])
+            against_one([w, v], rows_and_columns)
+
+
+def refusals(rank, world):
+    from torch.distributed.tensor import DTensor, Partial, Shard
+
+    def refused(message, *parameters, **keywords):
+        before = [whole(p).detach().clone() for p in parameters]
+        with pytest.raises(projlab.InputError, match=message):
+            constrain(
+                torch.optim.SGD(parameters, lr=0.1),
+                sum(expr(p).sum() for p in parameters) == 1,
+                **keywords,
+            )
+        for p, q in zip(parameters, before, strict=True):
+            assert torch.equal(whole(p).detach(), q)
+
+    p = sharded(torch.ones(4), 0)
+    refused("does not take sharded", p, mode="metric")
+    refused("no basis", p, variant="cholesky")
+    other = sharded(torch.ones(4), mesh=mesh_of(1, world), placements=[Shard(0), Shard(0)])
+    refused("p0 and p1 are sharded over different device meshes", p, other)
+    partial = DTensor.from_local(torch.ones(4), mesh_of(world), [Partial()])
+    refused("p0 is a DTensor with placements", nn.Parameter(partial))
+    optimizer = torch.optim.SGD([p], lr=0.1)
+    constrain(optimizer, expr(p).sum() == 4)
+    p.grad = sharded(torch.ones(4)).detach()
+    with pytest.raises(projlab.InputError, match="redistribute"):
+        optimizer.step()
+    p.grad, optimizer.found_inf = torch.ones_like(p), torch.zeros(1)
+    with pytest.raises(projlab.InputError, match="GradScaler"):
+        optimizer.step()
+    assert torch.equal(whole(p).detach(), torch.ones(4))
+    # one rank's NaN is every rank's
+    local = torch.full((2,), torch.nan if rank else 1.0)
+    mesh = mesh_of(world)
+    spoilt = nn.Parameter(
+        DTensor.from_local(local, mesh, [Shard(0)], shape=(2 * world,), stride=(1,))
+    )
+    with pytest.raises(projlab.InputError, match="NaN"):
+        constrain(torch.optim.SGD([spoilt], lr=0.1), expr(spoilt).sum() == 1)
+
+
+def layers_under_fully_shard(rank, world):
+    """What is said instead of `constrain` where that refuses."""
+    from torch.distributed.fsdp import fully_shard
+
+    A, b = torch.ones(1, 3, dtype=F64), torch.ones(1, dtype=F64)
+
+    def model():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            projlab.nn.affine(
+                nn.Linear(6, 5).double(), "weight", torch.ones(6, dtype=F64), 1.0, dim=1
+            ),
+            nn.Linear(5, 3).double(),
+            projlab.nn.AffineProjection(A, b),
+        )
+
+    one, many = model(), model()
+    fully_shard(many)
+    for net in (one, many):
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        trained(net, optimizer, 3)
+    x, _ = data(0)
+    torch.testing.assert_close(many(x), one(x), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(many(x).sum(1), torch.ones(8, dtype=F64))
+    many.unshard()
+    torch.testing.assert_close(many[0].weight.sum(1), torch.ones(5, dtype=F64))
+
+
+def checkpointed(rank, world, folder):
+    """Four ranks write what two read."""
+    from torch.distributed import checkpoint
+    from torch.distributed.fsdp import fully_shard
+
+    net = network()
+    fully_shard(net)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.01)
+    if world == 4:
+        constrain(optimizer, *equations(net))
+        trained(net, optimizer, 2)
+        checkpoint.save(net.state_dict(), checkpoint_id=folder)
+    else:
+        with pytest.raises(projlab.InputError, match="do not satisfy"):
+            constrain(optimizer, *equations(net), start="raise")
+        checkpoint.load(net.state_dict(), checkpoint_id=folder)
+        constrain(optimizer, *equations(net), start="raise")
+        trained(net, optimizer, 1)
+
+
+def a_rank_that_is_gone(rank, world):
+    p = sharded(torch.ones(4), 0)
+    optimizer = torch.optim.SGD([p], lr=0.1)
+    constrain(optimizer, expr(p).sum() == 1)
+    p.grad = torch.ones_like(p)
+    torch.distributed.barrier()
+    if rank:
+        os._exit(0)
+    with pytest.raises(RuntimeError):
+        optimizer.step()
+
+
+def all_of_them(rank, world, folder):
+    placements(rank, world)
+    checkpointed(rank, world, folder)
+    if world == 2:
+        fully_sharded(rank, world)
+        a_step_adds_up_one_number_for_each_row(rank, world)
+        refusals(rank, world)
+        layers_under_fully_shard(rank, world)
+        a_rank_that_is_gone(rank, world)
+
+
+def test_ranks_do_together_what_one_process_does(tmp_path):
+    for world in (4, 2):
+        run(all_of_them, world, tmp_path)

@@ -1,0 +1,321 @@
+"""Equations over parameters that ranks hold together: partial sums, one all-reduce, own entries.
+
+Every rank has the factors of all blocks, of which the columns of its own entries stay. A pass over
+all equations is a product with these, one sum over the ranks of as many numbers as there are rows,
+and a correction of the own entries; what is decided is decided on numbers that all ranks have.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from projlab import tolerance
+from projlab.errors import InputError
+from projlab.numerics.transfer import sent
+from projlab.training.blocks.base import Block, Shift, narrowed, widest_dtype
+from projlab.training.blocks.factoring import decidable
+from projlab.training.blocks.matrix import MatrixBlock, applied
+from projlab.training.expressions.maps import Sums
+from projlab.training.partition import MatrixPlan, Piece, SumsPlan
+from projlab.training.shards import REMEDY, Ranks, here
+
+VARIANTS = {"auto": "qr", "qr": "qr", "pinv": "pinv", "single_row": "single_row"}
+"""Those that end in a basis of the row space, of which a rank can hold columns."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Columns of A and W that belong to entries of one parameter here."""
+
+    parameter: int
+    counted: bool
+    """Whether sums take the entries from this rank."""
+    blocks: Tensor | None
+    """(k,) the blocks that have entries here; None for all."""
+    places: Tensor
+    """(k, n) where the entries are among those here."""
+    strides: tuple[int, int] | None
+    """By how much `places` grow down and across, where that is the same everywhere."""
+    first: int
+    """The first of `places`."""
+    own: Tensor | None
+    """Positions in `places`, flattened, that are entries; None for all. The others are padding."""
+    A: Tensor
+    """(m, n) or (k, m, n); zero for padding."""
+    W: Tensor
+    """(r, n) or (k, r, n); zero for padding."""
+
+    def read(self, t: Tensor, work: torch.dtype) -> Tensor:
+        """The entries, (k, n)."""
+        if (view := self._view(t)) is not None:
+            return view.to(work)
+        x = t.reshape(-1)[self.places].to(work)
+        if self.own is None:
+            return x
+        padded = torch.zeros_like(x)
+        padded.view(-1)[self.own] = x.view(-1)[self.own]
+        return padded
+
+    def subtract(self, t: Tensor, y: Tensor) -> None:
+        """Subtract W' y, y (k, r), in the precision of the difference, with one rounding."""
+        view = self._view(t)
+        if view is not None and self.W.dim() == 2 and t.dtype is y.dtype:
+            if len(y) == 1:
+                view[0].addmv_(self.W.mT, y[0], alpha=-1)
+            else:
+                view.addmm_(y, self.W, alpha=-1)
+            return
+        delta = applied(self.W.mT, y)
+        if view is not None:
+            view.sub_(delta)
+            return
+        places, delta = self.places.reshape(-1), delta.reshape(-1)
+        if self.own is not None:
+            places, delta = places[self.own], delta[self.own]
+        where = torch.unravel_index(places, t.shape) if t.dim() else ()
+        t.index_put_(where, (t[where] - delta.reshape(t[where].shape)).to(t.dtype))
+
+    def _view(self, t: Tensor) -> Tensor | None:
+        """The entries as a view, where they are one."""
+        if self.strides is None or not t.is_contiguous():
+            return None
+        return t.as_strided(self.places.shape, self.strides, t.storage_offset() + self.first)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """B blocks of one shape: the entries here, and K with K A = W."""
+
+    rows: slice
+    """Of all rows of the system, one after the other."""
+    shape: tuple[int, int, int]
+    rank: int
+    K: Tensor
+    norms: Tensor
+    """(m,) or (B, m), of the rows of A."""
+    parts: tuple[_Part, ...]
+
+
+class ShardsBlock(Block):
+    """All equations of a system of which a parameter is a DTensor, as one block.
+
+    Parameters
+    ----------
+    plans
+        Matrices, and sums of views.
+    parameters
+        Those that vary, as the optimizer holds them.
+    forms
+        Plain tensors of their whole shapes, whose values are not read.
+    factored
+        `make_block`, but for the plan, the forms and the variant.
+    """
+
+    def __init__(
+        self,
+        plans: Sequence[SumsPlan | MatrixPlan],
+        parameters: Sequence[Tensor],
+        forms: Sequence[Tensor],
+        ranks: Ranks,
+        variant: str,
+        factored: Callable[[MatrixPlan, Sequence[Tensor], str], Block],
+    ) -> None:
+        if variant not in VARIANTS:
+            raise InputError(
+                f'variant="{variant}" has no basis of which a rank can hold columns; sharded '
+                f"parameters take {', '.join(sorted(VARIANTS))}"
+            )
+        self.ranks, self.variant = ranks, f"{VARIANTS[variant]}, sharded"
+        self.work = widest_dtype(parameters)
+        device = here(parameters[0]).device
+        self._groups: list[_Group] = []
+        self.independent = True
+        rows, start = [], 0
+        for plan in plans:
+            matrix = _as_matrix(plan)
+            block = factored(matrix, forms, VARIANTS[variant])
+            assert isinstance(block, MatrixBlock)
+            self.independent &= block.independent
+            stop = start + matrix.rows.numel()
+            self._groups.append(self._group(matrix, block, slice(start, stop), parameters, device))
+            rows.append(matrix.rows.reshape(-1))
+            start = stop
+        self.rows = sent(torch.cat(rows), device)
+        self.shape = (1, start, sum(p.numel() for p in parameters))
+
+    def _group(
+        self,
+        plan: MatrixPlan,
+        block: MatrixBlock,
+        rows: slice,
+        parameters: Sequence[Tensor],
+        device: torch.device,
+    ) -> _Group:
+        parts = []
+        for piece, part in zip(plan.pieces, block.parts, strict=True):
+            found = _part(piece, part.A, part.W, parameters[piece.parameter], self.ranks)
+            if found is not None:
+                parts.append(
+                    replace(
+                        found,
+                        blocks=None if found.blocks is None else sent(found.blocks, device),
+                        places=sent(found.places, device),
+                        own=None if found.own is None else sent(found.own, device),
+                        A=sent(narrowed(found.A, self.work), device),
+                        W=sent(found.W, device, self.work),
+                    )
+                )
+        K = sent(narrowed(block.K, self.work), device)
+        norms = sent(block.norms, device, self.work)
+        return _Group(rows, block.shape, K.shape[-2], K, norms, tuple(parts))
+
+    def residual(self, b: Tensor) -> Tensor:
+        return self._times(self.ts, lambda part: part.A, torch.Tensor.detach) - b
+
+    def magnitude(self, b: Tensor) -> Tensor:
+        return self._times(self.ts, lambda part: part.A.abs(), torch.abs) + b.abs()
+
+    def subtract(self, r: Tensor) -> None:
+        self._subtract(self.ts, [self._coordinates(group, r) for group in self._groups])
+
+    def one_is_enough(self, b: Tensor, r: Tensor) -> bool:
+        # whatever its size: finding out takes less than adding up a second time, and b, which
+        # every rank has, is less than the magnitude
+        return bool((tolerance.ONE_CORRECTION * self._moved_by_rounding(r) <= b.abs()).all())
+
+    def _moved_by_rounding(self, r: Tensor) -> Tensor:
+        moved = r.abs()
+        for group in self._groups:
+            count, m, _ = group.shape
+            y = torch.linalg.vector_norm(self._coordinates(group, r), dim=-1, keepdim=True)
+            moved[group.rows].view(count, m).add_(m * group.norms * y)
+        return moved
+
+    @staticmethod
+    def _coordinates(group: _Group, r: Tensor) -> Tensor:
+        """K r of one group, (B, r)."""
+        return applied(group.K, r[group.rows].view(group.shape[:2]))
+
+    def tangent(self, gs: Sequence[Tensor], shift: Shift | None) -> None:
+        sizes = [group.shape[0] * group.rank for group in self._groups]
+        y = torch.zeros(sum(sizes), dtype=self.work, device=self.rows.device)
+        ys = [
+            own.view(-1, group.rank)
+            for own, group in zip(y.split(sizes), self._groups, strict=True)
+        ]
+        for own, group in zip(ys, self._groups, strict=True):
+            for part in group.parts:
+                v = part.read(gs[part.parameter], self.work)
+                if shift is not None:
+                    x = part.read(self.ts[part.parameter], self.work)
+                    v = v + x * shift[part.parameter]
+                _add(own, part, applied(part.W, v))
+        self.ranks.add_(y)
+        self._subtract(gs, ys)
+
+    def together(self, holds: Tensor) -> Tensor:
+        every = holds.clone()
+        for group in self._groups:
+            count, m, _ = group.shape
+            own = every[group.rows].view(count, m)
+            own.copy_(own.all(-1, keepdim=True).expand(count, m))
+        return every
+
+    def _times(
+        self,
+        ts: Sequence[Tensor],
+        matrix: Callable[[_Part], Tensor],
+        of: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """Sums over the entries of all ranks, (rows,)."""
+        y = torch.zeros(len(self.rows), dtype=self.work, device=self.rows.device)
+        for group in self._groups:
+            own = y[group.rows].view(group.shape[:2])
+            for part in group.parts:
+                x = of(part.read(ts[part.parameter], self.work))
+                _add(own, part, applied(matrix(part), x))
+        return self.ranks.add_(y)
+
+    def _subtract(self, ts: Sequence[Tensor], ys: Sequence[Tensor]) -> None:
+        for group, y in zip(self._groups, ys, strict=True):
+            for part in group.parts:
+                own = y if part.blocks is None else y[part.blocks]
+                part.subtract(ts[part.parameter], own)
+
+
+def _as_matrix(plan: SumsPlan | MatrixPlan) -> MatrixPlan:
+    """Dense rows, of which columns can be taken."""
+    if isinstance(plan, SumsPlan):
+        scales = [
+            torch.full((t.count,), t.scale, dtype=torch.float64, device="cpu")
+            for _, t in plan.terms
+        ]
+        pieces = tuple(Piece(p, t.columns()) for p, t in plan.terms)
+        return MatrixPlan(plan.rows.reshape(-1, 1), pieces, torch.cat(scales).unsqueeze(0))
+    if plan.A.layout == torch.strided:
+        return plan
+    if not decidable(plan.A):
+        raise InputError(
+            f"{plan.A.shape[0]} rows that share entries, in {plan.A.shape[1]} entries, are too "
+            f"many for sharded parameters, whose rows are kept dense. {REMEDY}"
+        )
+    return replace(plan, A=plan.A.to_dense())
+
+
+def _part(piece: Piece, A: Tensor, W: Tensor, parameter: Tensor, ranks: Ranks) -> _Part | None:
+    """What of the columns of one parameter is here; None where nothing is."""
+    where = piece.where
+    columns = where.columns().view(where.shape) if isinstance(where, Sums) else where
+    inside, places = ranks.places(columns, parameter)
+    blocks = inside.any(1).nonzero().flatten()
+    if not len(blocks):
+        return None
+    inside, places = inside[blocks], places[blocks]
+    width = int(inside.sum(1).max())
+    # the entries here first, in their order; rows with fewer of them are padded
+    order = torch.argsort(~inside, dim=1, stable=True)[:, :width]
+    kept = inside.gather(1, order)
+    places = places.gather(1, order).masked_fill(~kept, 0)
+    same = bool((order == order[0]).all()) and bool(kept.all())
+
+    def columns_here(M: Tensor) -> Tensor:
+        if same:
+            own = M if M.dim() == 2 else M[blocks]
+            return own[..., order[0]].contiguous()
+        own = M.expand(len(columns), *M.shape[-2:])[blocks]
+        taken = own.gather(2, order.unsqueeze(1).expand(-1, own.shape[1], -1))
+        return taken.masked_fill(~kept.unsqueeze(1), 0)
+
+    return _Part(
+        piece.parameter,
+        ranks.counted(parameter),
+        None if len(blocks) == len(columns) else blocks,
+        places,
+        _strides(places) if bool(kept.all()) else None,
+        int(places[0, 0]),
+        None if bool(kept.all()) else kept.flatten().nonzero().flatten(),
+        columns_here(A),
+        columns_here(W),
+    )
+
+
+def _strides(places: Tensor) -> tuple[int, int] | None:
+    """By how much places (k, n) grow down and across; None where that differs."""
+    k, n = places.shape
+    down = int(places[1, 0] - places[0, 0]) if k > 1 else n
+    across = int(places[0, 1] - places[0, 0]) if n > 1 else 1
+    i, j = torch.arange(k, device="cpu"), torch.arange(n, device="cpu")
+    regular = places[0, 0] + i.unsqueeze(-1) * down + j * across
+    return (down, across) if min(down, across) > 0 and torch.equal(places, regular) else None
+
+
+def _add(y: Tensor, part: _Part, product: Tensor) -> None:
+    """Add (k, m) to the sums of its blocks, where this rank's entries are counted."""
+    if not part.counted:
+        return
+    if part.blocks is None:
+        y.add_(product)
+    else:
+        y.index_add_(0, part.blocks, product)
