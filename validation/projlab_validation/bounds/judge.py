@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 U = tolerance.unit_roundoff("float64")
 
 UNKNOWN = 1e-9
-"""What the certificate has to prove where x* is not known: three digits more than solvers reach."""
+"""What the certificate has to prove where x* is not known."""
 
 
 def judge(frame: pd.DataFrame) -> pd.DataFrame:
