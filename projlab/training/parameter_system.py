@@ -163,7 +163,7 @@ class ParameterSystem:
         """Blocks of inequalities, bounds and the equations that these meet; empty rows."""
         inequality = torch.cat(
             [
-                torch.full((e.rows,), isinstance(e, Inequality), device="cpu")
+                torch.full((e.rows,), isinstance(e, Inequality), dtype=torch.bool, device="cpu")
                 for e in self.stacked.equations
             ]
         )
@@ -189,7 +189,12 @@ class ParameterSystem:
         if is_dense(p):
             own = torch.empty_strided(p.shape, p.stride(), dtype=torch.long, device="cpu")
             column = int(flat(own.copy_(numbers))[column])
-        index = [str(int(i)) for i in torch.unravel_index(torch.tensor(column), p.shape)]
+        index = [
+            str(int(i))
+            for i in torch.unravel_index(
+                torch.tensor(column, dtype=torch.long, device="cpu"), p.shape
+            )
+        ]
         return f"{name}[{', '.join(index)}]" if index else name
 
     def _blocks(

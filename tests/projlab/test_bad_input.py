@@ -161,7 +161,7 @@ MISTAKES = {
     "project: b has a NaN": (lambda: project(x(), A(), [1.0, NAN]), InputError, ["b[1] is nan"]),
     "project: b is on another device": (lambda: project(x(), A(), torch.ones(2, device="meta")), InputError, ["b is on meta", "cpu"]),
     "project: a constraint and another b": (lambda: project(x(), AffineConstraint(A(), 1.0), 1.0), InputError, ["AffineConstraint", "its own b"]),
-    "project: sparse A requires grad": (lambda: project(x(), grad(A().to_sparse()), 1.0), InputError, ["A", "requires grad", "sparse"]),
+    "project: sparse A requires grad, under a transform": (lambda: torch.func.grad(lambda a: project(x(), a.to_sparse(), 1.0).sum())(A()), InputError, ["A is sparse", "under a transform", "backward"]),
     "project: rank-deficient A requires grad": (lambda: project(x(), grad(torch.ones(2, 3, dtype=F64)), 1.0), RankDeficientError, ["rank is 1 of 2 rows", "diagnose", "detach"]),
     "project: b of rank-deficient A requires grad": (lambda: project(x(), torch.ones(2, 3, dtype=F64), grad(x(2))), RankDeficientError, ["rank is 1 of 2 rows"]),
     # --- keywords ------------------------------------------------------------------------------------

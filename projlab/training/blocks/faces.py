@@ -259,7 +259,7 @@ class Coupled(Faces):
         masks = [none] * len(x) if held is None else [tuple(row) for row in held.tolist()]
         projected, rests = torch.empty_like(x), _true(right)
         for mask in dict.fromkeys(masks):
-            which = torch.tensor([own == mask for own in masks], device=x.device)
+            which = torch.tensor([own == mask for own in masks], dtype=torch.bool, device=x.device)
             found = self._searched(mask, use, *(t[which] for t in (x, right, lb, ub)))
             projected[which], rests[which] = found
         return projected.to(dtype), rests

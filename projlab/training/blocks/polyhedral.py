@@ -167,7 +167,9 @@ class PolyhedralBlock(Block):
         positions, kept = [], []
         start = 0
         for piece, entries in zip(rowed.pieces, self._entries, strict=True):
-            place = torch.full((parameters[piece.parameter].numel(),), -1, device="cpu")
+            place = torch.full(
+                (parameters[piece.parameter].numel(),), -1, dtype=torch.long, device="cpu"
+            )
             columns = columns_of(piece, B)
             own = torch.arange(B, device="cpu").unsqueeze(-1) * n + start
             place[columns] = own + torch.arange(entries.width, device="cpu")
