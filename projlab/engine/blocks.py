@@ -311,6 +311,8 @@ def built(
     m, n = constraint.m, constraint.n
     if len(blocks) < 2:
         return None
+    if options.variant == "auto" and all(k == 1 for (k, _), _ in shapes):
+        return None  # rows that share no variable are projected onto at once
     split = sum(len(members) * k * k * width for (k, width), members in shapes)
     pays = len(shapes) <= tuning.FEW_SHAPES and split * tuning.SPLIT_GAIN <= m * m * n
     fits = memory.factorisation_bytes(m, n, torch.float64) <= memory.limit(constraint.device)
