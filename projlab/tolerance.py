@@ -468,10 +468,20 @@ more than a tenth."""
 def iterated_floor(u: float) -> float:
     """Of ||E x - f|| over sigma_1 max(||x0||, ||x||): what is wanted unless an accuracy is.
 
-    Rounding x moves E x by u sigma_1 ||x||. At most `ANSWERED` times u is
-    accepted where no more can be had. Divided by sigma_min it is kappa u: backward stable.
+    Rounding x moves E x by u sigma_1 ||x||. At most `iterated_most` is accepted where no more can
+    be had. Divided by sigma_min it is kappa u: backward stable.
     """
     return u
+
+
+def iterated_most(n: int, u: float) -> float:
+    """As `iterated_floor`, what is accepted where cycles gain nothing more.
+
+    Products with long rows err by more than rounding of x does: an inner product of n terms by
+    about sqrt(n) u of the norms (Higham and Mary, SIAM J. Sci. Comput. 41 (2019)), in E x and in
+    the E' y that was subtracted. How they are added up, in order or in parts, is the library's.
+    """
+    return max(ANSWERED, 2 * math.sqrt(n)) * u
 
 
 def iterated_condition_limit(m: int, n: int, u: float) -> float:

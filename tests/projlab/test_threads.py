@@ -138,7 +138,13 @@ def test_children_answer_as_their_parent_does(method):
     found = pickle.loads(receiver.recv_bytes())  # noqa: S301  our own bytes
     child.join(60)
     assert child.exitcode == 0
-    assert found == mine
+    if method == "fork":
+        assert found == mine
+    else:  # kernels are there or not as its own start decides, and round otherwise
+        for its, own in zip(found, mine, strict=True):
+            close = {"rtol": 0.0, "atol": 64 * torch.finfo(torch.float64).eps}
+            its, own = (torch.tensor(t, dtype=F64) for t in (its, own))
+            torch.testing.assert_close(its, own, **close)
 
 
 class Projected(torch.utils.data.Dataset):

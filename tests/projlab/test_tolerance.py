@@ -149,6 +149,8 @@ FORMULAS = {
     "… of one entry": (tolerance.sum_rounding(1, K), 6.25 * K),
     "adjoint_bound": (tolerance.adjoint_bound(4, 9, K), 24 * K),
     "… of nothing": (tolerance.adjoint_bound(0, 0, K), 8 * K),
+    "iterated_most": (tolerance.iterated_most(10_000, 2.0**-53), 200 * 2.0**-53),
+    "… of short rows": (tolerance.iterated_most(100, 2.0**-53), 30 * 2.0**-53),
     "iterated_condition_limit": (tolerance.iterated_condition_limit(4, 9, 2.0**-30), 2.0**20 / 14),
     "iterated_steps by kappa": (tolerance.iterated_steps(5, 1.0, K), math.log(2048) / 2),
     "iterated_steps by rows": (tolerance.iterated_steps(3, 1e6, K), 3.0),

@@ -24,6 +24,14 @@ SEEN_BY = {
 }
 
 
+@pytest.fixture(autouse=True)
+def default_dtype_kept():
+    """What is planted sets it in every call, and the check puts it back after its own."""
+    before = torch.get_default_dtype()
+    yield
+    torch.set_default_dtype(before)
+
+
 @pytest.mark.parametrize("check", SEEN_BY)
 def test_each_check_of_a_variant_sees_what_it_is_for(check, monkeypatch):
     sabotage(monkeypatch, SEEN_BY[check])

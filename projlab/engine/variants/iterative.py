@@ -196,6 +196,9 @@ class IterativeFactor(Factor):
         x = x0 if c is None else x0.expand(*torch.broadcast_shapes(x0.shape[:-1], c.shape[:-1]), -1)
         start = torch.linalg.vector_norm(x, dim=-1)
         y, total, before = torch.zeros_like(x[..., :1]), 0, None
+        again = torch.zeros_like(start, dtype=torch.bool)
+        """Whether the last cycle gained nothing, by which a second is judged: near rounding one may
+        fail by chance."""
         while True:
             r = self.products.matvec(x)
             r = r if c is None else r + c
@@ -206,8 +209,9 @@ class IterativeFactor(Factor):
             if before is not None:
                 stalled = off > tolerance.REFINEMENT_GAIN * before
             reached = ~(off > wanted) | (stalled & (off <= allowed))  # a NaN ends it too
-            if bool((reached | stalled).all()) or total >= self.limit:
+            if bool((reached | (stalled & again)).all()) or total >= self.limit:
                 break
+            again = stalled
             step, done = self._cycle(r, start, wanted, reached, self.limit - total)
             total, y, before = total + done, y + step, off
             x = x - self.products.rmatvec(step)
@@ -236,7 +240,7 @@ class IterativeFactor(Factor):
         u = tolerance.unit_roundoff(dtype)
         floor = tolerance.iterated_floor(u) * self.rough * scale
         if self.accuracy is None:
-            coarse = tolerance.ANSWERED * max(u, self.data)
+            coarse = tolerance.iterated_most(self.size[1], max(u, self.data))
             most = coarse * self.rough * scale + 2 * self.left
             return floor, most
         wanted = self.accuracy * self.smallest * scale
