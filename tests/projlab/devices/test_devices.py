@@ -179,8 +179,8 @@ def test_long_rows_take_few_operators(rows, n, device):
     x = torch.rand(n, device=device.device)
     assert device.operators(lambda: P.project_(x)) <= 8
     left = P.constraint.residual(x.double()).abs().max().cpu()
-    # sums of n terms of one sign: a card's, in pieces of SUMMED; those of the CPU, which computes for
-    # the pretended device, in as many as its BLAS has lanes, so that sqrt(n) is all that is known
+    # sums of n terms of one sign: a card's, in pieces of SUMMED; those of the CPU, which computes
+    # for the pretended device, in as many as its BLAS has lanes: sqrt(n) is all that is known
     grown = 64 if device.type == "cuda" else n**0.5
     assert float(left) <= 2**-24 * grown * float(A.double().norm()) * n**0.5
 
