@@ -6,6 +6,7 @@ and permutes vectors: 920 to 9e4 rows of networks, grids and stoichiometry are f
 to two thirds of its time, and solved in a half to nine tenths.
 """
 
+import sys
 from array import array
 from functools import cache
 from typing import Any
@@ -13,11 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch._C import _is_tracing, _len_torch_dispatch_stack
-from torch.autograd import forward_ad
-from torch.autograd.graph import increment_version
 
-from projlab.engine.kernels.native import PLAIN, loaded, plan, wanted
+from projlab.engine.kernels.native import in_place, loaded, wanted
 from projlab.numerics.fill import Fill
 from projlab.numerics.sparse_factor import CPU, Prepared, SparseFactor
 from projlab.numerics.sparse_gram import SparseGram
@@ -52,7 +50,7 @@ def _tried(found: Any) -> None:
     Lp, Li, Lx, D = np.zeros(2, np.int64), np.empty(0, np.int32), np.empty(0), np.empty(1)
     found.numeric(first, rows, one, parent, width, Lp, Li, Lx, D)
     found.solve_all(Lp, Li, Lx, D, width, np.ones((1, 1)))
-    nothing = plan(*[0] * SLOTS)
+    nothing = array("q", [0] * SLOTS)
     found.project(0, 0, nothing.buffer_info()[0])
 
 
@@ -213,7 +211,7 @@ class Projection:
             numbers[8], numbers[15] = c.data_ptr(), self.m if c.dim() > 1 else 0
         if total is not None:
             numbers[9] = total.data_ptr()
-        return plan(*numbers)
+        return array("q", numbers)
 
     def project(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
         """The projection of x (..., n) of float64, and the multipliers (..., m).
@@ -235,36 +233,7 @@ class Projection:
 
         As `native.NativeRows.for_vectors`, and for the same reasons.
         """
-        c, n, vector, kernel = c.contiguous(), self.n, torch.Size((self.n,)), self._kernel
-        made = self._plan(c, None)
-        address = made.buffer_info()[0]
-
-        def project_(
-            x: Tensor,
-            held: tuple[object, ...] = (self, c, made),  # noqa: ARG001  # at the addresses
-        ) -> bool:
-            if not (
-                type(x) in PLAIN
-                and x.dtype is torch.float64
-                and x.is_cpu
-                and x.is_contiguous()
-                and forward_ad._current_level < 0
-                and not _len_torch_dispatch_stack()
-                and not _is_tracing()
-            ):
-                return False
-            shape = x.shape
-            k = 1 if shape == vector else shape[0] if len(shape) == 2 and shape[1] == n else 0
-            if k == 0:
-                return False
-            try:
-                at = x.data_ptr()
-                if at == 0:
-                    return False
-                increment_version(x)
-            except RuntimeError:
-                return False
-            kernel(at, k, address)
-            return True
-
-        return project_
+        c = c.contiguous()
+        return in_place(
+            self._kernel, torch.float64, self.n, sys.maxsize, self._plan(c, None), (self, c)
+        )
