@@ -167,3 +167,9 @@ def test_an_error_of_one_block_names_its_rows(always):
     A = scattered([np.array([[1.0, 1.0], [2.0, 1.0]])] * 4)
     with pytest.raises(projlab.InputError, match="single_row takes rows that share no column"):
         projlab.projector(A, b, "single_row")
+
+
+def test_rows_that_share_no_variable_are_no_blocks(always):
+    P = projlab.projector(scattered([np.full((1, 2), 3.0)] * 4), 0.0)
+    assert P.variant == "single_row"
+    assert "no two of the 4 rows share a column" in P.reason
