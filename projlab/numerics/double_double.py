@@ -18,7 +18,7 @@ from torch import Tensor
 _SPLITTER = 2.0**27 + 1
 _SLICES = 4
 _CHUNK = 2**16
-"""Products whose exact terms, three numbers each, are held at a time: few enough to stay in a cache."""
+"""Products whose exact terms, three numbers each, are held at a time: a cache holds them."""
 
 
 class Pair(NamedTuple):

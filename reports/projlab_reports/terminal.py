@@ -41,8 +41,10 @@ def show(summary: Summary, report: Path, console: Console | None = None) -> None
 def _print(table: Table, console: Console) -> None:
     """Print a table in full: a narrow terminal wraps its lines rather than lose a figure."""
     unbounded = console.options.update(width=UNBOUNDED)
-    width = max(console.width, console.measure(table, options=unbounded).maximum)
-    console.print(table, width=width, crop=False)
+    width = console.width
+    console.width = max(width, console.measure(table, options=unbounded).maximum)
+    console.print(table)
+    console.width = width
 
 
 def checks_table(summary: Summary) -> Table:
