@@ -156,7 +156,7 @@ def test_right_sides_broadcast():
 
 
 def test_pandas_on_the_left():
-    """Its `*`, `+` and relations leave the operation to expressions; its `@` cannot, and says so."""
+    """Its `*`, `+` and relations leave the operation to us; its `@` cannot, and says so."""
     pandas = pytest.importorskip("pandas")
     a = pandas.Series([1.0, 2.0, 4.0, 8.0, 16.0])
     values = torch.tensor(a.to_numpy())
