@@ -15,7 +15,7 @@ Reference: see `projlab.training.grids`.
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +25,7 @@ from projlab import tolerance
 from projlab.numerics import tuning
 from projlab.numerics.transfer import sent
 from projlab.system.rank import wide_data
-from projlab.training.blocks.base import Block, Shift, largest_of, widest_dtype
+from projlab.training.blocks.base import Block, Shift, largest_of, unit, widest_dtype
 from projlab.training.blocks.sums import column_sums, sums_by_product
 from projlab.training.expressions.maps import Sums
 from projlab.training.grids import Margin, MarginsPlan
@@ -190,6 +190,39 @@ class MarginsBlock(Block):
         corrections.flat.mul_(self._shares)
         self._separate(corrections.parts)
         corrections.subtract_from(view)
+
+    def multipliers(self, gs: Sequence[Tensor], shift: Shift | None) -> Tensor:
+        """Each effect (what varies over some axes and averages to zero over each of them) is shared
+        out between the equations whose margins have it."""
+        view = self._view(gs)
+        means = []
+        for i in self._independent:
+            total = self._sum(i, view).clone()
+            if shift is not None:
+                total.add_(self._sum(i, self._own) * shift[self.parameter])
+            means.append(total / self.margins[i].sums.count)
+        y = torch.zeros_like(self._r)
+        every = range(len(self.grid.shape))
+        kept = [frozenset(every).difference(m.dims) for m in self.margins]
+        for axes in {s for own in kept for s in _subsets(own)}:
+            finest = next(i for i in self._independent if axes <= kept[i])
+            effect = means[finest]
+            for d in every:
+                mean = effect.mean(d, keepdim=True)
+                effect = effect - mean if d in axes else mean
+            holders = [i for i, own in enumerate(kept) if axes <= own]
+            weights = [self._weight(i) for i in holders]
+            for i, weight in zip(holders, weights, strict=True):
+                share = weight / sum(weights) / self.margins[i].sums.scale
+                self._part(y, i).sub_(effect * share)
+        return y
+
+    def _weight(self, i: int) -> float:
+        """The share of equation i in an effect: its rows' squared norms, equilibrated, a row."""
+        m = self.margins[i]
+        norm = abs(m.sums.scale) * math.sqrt(m.sums.count)
+        D = float(unit(torch.tensor(norm, dtype=torch.float64, device="cpu")))
+        return float(m.sums.scale * D) ** 2 / m.rows.numel()
 
     def contradiction(
         self, b: Tensor, u: float, error: Tensor | None = None
@@ -356,6 +389,12 @@ def _mean(t: Tensor, margin: Margin) -> Tensor:
     """The average of a broadcast margin over the axes of another one."""
     dims = tuple(d for d in margin.dims if t.shape[d] > 1)
     return t.mean(dims, keepdim=True) if dims else t
+
+
+def _subsets(axes: frozenset[int]) -> Iterator[frozenset[int]]:
+    """All of them, the empty one as well."""
+    for size in range(len(axes) + 1):
+        yield from map(frozenset, itertools.combinations(sorted(axes), size))
 
 
 def _rows_at(margin: Margin, joint: torch.Size, position: int) -> Tensor:

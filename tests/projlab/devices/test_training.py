@@ -89,6 +89,19 @@ def test_a_step_does_not_wait(name, mode, device):
     assert handle.steps == 2
 
 
+@pytest.mark.parametrize("name", EQUATIONS)
+def test_a_step_that_keeps_multipliers_does_not_wait(name, device):
+    optimizer, handle, own = constrained(name, device, multipliers=True)
+    for p in own:
+        p.grad = torch.ones_like(p)
+    expected = handle.multipliers()
+    with device.no_waits():
+        optimizer.step()
+    for kept, asked in zip(handle.multipliers(), expected, strict=True):
+        assert kept.device.type == device.device.type
+        torch.testing.assert_close(kept.cpu(), asked.cpu())
+
+
 @pytest.mark.parametrize("name", ["sums", "sum of two", "ties", "indexed"])
 def test_a_step_in_the_metric_does_not_wait(name, device):
     optimizer, handle, own = constrained(name, device, mode="metric")
