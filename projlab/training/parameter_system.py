@@ -495,8 +495,10 @@ class ParameterSystem:
         _copy_back(gs, own)
 
     def multipliers(self, gs: list[Tensor], shift: Shift | None) -> Tensor:
-        """Shadow prices y, (rows,): A'y = -Q (g + shift x), or of what meets an inequality those
-        of the projection of -g onto the tangent cone. Of gradients of descent; nothing changes.
+        """Shadow prices y, (rows,), by gradients of descent; nothing changes.
+
+        A'y = -Q (g + shift x), or where an inequality is met the multipliers of the projection of
+        -g onto the tangent cone.
         """
         self._bind()
         y = torch.zeros(len(self._b), dtype=self.dtype, device=self.device)

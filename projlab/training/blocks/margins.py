@@ -192,8 +192,8 @@ class MarginsBlock(Block):
         corrections.subtract_from(view)
 
     def multipliers(self, gs: Sequence[Tensor], shift: Shift | None) -> Tensor:
-        """Each effect (what varies over some axes and averages to zero over each of them) is shared
-        out between the equations whose margins have it."""
+        # each effect, what varies over some axes and averages to zero over each of them, is shared
+        # out between the equations whose margins have it
         view = self._view(gs)
         means = []
         for i in self._independent:

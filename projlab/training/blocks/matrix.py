@@ -119,12 +119,11 @@ class MatrixBlock(Block):
         """Y with A'Y = W', (m, r) or (B, m, r): multipliers by coordinates in the basis."""
         if self.independent:
             return self.K.mT
-        D = unit(self.norms).double()
-        overlap = sum(
-            part.W.double() @ (part.A.double() * D.unsqueeze(-1)).mT for part in self.parts
-        )
-        assert isinstance(overlap, Tensor)
-        return (D.unsqueeze(-1) * torch.linalg.pinv(overlap)).to(self.work)
+        D = unit(self.norms).double().unsqueeze(-1)
+        parts = [part.W.double() @ (part.A.double() * D).mT for part in self.parts]
+        overlap = torch.stack(parts).sum(0)
+        prices: Tensor = D * torch.linalg.pinv(overlap)
+        return prices.to(self.work)
 
     def _coordinates(self, gs: Sequence[Tensor], shift: Shift | None) -> Tensor:
         """W (g + shift * x)."""

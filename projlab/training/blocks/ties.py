@@ -98,19 +98,24 @@ class TiesBlock(Block):
             for p, _, where in self.entries:
                 v[where] += x[where] * shift[p]
         v = v - self._averaged(v)
-        return -least_multipliers(self._prices, v.unsqueeze(0))[0]
+        # on the host, as any device has a sparse factor there: this waits for another one
+        y = least_multipliers(self._prices, v.cpu().double().unsqueeze(0))[0]
+        return -y.to(device=v.device, dtype=v.dtype)
 
     @cached_property
     def _prices(self) -> Solver:
         """The rows, which cycles make depend on each other, in a sparse factor."""
-        i = torch.arange(len(self.rows), device=self.ends.device).expand(2, -1).flatten()
-        places = torch.stack([i, self.ends.flatten()])
-        size = (len(self.rows), len(self.group))
+        plan, (height, width) = self.plan, (len(self.rows), len(self.group))
+        i = torch.arange(height, device="cpu").expand(2, -1).flatten()
         A = torch.sparse_coo_tensor(
-            places, self.values.double().flatten(), size, check_invariants=False
+            torch.stack([i, plan.ends.flatten()]),
+            plan.values.flatten(),
+            (height, width),
+            device="cpu",
+            check_invariants=False,
         )
-        options = asked(size[1], "sparse_cholesky", {}, applications=1)
-        none = self.values.new_zeros(size[0], dtype=torch.float64)
+        options = asked(width, "sparse_cholesky", {}, applications=1)
+        none = torch.zeros(height, dtype=torch.float64, device="cpu")
         constraint = AffineConstraint(A.coalesce(), none)
         return build_one(constraint, torch.float64, options, torch.float64)
 
