@@ -434,8 +434,8 @@ class Handle:
           to a norm of about one (by a power of two). At a vertex where more rows and bounds meet
           than needed it is one of the possible ones.
         - f is what a training ends at the constrained optimum of: the loss with coupled weight
-          decay (SGD, Adam), without decoupled one (AdamW). With maximize=True it is minus the
-          objective.
+          decay (SGD, Adam), without decoupled one (AdamW) and without ASGD's `lambd`. With
+          maximize=True it is minus the objective.
         - Parameters without a gradient are constants, as in a step; equations in which nothing
           moves have price zero.
         - Gradients are taken as they stand: of a GradScaler's scaled loss they have its scale until

@@ -333,16 +333,18 @@ class PolyhedralBlock(Block):
         face = self._face
         entries = torch.zeros_like(x) if face is None else face.entries
         right = sides.right[:, 0].double() / self._weight if self.faces.rows else None
-        if not cones.onto(compiled, x, sides.listed, entries, right):
+        sums = None if right is None else right.clone()
+        if not cones.onto(compiled, x, sides.listed, entries, sums):
             return None
         increment_version(own)
-        if right is None:
+        if right is None or sums is None:
             return x.new_zeros(1)
-        return self._share_out(x, right, (sides.lb, sides.ub)).mul_(self._weight)
+        return self._share_out(x, sums - right, right, (sides.lb, sides.ub)).mul_(self._weight)
 
-    def _share_out(self, x: Tensor, right: Tensor, bounds: tuple[Tensor, Tensor]) -> Tensor:
-        """Take out what rounding of the kernel's multiplier and sums left; the rest of it."""
-        r = x.sum(-1, dtype=torch.float64) - right
+    def _share_out(
+        self, x: Tensor, r: Tensor, right: Tensor, bounds: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """Take out what rounding of the kernel's multiplier and sums left, r; the rest of it."""
         u = tolerance.unit_roundoff(self.work)
         if bool((r.abs() <= tolerance.RESIDUAL_ROUNDINGS / 2 * u * right.abs()).all()):
             return r
