@@ -220,6 +220,15 @@ class TouchedEntries:
             where.index_put_(self._index, values.to(t.dtype))
 
 
+def shifted(
+    v: Tensor, entries: Sequence[TouchedEntries], ts: Sequence[Tensor], shift: Shift | None
+) -> Tensor:
+    """v (B, n), read from gradients, and shift * x beside it."""
+    if shift is None:
+        return v
+    return v + torch.cat([e.read(ts).to(v.dtype) * shift[e.parameter] for e in entries], -1)
+
+
 def unit(norms: Tensor) -> Tensor:
     """D, the powers of two nearest to one over the norms of rows; 1 for rows of zeros."""
     mantissa, exponent = torch.frexp(norms)

@@ -146,6 +146,7 @@ class PolyhedralBlock(Block):
         """Whether vectors are one view of one parameter, and their one row, if any, its sum."""
         self._weight = float(rowed.A[0, 0]) if self._plain and self.faces.rows else 1.0
         self._face: _Face | None = None
+        self._spare: Tensor | None = None
         self._same = False
         self._fixed: tuple[Tensor, _Sides] | None = None
         if strict:
@@ -367,7 +368,9 @@ class PolyhedralBlock(Block):
         """-g onto the tangent cone, and what it holds; gradients that are not finite stay."""
         sides, x = self._sides_of(self.b), self._read(self.ts)
         if shift is None and self.signs is None and self._plain:
-            face = torch.empty_like(x, memory_format=torch.contiguous_format)
+            face = self._spare
+            if face is None or face.shape != x.shape:
+                face = torch.empty_like(x, memory_format=torch.contiguous_format)
             if self._natively(gs, x, sides, face, given=False):
                 self._hold(_Face(face, None))
                 return
@@ -416,6 +419,8 @@ class PolyhedralBlock(Block):
     def _hold(self, face: _Face) -> None:
         """From here on, until the next gradient."""
         self._same = reads_values(face.entries.device) and face.same(self._face)
+        # fresh memory costs as much as what is written to it: the one of the step before is next
+        self._spare = None if self._face is None else self._face.entries
         self._face = face
 
     def velocities_(self, ms: Sequence[Tensor]) -> None:

@@ -9,7 +9,7 @@ from projlab.engine.solver import Solver
 from projlab.numerics import memory
 from projlab.numerics.transfer import sent
 from projlab.system.rows import Rows
-from projlab.training.blocks.base import Block, Shift, TouchedEntries, unit
+from projlab.training.blocks.base import Block, Shift, TouchedEntries, shifted, unit
 from projlab.training.blocks.matrix import applied
 from projlab.training.partition import MatrixPlan
 
@@ -40,12 +40,12 @@ class SolverBlock(Block):
         self._subtract(self.ts, delta)
 
     def tangent(self, gs: Sequence[Tensor], shift: Shift | None) -> None:
-        v = self._shifted(gs, shift)
+        v = shifted(self._read(gs), self.entries, self.ts, shift)
         kept, _ = self.solver.solve(v, None, homogeneous=True, dual=False, want_multipliers=False)
         self._subtract(gs, v - kept)
 
     def multipliers(self, gs: Sequence[Tensor], shift: Shift | None) -> Tensor:
-        v = self._shifted(gs, shift)
+        v = shifted(self._read(gs), self.entries, self.ts, shift)
         kept, y = self.solver.solve(v, None, homogeneous=True, dual=False, want_multipliers=True)
         assert y is not None
         if self.independent:
@@ -59,14 +59,6 @@ class SolverBlock(Block):
         kept_values = torch.arange(S.shape[-1], device=S.device) < ranks.unsqueeze(-1)
         scaled = applied(V, (v - kept).double()) * torch.where(kept_values, 1 / S, 0.0)
         return applied(U, scaled) * -D
-
-    def _shifted(self, gs: Sequence[Tensor], shift: Shift | None) -> Tensor:
-        """g + shift * x."""
-        v = self._read(gs)
-        if shift is not None:
-            parts = [e.read(self.ts).to(self.work) * shift[e.parameter] for e in self.entries]
-            v = v + torch.cat(parts, -1)
-        return v
 
     def _read(self, ts: Sequence[Tensor]) -> Tensor:
         return torch.cat([e.read(ts).to(self.work) for e in self.entries], -1)

@@ -21,7 +21,7 @@ from projlab.engine.solver import Solver
 from projlab.engine.variants.sparse_cholesky import SparseCholeskyFactor
 from projlab.errors import InputError
 from projlab.numerics.sparse_matrix import SparseMatrix
-from projlab.training.blocks.base import Block, Shift, TouchedEntries
+from projlab.training.blocks.base import Block, Shift, TouchedEntries, shifted
 from projlab.training.partition import MatrixPlan
 
 
@@ -80,7 +80,7 @@ class SparseBlock(Block):
         return bool((r.abs() <= self._rounding * size).all())
 
     def tangent(self, gs: Sequence[Tensor], shift: Shift | None) -> None:
-        v = self._shifted(gs, shift)
+        v = shifted(self._read(gs), self.entries, self.ts, shift)
         total = self._correction(self.gram.times(v))
         for _ in range(1, self._passes):
             r = self.gram.times(v - total)
@@ -90,16 +90,8 @@ class SparseBlock(Block):
         self._subtract(gs, total)
 
     def multipliers(self, gs: Sequence[Tensor], shift: Shift | None) -> Tensor:
-        v = self._shifted(gs, shift)
+        v = shifted(self._read(gs), self.entries, self.ts, shift)
         return -least_multipliers(self._solver, v)[:, self.gram.order]
-
-    def _shifted(self, gs: Sequence[Tensor], shift: Shift | None) -> Tensor:
-        """g + shift * x."""
-        v = self._read(gs)
-        if shift is not None:
-            parts = [e.read(self.ts).to(self.work) * shift[e.parameter] for e in self.entries]
-            v = v + torch.cat(parts, -1)
-        return v
 
     def _correction(self, r: Tensor) -> Tensor:
         """E^+ r for residuals of E, but for what the shift leaves."""

@@ -102,14 +102,18 @@ def batched(W):
     return [A @ expr(W) == 0.25]
 
 
+def coefficients(S):
+    return torch.from_numpy(S.toarray()).to_sparse()
+
+
 def flow(p):
     S = 3 * grid(4)
-    return [sp.csr_array(S) @ expr(p) == 0]
+    return [coefficients(S) @ expr(p) == 0]
 
 
 def scaled_flow(p):
     S = sp.diags_array([2.0**k for k in range(-8, 8)]) @ (3 * grid(4))
-    return [sp.csr_array(S) @ expr(p) == 0]
+    return [coefficients(S) @ expr(p) == 0]
 
 
 KINDS = {

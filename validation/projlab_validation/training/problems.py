@@ -228,16 +228,18 @@ class TrainingProblem:
     def _within(self, sides: Sides, decay: float) -> Vector:
         """Return the optimum of the face that a solver ends on, its multipliers' signs checked."""
         import cvxpy as cp
+        from cvxpy.atoms.affine.wraps import psd_wrap
+        from cvxpy.atoms.quad_form import quad_form
 
         H = self.loss.hessian(self.b) + decay * np.eye(self.A.shape[1])
         linear = self.loss.gradient(np.zeros(len(H)))
         rows, right = sides.rows
         rows, right = rows[np.isfinite(right)], right[np.isfinite(right)]
         unknown = cp.Variable(len(H))
-        objective = 0.5 * cp.quad_form(unknown, cp.psd_wrap(H)) + linear @ unknown
-        held = [self.A @ unknown == self.b, rows @ unknown <= right]
-        solve: Any = cp.Problem(cp.Minimize(objective), held).solve
-        solve(solver=cp.CLARABEL)
+        objective: Any = 0.5 * quad_form(unknown, psd_wrap(H)) + linear @ unknown
+        held: list[Any] = [self.A @ unknown == self.b, rows @ unknown <= right]
+        problem: Any = cp.Problem(cp.Minimize(objective), held)
+        problem.solve(solver=cp.CLARABEL)
         active = np.asarray(held[1].dual_value) > CLEAR
         face = np.concatenate([self.A, rows[active]])
         p = self.loss.minimise(face, np.concatenate([self.b, right[active]]), decay)
