@@ -186,11 +186,7 @@ class MarginsBlock(Block):
 
     def tangent(self, gs: Sequence[Tensor], shift: Shift | None) -> None:
         view, corrections = self._view(gs), self._corrections
-        self._add_up(view, corrections.parts)
-        if shift is not None:
-            self._add_up(self._own, self._parts)
-            own = self._r[: len(corrections.flat)]
-            corrections.flat.add_(own * shift[self.parameter])
+        self._add_up_shifted(view, shift)
         corrections.flat.mul_(self._shares)
         self._separate(corrections.parts)
         self._take_off(corrections, view)
@@ -198,13 +194,9 @@ class MarginsBlock(Block):
     def multipliers(self, gs: Sequence[Tensor], shift: Shift | None) -> Tensor:
         # each effect, what varies over some axes and averages to zero over each of them, is shared
         # out between the equations whose margins have it
-        view = self._view(gs)
-        means = []
-        for i in self._independent:
-            total = self._sum(i, view).clone()
-            if shift is not None:
-                total.add_(self._sum(i, self._own) * shift[self.parameter])
-            means.append(total / self.margins[i].sums.count)
+        self._add_up_shifted(self._view(gs), shift)
+        parts = zip(self._corrections.parts, self.margins, strict=False)
+        means = [part / m.sums.count for part, m in parts]
         y = torch.zeros_like(self._r)
         every = range(len(self.grid.shape))
         kept = [frozenset(every).difference(m.dims) for m in self.margins]
@@ -364,6 +356,15 @@ class MarginsBlock(Block):
             return
         for i in self._independent:
             self._sum(i, view, parts[i])
+
+    def _add_up_shifted(self, view: Tensor, shift: Shift | None) -> None:
+        """The sums of g + shift * x, without their scales, into the corrections' memory."""
+        corrections = self._corrections
+        self._add_up(view, corrections.parts)
+        if shift is not None:
+            self._add_up(self._own, self._parts)
+            own = self._r[: len(corrections.flat)]
+            corrections.flat.add_(own * shift[self.parameter])
 
     def _take_off(self, corrections: _Corrections, view: Tensor) -> None:
         """Subtract corrections from the grid."""
