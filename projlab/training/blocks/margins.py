@@ -15,7 +15,7 @@ Reference: see `projlab.training.grids`.
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +26,7 @@ from projlab.engine.kernels import margins as kernels
 from projlab.numerics import tuning
 from projlab.numerics.transfer import sent
 from projlab.system.rank import wide_data
-from projlab.training.blocks.base import Block, Shift, largest_of, widest_dtype
+from projlab.training.blocks.base import Block, Shift, largest_of, unit, widest_dtype
 from projlab.training.blocks.sums import column_sums, sums_by_product
 from projlab.training.expressions.maps import Sums
 from projlab.training.grids import Margin, MarginsPlan
@@ -186,14 +186,39 @@ class MarginsBlock(Block):
 
     def tangent(self, gs: Sequence[Tensor], shift: Shift | None) -> None:
         view, corrections = self._view(gs), self._corrections
-        self._add_up(view, corrections.parts)
-        if shift is not None:
-            self._add_up(self._own, self._parts)
-            own = self._r[: len(corrections.flat)]
-            corrections.flat.add_(own * shift[self.parameter])
+        self._add_up_shifted(view, shift)
         corrections.flat.mul_(self._shares)
         self._separate(corrections.parts)
         self._take_off(corrections, view)
+
+    def multipliers(self, gs: Sequence[Tensor], shift: Shift | None) -> Tensor:
+        # each effect, what varies over some axes and averages to zero over each of them, is shared
+        # out between the equations whose margins have it
+        self._add_up_shifted(self._view(gs), shift)
+        parts = zip(self._corrections.parts, self.margins, strict=False)
+        means = [part / m.sums.count for part, m in parts]
+        y = torch.zeros_like(self._r)
+        every = range(len(self.grid.shape))
+        kept = [frozenset(every).difference(m.dims) for m in self.margins]
+        for axes in {s for own in kept for s in _subsets(own)}:
+            finest = next(i for i in self._independent if axes <= kept[i])
+            effect = means[finest]
+            for d in every:
+                mean = effect.mean(d, keepdim=True)
+                effect = effect - mean if d in axes else mean
+            holders = [i for i, own in enumerate(kept) if axes <= own]
+            weights = [self._weight(i) for i in holders]
+            for i, weight in zip(holders, weights, strict=True):
+                share = weight / sum(weights) / self.margins[i].sums.scale
+                self._part(y, i).sub_(effect * share)
+        return y
+
+    def _weight(self, i: int) -> float:
+        """The share of equation i in an effect: its rows' squared norms, equilibrated, a row."""
+        m = self.margins[i]
+        norm = abs(m.sums.scale) * math.sqrt(m.sums.count)
+        D = float(unit(torch.tensor(norm, dtype=torch.float64, device="cpu")))
+        return float(m.sums.scale * D) ** 2 / m.rows.numel()
 
     def contradiction(
         self, b: Tensor, u: float, error: Tensor | None = None
@@ -332,6 +357,15 @@ class MarginsBlock(Block):
         for i in self._independent:
             self._sum(i, view, parts[i])
 
+    def _add_up_shifted(self, view: Tensor, shift: Shift | None) -> None:
+        """The sums of g + shift * x, without their scales, into the corrections' memory."""
+        corrections = self._corrections
+        self._add_up(view, corrections.parts)
+        if shift is not None:
+            self._add_up(self._own, self._parts)
+            own = self._r[: len(corrections.flat)]
+            corrections.flat.add_(own * shift[self.parameter])
+
     def _take_off(self, corrections: _Corrections, view: Tensor) -> None:
         """Subtract corrections from the grid."""
         parts = corrections.parts
@@ -375,6 +409,12 @@ def _mean(t: Tensor, margin: Margin) -> Tensor:
     """The average of a broadcast margin over the axes of another one."""
     dims = tuple(d for d in margin.dims if t.shape[d] > 1)
     return t.mean(dims, keepdim=True) if dims else t
+
+
+def _subsets(axes: frozenset[int]) -> Iterator[frozenset[int]]:
+    """All of them, the empty one as well."""
+    for size in range(len(axes) + 1):
+        yield from map(frozenset, itertools.combinations(sorted(axes), size))
 
 
 def _rows_at(margin: Margin, joint: torch.Size, position: int) -> Tensor:
