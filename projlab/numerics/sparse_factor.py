@@ -77,7 +77,7 @@ REMEDY = "Split the constraint into independent blocks, or leave out the rows th
 
 
 class Elimination(Protocol):
-    """What forms, counts and factors faster, where there is such a thing."""
+    """What orders, forms, counts and factors faster, where there is such a thing."""
 
     def transposed(self, E: Any) -> Any:
         """Compressed rows of E', of E's."""
@@ -87,6 +87,9 @@ class Elimination(Protocol):
 
     def gram(self, E: Any, back: Any, shift: float, entries: int) -> Any:
         """E E' + shift I, CSC, not sorted."""
+
+    def order(self, matrix: Any) -> Any:
+        """As `projlab.numerics.fill.elimination_order`."""
 
     def permuted(self, matrix: Any, order: Any) -> Any:
         """A square CSC matrix with rows and columns in another order."""
@@ -133,7 +136,8 @@ def prepared(
             (given.data, given.indices.astype(np.int32), given.indptr.astype(np.int32)),
             shape=given.shape,
         )
-    order = elimination_order(narrow) if order is None else order
+    if order is None:
+        order = elimination_order(narrow) if elimination is None else elimination.order(narrow)
     if elimination is None:
         permuted = csc_array(narrow[order][:, order])
     else:
