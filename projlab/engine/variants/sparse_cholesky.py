@@ -326,7 +326,11 @@ def judged(
     gram: SparseGram, rows: Rows, f: Tensor, steps: Sequence[int] = tolerance.INNER_STEPS
 ) -> Judged:
     """The first way that does: this shift or a smaller one, or steps within each correction."""
-    ordered, f = rows.select(gram.order), f[gram.order]
+    f = f[gram.order]
+    if rows.dtype is torch.float64 and rows.batch is None:
+        ordered: Rows = SparseRows(*gram.E.entries(), gram.shape)  # the same, in order already
+    else:
+        ordered = rows.select(gram.order)
     best = _tried(gram, 0, ordered, f)
     if not best.found.at_rest:
         smaller = gram.reshifted(gram.shift * tolerance.SMALLER_SHIFT)
