@@ -4,7 +4,8 @@ On the CPU SuperLU, which scipy brings: in symmetric mode, in an order of minimu
 pivots on the diagonal (Li, "An overview of SuperLU", ACM Trans. Math. Software 31 (2005)). A
 quasi-definite matrix has such a factor in every order (Vanderbei, "Symmetric quasidefinite
 matrices", SIAM J. Optim. 5 (1995)). On CUDA CHOLMOD and the triangular solves of cholespy, for
-definite ones. What a factor takes is counted before it is made (`projlab.numerics.fill`).
+definite ones. On the CPU kernels may order and factor instead (`Elimination`). What a factor takes
+is counted before it is made (`projlab.numerics.fill`).
 """
 
 import math

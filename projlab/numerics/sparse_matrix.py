@@ -51,8 +51,9 @@ class SparseMatrix:
         if self.device.type != "cpu":
             forward: Compressed = self.forward
             return forward.entries()
-        parts = self.forward.indptr, self.forward.indices, self.forward.data
-        return Compressed(*map(torch.from_numpy, parts), self.shape).entries()
+        host = self.forward
+        first, columns, values = map(torch.from_numpy, (host.indptr, host.indices, host.data))
+        return Compressed(first, columns, values, self.shape).entries()
 
     def _product(self, matrix: Any, x: Tensor) -> Tensor:
         x = x.detach()

@@ -2,7 +2,7 @@
 
 Variables are eliminated in the quotient graph: one that is gone stays as an element, the clique of
 its neighbours, and takes the place of the elements it was next to. Degrees are bounds from above,
-|A_i| + |L_p \\ i| + sum |L_e \\ L_p|; variables with the same neighbours are one; an element within
+|A_i| + |L_p - i| + sum |L_e - L_p|; variables with the same neighbours are one; an element within
 the new one is absorbed (Amestoy, Davis and Duff, "An approximate minimum degree ordering
 algorithm", SIAM J. Matrix Anal. Appl. 17 (1996), sections 3 to 5). Of equal degrees the one that
 was changed longest ago is taken, which spreads pivots as multiple elimination does (Liu, ACM Trans.

@@ -141,7 +141,7 @@ def test_a_null_space_of_few_dimensions_is_found_and_projects(name):
     assert (P.tangent(x - found)).norm() <= limit
     single = projlab.projector(A, b, NAME)(x.float())
     assert (single - found).norm() <= limit + 4 * 2.0**-24 * float(x.norm() + found.norm())
-    copied = pickle.loads(pickle.dumps(P))
+    copied = pickle.loads(pickle.dumps(P))  # noqa: S301  # what was pickled here
     assert (copied(x) - found).norm() <= limit
     # another right side, of which the point nearest to zero is another
     other = projlab.projector(A, 2 * b, NAME)

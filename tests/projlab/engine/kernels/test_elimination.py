@@ -144,9 +144,7 @@ def test_an_order_of_minimum_degree_fills_in_as_superlus(name):
     assert np.array_equal(np.sort(order), np.arange(pattern.shape[0]))
     assert np.array_equal(pattern.indices, kept.indices)
     plain = fill.elimination_order(pattern)
-    ours, theirs = (
-        fill.count(sp.csc_array(pattern[p][:, p])).nonzeros for p in (order, plain)
-    )
+    ours, theirs = (fill.count(sp.csc_array(pattern[p][:, p])).nonzeros for p in (order, plain))
     # ties are broken otherwise, and degrees are bounds
     assert ours <= 1.25 * theirs
 
