@@ -27,9 +27,7 @@ class Product:
 
     def __call__(self, x: Pair) -> Pair:
         """x (k, n) to (k, m), or (k, m) to (k, n) for the transpose."""
-        product = self.rows.rmatvec_pair if self.transposed else self.rows.matvec_pair
-        parts = [product(Pair(h, lo)) for h, lo in zip(x.high, x.low, strict=True)]
-        return Pair(torch.stack([p.high for p in parts]), torch.stack([p.low for p in parts]))
+        return self.rows.rmatvec_pair(x) if self.transposed else self.rows.matvec_pair(x)
 
     def error(self, x: Pair, y: Pair, u: float) -> Tensor:
         """(k,) 2-norm of the bound above, itself rounded upwards."""

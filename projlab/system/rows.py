@@ -85,11 +85,11 @@ class Rows(ABC):
 
     @abstractmethod
     def matvec_pair(self, x: Pair) -> Pair:
-        """A x of one vector, in twice the precision of float64; not batched."""
+        """A x for x (n,) or (k, n), in twice the precision of float64; not batched."""
 
     @abstractmethod
     def rmatvec_pair(self, y: Pair) -> Pair:
-        """A' y of one vector, in twice the precision of float64; not batched."""
+        """A' y for y (m,) or (k, m), in twice the precision of float64; not batched."""
 
     @abstractmethod
     def abs(self) -> Self:

@@ -89,13 +89,15 @@ def performance(summary: Summary) -> list[Chart]:
         def draw(axes: Axes, times: pd.DataFrame = times, what: str = what) -> None:
             ratios = np.geomspace(1, WIDEST_RATIO, 200)
             table = profiles.profile(times, ratios)
+            places = {v: i for i, v in enumerate(summary.variants)}
             for k, variant in enumerate(table.columns):
+                i = places.setdefault(variant, len(places))
                 axes.step(
                     ratios,
                     100 * table[variant],
                     where="post",
-                    color=PALETTE[k % len(PALETTE)],
-                    marker=MARKERS[k % len(MARKERS)],
+                    color=PALETTE[i % len(PALETTE)],
+                    marker=MARKERS[i % len(MARKERS)],
                     markevery=(10 * k, 40),
                     markersize=5,
                     label=variant,
@@ -201,7 +203,9 @@ def pareto(summary: Summary) -> list[Chart]:
             continue
 
         def draw(axes: Axes, compared: pd.DataFrame = compared, dtype: str = dtype) -> None:
-            for i, row in enumerate(rows(compared)):
+            places = {v: i for i, v in enumerate(summary.variants)}
+            for row in rows(compared):
+                i = places.setdefault(row["method"], len(places))
                 colour = PALETTE[i % (len(PALETTE) - 1)]  # the last is black: a dark page hides it
                 kept = row["once"] > row["seconds"]
                 if kept:

@@ -103,29 +103,33 @@ def _fastest(answers: pd.DataFrame, among: list[str], what: str, need: str) -> R
 
 
 def _most_digits(answers: pd.DataFrame, among: list[str], need: str) -> Row:
-    """The least worst forward error in units of κu over the problems that all of these answer."""
-    judged = answers[answers["verdict"].isin(("pass", "expected"))]
+    """The least worst forward error in units of κu, of those that are right on the most problems.
+
+    Whoever is right on fewer is no choice for whatever system comes, however near it is there.
+    """
+    judged = answers[answers["verdict"] == "pass"]
     table = judged[judged["units_of_kappa_u"].notna()].pivot_table(
         index=["content_hash", "dtype", "check"], columns="variant", values="units_of_kappa_u"
     )
-    names = [v for v in among if v in table]
-    most = max((int(table[v].notna().sum()) for v in names), default=0)
-    names = [v for v in names if table[v].notna().sum() >= most / 2]
-    common = table[names].dropna()
-    if not names or common.empty:
+    right = {v: int(table[v].notna().sum()) for v in among if v in table}
+    if not right:
         return None
-    worst = {v: float(common[v].max()) for v in names}
+    most = max(right.values())
+    names = [v for v in right if right[v] == most]
+    worst = {v: float(table[v].max()) for v in names}
     least = min(worst.values())
     best, *near = [v for v in names if worst[v] <= NEAR * least]
-    content, dtype, check = common.index[int(common[best].to_numpy().argmax())]
+    content, dtype, check = table.index[int(np.nanargmax(table[best].to_numpy()))]
     same = (answers["content_hash"] == content) & (answers["check"] == check)
     where = f"{answers[same & (answers['dtype'] == dtype)]['problem'].iloc[0]}, {dtype}"
     rest = ", ".join(f"{v} {figure(worst[v])}" for v in names if v != best)
     beside = f"; {rest}" if rest else ""
     tie = f"; as near, within a factor {NEAR:g}: {', '.join(near)}" if near else ""
+    fewer = ", ".join(f"{v} on {right[v]}" for v in right if v not in names)
+    others = f"; right on fewer: {fewer}" if fewer else ""
     return (
         need,
         best,
-        f"forward error {figure(worst[best])} κu at most over {len(common)} problems, the worst "
-        f"{where}{beside}{tie}",
+        f"right on {most}, forward error {figure(worst[best])} κu at most, the worst "
+        f"{where}{beside}{tie}{others}",
     )

@@ -154,6 +154,13 @@ class Summary:
         return pd.DataFrame({"what": shown.keys(), "is": shown.values()})
 
     @cached_property
+    def how_many_problems(self) -> str:
+        """Count the problems that were measured, and say how many were not."""
+        measured = self.verdicts[self.verdicts["verdict"] != "skip"]["problem"].nunique()
+        skipped = self.verdicts["problem"].nunique() - measured
+        return f"{measured} problems" + (f", and {skipped} that were skipped," if skipped else "")
+
+    @cached_property
     def by_variant(self) -> pd.DataFrame:
         """One row a variant: verdicts counted apart, worst error that passed, median seconds."""
         table = []

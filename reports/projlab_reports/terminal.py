@@ -14,6 +14,9 @@ from rich.text import Text
 from projlab_reports.summary import VERDICTS, Summary, rows
 from projlab_reports.units import duration, figure
 
+UNBOUNDED = 10_000
+"""Columns that no table needs."""
+
 STYLES = {"pass": "green", "expected": "yellow", "skip": "dim", "fail": "bold red"}
 
 
@@ -21,7 +24,7 @@ def show(summary: Summary, report: Path, console: Console | None = None) -> None
     """Print the table (a subject's is one of checks), failures, verdict and report's path."""
     console = console or Console()
     if len(summary.by_variant):
-        console.print(checks_table(summary) if summary.subject else variants_table(summary))
+        _print(checks_table(summary) if summary.subject else variants_table(summary), console)
     if len(summary.trained):
         held = summary.convex["verdict"].value_counts()
         ends = f"{held.get('pass', 0)} runs end at the constrained optimum"
@@ -33,6 +36,15 @@ def show(summary: Summary, report: Path, console: Console | None = None) -> None
         console.print(Text(f"     {failure['reproduce']}"), soft_wrap=True)
     console.print(Text(summary.headline, style="bold"), soft_wrap=True)
     console.print(Text(f"Report: {report}"), soft_wrap=True)
+
+
+def _print(table: Table, console: Console) -> None:
+    """Print a table in full: a narrow terminal wraps its lines rather than lose a figure."""
+    unbounded = console.options.update(width=UNBOUNDED)
+    width = console.width
+    console.width = max(width, console.measure(table, options=unbounded).maximum)
+    console.print(table)
+    console.width = width
 
 
 def checks_table(summary: Summary) -> Table:
@@ -47,7 +59,7 @@ def checks_table(summary: Summary) -> Table:
 def variants_table(summary: Summary) -> Table:
     """Return one row a variant."""
     title = f"projlab validate, {summary.header['profile']} profile"
-    table = _table(title, "variant", "worst, κu", "of bound", "set-up", "project")
+    table = _table(title, "variant", "worst,\nκu", "of\nbound", "set-up", "project")
     for row in rows(summary.by_variant):
         table.add_row(
             row["variant"],

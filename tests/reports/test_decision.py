@@ -39,13 +39,22 @@ def test_a_variant_for_each_need():
 def test_the_reason_has_the_figures_and_names_the_worst_problem():
     worse = replace(BASE, problem="netlib_worse", content_hash="worse", forward_error=8e-14)
     text = because(DIGITS, BASE, worse)
-    assert "over 2 problems, the worst netlib_worse, float64" in text
+    assert "right on 2, forward error" in text
+    assert "the worst netlib_worse, float64" in text
     slower = replace(CHOLESKY, project_s_median=3.3e-5)
     assert take(BASE, slower)[MANY] == "cholesky"  # the simpler of two that are as fast
     assert "as fast, within what times repeat to: qr" in because(MANY, BASE, slower)
     nearer = replace(CHOLESKY, forward_error=0.9e-14)
     assert "as near, within a factor 2: qr" in because(DIGITS, BASE, nearer)
     assert "as fast" not in because(MANY, BASE, replace(CHOLESKY, project_s_median=1e-3))
+
+
+def test_whoever_is_right_on_fewer_problems_is_not_taken_whatever_the_system():
+    """However near its answers are where it has one, and simpler though it is."""
+    beyond = {"problem": "beyond", "content_hash": "beyond"}
+    records = BASE, replace(BASE, **beyond), replace(CHOLESKY, forward_error=1e-16)
+    assert take(*records)[DIGITS] == "qr"
+    assert "right on fewer: cholesky on 1" in because(DIGITS, *records)
 
 
 def test_what_failed_is_recommended_for_nothing():

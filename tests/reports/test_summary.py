@@ -27,6 +27,14 @@ def test_a_skip_is_no_check(summary):
     assert summary.checked == 5
 
 
+def test_problems_that_were_skipped_are_counted_apart():
+    other = replace(BASE, variant="pinv", status="skip")
+    elsewhere = replace(other, problem="large", content_hash="large")
+    assert summary_of(BASE, other).how_many_problems == "1 problems"
+    both = summary_of(BASE, other, elsewhere)
+    assert both.how_many_problems == "1 problems, and 1 that were skipped,"
+
+
 def test_the_worst_error_is_that_of_what_passed(summary):
     variants = by(summary.by_variant, "variant")
     worst = summary.verdicts.query("variant == 'qr' and verdict == 'pass'")["units_of_kappa_u"]

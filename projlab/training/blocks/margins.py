@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from projlab import tolerance
+from projlab.engine.kernels import margins as kernels
 from projlab.numerics import tuning
 from projlab.numerics.transfer import sent
 from projlab.system.rank import wide_data
@@ -108,6 +109,9 @@ class MarginsBlock(Block):
         self._parts = [self._part(self._r, i) for i in range(len(self.margins))]
         both = flat and sorted(m.dims for m in own) == [(0,), (1,)]
         product = both and parameter.dtype is self.work and _multiplied(self.grid)
+        self._native = both and self._whole and kernels.pay(parameter)
+        self._down = int(self._native and own[1].dims == (0,))
+        """Of the two parts, that of the columns' sums."""
         self._corrections = _Corrections.of(own, self._r, product=product)
         """Of which everything is overwritten by the next residual or correction."""
         self._shares = shares[: len(self._corrections.flat)]
@@ -126,8 +130,7 @@ class MarginsBlock(Block):
         self._sampled = [sample.view(ts[self.parameter]) for sample in self._samples]
 
     def residual(self, b: Tensor) -> Tensor:
-        for i in self._independent:
-            self._sum(i, self._own, self._parts[i])
+        self._add_up(self._own, self._parts)
         for i in range(len(self._independent), len(self._parts)):
             finer, dims = self._parts[self._finer[i]], self.margins[i].dims
             torch.sum(finer, dims, True, out=self._parts[i]) if dims else self._parts[i].copy_(
@@ -163,7 +166,7 @@ class MarginsBlock(Block):
         return b.abs() + largest / self._per_entry.abs()
 
     def subtract(self, r: Tensor) -> None:
-        self._correct(r).subtract_from(self._own)
+        self._take_off(self._correct(r), self._own)
 
     def one_is_enough(self, b: Tensor, r: Tensor) -> bool:
         if self.b_at_least > 0:
@@ -183,13 +186,14 @@ class MarginsBlock(Block):
 
     def tangent(self, gs: Sequence[Tensor], shift: Shift | None) -> None:
         view, corrections = self._view(gs), self._corrections
-        for i, part in enumerate(corrections.parts):
-            self._sum(i, view, part)
-            if shift is not None:
-                part.add_(self._sum(i, self._own) * shift[self.parameter])
+        self._add_up(view, corrections.parts)
+        if shift is not None:
+            self._add_up(self._own, self._parts)
+            own = self._r[: len(corrections.flat)]
+            corrections.flat.add_(own * shift[self.parameter])
         corrections.flat.mul_(self._shares)
         self._separate(corrections.parts)
-        corrections.subtract_from(view)
+        self._take_off(corrections, view)
 
     def contradiction(
         self, b: Tensor, u: float, error: Tensor | None = None
@@ -321,14 +325,29 @@ class MarginsBlock(Block):
             means[i].sub_(torch.sum(s, dims, True) if dims else s, alpha=share)
         return means
 
-    def _sum(self, i: int, view: Tensor, out: Tensor | None = None) -> Tensor:
+    def _add_up(self, view: Tensor, parts: Sequence[Tensor]) -> None:
+        """The sums of the independent equations, without their scales, into the first parts."""
+        if self._native and kernels.add_up(view, parts[self._down], parts[1 - self._down]):
+            return
+        for i in self._independent:
+            self._sum(i, view, parts[i])
+
+    def _take_off(self, corrections: _Corrections, view: Tensor) -> None:
+        """Subtract corrections from the grid."""
+        parts = corrections.parts
+        if self._native and kernels.take_off(view, parts[self._down], parts[1 - self._down]):
+            return
+        corrections.subtract_from(view)
+
+    def _sum(self, i: int, view: Tensor, out: Tensor) -> None:
         """The sums of equation i without its scale, in the shape of its margin, of the grid."""
-        if self._by_product[i]:
-            return column_sums(view, out)
         dims = self.margins[i].dims
-        if dims:
-            return torch.sum(view, dims, True, dtype=self.work, out=out)
-        return view.to(self.work) if out is None else out.copy_(view)
+        if self._by_product[i]:
+            column_sums(view, out)
+        elif dims:
+            torch.sum(view, dims, True, dtype=self.work, out=out)
+        else:
+            out.copy_(view)
 
 
 def _finer(margins: Sequence[Margin], i: int) -> int:

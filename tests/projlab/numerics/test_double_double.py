@@ -8,9 +8,12 @@ from hypothesis import given as draw
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from projlab.numerics import double_double
 from projlab.numerics.double_double import (
     Pair,
     add,
+    added,
+    dense_product,
     exact,
     negative,
     sum_into,
@@ -103,8 +106,10 @@ def allowed(parts):
 @draw(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 60))
 @settings(max_examples=60)
 def test_sums_over_the_last_dimension(seed, rows, columns):
-    parts = ragged(seed, 3, rows, columns)
-    for found, row in zip(values(sum_last(parts)), parts.movedim(0, 1).flatten(1), strict=True):
+    parts = ragged(seed, rows, columns)
+    for found, row in zip(
+        values(added(sum_last(parts.clone(), torch.empty_like(parts)))), parts, strict=True
+    ):
         assert abs(found - sum(map(Fraction, row.tolist()))) <= allowed(row.tolist())
 
 
@@ -121,12 +126,14 @@ def test_sums_into_places(seed, count, length):
 
 def test_sums_do_not_depend_on_the_order_of_their_terms():
     """High parts are multiples of one power of two: they add up exactly."""
-    parts = ragged(0, 3, 2, 50)
+    parts = ragged(0, 3, 50)
     order = torch.randperm(50)
-    for left, right in zip(sum_last(parts), sum_last(parts[..., order]), strict=True):
+    room = torch.empty_like(parts)
+    one, other = sum_last(parts.clone(), room), sum_last(parts[:, order], room)
+    for left, right in zip(one, other, strict=True):
         assert torch.equal(left, right)
     target = torch.arange(50) % 7
-    left, right = sum_into(parts[:, 0], target, 7), sum_into(parts[:, 0, order], target[order], 7)
+    left, right = sum_into(parts, target, 7), sum_into(parts[:, order], target[order], 7)
     assert torch.equal(left.high, right.high)
     assert torch.equal(left.low, right.low)
 
@@ -143,3 +150,22 @@ def test_terms_of_a_product(low):
     expected = [Fraction(v) * w for v, w in zip(a.tolist(), values(x), strict=True)]
     for f, e, v in zip(found, expected, a.tolist(), strict=True):
         assert abs(f - e) <= Fraction(U) * abs(Fraction(v) * Fraction(low))
+
+
+@pytest.mark.parametrize("lead", [(), (3,)])
+@pytest.mark.parametrize("chunk", [1, 2 * 7, 5 * 7, 2 * 5 * 7, 2**15])
+def test_products_with_vectors_whatever_is_held_at_a_time(lead, chunk, monkeypatch):
+    """Of a matrix that lies row by row, and of one that lies column by column."""
+    monkeypatch.setattr(double_double, "_CHUNK", chunk)
+    A = ragged(1, 5, 7)
+    high = ragged(2, *lead, 7)
+    x = Pair(high, high * 2.0**-54 * torch.rand(*lead, 7, dtype=F64))
+    for matrix in (A, A.mT.contiguous().mT):
+        found = dense_product(matrix, x)
+        assert found.high.shape == found.low.shape == (*lead, 5)
+        vectors = [values(Pair(*v)) for v in zip(*(p.reshape(-1, 7) for p in x), strict=True)]
+        found = [values(Pair(*v)) for v in zip(*(p.reshape(-1, 5) for p in found), strict=True)]
+        for mine, vector in zip(found, vectors, strict=True):
+            for y, row in zip(mine, A.tolist(), strict=True):
+                parts = [Fraction(a) * v for a, v in zip(row, vector, strict=True)]
+                assert abs(y - sum(parts)) <= allowed(parts)

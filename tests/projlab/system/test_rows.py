@@ -98,6 +98,9 @@ def test_products_with_pairs_keep_what_float64_loses(rows):
     adjoint = rows.rmatvec_pair(Pair(high[:3], low[:3]))
     assert adjoint.high.tolist() == [9.0, 4.0, 0.0, -14.0]
     assert adjoint.low.tolist() == [0.0, 4 * tiny, 0.0, -2 * tiny]
+    many = rows.matvec_pair(Pair(torch.stack([high, 2 * high]), torch.stack([low, 2 * low])))
+    assert many.high.tolist() == [product.high.tolist(), (2 * product.high).tolist()]
+    assert many.low.tolist() == [product.low.tolist(), (2 * product.low).tolist()]
 
 
 def test_entry_by_entry(any_rows):

@@ -155,6 +155,25 @@ def test_right_sides_broadcast():
         expr(q) == torch.ones(3)  # noqa: B015
 
 
+def test_pandas_on_the_left():
+    """Its `*`, `+` and relations leave the operation to us; its `@` cannot, and says so."""
+    pandas = pytest.importorskip("pandas")
+    a = pandas.Series([1.0, 2.0, 4.0, 8.0, 16.0])
+    values = torch.tensor(a.to_numpy())
+    for made, wanted in (
+        (a * expr(p), values * p),
+        (a + expr(p), values + p),
+        (a - expr(p), values - p),
+        (expr(p) @ a, p @ values),
+        (a.to_numpy() @ expr(p), values @ p),
+    ):
+        torch.testing.assert_close(value(made), wanted.detach())
+    assert (a == expr(p)).right_side().tolist() == a.tolist()
+    for table in (a, a.to_frame().T):
+        with pytest.raises(TypeError, match=r"to_numpy\(\) @ expression"):
+            table @ expr(p)
+
+
 def test_equations_and_expressions_have_no_truth_value():
     with pytest.raises(TypeError, match=r"projlab\.constrain"):
         bool(expr(p) == 1)
