@@ -298,6 +298,13 @@ STALLED = 2.0**-26
 is rounding, and so moves by up to kappa u; kappa 2^-27 of a float64 is as far as a shift lets a
 factor of the Gram matrix go. Slow convergence shows in the residual of random vectors before."""
 
+NULL_SPACE = 2.0**-18
+"""Over sqrt(n), the length of a random vector: of four such vectors, projected, what is longer than
+this is along the null space, and no rounding, which is at most `STALLED` of that length. The least
+singular value of a k x 4 Gaussian matrix, k < 4, is below 1e-2 with a probability of about 1e-4
+(Edelman, SIAM J. Matrix Anal. Appl. 9 (1988), for k = 3): in question from n = 7e6 on, where what
+is neither decides nothing."""
+
 
 def square_range(dtype: torch.dtype) -> tuple[float, float]:
     """Squares of norms between which sums of squares neither overflow nor lose digits."""

@@ -47,6 +47,8 @@ class Corrected(NamedTuple):
     """Of E x - f at the projection of zero, over ||e_i|| ||x|| + |f_i|: the worst row's."""
     worst: int
     """Which row that is."""
+    ends: Tensor
+    """(..., count, n) the random vectors, on the null space."""
 
     @property
     def at_rest(self) -> bool:
@@ -111,7 +113,8 @@ def corrected(rows: Rows, f: Tensor, products: Products, count: int = PROBES) ->
         allowed = norms * norm(X[..., -1, :], dim=-1, keepdim=True) + f.abs()
         off = (R[..., -1, :].abs() / allowed.clamp_min(_TINY)).flatten()
         worst = int(off.argmax())
-        found = Corrected(done, moved, before, drift, left, float(off[worst]), worst)
+        ends, most = X[..., :-1, :], float(off[worst])
+        found = Corrected(done, moved, before, drift, left, most, worst, ends)
         # the first is made whatever it moves, and the last that moves nothing is not
         settled = found.at_rest and _rest(drift, drifted)
         if done and (settled or not moved < torch.inf or _hopeless(found)):

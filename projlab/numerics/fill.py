@@ -1,10 +1,11 @@
 """Fill of a sparse Cholesky factor, counted before anything is factored.
 
-The order is that in which SuperLU will eliminate (multiple minimum degree on A + A'; Liu, ACM
-Trans. Math. Software 11 (1985)), read off an incomplete factorisation that drops everything. The
-elimination tree is that of the minimum spanning forest whose edges weigh as much as their later
-vertex, because it has the same components as the graph up to every vertex (Liu, "The role of
-elimination trees in sparse factorization", SIAM J. Matrix Anal. Appl. 11 (1990), section 3). Row i
+The order, where no kernel finds one, is that in which SuperLU will eliminate (multiple minimum
+degree on A + A'; Liu, ACM Trans. Math. Software 11 (1985)), read off an incomplete factorisation
+that drops everything. The elimination tree is that of the minimum spanning forest whose edges weigh
+as much as their later vertex, because it has the same components as the graph up to every vertex
+(Liu, "The role of elimination trees in sparse factorization", SIAM J. Matrix Anal. Appl. 11 (1990),
+section 3). Row i
 of the factor is the union of the paths from the nonzeros of row i to i in that tree; how many such
 unions hold a vertex is a sum over its subtree of ones for nonzeros less ones for the least common
 ancestors of neighbouring ones (Gilbert, Ng and Peyton, SIAM J. Matrix Anal. Appl. 15 (1994)).

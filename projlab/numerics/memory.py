@@ -26,10 +26,15 @@ def limit(device: torch.device) -> int:
     return half if unused is None else min(half, unused)
 
 
+_HEAD = 512
+"""Bytes of what the kernel tells that hold its first lines, MemAvailable the third of them."""
+
+
 def available(told: Path = Path("/proc/meminfo")) -> int | None:
     """Bytes of the host's memory that programs may take without swapping; None where not told."""
-    try:  # as few lines as need be: a small system asks several times
-        _, _, rest = told.read_bytes().partition(b"MemAvailable:")
+    try:  # no more than need be: a small system asks several times
+        with told.open("rb", buffering=0) as file:
+            _, _, rest = file.read(_HEAD).partition(b"MemAvailable:")
         return int(rest[:64].split(maxsplit=1)[0]) * 1024
     except (OSError, ValueError, IndexError):
         return None

@@ -4,7 +4,8 @@ On the CPU SuperLU, which scipy brings: in symmetric mode, in an order of minimu
 pivots on the diagonal (Li, "An overview of SuperLU", ACM Trans. Math. Software 31 (2005)). A
 quasi-definite matrix has such a factor in every order (Vanderbei, "Symmetric quasidefinite
 matrices", SIAM J. Optim. 5 (1995)). On CUDA CHOLMOD and the triangular solves of cholespy, for
-definite ones. What a factor takes is counted before it is made (`projlab.numerics.fill`).
+definite ones. On the CPU kernels may order and factor instead (`Elimination`). What a factor takes
+is counted before it is made (`projlab.numerics.fill`).
 """
 
 import math
@@ -77,7 +78,7 @@ REMEDY = "Split the constraint into independent blocks, or leave out the rows th
 
 
 class Elimination(Protocol):
-    """What forms, counts and factors faster, where there is such a thing."""
+    """What orders, forms, counts and factors faster, where there is such a thing."""
 
     def transposed(self, E: Any) -> Any:
         """Compressed rows of E', of E's."""
@@ -87,6 +88,9 @@ class Elimination(Protocol):
 
     def gram(self, E: Any, back: Any, shift: float, entries: int) -> Any:
         """E E' + shift I, CSC, not sorted."""
+
+    def order(self, matrix: Any) -> Any:
+        """As `projlab.numerics.fill.elimination_order`."""
 
     def permuted(self, matrix: Any, order: Any) -> Any:
         """A square CSC matrix with rows and columns in another order."""
@@ -133,7 +137,8 @@ def prepared(
             (given.data, given.indices.astype(np.int32), given.indptr.astype(np.int32)),
             shape=given.shape,
         )
-    order = elimination_order(narrow) if order is None else order
+    if order is None:
+        order = elimination_order(narrow) if elimination is None else elimination.order(narrow)
     if elimination is None:
         permuted = csc_array(narrow[order][:, order])
     else:

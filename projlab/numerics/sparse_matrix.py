@@ -46,6 +46,15 @@ class SparseMatrix:
         """E' y for vectors y (..., m) of float64."""
         return self._product(self.back, y)
 
+    def entries(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows, columns and values, sorted by row."""
+        if self.device.type != "cpu":
+            forward: Compressed = self.forward
+            return forward.entries()
+        host = self.forward
+        first, columns, values = map(torch.from_numpy, (host.indptr, host.indices, host.data))
+        return Compressed(first, columns, values, self.shape).entries()
+
     def _product(self, matrix: Any, x: Tensor) -> Tensor:
         x = x.detach()
         if self.device.type != "cpu":

@@ -366,9 +366,14 @@ class SparseRows(Rows):
 
 def sparse_rows(rows: Tensor, cols: Tensor, values: Tensor, shape: tuple[int, int]) -> SparseRows:
     """From entries in any order: duplicates are summed, zeros dropped, the rest is sorted."""
+    indices = torch.stack([rows, cols])
     coo = torch.sparse_coo_tensor(
-        torch.stack([rows, cols]), values, shape, device=values.device, check_invariants=True
-    ).coalesce()
+        indices, values, shape, device=values.device, check_invariants=True
+    )
+    further = (rows[1:] == rows[:-1]) & (cols[1:] > cols[:-1])
+    if bool((further | (rows[1:] > rows[:-1])).all()):  # as compressed rows come: nothing to sort
+        return _nonzero(indices, values, shape)
+    coo = coo.coalesce()
     return _nonzero(coo.indices(), coo.values(), shape)
 
 

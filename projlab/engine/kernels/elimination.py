@@ -1,4 +1,4 @@
-"""Sparse elimination by numba: counting, factoring, solving, and a projection in one call.
+"""Sparse elimination by numba: order, count, factor, solves, and a projection in one call.
 
 Used where numba is installed and PROJLAB_NATIVE leaves it on (see `native`), on the CPU. SuperLU
 takes 135 us to factor 920 rows with a fill of 2,583, of which 14 are work, and keeps both triangles
@@ -33,6 +33,13 @@ and 141, 8455 rows of metabolism and a grid of 300 x 300, it takes 1.4 and 1.6 t
 def kernels() -> Any:
     """`elimination_kernels.float64`, compiled; None where numba is not there or fails."""
     return loaded("elimination_kernels", torch.float64, _tried)
+
+
+@cache
+def ordering() -> Any:
+    """`ordering_kernels.minimum_degree`, compiled; None where numba is not there or fails."""
+    one = np.array([0, 1], np.int32), np.zeros(1, np.int32), np.empty(1, np.int64)
+    return loaded("ordering_kernels", torch.float64, lambda found: found(*one))
 
 
 def _tried(found: Any) -> None:
@@ -83,6 +90,12 @@ class Elimination:
         )
         return _compressed(made[2], made[1], made[0], (m, m), columns=True)
 
+    def order(self, matrix: Any) -> Any:
+        """As `projlab.numerics.fill.elimination_order`, of both triangles."""
+        found = np.empty(matrix.shape[0], np.int64)
+        ordering()(matrix.indptr, matrix.indices, found)
+        return found
+
     def permuted(self, matrix: Any, order: Any) -> Any:
         """Rows and columns of a square matrix by columns, in another order."""
         made = _empty(matrix.shape[0], matrix.nnz)
@@ -114,7 +127,7 @@ class Elimination:
 @cache
 def elimination() -> Elimination | None:
     """The kernels for vectors on the CPU, or None where there are none."""
-    return None if kernels() is None else Elimination()
+    return None if kernels() is None or ordering() is None else Elimination()
 
 
 def available(device: torch.device) -> Elimination | None:

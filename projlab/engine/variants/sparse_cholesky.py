@@ -6,6 +6,10 @@ value sigma a correction leaves s / (sigma^2 + s), so that what counts as zero s
 Where a small sigma makes that slow, each correction is some steps of conjugate gradients with the
 factor as preconditioner.
 
+Where random vectors, projected, show a null space of few dimensions (rows of a chain, of a tree's
+edges, of almost as many rows as variables), a basis Z of it projects for a fixed right side:
+x <- p + Z'Z (x - p), with the point p that is nearest to zero.
+
 Reference: Golub and Van Loan, "Matrix Computations", 4th ed., sections 5.3.2 and 11.5.2; Riley,
 MTAC 9 (1955) (the shift, and iterations that remove it); George and Liu, "Computer Solution of
 Large Sparse Positive Definite Systems" (1981). The order and the factor: see
@@ -57,6 +61,8 @@ class SparseCholeskyFactor(Factor):
     shift: float
     passes: int
     inner: int
+    null: Tensor | None = None
+    """Orthonormal rows (k, n) that span the null space, where k is small; a row of zeros for 0."""
     _number: int = field(init=False, repr=False, compare=False)
     """Of this factor's `gram`, among those in use."""
 
@@ -97,6 +103,8 @@ class SparseCholeskyFactor(Factor):
         return elimination.Projection.of(gram, self.passes)
 
     def bound(self, c: Tensor) -> Bound:
+        if self.null is not None:
+            return _Near(self, c, self.null).bound()
         fused = None if c.dtype is not torch.float64 else self._fused
         native = None if fused is None else fused.for_vectors(c)
         return super().bound(c)._replace(native=native)
@@ -105,6 +113,8 @@ class SparseCholeskyFactor(Factor):
         return -(f if self.batch is not None else f[..., self.gram.order])
 
     def project(self, x: Tensor, c: Tensor | None) -> Tensor:
+        if self.null is not None and c is None and not is_exporting():
+            return ((x.double() @ self.null.mT) @ self.null).to(x.dtype)
         if self._fused is not None and not is_legacy_batchedtensor(x) and not is_exporting():
             return self._fused.project(x.double(), self._right(x, c))[0].to(x.dtype)
         return self._solved(x, c)[0]
@@ -183,6 +193,38 @@ class SparseCholeskyFactor(Factor):
         return self._flat(c.expand(-1, x.shape[1], -1))[..., self.gram.order]
 
 
+class _Near:
+    """p + Z'Z (x - p) for one right side; p is made at the first projection."""
+
+    def __init__(self, factor: SparseCholeskyFactor, c: Tensor, null: Tensor) -> None:
+        self._factor, self._c, self._null = factor, c, null
+
+    @cached_property
+    def _nearest(self) -> Tensor:
+        zero = self._null.new_zeros(self._null.shape[1])
+        return self._factor.project(zero, self._c)
+
+    def bound(self) -> Bound:
+        return Bound(None, self._project, self._project_)
+
+    def _project(self, x: Tensor) -> Tensor:
+        if is_exporting():
+            return self._factor.project(x, self._c)  # which refuses
+        return self._moved(x - self._nearest, None).to(x.dtype)  # in float64, as p is
+
+    def _project_(self, x: Tensor) -> None:
+        if x.dtype is torch.float64 and not is_legacy_batchedtensor(x):
+            self._moved(x.sub_(self._nearest), x)
+        else:
+            x.copy_(self._project(x))
+
+    def _moved(self, apart: Tensor, out: Tensor | None) -> Tensor:
+        Z = self._null
+        if apart.dim() == 1:
+            return torch.addmv(self._nearest, Z.mT, Z @ apart, out=out)
+        return torch.addmm(self._nearest, apart @ Z.mT, Z, out=out)
+
+
 @torch.library.custom_op("projlab::sparse_cholesky", mutates_args=())
 def _lanes(
     x: Tensor, c: Tensor | None, number: int, passes: int, inner: int, systems: int
@@ -235,15 +277,60 @@ class Judged(NamedTuple):
             self.gram.shift,
             self.found.passes,
             self.inner,
+            self._null_space() if batch is None else None,
         )
         return made.with_gram(self.gram)
+
+    def _null_space(self) -> Tensor | None:
+        """`SparseCholeskyFactor.null`, of what is left of the random vectors; None where too many.
+
+        Beyond the dimension that is rounding. What is neither that nor long decides nothing.
+        """
+        ends = self.found.ends
+        count, n = ends.shape
+        if not self.found.at_rest or n - self.gram.shape[0] >= count or n == 0:
+            return None
+        Z, rest = _orthonormal(ends, tolerance.NULL_SPACE * n**0.5)
+        if len(Z) == count or rest > tolerance.STALLED * n**0.5:
+            return None
+        if len(Z) == 0:  # a row of zeros: nothing moves, and NaN goes through
+            return torch.zeros_like(ends[:1])
+        for _ in range(self.found.passes):  # what was rounding counts, now that lengths are one
+            r = self.gram.times(Z)
+            Z = Z - self.gram.transposed_times(self.gram.solve(r, self.inner))
+        return _orthonormal(Z, 0.0)[0]
+
+
+def _orthonormal(rows: Tensor, negligible: float) -> tuple[Tensor, float]:
+    """A basis of the rows, and the length of the longest that is left, at most `negligible`.
+
+    By Gram and Schmidt, the longest first and each twice (Golub and Van Loan, 4th ed., section
+    5.2): of a few long rows, which a QR would copy.
+    """
+    basis, left = rows[:0], rows
+    while True:
+        lengths = torch.linalg.vector_norm(left, dim=-1)
+        longest, size = int(lengths.argmax()), float(lengths.max())
+        if len(basis) == len(rows) or not size > negligible:
+            return basis, size
+        one = left[longest] / size
+        for _ in range(2):
+            one = one - (basis @ one) @ basis
+            one = one / torch.linalg.vector_norm(one)
+        basis = torch.cat([basis, one.unsqueeze(0)])
+        for _ in range(2):
+            left = left - (left @ one).unsqueeze(-1) * one
 
 
 def judged(
     gram: SparseGram, rows: Rows, f: Tensor, steps: Sequence[int] = tolerance.INNER_STEPS
 ) -> Judged:
     """The first way that does: this shift or a smaller one, or steps within each correction."""
-    ordered, f = rows.select(gram.order), f[gram.order]
+    f = f[gram.order]
+    if rows.dtype is torch.float64 and rows.batch is None:
+        ordered: Rows = SparseRows(*gram.E.entries(), gram.shape)  # the same, in order already
+    else:
+        ordered = rows.select(gram.order)
     best = _tried(gram, 0, ordered, f)
     if not best.found.at_rest:
         smaller = gram.reshifted(gram.shift * tolerance.SMALLER_SHIFT)

@@ -17,7 +17,8 @@ from projlab import (
     RankDeficientError,
     tolerance,
 )
-from projlab.engine.variants.sparse_cholesky import SparseCholeskyFactor
+from projlab.engine.corrections import Corrected
+from projlab.engine.variants.sparse_cholesky import Judged, SparseCholeskyFactor
 from projlab.numerics import memory, tuning
 from projlab.system.rows import SparseRows
 from tests.projlab.systems import refused_if
@@ -59,9 +60,30 @@ def long_column(m=400):
     return sp.csr_array(sp.hstack([chain(m), np.ones((m, 1))]))
 
 
+def tree(nodes=60):
+    """Balances of all nodes but the root, on the edges: as many rows as variables."""
+    child = np.arange(1, nodes)
+    parent = (np.random.default_rng(2).random(nodes - 1) * child).astype(np.int64)
+    edges, ones = np.arange(nodes - 1), np.ones(nodes - 1)
+    where = np.concatenate([child, parent]), np.concatenate([edges, edges])
+    return sp.csr_array((np.concatenate([ones, -ones]), where), shape=(nodes, nodes - 1))[1:]
+
+
+def nearly_square(free, m=40):
+    """Random rows in as many variables and `free` more, one of the rows redundant."""
+    rng = np.random.default_rng(3)
+    A = sp.lil_array(sp.random_array((m, m + free - 1), density=0.1, rng=rng))
+    A.setdiag(4.0)
+    A[m - 1, :] = A[[0], :] - A[[1], :]
+    return sp.csr_array(A)
+
+
 SYSTEMS = {
     "grid": lambda: grid(12),
     "chain": lambda: chain(40),
+    "tree": tree,
+    "three dimensions": lambda: nearly_square(3),
+    "four dimensions": lambda: nearly_square(4),
     "scattered": scattered,
     "long column": long_column,
 }
@@ -96,6 +118,47 @@ def test_every_answer_is_that_of_a_dense_qr(name):
     y = P.multipliers(x)
     assert (x - torch.from_numpy(A.T @ y.numpy()) - P(x)).abs().max() <= limit
     assert P.rank == Q.rank
+
+
+DIMENSIONS = {"tree": 0, "chain": 1, "three dimensions": 3, "four dimensions": None, "grid": None}
+
+
+@pytest.mark.parametrize("name", DIMENSIONS)
+def test_a_null_space_of_few_dimensions_is_found_and_projects(name):
+    A, b, x = problem(name)
+    P, k = projlab.projector(A, b, NAME), DIMENSIONS[name]
+    null, n = P._solver.factor.null, A.shape[1]
+    if k is None:
+        assert null is None
+        return
+    assert null.shape == (max(k, 1), n)
+    u = tolerance.dimension_factor(*A.shape) * U
+    assert (null @ null.mT - torch.eye(len(null)) * (k > 0)).abs().max() <= u
+    assert abs(A @ null.numpy().T).max() <= u * abs(A).sum(axis=1).max()
+    found = P(x)
+    limit = allowed(P, x)
+    assert (P(found) - found).norm() <= limit
+    assert (P.tangent(x - found)).norm() <= limit
+    single = projlab.projector(A, b, NAME)(x.float())
+    assert (single - found).norm() <= limit + 4 * 2.0**-24 * float(x.norm() + found.norm())
+    copied = pickle.loads(pickle.dumps(P))  # noqa: S301  # what was pickled here
+    assert (copied(x) - found).norm() <= limit
+    # another right side, of which the point nearest to zero is another
+    other = projlab.projector(A, 2 * b, NAME)
+    assert (other(2 * x) - 2 * found).norm() <= 2 * limit
+    assert P(torch.full_like(x, torch.nan)).isnan().all()
+    assert not P.project_(torch.full_like(x, torch.inf)).isfinite().any()
+
+
+def test_a_null_space_is_not_told_from_what_is_left_in_between():
+    """A direction that corrections remove slowly is no direction of the null space yet."""
+    gram = projlab.projector(chain(40), 0.0, NAME)._solver.factor.gram
+    ends = torch.zeros(4, 41, dtype=F64)
+    ends[:, 0] = 1.0
+    for size, found in ((0.0, True), (2.0**-22, False)):
+        ends[1, 1] = size
+        rest = Corrected(1, 0.0, 0.0, 0.0, 0.0, 0.0, 0, ends)
+        assert (Judged(gram, 0, rest).factor(gram.shape).null is not None) == found
 
 
 def test_dense_rows_are_taken_by_name():
