@@ -34,7 +34,7 @@ reference: setup  ## run the standard profile afresh (20 minutes) and write its 
 	rm -f $(REFERENCE)/figures/*.svg
 
 test: setup  ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto
+	OMP_NUM_THREADS=1 $(BIN)/$(if $(MEASURED),coverage run -m )pytest --numprocesses auto
 
 test-device: setup  ## run the tests marked gpu on a pretended device, which the CPU computes for
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --device pretended -m gpu tests/projlab/devices
@@ -47,8 +47,8 @@ test-all: $(ALL)  ## run the tests that `make test` skips: jax, botorch, lightni
 	bash scripts/need-chromium
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto -m 'needs or gpu' --nothing-missing
 
-coverage: setup  ## run the tests of projlab under coverage; fail below the share of lines and branches in pyproject.toml
-	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest --numprocesses auto tests/projlab
+coverage: MEASURED := yes
+coverage: test  ## the same under coverage; fail below the share of the engine's lines and branches in pyproject.toml
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --sort=cover
 

@@ -33,6 +33,7 @@ def constrain(
     coupled_weight_decay: bool | None = None,
     log: int = 1024,
     b_error: Any = 0.0,
+    multipliers: bool = False,
 ) -> "Handle":
     """Make every step of an optimizer end on the set of these equations and inequalities.
 
@@ -81,6 +82,10 @@ def constrain(
         broadcasts to it; for several, a number for all or a list with one of these for each.
         Equations that contradict each other by no more are taken to mean right sides that agree:
         independent rows keep theirs. `Handle.residual()` tells of those given.
+    multipliers
+        Keep the shadow prices of each step, which projects the gradients that they are made of:
+        then `Handle.multipliers()` has those of the last step where it is asked after one. One
+        more reading of the gradients a step.
 
     Returns
     -------
@@ -110,7 +115,7 @@ def constrain(
     Rosen, "The gradient projection method for nonlinear programming", J. SIAM 8 (1960).
     """
     several = _several(optimizer)
-    _check(equations, mode, start, log)
+    _check(equations, mode, start, log, multipliers)
     equations = _stating(equations, b_error)
     if module is not None and not isinstance(module, torch.nn.Module):
         raise InputError(f"module is a {type(module).__name__}; it must be a torch.nn.Module")
@@ -122,7 +127,7 @@ def constrain(
                 'mode="metric" takes one optimizer: each divides by a diagonal of its own scale, '
                 'and at its own time. Use mode="tangent"'
             )
-    settings = Settings(mode, check_variant(variant), coupled_weight_decay, log)
+    settings = Settings(mode, check_variant(variant), coupled_weight_decay, log, multipliers)
     hooks = _hooks_of(several, settings)
     before, names_before = hooks.stacked, hooks.module_names
     names = dict(before.chosen_names)
@@ -197,7 +202,9 @@ def _hooks_of(several: list[Optimizer], settings: Settings) -> StepHooks:
     return hooks
 
 
-def _check(equations: tuple[Any, ...], mode: object, start: object, log: object) -> None:
+def _check(
+    equations: tuple[Any, ...], mode: object, start: object, log: object, multipliers: object
+) -> None:
     for i, e in enumerate(equations):
         if not isinstance(e, Equation):
             raise InputError(
@@ -212,6 +219,8 @@ def _check(equations: tuple[Any, ...], mode: object, start: object, log: object)
         raise InputError(f'start={start!r}; it must be "project" or "raise"')
     if not isinstance(log, int) or isinstance(log, bool) or log < 0:
         raise InputError(f"log={log!r}; it must be a number of steps, 0 for none")
+    if not isinstance(multipliers, bool):
+        raise InputError(f"multipliers={multipliers!r}; it must be True or False")
 
 
 def _stating(equations: tuple[Equation, ...], b_error: Any) -> tuple[Equation, ...]:
@@ -404,6 +413,50 @@ class Handle:
                     r = r.to(p.device) + term.evaluate(p, torch.float64)
             residuals.append(r.clamp_min(0) if isinstance(e, Inequality) else r)
         return torch.cat(residuals)
+
+    def multipliers(self) -> tuple[Tensor, ...]:
+        """Shadow prices: what one more unit of each right side would change the loss by, negated.
+
+        One tensor for each of `equations`, in its shape; in the widest dtype of the parameters,
+        float32 at least, on their device. They are the Lagrange multipliers y of
+
+            L(x, y) = f(x) + y'(A x - b),      df*/db = -y,
+
+        at the gradient that the parameters hold: y = -(A')^+ grad f for equations, so that
+        grad f + A'y is the projected gradient; beside inequalities those of the projection of
+        -grad f onto the tangent cone. At the constrained optimum they are the exact prices, on the
+        way there those of the linearised problem. Rows are the ones written, in their units.
+
+        - Inequalities and bounds have y >= 0, zero where they are slack: what a unit of room is
+          worth. One more unit on the right of `<=` changes the loss by -y, of `>=` by +y.
+        - Rows that depend on each other have no price each, only a sum along changes of b that keep
+          them consistent; of the possible y this is the one of least norm when each row is scaled
+          to a norm of about one (by a power of two). At a vertex where more rows and bounds meet
+          than needed it is one of the possible ones.
+        - f is what a training ends at the constrained optimum of: the loss with coupled weight
+          decay (SGD, Adam), without decoupled one (AdamW) and without ASGD's `lambd`. With
+          maximize=True it is minus the objective.
+        - Parameters without a gradient are constants, as in a step; equations in which nothing
+          moves have price zero.
+        - Gradients are taken as they stand: of a GradScaler's scaled loss they have its scale until
+          `scaler.unscale_(optimizer)`; clipped ones give prices of what is left.
+
+        Steps cost nothing for it: ask between `backward()` and `step()`, which projects gradients
+        (in mode "tangent") and so takes out what prices are made of. `constrain(...,
+        multipliers=True)` keeps those of each step, and these are returned after it. Of sharded
+        parameters every rank has to ask. What is kept goes into no copy and no state_dict.
+
+        Raises
+        ------
+        ProjlabError
+            No parameter has a gradient, or all were projected by the last step, and none are kept.
+
+        References
+        ----------
+        Boyd and Vandenberghe, "Convex Optimization" (2004), section 5.6; Nocedal and Wright,
+        "Numerical Optimization", 2nd ed. (2006), eq. 18.21 (least-squares multipliers).
+        """
+        return tuple(self._active.multipliers(self._equations))
 
     def certify(self, accuracy: float | None = None) -> Certificate:
         """Bound how far the parameters are from the set, relative to their norm.

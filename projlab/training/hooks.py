@@ -25,6 +25,7 @@ from projlab.numerics.precision import lowered, stated_precision
 from projlab.training import copies, optimizers, swaps
 from projlab.training.blocks.base import Shift
 from projlab.training.equations import StackedEquations
+from projlab.training.expressions.expression import Equation
 from projlab.training.gradients import ProjectedGradients, gradient_of
 from projlab.training.parameter_system import ParameterSystem
 from projlab.training.residual_log import ResidualLog
@@ -67,6 +68,10 @@ class StepHooks:
         self._removers: list[Any] = []
         self._held: frozenset[int] = frozenset()
         self._projected = ProjectedGradients()
+        self._spent: tuple[weakref.ref[Tensor], int] | None = None
+        """A gradient that the last step projected, and its version."""
+        self._prices: list[tuple[StackedEquations, Tensor]] = []
+        """Of the last step, where they are kept."""
         self._moves = StrayMoves()
 
     @staticmethod
@@ -118,7 +123,7 @@ class StepHooks:
 
     def _take(self, stacked: StackedEquations) -> None:
         if self.system.take(stacked):
-            self.stacked = stacked
+            self.stacked, self._prices = stacked, []
             self._sleeping.forget()
         else:
             self.set_equations(stacked, len(stacked.equations))
@@ -171,6 +176,7 @@ class StepHooks:
             self.log = ResidualLog(self.settings.log, device)
         self._group_of = self._watched.group_of(system.parameters)
         self._trained_groups = set(self._group_of)
+        self._prices = []
         self._note()
 
     def _owners_of_groups(self) -> list[int]:
@@ -300,7 +306,17 @@ class StepHooks:
         residuals = self._project(_skip(optimizer, self.log.device))
         if self.log.size:
             self.log.record(residuals)
+        if self.settings.mode == "tangent":
+            self._note_spent()
         self._note()
+
+    def _note_spent(self) -> None:
+        """Remember one gradient as it is now, projected."""
+        self._spent = None
+        for p in self.system.parameters:
+            if (g := p.grad) is not None:
+                self._spent = weakref.ref(g), g._version
+                return
 
     # ---- moves that no step made
 
@@ -390,17 +406,38 @@ class StepHooks:
     def _onto_null_space(self, optimizer: Optimizer) -> None:
         if len(self._optimizers) > 1 and self._projected.hold(self._trained_by(optimizer)):
             return
-        held = self._without_gradient()
-        systems = self._sleeping.awake_of(held).systems if held else (self.system,)
-        for system in systems:
+        scale = getattr(optimizer, "grad_scale", None)
+        if self.settings.multipliers:
+            self._prices = self._priced(scale)
+        for system in self._awake():
             gs = [gradient_of(p) for p in system.parameters]
             if system.sided:
                 system.ascend(self._of_each(system, optimizers.direction))
-            system.tangent_(gs, self._shift(system, getattr(optimizer, "grad_scale", None)))
+            system.tangent_(gs, self._shift(system, scale))
             if system.sided:
                 self._project_momenta(system)
         if len(self._optimizers) > 1:
             self._projected.note(self.system.parameters)
+
+    def _awake(self) -> tuple[ParameterSystem, ...]:
+        """The systems whose parameters have gradients."""
+        held = self._without_gradient()
+        return self._sleeping.awake_of(held).systems if held else (self.system,)
+
+    def _priced(self, scale: Tensor | None) -> list[tuple[StackedEquations, Tensor]]:
+        """Shadow prices by the gradients as they are, not projected yet."""
+        found = []
+        for system in self._awake():
+            signs = self._of_each(system, optimizers.direction)
+            gs = [gradient_of(p) for p in system.parameters]
+            shift = self._shift(system, scale)
+            if min(signs) < 0:
+                gs = [g if sign > 0 else -g for g, sign in zip(gs, signs, strict=True)]
+                if shift is not None:
+                    shift = [own * sign for own, sign in zip(shift, signs, strict=True)]
+            y = system.multipliers(gs, shift)
+            found.append((system.stacked, y if scale is None else y / scale.to(y.device)))
+        return found
 
     def _trained_by(self, optimizer: Optimizer) -> list[Tensor]:
         pairs = zip(self.system.parameters, self._group_of, strict=True)
@@ -475,6 +512,39 @@ class StepHooks:
             self.system.restore_(None, tolerance.RESIDUAL_ROUNDINGS)
             self._project_other_points(self.system, None)
         self._note()
+
+    def multipliers(self, equations: Sequence[Equation]) -> list[Tensor]:
+        """Shadow prices of some of the equations, in their shapes; see `Handle.multipliers`."""
+        self.check()
+        own = [p.grad for p in self.system.parameters if p.grad is not None]
+        fresh = bool(own)
+        if self._spent is not None and (spent := self._spent[0]()) is not None:
+            fresh &= not (any(g is spent for g in own) and spent._version == self._spent[1])
+        if fresh:
+            with self._computing():
+                prices = self._priced(None)
+        elif self._prices:
+            prices = self._prices
+        else:
+            why = (
+                "the gradients that parameters hold have been projected by a step, which takes out "
+                "what multipliers are made of"
+                if own
+                else "no constrained parameter has a gradient"
+            )
+            raise ProjlabError(
+                f"{why}: ask after backward() and before step(), or give multipliers=True to "
+                "constrain, which keeps those of the last step"
+            )
+        system = self.system
+        rows = {
+            id(e): torch.zeros(e.rows, dtype=system.dtype, device=system.device) for e in equations
+        }
+        for stacked, y in prices:
+            for start, e in stacked.numbered():
+                if id(e) in rows:
+                    rows[id(e)] += y[start : start + e.rows].to(system.dtype)
+        return [rows[id(e)].view(e.shape) for e in equations]
 
     def project_copy(self, module: torch.nn.Module) -> None:
         """The same equations over a copy's parameters, onto their set."""

@@ -123,6 +123,8 @@ class ParameterSystem:
                 "layer, projlab.nn.Projection"
             )
         self._apart = parts.apart
+        self._repeated: list[tuple[int, list[int], int]] = []
+        """Of sums that are stated again: the first row, those of the others, how many there are."""
         distinct = self._distinct(b, error) if strict else parts.apart
         plans, empty = split(
             distinct,
@@ -354,6 +356,7 @@ class ParameterSystem:
     def _distinct(self, b: Tensor, error: Tensor | None) -> list[EquationRows]:
         """Without sums that are stated twice; `InconsistentError` where they differ in b only."""
         kept: dict[object, EquationRows] = {}
+        repeated: dict[int, tuple[int, list[int], int]] = {}
         for e in self._apart:
             key: object = id(e)
             if e.terms and all(isinstance(t, Sums) for _, t in e.terms):
@@ -361,6 +364,7 @@ class ParameterSystem:
             first = kept.setdefault(key, e)
             if first is e:
                 continue
+            repeated.setdefault(first.start, (first.start, [], e.height))[1].append(e.start)
             both = [slice(same.start, same.start + same.height) for same in (first, e)]
             one, two = (b[rows] for rows in both)
             bound = tolerance.repeated_factor(tolerance.unit_roundoff(self._data()))
@@ -372,6 +376,7 @@ class ParameterSystem:
                 i = int(off[0])
                 names = [self.stacked.row_name(same.start + i) for same in (first, e)]
                 raise inconsistent([" and ".join(names)])
+        self._repeated = list(repeated.values())
         return list(kept.values())
 
     def _refuse_empty(self, empty: Tensor, b: Tensor, error: Tensor | None) -> None:
@@ -488,6 +493,27 @@ class ParameterSystem:
         for block in self.blocks:
             block.tangent(own, shift)
         _copy_back(gs, own)
+
+    def multipliers(self, gs: list[Tensor], shift: Shift | None) -> Tensor:
+        """Shadow prices y, (rows,), by gradients of descent; nothing changes.
+
+        A'y = -Q (g + shift x), or where an inequality is met the multipliers of the projection of
+        -g onto the tangent cone.
+        """
+        self._bind()
+        y = torch.zeros(len(self._b), dtype=self.dtype, device=self.device)
+        if self.ranks is not None:
+            own = [self._gradient_here(g, p) for g, p in zip(gs, self.parameters, strict=True)]
+        else:
+            own = self._laid(gs)
+        for block, b in zip(self.blocks, self.right_sides(), strict=True):
+            block.b = b
+            block.price(y, own, shift)
+        for first, others, height in self._repeated:
+            share = y[first : first + height] / (1 + len(others))
+            for start in (first, *others):
+                y[start : start + height] = share
+        return y
 
     def _laid(self, gs: list[Tensor]) -> list[Tensor]:
         """Tensors of the parameters' shapes as these lie in memory."""

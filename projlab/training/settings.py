@@ -12,7 +12,9 @@ class Settings(NamedTuple):
     variant: str
     coupled: bool | None
     log: int
+    multipliers: bool
 
     def __str__(self) -> str:
-        decay = "" if self.coupled is None else f", coupled_weight_decay={self.coupled}"
-        return f'mode="{self.mode}", variant="{self.variant}", log={self.log}{decay}'
+        more = "" if self.coupled is None else f", coupled_weight_decay={self.coupled}"
+        more += ", multipliers=True" if self.multipliers else ""
+        return f'mode="{self.mode}", variant="{self.variant}", log={self.log}{more}'

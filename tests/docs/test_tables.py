@@ -33,7 +33,7 @@ def test_attributes_of_a_handle_exist():
     p = torch.nn.Parameter(torch.ones(2))
     handle = constrain(torch.optim.SGD([p], lr=0.1), expr(p).sum() == 1)
     listed = shown("training.md", "handle.")
-    assert len(listed) == 10
+    assert len(listed) == 11
     assert listed <= set(dir(handle))
 
 

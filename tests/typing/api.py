@@ -91,9 +91,11 @@ handle = constrain(
     module=torch.nn.Linear(3, 3),
     coupled_weight_decay=None,
     log=100,
+    multipliers=True,
 )
 assert_type(handle, Handle)
 assert_type(handle.residual(), Tensor)
+assert_type(handle.multipliers(), tuple[Tensor, ...])
 assert_type(handle.residuals, Tensor)
 assert_type(handle.largest_residual, float)
 assert_type(handle.certify(), Certificate)

@@ -103,6 +103,7 @@ PROFILES = {
             training=(
                 "train_article_2",
                 "train_mixture",
+                "train_mixture_within",
                 "network_digits",
                 "network_balance",
                 "network_noise",

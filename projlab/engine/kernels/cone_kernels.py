@@ -63,12 +63,14 @@ def _within(row: Any, low: Any, high: Any, face: Any, s: Any) -> Any:
     zero, one = row.dtype.type(0), row.dtype.type(1)
     for j in range(row.shape[0]):
         v = row[j] - s
-        c = max(v, low[j])
-        c = min(c, high[j])
-        c = low[j] if face[j] == one else c
-        c = high[j] if face[j] > one else c
+        # what is held goes between two bounds that are the same
+        least = high[j] if face[j] > one else low[j]
+        most = low[j] if face[j] == one else high[j]
+        c = max(v, least)
+        c = min(c, most)
         over += c
-        slope += 1.0 if (c == v) & (face[j] <= zero) else 0.0
+        free = 1.0 if face[j] <= zero else 0.0
+        slope += free if c == v else 0.0
         size += abs(v)
     return over, slope, size
 
@@ -97,15 +99,17 @@ def _step(row: Any, point: Any, low: Any, high: Any, face: Any, given: bool, s: 
 
 
 @njit(**OPTIONS)
-def _clamped(row: Any, low: Any, high: Any, face: Any, s: Any) -> None:
-    """Row - s within its bounds, in place."""
-    one = row.dtype.type(1)
+def _clamped(row: Any, low: Any, high: Any, face: Any, s: Any) -> Any:
+    """Row - s within its bounds, in place; its sum then."""
+    one, total = row.dtype.type(1), 0.0
     for j in range(row.shape[0]):
-        v = row[j] - s
-        c = max(v, low[j])
-        c = min(c, high[j])
-        c = low[j] if face[j] == one else c
-        row[j] = high[j] if face[j] > one else c
+        least = high[j] if face[j] > one else low[j]
+        most = low[j] if face[j] == one else high[j]
+        c = max(row[j] - s, least)
+        c = min(c, most)
+        row[j] = c
+        total += c
+    return total
 
 
 def _cone(
@@ -145,7 +149,8 @@ def _cone(
 def _onto(x: Any, lb: Any, ub: Any, face: Any, right: Any, noise: float, steps: int) -> bool:
     """x (k, n) onto {sum x = right, lb <= x <= ub} in place, entries of `face` on their bound.
 
-    False, and that row not written, where Newton's method does not end.
+    `right` ends as the sums that rounding left. False, and that row not written, where Newton's
+    method does not end.
     """
     for i in range(x.shape[0]):
         row, held, r = x[i], face[i], right[i]
@@ -162,7 +167,7 @@ def _onto(x: Any, lb: Any, ub: Any, face: Any, right: Any, noise: float, steps: 
                 break
         if not ended:
             return False
-        _clamped(row, low, high, held, s)
+        right[i] = _clamped(row, low, high, held, s)
     return True
 
 

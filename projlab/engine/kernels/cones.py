@@ -48,7 +48,10 @@ def cone(
 
 
 def onto(compiled: Any, x: Tensor, bounds: Bounds, face: Tensor, right: Tensor | None) -> bool:
-    """x onto its bounds in place, entries of `face` on theirs; with `right` (k,) also its sums."""
+    """x onto its bounds in place, entries of `face` on theirs; with `right` (k,) also its sums.
+
+    These are overwritten by what the sums are then. False where torch has to do it.
+    """
     lb, ub = (t.numpy() for t in bounds)
     if right is None:
         compiled[3](x.numpy(), lb, ub, face.numpy())

@@ -1,5 +1,6 @@
 """What blocks have in common: their interface, and how they read and write parameter entries."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
@@ -134,6 +135,18 @@ class Block(ABC):
     def tangent(self, gs: Sequence[Tensor], shift: Shift | None) -> None:
         """g -= Q (g + shift * x), Q the projection onto the row space; no shift is zero."""
 
+    @abstractmethod
+    def multipliers(self, gs: Sequence[Tensor], shift: Shift | None) -> Tensor:
+        """y with A'y = -Q (g + shift * x), in the shape of the residual; nothing is changed.
+
+        Where rows depend on each other, the y for which the multipliers of the equilibrated rows,
+        y / D, have the least norm (`unit`): prices that do not depend on how rows are scaled.
+        """
+
+    def price(self, y: Tensor, gs: Sequence[Tensor], shift: Shift | None) -> None:
+        """Put the block's multipliers into y, (rows,), those of all equations."""
+        y[self.rows] = self.multipliers(gs, shift).to(y.dtype)
+
     def project_in_metric(self, b: Tensor, inverse: Sequence[Tensor], skip: Tensor | None) -> None:
         """Project in a diagonal metric, given its inverse for each parameter; not where `skip`."""
         raise NotImplementedError
@@ -205,6 +218,21 @@ class TouchedEntries:
         else:
             where = flat(t) if self._flat else t
             where.index_put_(self._index, values.to(t.dtype))
+
+
+def shifted(
+    v: Tensor, entries: Sequence[TouchedEntries], ts: Sequence[Tensor], shift: Shift | None
+) -> Tensor:
+    """v (B, n), read from gradients, and shift * x beside it."""
+    if shift is None:
+        return v
+    return v + torch.cat([e.read(ts).to(v.dtype) * shift[e.parameter] for e in entries], -1)
+
+
+def unit(norms: Tensor) -> Tensor:
+    """D, the powers of two nearest to one over the norms of rows; 1 for rows of zeros."""
+    mantissa, exponent = torch.frexp(norms)
+    return torch.ldexp(torch.ones_like(norms), (mantissa < math.sqrt(0.5)).int() - exponent)
 
 
 def widest_dtype(parameters: Sequence[Tensor]) -> torch.dtype:

@@ -8,6 +8,7 @@ which inequalities count as equations (`held`); a right side of infinity leaves 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,6 +29,17 @@ PATTERNS = 8
 """Sets of held rows whose factors are kept: they change seldom."""
 
 
+class Onto(NamedTuple):
+    """Projections onto a face."""
+
+    x: Tensor
+    """(B, n)."""
+    rests: Tensor
+    """(B, m) rows that they rest on."""
+    multipliers: Tensor
+    """(B, m) y: what was projected less M'y is clamped to the bounds."""
+
+
 class Faces(ABC):
     """The rows of B vectors (B, n)."""
 
@@ -39,8 +51,8 @@ class Faces(ABC):
     @abstractmethod
     def onto(
         self, x: Tensor, right: Tensor, lb: Tensor, ub: Tensor, held: Tensor | None, *, use: str
-    ) -> tuple[Tensor, Tensor]:
-        """The projections (B, n) of x, and which rows (B, m) they rest on.
+    ) -> Onto:
+        """The projections of x (B, n).
 
         `right` (B, m), inf for rows that are absent; lb and ub (B, n) or (); `held` (B, m) marks
         inequalities that are equations now. `use` tells calls apart that start from each other.
@@ -86,6 +98,10 @@ class Faces(ABC):
         """M x, (B, m)."""
 
     @abstractmethod
+    def transposed(self, y: Tensor) -> Tensor:
+        """M' y, (B, n), or (B, 1) for numbers of no rows."""
+
+    @abstractmethod
     def sizes(self, x: Tensor) -> Tensor:
         """|M| |x|, (B, m)."""
 
@@ -106,8 +122,8 @@ class Free(Faces):
 
     def onto(
         self, x: Tensor, right: Tensor, lb: Tensor, ub: Tensor, held: Tensor | None, *, use: str
-    ) -> tuple[Tensor, Tensor]:
-        return x.clamp(lb, ub), _true(right)
+    ) -> Onto:
+        return Onto(x.clamp(lb, ub), _true(right), torch.zeros_like(right))
 
     def refuse_empty(
         self, right: Tensor, lb: Tensor, ub: Tensor, names: Sequence[Sequence[str]]
@@ -116,6 +132,9 @@ class Free(Faces):
 
     def times(self, x: Tensor) -> Tensor:
         return x.new_zeros(len(x), 0)
+
+    def transposed(self, y: Tensor) -> Tensor:
+        return y.new_zeros(len(y), 1)
 
     def sizes(self, x: Tensor) -> Tensor:
         return x.new_zeros(len(x), 0)
@@ -152,30 +171,29 @@ class Disjoint(Faces):
 
     def onto(
         self, x: Tensor, right: Tensor, lb: Tensor, ub: Tensor, held: Tensor | None, *, use: str
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Onto:
         if not self._made.any_inequality:
-            return threshold.project(self._made, x, right, lb, ub).x, _true(right)
+            found = threshold.project(self._made, x, right, lb, ub)
+            return Onto(found.x, _true(right), found.multipliers)
         absent = torch.isinf(right)
         # no value that the row takes within the bounds reaches this
         far = 2 * self._absolute.total(self._absolute.times(x.clamp(lb, ub).abs())) + 1
         right = torch.where(absent, far.to(right.dtype), right)
         if held is None or not bool(held.any()):
             found = threshold.project(self._made, x, right, lb, ub)
-            return found.x, ~self._made.inequality | (found.multipliers > 0)
+            return _resting(self._made, found)
         if len(held) == 1:
             rows = DisjointRows(
                 self._made.a, self._made.segment, self.rows, self._made.inequality & ~held[0]
             )
-            found = threshold.project(rows, x, right, lb, ub)
-            return found.x, ~rows.inequality | (found.multipliers > 0)
-        projected, rests = torch.empty_like(x), _true(right)
+            return _resting(rows, threshold.project(rows, x, right, lb, ub))
+        whole = Onto(torch.empty_like(x), _true(right), torch.empty_like(right))
         for rows, which in ((self._equations, held[:, 0]), (self._made, ~held[:, 0])):
             if bool(which.any()):
                 bounds = (t[which] if t.dim() > 1 else t for t in (lb, ub))
                 found = threshold.project(rows, x[which], right[which], *bounds)
-                projected[which] = found.x
-                rests[which] = ~rows.inequality | (found.multipliers > 0)
-        return projected, rests
+                _put(whole, which, _resting(rows, found))
+        return whole
 
     def refuse_empty(
         self, right: Tensor, lb: Tensor, ub: Tensor, names: Sequence[Sequence[str]]
@@ -197,6 +215,9 @@ class Disjoint(Faces):
 
     def times(self, x: Tensor) -> Tensor:
         return self._made.total(self._made.times(x))
+
+    def transposed(self, y: Tensor) -> Tensor:
+        return self._made.spread(y) * self._made.a
 
     def sizes(self, x: Tensor) -> Tensor:
         return self._absolute.total(self._absolute.times(x.abs()))
@@ -249,7 +270,7 @@ class Coupled(Faces):
 
     def onto(
         self, x: Tensor, right: Tensor, lb: Tensor, ub: Tensor, held: Tensor | None, *, use: str
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Onto:
         dtype, wide = x.dtype, torch.float64
         x, right = x.to(wide), right.to(wide)
         lb, ub = (t.to(wide).expand(x.shape) for t in (lb, ub))
@@ -257,22 +278,22 @@ class Coupled(Faces):
         right = torch.where(torch.isinf(right), far, right)
         none = (False,) * self.rows
         masks = [none] * len(x) if held is None else [tuple(row) for row in held.tolist()]
-        projected, rests = torch.empty_like(x), _true(right)
+        whole = Onto(torch.empty_like(x), _true(right), torch.empty_like(right))
         for mask in dict.fromkeys(masks):
             which = torch.tensor([own == mask for own in masks], dtype=torch.bool, device=x.device)
-            found = self._searched(mask, use, *(t[which] for t in (x, right, lb, ub)))
-            projected[which], rests[which] = found
-        return projected.to(dtype), rests
+            _put(whole, which, self._searched(mask, use, *(t[which] for t in (x, right, lb, ub))))
+        return Onto(whole.x.to(dtype), whole.rests, whole.multipliers.to(dtype))
 
     def _searched(
         self, mask: tuple[bool, ...], use: str, x: Tensor, right: Tensor, lb: Tensor, ub: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Onto:
         system, order, generals = self._of(mask)
         general = generals.setdefault(use, General(system, ()))
         found = general.answer(x, system.scaled(right[:, order]), lb, ub, checked=True)
-        rests = torch.empty_like(found.active)
+        rests, y = torch.empty_like(found.active), torch.empty_like(found.y)
         rests[:, order] = system.is_equation | (found.active & (found.y > 0))
-        return found.x, rests
+        y[:, order] = system.in_units(found.y)
+        return Onto(found.x, rests, y)
 
     def refuse_empty(
         self, right: Tensor, lb: Tensor, ub: Tensor, names: Sequence[Sequence[str]]
@@ -288,12 +309,26 @@ class Coupled(Faces):
     def times(self, x: Tensor) -> Tensor:
         return self._matrix.matvec(x.to(torch.float64)).to(x.dtype)
 
+    def transposed(self, y: Tensor) -> Tensor:
+        return self._matrix.rmatvec(y.to(torch.float64)).to(y.dtype)
+
     def sizes(self, x: Tensor) -> Tensor:
         return self._absolute.matvec(x.to(torch.float64).abs()).to(x.dtype)
 
 
 def _true(right: Tensor) -> Tensor:
     return torch.ones_like(right, dtype=torch.bool)
+
+
+def _resting(rows: DisjointRows, found: threshold.Found) -> Onto:
+    """With the rows that multipliers say a projection rests on."""
+    return Onto(found.x, ~rows.inequality | (found.multipliers > 0), found.multipliers)
+
+
+def _put(whole: Onto, which: Tensor, part: Onto) -> None:
+    """Some of the vectors among all."""
+    for own, found in zip(whole, part, strict=True):
+        own[which] = found.to(own.dtype)
 
 
 def _selected(M: Rows, which: Tensor) -> Tensor | None:

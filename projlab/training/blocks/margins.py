@@ -15,17 +15,18 @@ Reference: see `projlab.training.grids`.
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from projlab import tolerance
+from projlab.engine.kernels import margins as kernels
 from projlab.numerics import tuning
 from projlab.numerics.transfer import sent
 from projlab.system.rank import wide_data
-from projlab.training.blocks.base import Block, Shift, largest_of, widest_dtype
+from projlab.training.blocks.base import Block, Shift, largest_of, unit, widest_dtype
 from projlab.training.blocks.sums import column_sums, sums_by_product
 from projlab.training.expressions.maps import Sums
 from projlab.training.grids import Margin, MarginsPlan
@@ -108,6 +109,9 @@ class MarginsBlock(Block):
         self._parts = [self._part(self._r, i) for i in range(len(self.margins))]
         both = flat and sorted(m.dims for m in own) == [(0,), (1,)]
         product = both and parameter.dtype is self.work and _multiplied(self.grid)
+        self._native = both and self._whole and kernels.pay(parameter)
+        self._down = int(self._native and own[1].dims == (0,))
+        """Of the two parts, that of the columns' sums."""
         self._corrections = _Corrections.of(own, self._r, product=product)
         """Of which everything is overwritten by the next residual or correction."""
         self._shares = shares[: len(self._corrections.flat)]
@@ -126,8 +130,7 @@ class MarginsBlock(Block):
         self._sampled = [sample.view(ts[self.parameter]) for sample in self._samples]
 
     def residual(self, b: Tensor) -> Tensor:
-        for i in self._independent:
-            self._sum(i, self._own, self._parts[i])
+        self._add_up(self._own, self._parts)
         for i in range(len(self._independent), len(self._parts)):
             finer, dims = self._parts[self._finer[i]], self.margins[i].dims
             torch.sum(finer, dims, True, out=self._parts[i]) if dims else self._parts[i].copy_(
@@ -163,7 +166,7 @@ class MarginsBlock(Block):
         return b.abs() + largest / self._per_entry.abs()
 
     def subtract(self, r: Tensor) -> None:
-        self._correct(r).subtract_from(self._own)
+        self._take_off(self._correct(r), self._own)
 
     def one_is_enough(self, b: Tensor, r: Tensor) -> bool:
         if self.b_at_least > 0:
@@ -183,13 +186,39 @@ class MarginsBlock(Block):
 
     def tangent(self, gs: Sequence[Tensor], shift: Shift | None) -> None:
         view, corrections = self._view(gs), self._corrections
-        for i, part in enumerate(corrections.parts):
-            self._sum(i, view, part)
-            if shift is not None:
-                part.add_(self._sum(i, self._own) * shift[self.parameter])
+        self._add_up_shifted(view, shift)
         corrections.flat.mul_(self._shares)
         self._separate(corrections.parts)
-        corrections.subtract_from(view)
+        self._take_off(corrections, view)
+
+    def multipliers(self, gs: Sequence[Tensor], shift: Shift | None) -> Tensor:
+        # each effect, what varies over some axes and averages to zero over each of them, is shared
+        # out between the equations whose margins have it
+        self._add_up_shifted(self._view(gs), shift)
+        parts = zip(self._corrections.parts, self.margins, strict=False)
+        means = [part / m.sums.count for part, m in parts]
+        y = torch.zeros_like(self._r)
+        every = range(len(self.grid.shape))
+        kept = [frozenset(every).difference(m.dims) for m in self.margins]
+        for axes in {s for own in kept for s in _subsets(own)}:
+            finest = next(i for i in self._independent if axes <= kept[i])
+            effect = means[finest]
+            for d in every:
+                mean = effect.mean(d, keepdim=True)
+                effect = effect - mean if d in axes else mean
+            holders = [i for i, own in enumerate(kept) if axes <= own]
+            weights = [self._weight(i) for i in holders]
+            for i, weight in zip(holders, weights, strict=True):
+                share = weight / sum(weights) / self.margins[i].sums.scale
+                self._part(y, i).sub_(effect * share)
+        return y
+
+    def _weight(self, i: int) -> float:
+        """The share of equation i in an effect: its rows' squared norms, equilibrated, a row."""
+        m = self.margins[i]
+        norm = abs(m.sums.scale) * math.sqrt(m.sums.count)
+        D = float(unit(torch.tensor(norm, dtype=torch.float64, device="cpu")))
+        return float(m.sums.scale * D) ** 2 / m.rows.numel()
 
     def contradiction(
         self, b: Tensor, u: float, error: Tensor | None = None
@@ -321,14 +350,38 @@ class MarginsBlock(Block):
             means[i].sub_(torch.sum(s, dims, True) if dims else s, alpha=share)
         return means
 
-    def _sum(self, i: int, view: Tensor, out: Tensor | None = None) -> Tensor:
+    def _add_up(self, view: Tensor, parts: Sequence[Tensor]) -> None:
+        """The sums of the independent equations, without their scales, into the first parts."""
+        if self._native and kernels.add_up(view, parts[self._down], parts[1 - self._down]):
+            return
+        for i in self._independent:
+            self._sum(i, view, parts[i])
+
+    def _add_up_shifted(self, view: Tensor, shift: Shift | None) -> None:
+        """The sums of g + shift * x, without their scales, into the corrections' memory."""
+        corrections = self._corrections
+        self._add_up(view, corrections.parts)
+        if shift is not None:
+            self._add_up(self._own, self._parts)
+            own = self._r[: len(corrections.flat)]
+            corrections.flat.add_(own * shift[self.parameter])
+
+    def _take_off(self, corrections: _Corrections, view: Tensor) -> None:
+        """Subtract corrections from the grid."""
+        parts = corrections.parts
+        if self._native and kernels.take_off(view, parts[self._down], parts[1 - self._down]):
+            return
+        corrections.subtract_from(view)
+
+    def _sum(self, i: int, view: Tensor, out: Tensor) -> None:
         """The sums of equation i without its scale, in the shape of its margin, of the grid."""
-        if self._by_product[i]:
-            return column_sums(view, out)
         dims = self.margins[i].dims
-        if dims:
-            return torch.sum(view, dims, True, dtype=self.work, out=out)
-        return view.to(self.work) if out is None else out.copy_(view)
+        if self._by_product[i]:
+            column_sums(view, out)
+        elif dims:
+            torch.sum(view, dims, True, dtype=self.work, out=out)
+        else:
+            out.copy_(view)
 
 
 def _finer(margins: Sequence[Margin], i: int) -> int:
@@ -356,6 +409,12 @@ def _mean(t: Tensor, margin: Margin) -> Tensor:
     """The average of a broadcast margin over the axes of another one."""
     dims = tuple(d for d in margin.dims if t.shape[d] > 1)
     return t.mean(dims, keepdim=True) if dims else t
+
+
+def _subsets(axes: frozenset[int]) -> Iterator[frozenset[int]]:
+    """All of them, the empty one as well."""
+    for size in range(len(axes) + 1):
+        yield from map(frozenset, itertools.combinations(sorted(axes), size))
 
 
 def _rows_at(margin: Margin, joint: torch.Size, position: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from projlab.training.blocks.base import (
     TouchedEntries,
     narrowed,
     skipped,
+    unit,
     widest_dtype,
 )
 from projlab.training.partition import MatrixPlan
@@ -107,12 +109,30 @@ class MatrixBlock(Block):
         return r.abs() + self.shape[1] * self.norms * y
 
     def tangent(self, gs: Sequence[Tensor], shift: Shift | None) -> None:
+        self._subtract(gs, self._coordinates(gs, shift))
+
+    def multipliers(self, gs: Sequence[Tensor], shift: Shift | None) -> Tensor:
+        return -applied(self.prices, self._coordinates(gs, shift))
+
+    @cached_property
+    def prices(self) -> Tensor:
+        """Y with A'Y = W', (m, r) or (B, m, r): multipliers by coordinates in the basis."""
+        if self.independent:
+            return self.K.mT
+        D = unit(self.norms).double().unsqueeze(-1)
+        parts = [part.W.double() @ (part.A.double() * D).mT for part in self.parts]
+        overlap = torch.stack(parts).sum(0)
+        prices: Tensor = D * torch.linalg.pinv(overlap)
+        return prices.to(self.work)
+
+    def _coordinates(self, gs: Sequence[Tensor], shift: Shift | None) -> Tensor:
+        """W (g + shift * x)."""
         y = self._times(gs, lambda part: part.W)
         if shift is not None:
             for part in self.parts:
                 x = part.entries.read(self.ts).to(self.work)
                 y = y + applied(part.W, x) * shift[part.entries.parameter]
-        self._subtract(gs, y)
+        return y
 
     def project_in_metric(self, b: Tensor, inverse: Sequence[Tensor], skip: Tensor | None) -> None:
         norm2 = torch.zeros_like(b)

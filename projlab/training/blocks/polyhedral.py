@@ -48,7 +48,7 @@ from projlab.errors import InconsistentError, first_few
 from projlab.numerics.transfer import reads_values, sent
 from projlab.proof.certificate import Certificate
 from projlab.system.rows import as_rows
-from projlab.training.blocks.base import Block, Shift, TouchedEntries, widest_dtype
+from projlab.training.blocks.base import Block, Shift, TouchedEntries, unit, widest_dtype
 from projlab.training.blocks.faces import Coupled, Disjoint, Faces, Free
 from projlab.training.expressions.maps import Sums
 from projlab.training.partition import Piece
@@ -146,6 +146,7 @@ class PolyhedralBlock(Block):
         """Whether vectors are one view of one parameter, and their one row, if any, its sum."""
         self._weight = float(rowed.A[0, 0]) if self._plain and self.faces.rows else 1.0
         self._face: _Face | None = None
+        self._spare: Tensor | None = None
         self._same = False
         self._fixed: tuple[Tensor, _Sides] | None = None
         if strict:
@@ -183,8 +184,8 @@ class PolyhedralBlock(Block):
         self._bound_rows, self._bound_places = rows, position
         upper = factors > 0
         self._upper, self._lower = (
-            tuple(sent(t[mask], device) for t in (rows, factors, position))
-            for mask in (upper, ~upper)
+            (sent(rows[m], device), sent(factors[m], device), sent(position[m], device))
+            for m in (upper, ~upper)
         )
         last = torch.zeros(B, dtype=torch.long, device="cpu")
         last[position // max(n, 1)] = rows
@@ -208,15 +209,10 @@ class PolyhedralBlock(Block):
 
     def _sides(self, b: Tensor, checked: Callable[[int, int], str] | None = None) -> _Sides:
         B, _, n = self.shape
-        sides = []
-        for (rows, factors, position), worst, keep in (
-            (self._lower, -torch.inf, "amax"),
-            (self._upper, torch.inf, "amin"),
-        ):
-            bound = torch.full((B * n,), worst, dtype=b.dtype, device=b.device)
-            values = b[rows] / factors.to(b.dtype)
-            sides.append(bound.scatter_reduce(0, position, values, keep).view(B, n))
-        lb, ub = sides
+        lb, ub = (
+            self._tightest(b, side, sign)[0].view(B, n)
+            for side, sign in ((self._lower, -1), (self._upper, 1))
+        )
         if checked is not None and bool((lb > ub).any()):
             self._refuse_crossed(lb, ub, checked)
         lb, ub = (self._as_parameters(t) for t in (lb, ub))
@@ -226,6 +222,17 @@ class PolyhedralBlock(Block):
             few = (t.expand(1, n).contiguous() if t.dim() == 0 else t for t in (lb, ub))
             listed = next(few), next(few)
         return _Sides(b[self._row_numbers].to(self.work), lb, ub, listed)
+
+    def _tightest(
+        self, b: Tensor, side: tuple[Tensor, Tensor, Tensor], sign: int
+    ) -> tuple[Tensor, Tensor]:
+        """Of each entry the tightest bound on one side, (B * n,), and what each row asks for."""
+        rows, factors, position = side
+        bound = torch.full(
+            (self.shape[0] * self.shape[2],), sign * torch.inf, dtype=b.dtype, device=b.device
+        )
+        values = b[rows] / factors.to(b.dtype)
+        return bound.scatter_reduce(0, position, values, "amin" if sign > 0 else "amax"), values
 
     def _refuse_crossed(
         self, lb: Tensor, ub: Tensor, entry_name: Callable[[int, int], str]
@@ -273,6 +280,9 @@ class PolyhedralBlock(Block):
         x, right = self._read(self.ts), self._sides_of(b).right
         rows = self.faces.sizes(x) + torch.where(torch.isinf(right), 0, right).abs()
         return torch.cat([rows, x.abs().amax(-1, keepdim=True)], -1).to(self.work)
+
+    def multipliers(self, gs: Sequence[Tensor], shift: Shift | None) -> Tensor:
+        raise NotImplementedError("multipliers of a polyhedron are those of rows and of bounds")
 
     def subtract(self, r: Tensor) -> None:
         raise NotImplementedError("a polyhedron is projected onto, not corrected along rows")
@@ -324,16 +334,18 @@ class PolyhedralBlock(Block):
         face = self._face
         entries = torch.zeros_like(x) if face is None else face.entries
         right = sides.right[:, 0].double() / self._weight if self.faces.rows else None
-        if not cones.onto(compiled, x, sides.listed, entries, right):
+        sums = None if right is None else right.clone()
+        if not cones.onto(compiled, x, sides.listed, entries, sums):
             return None
         increment_version(own)
-        if right is None:
+        if right is None or sums is None:
             return x.new_zeros(1)
-        return self._share_out(x, right, (sides.lb, sides.ub)).mul_(self._weight)
+        return self._share_out(x, sums - right, right, (sides.lb, sides.ub)).mul_(self._weight)
 
-    def _share_out(self, x: Tensor, right: Tensor, bounds: tuple[Tensor, Tensor]) -> Tensor:
-        """Take out what rounding of the kernel's multiplier and sums left; the rest of it."""
-        r = x.sum(-1, dtype=torch.float64) - right
+    def _share_out(
+        self, x: Tensor, r: Tensor, right: Tensor, bounds: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """Take out what rounding of the kernel's multiplier and sums left, r; the rest of it."""
         u = tolerance.unit_roundoff(self.work)
         if bool((r.abs() <= tolerance.RESIDUAL_ROUNDINGS / 2 * u * right.abs()).all()):
             return r
@@ -348,7 +360,7 @@ class PolyhedralBlock(Block):
         if face is not None:
             lb, ub = torch.where(face.high, ub, lb), torch.where(face.low, lb, ub)
             held = face.rows
-        return self.faces.onto(x, sides.right, lb, ub, held, use="parameters")[0]
+        return self.faces.onto(x, sides.right, lb, ub, held, use="parameters").x
 
     # ---- before a step
 
@@ -356,7 +368,9 @@ class PolyhedralBlock(Block):
         """-g onto the tangent cone, and what it holds; gradients that are not finite stay."""
         sides, x = self._sides_of(self.b), self._read(self.ts)
         if shift is None and self.signs is None and self._plain:
-            face = torch.empty_like(x, memory_format=torch.contiguous_format)
+            face = self._spare
+            if face is None or face.shape != x.shape:
+                face = torch.empty_like(x, memory_format=torch.contiguous_format)
             if self._natively(gs, x, sides, face, given=False):
                 self._hold(_Face(face, None))
                 return
@@ -367,16 +381,46 @@ class PolyhedralBlock(Block):
         finite = torch.isfinite(v.sum(-1, keepdim=True))
         v = v.masked_fill(~finite, 0)
         lb, ub = _cone_bounds(low, high, v)
-        d, rests = self.faces.onto(v, self._cone(x, sides), lb, ub, None, use="gradient")
+        d, rests, _ = self.faces.onto(v, self._cone(x, sides), lb, ub, None, use="gradient")
         still = (d == 0) & finite
         ends = low.to(self.work) + 2 * high.to(self.work)
         entries = torch.where(still, ends, -ends.clamp_max(1))
         self._hold(_Face(entries, rests & self._inequality & finite if self._unequal else None))
         self._write(gs, -d - moved, g, ~finite, self.signs)
 
+    def price(self, y: Tensor, gs: Sequence[Tensor], shift: Shift | None) -> None:
+        """The multipliers of the projection of -g onto the tangent cone, of rows and of bounds.
+
+        Nothing is taken from `signs`: these are gradients of descent. Bounds that hold an entry
+        alike share out what it is pushed by.
+        """
+        sides, x = self._sides_of(self.b), self._read(self.ts)
+        v = -self._read(gs)
+        if shift is not None:
+            v = v - torch.cat(
+                [e.read(self.ts).to(self.work) * shift[e.parameter] for e in self._entries], -1
+            )
+        low, high = x <= sides.lb, x >= sides.ub
+        lb, ub = _cone_bounds(low, high, v)
+        found = self.faces.onto(v, self._cone(x, sides), lb, ub, None, use="prices")
+        y[self._row_numbers] = found.multipliers.to(y.dtype)
+        pushed = v - found.x - self.faces.transposed(found.multipliers)
+        for side, on, sign in ((self._lower, low, -1), (self._upper, high, 1)):
+            # what is free to leave its bound is pushed by rounding alone
+            push = torch.where(on & (found.x == 0), (sign * pushed).clamp_min(0), 0.0).flatten()
+            rows, factors, position = side
+            bound, values = self._tightest(self.b, side, sign)
+            norms = factors.abs()
+            weights = torch.where(values == bound[position], (norms * unit(norms)).square(), 0.0)
+            total = torch.zeros_like(bound).index_add(0, position, weights.to(bound))
+            share = weights / (total[position] * norms)
+            y[rows] = (push[position] * share).to(y.dtype)
+
     def _hold(self, face: _Face) -> None:
         """From here on, until the next gradient."""
         self._same = reads_values(face.entries.device) and face.same(self._face)
+        # fresh memory costs as much as what is written to it: the one of the step before is next
+        self._spare = None if self._face is None else self._face.entries
         self._face = face
 
     def velocities_(self, ms: Sequence[Tensor]) -> None:
@@ -395,7 +439,7 @@ class PolyhedralBlock(Block):
         low, high = x <= sides.lb, x >= sides.ub
         lb, ub = _cone_bounds(low | face.high, high | face.low, m)
         right = self._cone(x, sides)
-        d, _ = self.faces.onto(-m, right, lb, ub, face.rows, use="velocity")
+        d = self.faces.onto(-m, right, lb, ub, face.rows, use="velocity").x
         self._write(ms, -d, m, None)
 
     def _natively(

@@ -93,6 +93,8 @@ class _Group:
     shape: tuple[int, int, int]
     rank: int
     K: Tensor
+    prices: Tensor
+    """Y with A'Y = W'."""
     norms: Tensor
     """(m,) or (B, m), of the rows of A."""
     parts: tuple[_Part, ...]
@@ -169,7 +171,8 @@ class ShardsBlock(Block):
                 )
         K = sent(narrowed(block.K, self.work), device)
         norms = sent(block.norms, device, self.work)
-        return _Group(rows, block.shape, K.shape[-2], K, norms, tuple(parts))
+        prices = K.mT if block.independent else sent(narrowed(block.prices, self.work), device)
+        return _Group(rows, block.shape, K.shape[-2], K, prices, norms, tuple(parts))
 
     def residual(self, b: Tensor) -> Tensor:
         return self._times(self.ts, lambda part: part.A, torch.Tensor.detach) - b
@@ -199,6 +202,16 @@ class ShardsBlock(Block):
         return applied(group.K, r[group.rows].view(group.shape[:2]))
 
     def tangent(self, gs: Sequence[Tensor], shift: Shift | None) -> None:
+        self._subtract(gs, self._coordinates_of(gs, shift))
+
+    def multipliers(self, gs: Sequence[Tensor], shift: Shift | None) -> Tensor:
+        y = torch.zeros(len(self.rows), dtype=self.work, device=self.rows.device)
+        for group, own in zip(self._groups, self._coordinates_of(gs, shift), strict=True):
+            y[group.rows] = -applied(group.prices, own).flatten()
+        return y
+
+    def _coordinates_of(self, gs: Sequence[Tensor], shift: Shift | None) -> list[Tensor]:
+        """W (g + shift * x) of each group, (B, r); the same on every rank."""
         sizes = [group.shape[0] * group.rank for group in self._groups]
         y = torch.zeros(sum(sizes), dtype=self.work, device=self.rows.device)
         ys = [
@@ -213,7 +226,7 @@ class ShardsBlock(Block):
                     v = v + x * shift[part.parameter]
                 _add(own, part, applied(part.W, v))
         self.ranks.add_(y)
-        self._subtract(gs, ys)
+        return ys
 
     def together(self, holds: Tensor) -> Tensor:
         every = holds.clone()

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from projlab.engine.solver import Solver
+from projlab.numerics import memory
 from projlab.numerics.transfer import sent
 from projlab.system.rows import Rows
-from projlab.training.blocks.base import Block, Shift, TouchedEntries
+from projlab.training.blocks.base import Block, Shift, TouchedEntries, shifted, unit
+from projlab.training.blocks.matrix import applied
 from projlab.training.partition import MatrixPlan
 
 
@@ -38,12 +40,25 @@ class SolverBlock(Block):
         self._subtract(self.ts, delta)
 
     def tangent(self, gs: Sequence[Tensor], shift: Shift | None) -> None:
-        v = self._read(gs)
-        if shift is not None:
-            parts = [e.read(self.ts).to(self.work) * shift[e.parameter] for e in self.entries]
-            v = v + torch.cat(parts, -1)
+        v = shifted(self._read(gs), self.entries, self.ts, shift)
         kept, _ = self.solver.solve(v, None, homogeneous=True, dual=False, want_multipliers=False)
         self._subtract(gs, v - kept)
+
+    def multipliers(self, gs: Sequence[Tensor], shift: Shift | None) -> Tensor:
+        v = shifted(self._read(gs), self.entries, self.ts, shift)
+        kept, y = self.solver.solve(v, None, homogeneous=True, dual=False, want_multipliers=True)
+        assert y is not None
+        if self.independent:
+            return -y
+        count, m, n = self.shape
+        memory.require(count * m * n * 8, "rows as a dense matrix", v.device)
+        A = self.A.to_dense().double()
+        D = unit(torch.linalg.vector_norm(A, dim=-1))
+        U, S, V = torch.linalg.svd(A * D.unsqueeze(-1), full_matrices=False)
+        ranks = torch.tensor(self.solver.facts.ranks, device=S.device, dtype=torch.long)
+        kept_values = torch.arange(S.shape[-1], device=S.device) < ranks.unsqueeze(-1)
+        scaled = applied(V, (v - kept).double()) * torch.where(kept_values, 1 / S, 0.0)
+        return applied(U, scaled) * -D
 
     def _read(self, ts: Sequence[Tensor]) -> Tensor:
         return torch.cat([e.read(ts).to(self.work) for e in self.entries], -1)

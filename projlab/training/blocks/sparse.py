@@ -9,6 +9,7 @@ Reference: Golub and Van Loan, "Matrix Computations", 4th ed., section 5.3.2; se
 `projlab.engine.variants.sparse_cholesky`.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -20,7 +21,7 @@ from projlab.engine.solver import Solver
 from projlab.engine.variants.sparse_cholesky import SparseCholeskyFactor
 from projlab.errors import InputError
 from projlab.numerics.sparse_matrix import SparseMatrix
-from projlab.training.blocks.base import Block, Shift, TouchedEntries
+from projlab.training.blocks.base import Block, Shift, TouchedEntries, shifted
 from projlab.training.partition import MatrixPlan
 
 
@@ -32,6 +33,7 @@ class SparseBlock(Block):
     def __init__(self, plan: MatrixPlan, parameters: Sequence[Tensor], solver: Solver) -> None:
         factor = solver.factor
         assert isinstance(factor, SparseCholeskyFactor)
+        self._solver = solver
         self.gram, self._steps = factor.gram, factor.inner
         # in the order of their elimination, as products give them and solves take them
         self.rows = plan.rows.to(solver.device)[:, self.gram.order]
@@ -78,10 +80,7 @@ class SparseBlock(Block):
         return bool((r.abs() <= self._rounding * size).all())
 
     def tangent(self, gs: Sequence[Tensor], shift: Shift | None) -> None:
-        v = self._read(gs)
-        if shift is not None:
-            parts = [e.read(self.ts).to(self.work) * shift[e.parameter] for e in self.entries]
-            v = v + torch.cat(parts, -1)
+        v = shifted(self._read(gs), self.entries, self.ts, shift)
         total = self._correction(self.gram.times(v))
         for _ in range(1, self._passes):
             r = self.gram.times(v - total)
@@ -89,6 +88,10 @@ class SparseBlock(Block):
                 break
             total += self._correction(r)
         self._subtract(gs, total)
+
+    def multipliers(self, gs: Sequence[Tensor], shift: Shift | None) -> Tensor:
+        v = shifted(self._read(gs), self.entries, self.ts, shift)
+        return -least_multipliers(self._solver, v)[:, self.gram.order]
 
     def _correction(self, r: Tensor) -> Tensor:
         """E^+ r for residuals of E, but for what the shift leaves."""
@@ -104,6 +107,34 @@ class SparseBlock(Block):
         for e in self.entries:
             e.subtract(ts, delta[:, start : start + e.width])
             start += e.width
+
+
+def least_multipliers(solver: Solver, v: Tensor) -> Tensor:
+    """y (B, m) with A'y what the projection of v (B, n) takes out, of least norm of y / D.
+
+    Where rows depend on each other, rounding of E v is divided by the shift s in the combinations
+    that no entry has. y - s (E E' + s I)^-1 y leaves y as it is but for these, of which rounding
+    leaves about u ||E||^2 / s each time, and for s / sigma^2 of the others, which is put back.
+    """
+    _, y = solver.solve(v, None, homogeneous=True, dual=False, want_multipliers=True)
+    assert y is not None
+    factor = solver.factor
+    if solver.kept is not None or not isinstance(factor, SparseCholeskyFactor):
+        return y
+    gram, u = factor.gram, tolerance.unit_roundoff("float64")
+    if gram.shift == 0:
+        return y
+    units = torch.stack(solver.units).prod(0)[gram.order]
+    y = y[:, gram.order] / units
+    taken = gram.transposed_times(y)
+    left = min(u * gram.largest() / gram.shift, 0.1)
+    for _ in range(math.ceil(math.log(u) / math.log(left))):
+        y = y - gram.shift * gram.solve(y)
+    for _ in range(factor.passes):
+        y = y + gram.solve(gram.times(taken - gram.transposed_times(y)), factor.inner)
+    found = torch.empty_like(y)
+    found[:, gram.order] = y * units
+    return found
 
 
 def _usable(units: Tensor) -> Tensor:

@@ -75,8 +75,8 @@ class SumsBlock(Block):
         self._scales = sent(scales, device)
         self._scales = self._scales.view(-1, *[1] * self.rows.dim())
         self._scaled = any(t.scale != 1 for _, t in first)
-        norm2 = sum(t.scale**2 * t.count for _, t in first)
-        self._steps = [t.scale / norm2 for _, t in first]
+        self._norm2 = sum(t.scale**2 * t.count for _, t in first)
+        self._steps = [t.scale / self._norm2 for _, t in first]
         self.variant = "single_row"
         self.shape = (self.rows.numel(), 1, sum(t.count for _, t in first))
         sizes = (len(first), *self.rows.shape)
@@ -127,6 +127,9 @@ class SumsBlock(Block):
     def tangent(self, gs: Sequence[Tensor], shift: Shift | None) -> None:
         views = [v.of(gs) for v in self._views]
         self._subtract(views, self._sums(views, shift))
+
+    def multipliers(self, gs: Sequence[Tensor], shift: Shift | None) -> Tensor:
+        return self._sums([v.of(gs) for v in self._views], shift) / -self._norm2
 
     def project_in_metric(self, b: Tensor, inverse: Sequence[Tensor], skip: Tensor | None) -> None:
         weights = [v.of(inverse) for v in self._views]

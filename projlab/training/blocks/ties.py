@@ -7,14 +7,20 @@ entry of a group on; a residual of the rows is followed in the same way, which g
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from projlab import tolerance
+from projlab.engine.select import asked
+from projlab.engine.setup import build_one
+from projlab.engine.solver import Solver
 from projlab.numerics.transfer import sent
+from projlab.system.constraint import AffineConstraint
 from projlab.system.rank import wide_data
 from projlab.training.blocks.base import Block, Shift, narrowed, widest_dtype
+from projlab.training.blocks.sparse import least_multipliers
 from projlab.training.memory_order import flat
 from projlab.training.ties import TiesPlan, jumps
 
@@ -84,6 +90,34 @@ class TiesBlock(Block):
         for p, _, where in self.entries:
             x[where] *= shift[p]
         self._write(gs, self._averaged(g + x) - x)
+
+    def multipliers(self, gs: Sequence[Tensor], shift: Shift | None) -> Tensor:
+        v = self._read(gs).to(self._wide)
+        if shift is not None:
+            x = self._read(self.ts)
+            for p, _, where in self.entries:
+                v[where] += x[where] * shift[p]
+        v = v - self._averaged(v)
+        # on the host, as any device has a sparse factor there: this waits for another one
+        y = least_multipliers(self._prices, v.cpu().double().unsqueeze(0))[0]
+        return -y.to(device=v.device, dtype=v.dtype)
+
+    @cached_property
+    def _prices(self) -> Solver:
+        """The rows, which cycles make depend on each other, in a sparse factor."""
+        plan, (height, width) = self.plan, (len(self.rows), len(self.group))
+        i = torch.arange(height, device="cpu").expand(2, -1).flatten()
+        A = torch.sparse_coo_tensor(
+            torch.stack([i, plan.ends.flatten()]),
+            plan.values.flatten(),
+            (height, width),
+            device="cpu",
+            check_invariants=False,
+        )
+        options = asked(width, "sparse_cholesky", {}, applications=1)
+        none = torch.zeros(height, dtype=torch.float64, device="cpu")
+        constraint = AffineConstraint(A.coalesce(), none)
+        return build_one(constraint, torch.float64, options, torch.float64)
 
     def together(self, holds: Tensor) -> Tensor:
         return ~self._any_in_groups(~holds)[self.group_of_row]

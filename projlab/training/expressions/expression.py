@@ -318,13 +318,6 @@ class Expression(Views):
     def __bool__(self) -> NoReturn:
         raise TypeError("an expression has no truth value; it has values when it is constrained")
 
-    def __array__(self, dtype: Any = None, copy: Any = None) -> NoReturn:
-        # pandas asks for one in its `@`, which leaves nothing to the right side
-        raise TypeError(
-            "an expression is no array: it has values when it is constrained. `@` with pandas on "
-            "the left takes arrays alone: write `frame.to_numpy() @ expression`"
-        )
-
     def __eq__(self, other: object) -> "Equation":  # type: ignore[override]
         return Equation(self, self._right(other, "=="))
 

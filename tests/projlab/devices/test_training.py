@@ -1,6 +1,7 @@
 """Constrained steps on a device: none waits for it, and a graph of one can be replayed."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -87,6 +88,20 @@ def test_a_step_does_not_wait(name, mode, device):
         optimizer.step()
     require_feasible(handle, name, own)
     assert handle.steps == 2
+
+
+@pytest.mark.parametrize("name", EQUATIONS)
+def test_a_step_that_keeps_multipliers_does_not_wait(name, device):
+    optimizer, handle, own = constrained(name, device, multipliers=True)
+    for p in own:
+        p.grad = torch.ones_like(p)
+    expected = handle.multipliers()
+    # prices of ties are solved for on the host
+    with nullcontext() if "ties" in name else device.no_waits():
+        optimizer.step()
+    for kept, asked in zip(handle.multipliers(), expected, strict=True):
+        assert kept.device.type == device.device.type
+        torch.testing.assert_close(kept.cpu(), asked.cpu())
 
 
 @pytest.mark.parametrize("name", ["sums", "sum of two", "ties", "indexed"])

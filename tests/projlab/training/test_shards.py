@@ -123,6 +123,7 @@ def fully_sharded(rank, world):
             handle.apply()
         same(many, one)
         # an average of weights, whole on every rank
+        assert_same_prices(handles, (one, many))
         averages = network(), network()
         for handle, average in zip(handles, averages, strict=True):
             handle.project(average)
@@ -133,6 +134,18 @@ def fully_sharded(rank, world):
         assert rank or handles[1].steps == 7
         with pytest.warns(UserWarning, match="moved by something else"):
             together.step()
+
+
+def assert_same_prices(handles, nets):
+    """Shadow prices, also of rows that follow from others, are those of one process."""
+    x, y = data(0)
+    for net in nets:
+        net.zero_grad()
+        (net(x) - y).square().mean().backward()
+    for mine, theirs in zip(*(handle.multipliers() for handle in handles), strict=True):
+        assert mine.abs().max() > 0
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+        assert mine.shape == theirs.shape
 
 
 def reduced(of):

@@ -6,6 +6,7 @@ import torch
 
 import projlab
 from projlab_validation.training.problems import BUILDERS
+from projlab_validation.training.train import _best, _rows, feasibility
 
 
 @pytest.mark.parametrize("name", BUILDERS)
@@ -15,8 +16,11 @@ def test_the_optimum_satisfies_the_optimality_conditions(name, decay):
     p = problem.optimum(decay)
     assert np.allclose(problem.A @ p, problem.b, rtol=0, atol=1e-12)
     gradient = problem.loss.gradient(p) + decay * p
-    multipliers = np.linalg.lstsq(problem.A.T, gradient)[0]
-    assert np.linalg.norm(gradient - problem.A.T @ multipliers) <= 1e-11
+    multipliers = _best(problem, p, gradient, 2.0**-53)
+    assert np.linalg.norm(gradient + _rows(problem).T @ multipliers) <= 1e-11
+    if problem.sides is not None:
+        assert feasibility(problem.A, problem.b, p[None], problem.sides) <= 2.0**-50
+        assert (multipliers[len(problem.A) :] > 0).any()
     low, high = problem.curvature(p, decay)
     assert 0 < low <= high <= 1.5
     assert sum(int(np.prod(shape)) for shape in problem.shapes) == problem.A.shape[1]

@@ -12,6 +12,8 @@ rates and c·u the rounding of one step:
 and roundings add up to √steps · c · u · κ. In mode "post" this is promised only where the step is
 along the gradient; elsewhere the limit is that of another problem.
 
+Multipliers leave of the gradient what the best ones do, but for κ₂(A) c·u of it.
+
 A network's rows hold at every step, however many, and its loss is no larger than that of the
 unconstrained network, up to the noise between seeds.
 """
@@ -92,6 +94,8 @@ def verdict_of(row: Row, bound: float) -> tuple[Verdict, str]:
     )
     if not feasible:
         return "fail", figures
+    if row.get("prices", math.nan) > tolerance.dimension_factor(row["m"], row["n"]) * u:
+        return "fail", f"multipliers that are not: {row['prices']:.1e} is left of the gradient"
     if row["distance"] <= bound:
         return "pass", figures
     if row["mode"] == "post" and BY_NAME[row["optimizer"]].moves != "gradient":

@@ -1,7 +1,8 @@
 """Convex problems with linear constraints and a known optimum, for training.
 
-min f(p) + λ/2 ‖p‖² subject to A p = b, with λ an optimizer's coupled weight decay. Losses are
-scaled so that their Hessian's largest eigenvalue is near one: one learning rate suits all.
+min f(p) + λ/2 ‖p‖² subject to A p = b, and of some G p ≤ h, lb ≤ p ≤ ub as well, with λ an
+optimizer's coupled weight decay. Losses are scaled so that their Hessian's largest eigenvalue is
+near one: one learning rate suits all.
 """
 
 from __future__ import annotations
@@ -142,6 +143,30 @@ class Regression(Loss):
         return np.asarray(p)
 
 
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """G p ≤ h and lb ≤ p ≤ ub, (k, n), (k,), (n,) and (n,)."""
+
+    G: Vector
+    h: Vector
+    lb: Vector
+    ub: Vector
+
+    @property
+    def rows(self) -> tuple[Vector, Vector]:
+        """All of them as rows ≤ right sides, of bounds that are there at all."""
+        eye = np.eye(len(self.lb))
+        parts = [(self.G, self.h), (-eye, -self.lb), (eye, self.ub)]
+        kept = [part for part in parts if np.isfinite(part[1]).any()]
+        return np.concatenate([rows for rows, _ in kept]), np.concatenate([h for _, h in kept])
+
+    def stated(self, expression: Any) -> list[Any]:
+        """Return them over the expression of all entries, in the order of `rows`."""
+        found = [self.G @ expression <= self.h] if len(self.h) else []
+        found += [expression >= self.lb] if np.isfinite(self.lb).any() else []
+        return found + ([expression <= self.ub] if np.isfinite(self.ub).any() else [])
+
+
 def _rational(value: float) -> fmpq:
     return fmpq(*float(value).as_integer_ratio())
 
@@ -164,7 +189,9 @@ class TrainingProblem:
         Where it comes from.
     stated
         The same equations as they are written over expressions of the parameters, where that is
-        not A p = b: then A keeps independent rows of them.
+        not A p = b: then A keeps independent rows of them; beside sides, all of them in order.
+    sides
+        Inequalities beside them, where there are any.
     """
 
     name: str
@@ -174,6 +201,7 @@ class TrainingProblem:
     shapes: tuple[tuple[int, ...], ...]
     reference: str
     stated: Callable[[list[Any]], list[Any]] | None = None
+    sides: Sides | None = None
 
     def equations(self, parameters: list[torch.nn.Parameter]) -> list[Any]:
         """Return the equations over parameters, as `projlab.constrain` takes them."""
@@ -182,7 +210,8 @@ class TrainingProblem:
         expressions = [expr(p) for p in parameters]
         if self.stated is not None:
             return self.stated(expressions)
-        return [self.A @ cat(*expressions) == self.b]
+        p = cat(*expressions)
+        return [self.A @ p == self.b, *(self.sides.stated(p) if self.sides else [])]
 
     @property
     def start(self) -> Vector:
@@ -192,7 +221,32 @@ class TrainingProblem:
 
     def optimum(self, decay: float) -> Vector:
         """(n,): the constrained optimum with λ/2 ‖p‖² added to the loss."""
-        return self.loss.minimise(self.A, self.b, decay)
+        if self.sides is None:
+            return self.loss.minimise(self.A, self.b, decay)
+        return self._within(self.sides, decay)
+
+    def _within(self, sides: Sides, decay: float) -> Vector:
+        """Return the optimum of the face that a solver ends on, its multipliers' signs checked."""
+        import cvxpy as cp
+        from cvxpy.atoms.affine.wraps import psd_wrap
+        from cvxpy.atoms.quad_form import quad_form
+
+        H = self.loss.hessian(self.b) + decay * np.eye(self.A.shape[1])
+        linear = self.loss.gradient(np.zeros(len(H)))
+        rows, right = sides.rows
+        rows, right = rows[np.isfinite(right)], right[np.isfinite(right)]
+        unknown = cp.Variable(len(H))
+        objective: Any = 0.5 * quad_form(unknown, psd_wrap(H)) + linear @ unknown
+        held: list[Any] = [self.A @ unknown == self.b, rows @ unknown <= right]
+        problem: Any = cp.Problem(cp.Minimize(objective), held)
+        problem.solve(solver=cp.CLARABEL)
+        active = np.asarray(held[1].dual_value) > CLEAR
+        face = np.concatenate([self.A, rows[active]])
+        p = self.loss.minimise(face, np.concatenate([self.b, right[active]]), decay)
+        multipliers = np.linalg.lstsq(-face.T, H @ p + linear)[0][len(self.A) :]
+        if multipliers.min(initial=CLEAR) < CLEAR or (rows @ p - right)[~active].max() > -CLEAR:
+            raise ArithmeticError(f"{self.name}: which inequalities are active is not clear")
+        return p
 
     def curvature(self, optimum: Vector, decay: float) -> tuple[float, float]:
         """Smallest and largest eigenvalue of the Hessian on the null space of A, at the optimum."""
@@ -200,6 +254,10 @@ class TrainingProblem:
         Z = Vh[int((sigma > 1e-12 * sigma[0]).sum()) :].T
         values = np.linalg.eigvalsh(Z.T @ self.loss.hessian(optimum) @ Z) + decay
         return float(values[0]), float(values[-1])
+
+
+CLEAR = 1e-3
+"""Multipliers of active inequalities, and room of the others, are larger than this."""
 
 
 def article_1() -> TrainingProblem:
@@ -239,6 +297,28 @@ def mixture() -> TrainingProblem:
     H = np.diag(rng.uniform(0.25, 1.0, 24))
     A = np.kron(np.eye(4), np.ones(6))
     return _problem(mixture, A, np.ones(4), Quadratic(H, rng.standard_normal(24)), ((4, 6),))
+
+
+def portfolio_within() -> TrainingProblem:
+    """The same portfolio without short sales, at most 0.3 in one asset, 0.1 in the first three."""
+    free = portfolio()
+    sides = Sides(
+        np.array([[1.0] * 3 + [0.0] * 9]), np.array([0.1]), np.zeros(12), np.full(12, 0.3)
+    )
+    problem = _problem(portfolio_within, free.A, free.b, free.loss, free.shapes)
+    return replace(problem, sides=sides)
+
+
+def mixture_within() -> TrainingProblem:
+    """Mixture weights that are not negative, row by row on the simplex (Breiman 1996)."""
+    free = mixture()
+    sides = Sides(np.zeros((0, 24)), np.zeros(0), np.zeros(24), np.full(24, np.inf))
+    problem = _problem(mixture_within, free.A, free.b, free.loss, free.shapes)
+
+    def stated(e: list[Any]) -> list[Any]:
+        return [e[0].sum(dim=1) == 1, e[0] >= 0]
+
+    return replace(problem, stated=stated, sides=sides)
 
 
 def margins() -> TrainingProblem:
@@ -331,7 +411,9 @@ BUILDERS: dict[str, Callable[[], TrainingProblem]] = {
         article_2,
         article_3,
         portfolio,
+        portfolio_within,
         mixture,
+        mixture_within,
         margins,
         flow,
         reconciliation,

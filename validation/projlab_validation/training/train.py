@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -12,9 +13,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from projlab import tolerance
 from projlab_validation.norms import norm
 from projlab_validation.training.optimizers import Choice
-from projlab_validation.training.problems import TrainingProblem, Vector
+from projlab_validation.training.problems import Sides, TrainingProblem, Vector
 
 Mode = Literal["tangent", "post", "metric"]
 """Of `projlab.constrain`."""
@@ -40,7 +42,12 @@ class TrainingRecord:
     distance
         ‖p − p*‖ at the end, relative to max(‖p*‖, ‖p_start − p*‖).
     kkt
-        ‖T(∇f(p) + λp)‖ over the same at the start, T the projection onto the null space of A.
+        ‖T(∇f(p) + λp)‖ over the same at the start, T the projection onto the null space of A; of
+        problems with inequalities, what multipliers of right signs leave of the gradient.
+    prices
+        What the multipliers that `projlab` names leave of the gradient at the end, less what the
+        best ones do, relative to κ₂(A) times the gradient's parts; infinite where an inequality's
+        is negative, NaN where the equations are stated in another order.
     feasibility
         The largest of max_i |A p − b|_i / (Σ_j |a_ij p_j| + |b_i|) after any step.
     steps_to
@@ -69,6 +76,7 @@ class TrainingRecord:
     reason: str = ""
     distance: float = NAN
     kkt: float = NAN
+    prices: float = NAN
     feasibility: float = NAN
     steps_to: int | None = None
     seconds: float = NAN
@@ -84,6 +92,8 @@ class TrainingRecord:
 
 def takes(choice: Choice, problem: TrainingProblem) -> bool:
     """Whether an optimizer can be given a problem's parameters."""
+    if choice.closure and problem.sides is not None:
+        return False  # LBFGS beside inequalities is refused
     return not choice.matrices or all(len(shape) == 2 for shape in problem.shapes)
 
 
@@ -138,13 +148,14 @@ def _measure(
     from projlab import constrain
 
     steps, decay = facts["steps"], facts["weight_decay"]
+    u = tolerance.unit_roundoff(facts["dtype"])
     total_decay = decay + choice.own_decay
     optimum, low, high = _solution(problem, total_decay)
     parameters = _parameters(problem, getattr(torch, facts["dtype"]))
     optimizer = choice.make(parameters, decay)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # mode "post" says where it ends; so do we
-        constrain(optimizer, *problem.equations(parameters), mode=mode, log=0)
+        handle = constrain(optimizer, *problem.equations(parameters), mode=mode, log=0)
     closure = _closure(problem, parameters)
 
     entries = [p.detach().flatten() for p in parameters]
@@ -165,16 +176,18 @@ def _measure(
 
     def kkt(p: Any) -> float:
         gradient = problem.loss.gradient(p) + total_decay * p
-        multipliers = np.linalg.lstsq(problem.A.T, gradient)[0]
-        return norm(gradient - problem.A.T @ multipliers)
+        return norm(gradient + _rows(problem).T @ _best(problem, p, gradient, u))
 
+    closure()
+    prices = torch.cat([y.flatten() for y in handle.multipliers()]).double().numpy()
     points = path.double().numpy()
     scale = max(norm(optimum), norm(began - optimum)) or 1.0
     away = np.linalg.norm(points - optimum, axis=1) / scale
     return {
         "distance": float(away[-1]),
         "kkt": kkt(points[-1]) / (kkt(began) or 1.0),
-        "feasibility": feasibility(problem.A, problem.b, points),
+        "prices": _excess(problem, points[-1], prices, decay, u),
+        "feasibility": feasibility(problem.A, problem.b, points, problem.sides),
         "steps_to": _settled(away),
         "seconds": seconds,
         "rate_sum": sum(rates),
@@ -185,14 +198,67 @@ def _measure(
     }
 
 
-def feasibility(A: Any, b: Any, points: Any) -> float:
+def _rows(problem: TrainingProblem) -> Vector:
+    """Return the rows of equations, and below them those of inequalities."""
+    if problem.sides is None:
+        return problem.A
+    return np.concatenate([problem.A, problem.sides.rows[0]])
+
+
+def _best(problem: TrainingProblem, p: Vector, gradient: Vector, u: float) -> Vector:
+    """Return the multipliers that leave least of a gradient.
+
+    Those of inequalities that are active at p, for data of unit roundoff u, are not negative, and
+    of the others zero.
+    """
+    from scipy.optimize import lsq_linear
+
+    if problem.sides is None:
+        return np.asarray(np.linalg.lstsq(-problem.A.T, gradient)[0])
+    rows, right = problem.sides.rows
+    m, room = len(problem.A), right - rows @ p
+    held = np.concatenate([np.arange(m), m + np.flatnonzero(room <= ACTIVE * u)])
+    bounds = (np.where(held < m, -np.inf, 0.0), np.full(len(held), np.inf))
+    y = np.zeros(m + len(rows))
+    y[held] = lsq_linear(_rows(problem)[held].T, -gradient, bounds, method="bvls").x
+    return y
+
+
+ACTIVE = 16.0
+"""Room of an active inequality, in units of u: entries and right sides are about one."""
+
+
+def _excess(problem: TrainingProblem, p: Vector, y: Vector, decay: float, u: float) -> float:
+    """Return by how much multipliers y leave more of the gradient; see `TrainingRecord.prices`.
+
+    Decay that an optimizer adds unasked is no part of what it is asked to minimise.
+    """
+    if problem.stated is not None and problem.sides is None:
+        return NAN
+    if y[len(problem.A) :].min(initial=0.0) < 0:
+        return math.inf
+    gradient, rows = problem.loss.gradient(p) + decay * p, _rows(problem)
+    size = norm(gradient) + norm(problem.loss.gradient(np.zeros_like(p))) + norm(p)
+    left, least = (norm(gradient + rows.T @ z) for z in (y, _best(problem, p, gradient, u)))
+    return (left - least) / (float(np.linalg.cond(problem.A)) * size)
+
+
+def feasibility(A: Any, b: Any, points: Any, sides: Sides | None = None) -> float:
     """The largest |A p - b|_i / (Σ_j |a_ij p_j| + |b_i|) of several points p (k, n).
 
+    Of inequalities what they are violated by, over the same; bounds of zero hold exactly.
     Evaluated in the longest float there is: in float64 the sum's own rounding would be the most.
     """
     size = np.abs(points) @ np.abs(A).T + np.abs(b)
     residual = np.abs(points.astype(np.longdouble) @ A.T - b)
-    return float(np.max(residual / np.where(size > 0, size, 1.0)))
+    worst = float(np.max(residual / np.where(size > 0, size, 1.0)))
+    if sides is not None:
+        rows, right = sides.rows
+        rows, right = rows[np.isfinite(right)], right[np.isfinite(right)]
+        size = np.abs(points) @ np.abs(rows).T + np.abs(right)
+        violated = np.maximum(points.astype(np.longdouble) @ rows.T - right, 0)
+        worst = max(worst, float(np.max(violated / np.where(size > 0, size, 1.0))))
+    return worst
 
 
 @functools.cache  # for every optimizer and mode

@@ -1,5 +1,6 @@
 """Sums of one grid over different axes: projections that commute, and others that do not."""
 
+import math
 import tracemalloc
 
 import pytest
@@ -8,8 +9,11 @@ import torch
 import projlab
 from benchmarks.memory import held_bytes
 from projlab import constrain, expr
+from projlab.engine.kernels import margins as kernels
+from projlab.numerics import tuning
 from projlab.training.blocks.margins import MarginsBlock
 from tests.projlab.training.helpers import F64, Fresh, U, blocks_of, parameter
+from tests.projlab.ways import needs_numba
 
 COMMUTING = {
     "rows and columns": ((5, 7), lambda e: [e.sum(0), e.sum(1)]),
@@ -46,6 +50,13 @@ OTHERS = {
 }
 
 
+@pytest.fixture(params=["operators", pytest.param("kernel", marks=needs_numba)])
+def way(request, monkeypatch):
+    """Whether torch's operators or the kernel add up; either way whatever the size."""
+    monkeypatch.setattr(tuning, "MARGINS", 0 if request.param == "kernel" else math.inf)
+    return request.param
+
+
 def dense(equations, n):
     """A and b of equations over one parameter of n entries."""
     rows, right = [], []
@@ -69,7 +80,7 @@ def equal_to(values, sums):
 
 
 @pytest.mark.parametrize("name", [*COMMUTING, *OTHERS])
-def test_the_answer_is_the_projection_whatever_way_it_is_found(name):
+def test_the_answer_is_the_projection_whatever_way_it_is_found(name, way):
     shape, sums = {**COMMUTING, **OTHERS}[name]
     W = parameter(*shape)
     equations = equal_to(torch.randn(*shape, dtype=F64), sums(expr(W)))
@@ -110,6 +121,49 @@ def test_sizes_that_residuals_are_judged_on(name):
         assert most <= block._spreading * float(r.abs().max()) * (1 + 1e-12)
 
 
+@pytest.mark.parametrize("dtype", [F64, torch.float32])
+def test_the_kernel_is_called_for_matrices_that_lie_row_by_row(dtype, way, monkeypatch):
+    """And not within what records or traces operators, which would miss it."""
+    called = []
+    compiled = kernels.kernel(dtype) if way == "kernel" else None
+    monkeypatch.setattr(
+        kernels, "kernel", lambda _: lambda *a: called.append(a[-1]) or compiled(*a)
+    )
+
+    def step(W):
+        optimizer = torch.optim.SGD([W], lr=0.1)
+        handle = constrain(optimizer, expr(W).sum(0) == 0.3, expr(W).sum(1) == 0.5)
+        called.clear()
+        W.grad = torch.randn_like(W)
+        optimizer.step()
+        return handle, list(called)
+
+    W = torch.nn.Parameter(torch.randn(6, 10, dtype=dtype))
+    handle, calls = step(W)
+    # sums and differences, of the gradient, then of the parameter
+    assert calls[:4] == ([True, False] * 2 if way == "kernel" else [])
+    handle.remove()
+    with Fresh():
+        assert step(W)[1] == []
+    for other in (torch.randn(10, 6, dtype=dtype).T, torch.randn(6, 20, dtype=dtype)[:, ::2]):
+        assert step(torch.nn.Parameter(other))[1] == []
+    monkeypatch.setenv("PROJLAB_NATIVE", "0")
+    assert step(torch.nn.Parameter(torch.randn(6, 10, dtype=dtype)))[1] == []
+
+
+def test_autograd_sees_that_the_kernel_changed_a_parameter(way):
+    W = parameter(6, 10)
+    optimizer = torch.optim.SGD([W], lr=0.0)
+    constrain(optimizer, expr(W).sum(0) == 0.3, expr(W).sum(1) == 0.5)
+    loss = (W * W).sum()
+    before = W._version
+    W.grad = torch.zeros_like(W)
+    optimizer.step()
+    assert W._version > before
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 def test_another_variant_by_name_takes_the_rows_as_they_are():
     W = parameter(4, 5)
     (block,) = blocks_of([W], expr(W).sum(0) == 4, expr(W).sum(1) == 5, variant="qr")
@@ -121,7 +175,7 @@ def test_another_variant_by_name_takes_the_rows_as_they_are():
 
 @pytest.mark.parametrize("mode", ["tangent", "post"])
 @pytest.mark.parametrize("dtype", [F64, torch.float32, torch.bfloat16, torch.float16])
-def test_steps_end_on_the_set_in_every_precision(dtype, mode):
+def test_steps_end_on_the_set_in_every_precision(dtype, mode, way):
     W = torch.nn.Parameter(torch.randn(6, 10).to(dtype))
     optimizer = torch.optim.SGD([W], lr=0.1)
     handle = constrain(optimizer, expr(W).sum(0) == 0.3, expr(W).sum(1) == 0.5, mode=mode)
