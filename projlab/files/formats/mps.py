@@ -396,7 +396,7 @@ def _notes(
     if whole:
         said = counted(len(whole), "variable is an integer", "variables are integers")
         yield f"that {said} is left out"
-    loose = set().union(*(program.bounds.get(kind, ()) for kind in ("SC", "SI")))
+    loose = program.bounds.get("SC", set()) | program.bounds.get("SI", set())
     if loose:
         said = counted(len(loose), "variable may", "variables may")
         yield f"that {said} be zero below its lower bound is left out"
