@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from projlab.cli.common import (
     BAD_INPUT,
@@ -203,7 +203,8 @@ def _jobs(
             if options.equations:
                 system = system.equations_alone()
             if system.loaded.bounded:
-                dtypes = _require_plain(system, options)
+                _require_plain(system, options)
+                dtypes: Sequence[Dtype] = ("float64",)
             else:
                 dtypes = options.dtype or (system.dtype,)
                 for dtype in dtypes:
@@ -215,10 +216,8 @@ def _jobs(
     return jobs, unread
 
 
-def _require_plain(
-    system: "StoredSystem", options: argparse.Namespace
-) -> "tuple[Literal['float64']]":
-    """Refuse what is asked of equations alone; return the dtype that bounds are compared in."""
+def _require_plain(system: "StoredSystem", options: argparse.Namespace) -> None:
+    """Refuse what is asked of equations alone, and a set that cannot be compared."""
     from projlab_validation.compare_bounds import problem_of
 
     said = {
@@ -234,7 +233,6 @@ def _require_plain(
                 "--equations compares its equations alone"
             )
     problem_of(system)
-    return ("float64",)
 
 
 def _compare_bounded(system: "StoredSystem", options: argparse.Namespace) -> "BoundedComparison":

@@ -353,8 +353,8 @@ def _rounded(path: Path, system: LoadedSystem, dtype: str) -> LoadedSystem:
             *(np.isfinite(x.data if is_scipy_sparse(x) else x) for x in (part, wide))
         ):
             raise wrong(path, f"holds entries that overflow in {dtype}", "float64")
-    A, b, x0, *others = narrow
-    return system._replace(A=A, b=b, x0=x0).with_bounds(*others, system.inequality_names)
+    A, b, x0, G, h, lb, ub = narrow
+    return system._replace(A=A, b=b, x0=x0).with_bounds(G, h, lb, ub, system.inequality_names)
 
 
 def _some(bound: Vector | None) -> Vector | None:

@@ -110,7 +110,8 @@ def compared(payload: Payload) -> list[ComparedSystem]:
 def described(system: ComparedSystem) -> Mapping[str, Any]:
     """What is known of the equations; nothing where the set has inequalities or bounds."""
     nothing = {"rank": 0, "ambiguous": False, "conflicting": (), "conflicting_count": 0}
-    return system.get("system", {**nothing, "redundant": ()})
+    known: Mapping[str, Any] = system.get("system", {**nothing, "redundant": ()})
+    return known
 
 
 def headings(system: ComparedSystem) -> tuple[str, ...]:

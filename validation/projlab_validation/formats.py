@@ -93,7 +93,7 @@ class StoredSystem:
             beside = f"{self.path.name.partition('.')[0]}_b.*"
             wanted = f"--b FILE or a number, or the file {beside} beside it"
             raise wrong(self.path, "holds A and no b", wanted)
-        return self.loaded.b
+        return _wide(self.loaded.b)
 
     @property
     def point(self) -> str:
