@@ -24,6 +24,7 @@ from projlab.errors import InputError
 
 if TYPE_CHECKING:
     from projlab_validation.compare import Comparison, ComparisonOptions
+    from projlab_validation.compare_bounds import BoundedComparison
     from projlab_validation.formats import StoredSystem
     from projlab_validation.problems.problem import Dtype
 
@@ -44,11 +45,13 @@ formats, of which nothing is ever executed:
   .npy           A; b by --b
   .csv .tsv      a line a row; with a header line, a column b, and a column name if wanted
   .mtx           A; b by --b
-  .mps           the rows of type E, by their names
+  .mps           rows of type E, L and G by their names, RANGES and BOUNDS
   .mat           as npz, of version 7 or older; a struct by --key
   .pt .pth       a dict of tensors as in npz, loaded with weights_only; one inside by --key
   .safetensors   as npz, without names
 csv, tsv, mtx and mps also with .gz or .bz2. Where a file has Aeq and beq, these are read.
+Where it has G and h, lb or ub (an mps file has), the projection onto {{x : A x = b, G x <= h,
+lb <= x <= ub}} is compared, in float64, with the solvers that are installed beside it by --peers.
 NAME_b.* and NAME_x0.* beside NAME.* are its b and x0 where nothing else says.
 A file that cannot be read is reported, and the others go on.
 
@@ -105,6 +108,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="V,V",
         help="only these variants, separated by commas (default: all)",
     )
+    add(
+        "--equations",
+        action="store_true",
+        help="of a file with inequalities or bounds compare the variants on its equations alone",
+    )
     add("--peers", action="store_true", help="compare with what else is installed, on the CPU")
     add("--threads", type=positive_integer, metavar="N", help="threads (default: as torch chooses)")
     add(
@@ -145,16 +153,19 @@ def run(options: argparse.Namespace) -> int:
         print(f"projlab: {why}", file=sys.stderr)
     if not jobs:
         return BAD_INPUT
-    comparisons = []
+    comparisons, bounded = [], []
     with progress_bar(len(jobs)) as (bar, line):
         for system, dtype in jobs:
             bar.update(line, description=f"{system.path.name} {dtype}")
-            comparisons.append(compare.compare(system, dtype, asked))
+            if system.loaded.bounded:
+                bounded.append(_compare_bounded(system, options))
+            else:
+                comparisons.append(compare.compare(system, dtype, asked))
             bar.update(line, advance=1)
-    code = _exit_code(comparisons, unread)
+    code = _exit_code([*comparisons, *bounded], unread)
     described = environment.describe(asked.device)
     described["threads per worker"] = str(options.threads or "as torch chooses")
-    payload = compare.payload(comparisons, asked, described, code, unread)
+    payload = compare.payload(comparisons, asked, described, code, unread, bounded)
     if options.json:
         print_json(payload)
     else:
@@ -189,9 +200,15 @@ def _jobs(
     for file in files:
         try:
             system = formats.read(file, options.b, options.x0, options.key, options.b_error)
-            dtypes = options.dtype or (system.dtype,)
-            for dtype in dtypes:
-                system.problem(dtype)
+            if options.equations:
+                system = system.equations_alone()
+            if system.loaded.bounded:
+                _require_plain(system, options)
+                dtypes: Sequence[Dtype] = ("float64",)
+            else:
+                dtypes = options.dtype or (system.dtype,)
+                for dtype in dtypes:
+                    system.problem(dtype)
         except InputError as refusal:
             unread.append(str(refusal))
         else:
@@ -199,7 +216,40 @@ def _jobs(
     return jobs, unread
 
 
-def _exit_code(comparisons: "Sequence[Comparison]", unread: Sequence[str]) -> int:
+def _require_plain(system: "StoredSystem", options: argparse.Namespace) -> None:
+    """Refuse what is asked of equations alone, and a set that cannot be compared."""
+    from projlab_validation.compare_bounds import problem_of
+
+    said = {
+        "--variants": options.variants is not None,
+        "--b-error": options.b_error is not None,
+        "--dtype float32": "float32" in (options.dtype or ()),
+        f"--device {options.device}": options.device != "cpu",
+    }
+    for name, is_said in said.items():
+        if is_said:
+            raise InputError(
+                f"{system.path} holds inequalities or bounds, which {name} is not for; "
+                "--equations compares its equations alone"
+            )
+    problem_of(system)
+
+
+def _compare_bounded(system: "StoredSystem", options: argparse.Namespace) -> "BoundedComparison":
+    from projlab_validation.compare_bounds import compare
+
+    return compare(
+        system,
+        peers=options.peers,
+        accuracy=options.accuracy,
+        threads=options.threads,
+        time_limit=options.time_limit,
+    )
+
+
+def _exit_code(
+    comparisons: "Sequence[Comparison | BoundedComparison]", unread: Sequence[str]
+) -> int:
     if any(comparison.failed for comparison in comparisons):
         return FAILED
     if unread:

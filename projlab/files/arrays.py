@@ -16,6 +16,9 @@ from projlab.files.refusal import believe, reading, wrong
 
 Vector = NDArray[np.floating[Any]]
 Matrix = NDArray[np.floating[Any]] | sp.csr_array
+SCALARS = frozenset({"b", "h", "lb", "ub"})
+"""What may be one number for all entries."""
+
 EXACT = 2**53
 """Integers up to this size are float64 numbers."""
 
@@ -26,19 +29,23 @@ def numbers(
     value: Any,
     notes: list[str],
     places: Sequence[NDArray[Any]] | None = None,
+    *,
+    infinite: bool = False,
 ) -> Vector:
     """Real, finite numbers: float32 where stored in that or less, else float64.
 
-    `places` are where the values of a sparse matrix stand.
+    `places` are where the values of a sparse matrix stand. Bounds may be `infinite`.
     """
     array = _real(path, name, array_of(path, name, value, notes), notes)
-    if not np.isfinite(array).all():
-        where = np.argwhere(~np.isfinite(array))[0].tolist()
+    refused = np.isnan(array) if infinite else ~np.isfinite(array)
+    if refused.any():
+        where = np.argwhere(refused)[0].tolist()
         entry = array[tuple(where)]
         if places is not None:
             where = [int(axis[where[0]]) for axis in places]
         place = f"[{', '.join(map(str, where))}]" if where else ""
-        raise wrong(path, f"holds {name}{place} = {entry}", "finite numbers")
+        wanted = "numbers" if infinite else "finite numbers"
+        raise wrong(path, f"holds {name}{place} = {entry}", wanted)
     return array
 
 
@@ -110,13 +117,22 @@ def is_torch_sparse(value: Any) -> bool:
     return torch is not None and isinstance(value, torch.Tensor) and value.layout != torch.strided
 
 
-def vector(path: Path, name: str, value: Any, length: int, of: str, notes: list[str]) -> Vector:
-    """A vector of that length; b may be one number for every row."""
+def vector(
+    path: Path,
+    name: str,
+    value: Any,
+    length: int,
+    of: str,
+    notes: list[str],
+    *,
+    infinite: bool = False,
+) -> Vector:
+    """A vector of that length; right sides and bounds may be one number for every entry."""
     dense = sp.csr_array(value).toarray() if is_scipy_sparse(value) else value
-    array = numbers(path, name, dense, notes)
+    array = numbers(path, name, dense, notes, infinite=infinite)
     if array.ndim == 2 and 1 in array.shape:
         array = array.ravel()
-    if array.ndim == 0 and name == "b":
+    if array.ndim == 0 and name in SCALARS:
         array = np.full(length, array)
     if array.shape != (length,):
         raise wrong(path, f"holds {name} of shape {array.shape}", f"({length},), to fit {of}")

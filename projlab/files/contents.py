@@ -71,10 +71,13 @@ def repeated(names: Iterable[str]) -> str | None:
 
 MATRICES = ("A", "Aeq", "A_eq")
 RIGHT_SIDES = {"A": "b", "Aeq": "beq", "A_eq": "b_eq"}
+BOUNDS = ("G", "h", "lb", "ub", "inequality_names")
+"""Inequalities and bounds by the names that qpsolvers gives them; the last is the MPS reader's."""
+
 SPARSE_KEYS = "data, indices, indptr, shape"
 KEYS = (
-    "the keys A (or Aeq, A_eq), b (or beq, b_eq) and optionally x0 (or x) and names; or those of a "
-    f"sparse matrix, {SPARSE_KEYS} and format, with b and optionally x0 and names"
+    "the keys A (or Aeq, A_eq), b (or beq, b_eq) and optionally x0 (or x), names, G with h, lb and "
+    f"ub; or those of a sparse matrix A, {SPARSE_KEYS} and format, with b and optionally the others"
 )
 
 

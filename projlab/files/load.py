@@ -6,13 +6,14 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from projlab.errors import InputError
 from projlab.files.arrays import Matrix, Vector, is_scipy_sparse, row_names, vector
 from projlab.files.contents import (
+    BOUNDS,
     KEYS,
     MATRICES,
     RIGHT_SIDES,
@@ -29,6 +30,9 @@ from projlab.files.find import companion, format_of
 from projlab.files.matrices import PARTS_OF_SPARSE, from_parts, is_sparse_by_parts, matrix
 from projlab.files.refusal import plain, shown, wrong
 
+if TYPE_CHECKING:
+    from projlab.system.polyhedron import Polyhedron
+
 Source = str | os.PathLike[str] | float
 
 ALIASES = {
@@ -39,27 +43,97 @@ ALIASES = {
 """What a vector may be called in a file of its own."""
 
 
-class LoadedSystem(NamedTuple):
-    """What a file says.
-
-    Attributes
-    ----------
-    A
-        (m, n): an array, or a `scipy.sparse.csr_array` where the file is sparse; float32 where it
-        is stored in that or less, else float64.
-    b, x0
-        (m,) and (n,); None where neither the file nor the caller says.
-    names
-        Of the rows, where the file has them.
-    notes
-        What was taken as what where that was a choice, and what was left out, a sentence each.
-    """
-
+class _Equations(NamedTuple):
     A: Matrix
     b: Vector | None
     x0: Vector | None
     names: tuple[str, ...] | None
     notes: tuple[str, ...]
+
+
+class LoadedSystem(_Equations):
+    """What a file says: ``A, b, x0, names, notes`` as a tuple, and attributes beside it.
+
+    Attributes
+    ----------
+    A
+        (m, n): an array, or a `scipy.sparse.csr_array` where the file is sparse; float32 where it
+        is stored in that or less, else float64. m is zero where a file holds inequalities alone.
+    b, x0
+        (m,) and (n,); None where neither the file nor the caller says.
+    names
+        Of the rows of A, where the file has them.
+    notes
+        What was taken as what where that was a choice, and what was left out, a sentence each.
+    G, h
+        Inequalities G x ≤ h, (p, n) and (p,); None where the file has none.
+    lb, ub
+        Bounds lb ≤ x ≤ ub, (n,) each, infinite where there is none; None where none is finite.
+    inequality_names
+        Of the rows of G, where the file has them.
+    """
+
+    G: Matrix | None = None
+    h: Vector | None = None
+    lb: Vector | None = None
+    ub: Vector | None = None
+    inequality_names: tuple[str, ...] | None = None
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there are inequalities or bounds beside the equations."""
+        return not (self.G is self.lb is self.ub is None)
+
+    @property
+    def polyhedron(self) -> Polyhedron:
+        """The set {x : A x = b, G x ≤ h, lb ≤ x ≤ ub}, which `projector` takes.
+
+        Raises
+        ------
+        InputError
+            There are rows and no right side.
+        InconsistentError
+            A lower bound is above an upper one.
+        """
+        from projlab.system.polyhedron import Polyhedron  # with torch, which no reader needs
+
+        m, n = self.A.shape
+        if m and self.b is None:
+            raise InputError("there is A and no b; give load one: b=")
+        p = 0 if self.h is None else len(self.h)
+        named = self.names is not None or self.inequality_names is not None
+        rows = self.names or tuple(f"row {i}" for i in range(m))
+        names = (*rows, *(self.inequality_names or (f"inequality {i}" for i in range(p))))
+        return Polyhedron(
+            self.A if m else None,
+            self.b if m else None,
+            self.G,
+            self.h,
+            self.lb,
+            self.ub,
+            n=n,
+            names=names if named and m + p else None,
+        )
+
+    def with_bounds(
+        self,
+        G: Matrix | None,
+        h: Vector | None,
+        lb: Vector | None,
+        ub: Vector | None,
+        inequality_names: tuple[str, ...] | None = None,
+    ) -> LoadedSystem:
+        """The same equations beside these inequalities and bounds."""
+        made = LoadedSystem(*self)
+        made.G, made.h, made.lb, made.ub = G, h, lb, ub
+        made.inequality_names = inequality_names
+        return made
+
+    def _replace(self, **parts: Any) -> LoadedSystem:
+        """The same with other members of the tuple, and what stands beside them."""
+        return LoadedSystem._make(super()._replace(**parts)).with_bounds(
+            self.G, self.h, self.lb, self.ub, self.inequality_names
+        )
 
 
 def load(
@@ -70,7 +144,7 @@ def load(
     key: str | None = None,
     dtype: Literal["float64", "float32"] | None = None,
 ) -> LoadedSystem:
-    """Read a system A x = b from a file; nothing in it is ever executed.
+    """Read a system A x = b from a file, and inequalities and bounds; nothing is ever executed.
 
     Parameters
     ----------
@@ -91,7 +165,7 @@ def load(
     -------
     LoadedSystem
         ``A, b, x0, names, notes``, which ``projector(A, b)`` and ``AffineConstraint(A, b, names)``
-        take.
+        take; with the attributes G, h, lb and ub, and ``projector(system.polyhedron)`` for all.
 
     Raises
     ------
@@ -130,29 +204,79 @@ def _system(
     """Check what a file holds and put it into the form that everything else takes."""
     held = held_by(parts)
     name = named or _matrix_name(path, format_, parts, held)
-    if name is None:
-        A: Matrix = from_parts(path, parts, notes)
+    parts, taken = _inequalities(name, parts, notes)
+    G = matrix(path, "G", parts["G"], notes) if "G" in parts else None
+    if name is None and G is not None and not is_sparse_by_parts(parts):
+        A: Matrix = np.zeros((0, G.shape[1]), dtype=G.dtype)
+        used: set[str] = set()
+    elif name is None:
+        A = from_parts(path, parts, notes)
         used = {*PARTS_OF_SPARSE, "format", "_is_array"}
     else:
         A, used = matrix(path, name, parts[name], notes), {name}
     m, n = A.shape
-    if not (m and n):
+    if not (n and (m or G is not None or "lb" in parts or "ub" in parts)):
         raise wrong(path, f"holds A of shape {(m, n)}", "at least one row and one column")
     if "x" in parts and "x0" in parts:
         raise wrong(path, "holds both x and x0", "one of them")
     right = RIGHT_SIDES.get(name or "A", "b")
     point = "x0" if "x0" in parts else "x"
-    left_out = [key for key in parts if key not in {*used, right, point, "names"}]
+    used |= {right, point, "names", *BOUNDS, *taken}
+    left_out = [key for key in parts if key not in used]
     if left_out:
         notes.append(f"left out: {listed(list(map(printable, left_out)))}")
     if name in ("Aeq", "A_eq"):
         notes.append(f"the equations are {name} and {right}")
-    return LoadedSystem(
+    b = vector(path, right, parts[right], m, name or "A", notes) if right in parts else None
+    system = LoadedSystem(
         A,
-        vector(path, right, parts[right], m, name or "A", notes) if right in parts else None,
+        np.zeros(0, dtype=np.float64) if b is None and not m else b,
         vector(path, point, parts[point], n, name or "A", notes) if point in parts else None,
         row_names(path, parts["names"], m) if "names" in parts else None,
         (),
+    )
+    return _bounded(path, system, G, parts, notes)
+
+
+def _inequalities(
+    name: str | None, parts: Parts, notes: list[str]
+) -> tuple[Parts, tuple[str, ...]]:
+    """The parts with G and h, and what these are called: MATLAB has A beside Aeq, scipy A_ub."""
+    if name not in ("Aeq", "A_eq") or "G" in parts or "h" in parts:
+        return parts, ()
+    for matrix_, right in (("A", "b"), ("A_ub", "b_ub")):
+        if matrix_ in parts and right in parts:
+            notes.append(f"the inequalities are {matrix_} and {right}")
+            return {**parts, "G": parts[matrix_], "h": parts[right]}, (matrix_, right)
+    return parts, ()
+
+
+def _bounded(
+    path: Path, system: LoadedSystem, G: Matrix | None, parts: Parts, notes: list[str]
+) -> LoadedSystem:
+    """The system with what a file says of inequalities and bounds."""
+    n = system.A.shape[1]
+    if ("h" in parts) != (G is not None):
+        has, lacks = ("h", "G") if G is None else ("G", "h")
+        raise wrong(path, f"holds {has} and no {lacks}", "both, for G x ≤ h")
+    p = 0
+    if G is not None:
+        p = G.shape[0]
+        if G.shape[1] != n:
+            raise wrong(path, f"holds G of shape {(p, G.shape[1])}", f"(p, {n}), to fit A")
+    found = {
+        name: vector(path, name, parts[name], length, of, notes, infinite=True)
+        for name, length, of in (("h", p, "G"), ("lb", n, "A"), ("ub", n, "A"))
+        if name in parts
+    }
+    for name, never in (("h", -np.inf), ("lb", np.inf), ("ub", -np.inf)):
+        if name in found and (found[name] == never).any():
+            at = int((found[name] == never).argmax())
+            raise wrong(path, f"holds {name}[{at}] = {never}", "a number that some x satisfies")
+    lb, ub = (_some(found.get(name)) for name in ("lb", "ub"))
+    names = parts.get("inequality_names")
+    return system.with_bounds(
+        G, found.get("h"), lb, ub, None if names is None else row_names(path, names, p)
     )
 
 
@@ -164,7 +288,7 @@ def _matrix_name(path: Path, format_: Format, parts: Parts, held: str) -> str | 
     found = [name for name in MATRICES if name in parts]
     if found and PARTS_OF_SPARSE & set(parts):
         raise wrong(path, f"holds both a dense A and CSR parts ({held})", KEYS)
-    if is_sparse_by_parts(parts) and not found:
+    if not found and (is_sparse_by_parts(parts) or "G" in parts):
         return None
     if "Aeq" in found and "A_eq" in found:
         raise wrong(path, "holds both Aeq and A_eq", "one of them, or a key that names one")
@@ -221,10 +345,18 @@ def _vector_file(path: Path, name: str, length: int, of: Path, notes: list[str])
 def _rounded(path: Path, system: LoadedSystem, dtype: str) -> LoadedSystem:
     if dtype not in ("float64", "float32"):
         raise InputError(f'dtype is {dtype!r}; it must be "float64" or "float32"')
+    parts: list[Any] = [system.A, system.b, system.x0, system.G, system.h, system.lb, system.ub]
     with np.errstate(over="ignore"):
-        A: Any = system.A.astype(dtype)
-        b, x0 = (None if v is None else v.astype(dtype) for v in (system.b, system.x0))
-    held = A.data if is_scipy_sparse(A) else A
-    if not all(np.isfinite(part).all() for part in (held, b, x0) if part is not None):
-        raise wrong(path, f"holds entries that overflow in {dtype}", "float64")
-    return system._replace(A=A, b=b, x0=x0)
+        narrow = [None if part is None else part.astype(dtype) for part in parts]
+    for part, wide in zip(narrow, parts, strict=True):
+        if part is not None and not np.array_equal(
+            *(np.isfinite(x.data if is_scipy_sparse(x) else x) for x in (part, wide))
+        ):
+            raise wrong(path, f"holds entries that overflow in {dtype}", "float64")
+    A, b, x0, G, h, lb, ub = narrow
+    return system._replace(A=A, b=b, x0=x0).with_bounds(G, h, lb, ub, system.inequality_names)
+
+
+def _some(bound: Vector | None) -> Vector | None:
+    """A bound that holds anywhere."""
+    return bound if bound is not None and np.isfinite(bound).any() else None

@@ -49,13 +49,13 @@ def show(payload: Payload, console: Console | None = None) -> None:
         console = Console()
         if not console.is_terminal and "COLUMNS" not in os.environ:
             console = Console(width=PIPE_WIDTH)
-    for i, system in enumerate(payload["systems"]):
+    for i, system in enumerate(compared(payload)):
         if i:
             console.print()
         console.print(Text(title(system), style="bold"))
         for what, text in facts(system):
             console.print(Text.assemble((f"  {what}: ", "dim"), text))
-        for row in system["system"]["conflicting"]:
+        for row in described(system)["conflicting"]:
             console.print(Text.assemble(("  conflict ", STYLES["fail"]), row))
         if answered(system):
             for table in lines_tables(system, console):
@@ -77,9 +77,9 @@ def lines_tables(system: ComparedSystem, console: Console) -> list[Table]:
 
     No figure is broken or cut: a column that does not fit stands in a further table.
     """
-    tables, taken = [], 0
-    while taken < len(HEADINGS):
-        most = len(HEADINGS)
+    tables, taken, count = [], 0, len(headings(system))
+    while taken < count:
+        most = count
         while most > taken + 1 and _width(_table(system, taken, most), console) > console.width:
             most -= 1
         tables.append(_table(system, taken, most))
@@ -91,7 +91,7 @@ def _table(system: ComparedSystem, first: int, end: int) -> Table:
     """Return the columns from `first` to before `end` of every line, after its name."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("", no_wrap=True, overflow="ignore")
-    for heading in HEADINGS[first:end]:
+    for heading in headings(system)[first:end]:
         shown = ABBREVIATED.get(heading, heading)
         table.add_column(shown, justify="right", no_wrap=True, overflow="ignore")
     for line in answered(system):
@@ -100,6 +100,23 @@ def _table(system: ComparedSystem, first: int, end: int) -> Table:
         cells[1] = SHORT.get(cells[1], cells[1])
         table.add_row(Text(line["name"], style=style), *cells[first:end])
     return table
+
+
+def compared(payload: Payload) -> list[ComparedSystem]:
+    """Every system, those with inequalities or bounds last."""
+    return [*payload["systems"], *payload.get("bounded", [])]
+
+
+def described(system: ComparedSystem) -> Mapping[str, Any]:
+    """What is known of the equations; nothing where the set has inequalities or bounds."""
+    nothing = {"rank": 0, "ambiguous": False, "conflicting": (), "conflicting_count": 0}
+    known: Mapping[str, Any] = system.get("system", {**nothing, "redundant": ()})
+    return known
+
+
+def headings(system: ComparedSystem) -> tuple[str, ...]:
+    """What stands over the columns of a system's lines."""
+    return HEADINGS if "system" in system else BOUNDED_HEADINGS
 
 
 def _width(table: Table, console: Console) -> int:
@@ -118,12 +135,27 @@ HEADINGS = (
     "pays from",
 )
 
+BOUNDED_HEADINGS = (
+    "forward error",
+    "judged by",
+    "feasibility",
+    "set-up",
+    "one projection",
+    "once more",
+    "its own status",
+)
+
 ABBREVIATED = {
     "feasibility": "feas.",
     "stationarity": "stat.",
     "one projection": "one",
     "stacked, a point": "stacked",
 }
+BOUNDED_LEGEND = (
+    "with inequalities or bounds: one: the first projection, of a peer its whole call through "
+    "cvxpy; once more: the same again, from the active set that was found; feas.: the largest miss "
+    "of a row or bound, scaled"
+)
 LEGEND = (
     "feas., stat.: scaled feasibility and stationarity residuals; one: a projection; stacked: a "
     "point of many together; pays from: from so many projections on, set-up included, it costs "
@@ -145,18 +177,32 @@ KAPPA_U = (
 
 def legend(payload: Payload) -> list[str]:
     """Explain the words that stand in the tables and in the advice, and no others."""
-    systems = payload["systems"]
+    systems = compared(payload)
     if not any(map(answered, systems)):
         return []
+    explained = [LEGEND] if any(map(answered, payload["systems"])) else []
+    explained += [BOUNDED_LEGEND] if any(map(answered, payload.get("bounded", []))) else []
     judges = {line["judged_by"] for system in systems for line in answered(system)}
     advice = [system["recommendation"] for system in systems]
     said = " ".join(text for a in advice for text in (a["text"], *a["changes"]))
     words = [JUDGES[judge] for judge in JUDGES if judge in judges]
-    return [LEGEND, *(["; ".join(words)] if words else []), *([KAPPA_U] if "κu" in said else [])]
+    return [
+        *explained,
+        *(["; ".join(words)] if words else []),
+        *([KAPPA_U] if "κu" in said else []),
+    ]
 
 
 def row(line: Line) -> list[str]:
-    """The cells of one line, in the order of `HEADINGS`."""
+    """The cells of one line, in the order of `headings`."""
+    if "claimed" in line:
+        return [
+            nearness(line),
+            line["judged_by"] if line["judged_by"] != "nothing" else MISSING,
+            units.figure(_number(line["feasibility"])),
+            *(units.duration(_number(line[key])) for key in ("setup_s", "project_s", "again_s")),
+            line["claimed"],
+        ]
     return [
         nearness(line),
         line["judged_by"] if line["judged_by"] != "nothing" else MISSING,
@@ -198,6 +244,8 @@ def remarks(system: ComparedSystem) -> list[tuple[str, str]]:
 
 def facts(system: ComparedSystem) -> list[tuple[str, str]]:
     """What the system is, as pairs of words."""
+    if "system" not in system:
+        return _facts_with_bounds(system)
     s = system["system"]
     what = (
         f"{s['m']:,} equations in {s['n']:,} variables, {s['nnz']:,} nonzeros "
@@ -221,6 +269,16 @@ def facts(system: ComparedSystem) -> list[tuple[str, str]]:
         ("point", system["x0"]),
     ]
     return pairs
+
+
+def _facts_with_bounds(system: ComparedSystem) -> list[tuple[str, str]]:
+    fixed = f", {system['fixed']:,} of them fixed" if system["fixed"] else ""
+    what = (
+        f"{system['equations']:,} equations and {system['inequalities']:,} inequalities in "
+        f"{system['variables']:,} variables, {system['bounded']:,} of them with bounds{fixed}"
+    )
+    noted = [("read as", system["note"])] if system["note"] else []
+    return [("system", what), *noted, ("point", system["x0"])]
 
 
 ONE_POINT = "exactly one: the set is one point, the projection of every x0"
@@ -288,7 +346,7 @@ def _tolerated(s: ComparedSystem) -> str:
 
 def verdict(payload: Payload) -> str:
     """The comparison in a sentence."""
-    systems = payload["systems"]
+    systems = compared(payload)
     broken = [
         f"{line['name']} on {title(s)}"
         for s in systems
@@ -312,7 +370,9 @@ def render(payload: Payload) -> str:
     environment = page.environment()
     helpers: dict[str, Callable[..., Any]] = {
         "answered": answered,
+        "described": described,
         "facts": facts,
+        "headings": headings,
         "nearness": nearness,
         "remarks": remarks,
         "row": row,
@@ -321,16 +381,15 @@ def render(payload: Payload) -> str:
     environment.globals.update(helpers)
     environment.filters["duration"] = lambda value: units.duration(_number(value))
     environment.filters["figure"] = lambda value: units.figure(_number(value))
-    systems: Sequence[ComparedSystem] = payload["systems"]
+    systems: Sequence[ComparedSystem] = compared(payload)
     charts = [_chart(i, system, payload) for i, system in enumerate(systems)]
     template = environment.get_template("compare.html.j2")
     return template.render(
         payload=payload,
         systems=systems,
         charts=charts,
-        headings=HEADINGS,
         verdict=verdict(payload),
-        legend=legend(payload),
+        legend=[line for line in legend(payload) if line != LEGEND],
     )
 
 

@@ -254,11 +254,16 @@ def bounds(frame: pd.DataFrame) -> pd.DataFrame:
                     "worst distance": error(float(own["distance"].max())),
                     "median distance": error(float(own["distance"].median())),
                     "worst row or bound": error(float(own["feasibility"].max())),
-                    "median ms": f"{1e3 * own['seconds'].median():.3g}",
+                    "median ms": _milliseconds(float(own["seconds"].median())),
                     "verdicts": judged if role == "answer" else MISSING,
                 }
             )
     return pd.DataFrame(table)
+
+
+def _milliseconds(seconds: float) -> str:
+    """Where nothing answered, as of a set that is refused, there is no time."""
+    return MISSING if math.isnan(seconds) else f"{1e3 * seconds:.3g}"
 
 
 def networks(frame: pd.DataFrame) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import pytest
 
 from projlab.cli import validate
 from projlab_reports import difference, publish, regressions
-from projlab_validation import compare, describe, lines, recommend, store
+from projlab_validation import compare, compare_bounds, describe, lines, recommend, store
 from projlab_validation.bounds.judge import judge as judge_bounds
 from projlab_validation.bounds.section import BoundsRecord
 from projlab_validation.judge import judge
@@ -148,6 +148,11 @@ def test_the_json_of_comparisons():
     assert sorted([*WORD.findall(loose), *parts]) == sorted(of_one)
     for name, kind in parts.items():
         assert listed(title, name) == [f.name for f in dataclasses.fields(kind)], name
+    loose, _, rest = section(title).partition("Each of `bounded` has")[2].partition("\n\n")
+    of_bounded = [f.name for f in dataclasses.fields(compare_bounds.BoundedComparison)]
+    assert sorted([*WORD.findall(loose), "lines"]) == sorted(of_bounded)
+    of_line = [f.name for f in dataclasses.fields(compare_bounds.BoundedLine)]
+    assert WORD.findall(rest)[1:] == of_line
 
 
 def test_the_json_of_benchmarks(tmp_path):

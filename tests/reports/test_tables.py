@@ -1,7 +1,7 @@
 """Tables of what is checked beyond the answer for x0, from records whose figures are known."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pandas as pd
 import pytest
@@ -9,6 +9,7 @@ import pytest
 from projlab_reports import markdown, page, tables
 from projlab_reports.summary import rows
 from projlab_reports.units import MISSING
+from projlab_validation.bounds.section import BoundsRecord
 from tests.reports.runs import BASE, TRAINED, summary_of
 
 U = 2.0**-53
@@ -155,3 +156,11 @@ def test_the_report_has_a_section_for_each(tmp_path):
     for heading in ("Every check", "What the answers were judged by", "Drift"):
         assert f"\n## {heading}\n" in text
     assert "| spectra_steep | float64 | κ too near 1/u |" in text
+
+
+def test_families_without_a_time_show_none():
+    empty = BoundsRecord("bounds_empty_box", "auto", "answer", "", 1, 2, True, "refused", "none is")
+    frame = pd.DataFrame([asdict(empty)]).assign(verdict="pass")
+    (row,) = rows(tables.bounds(frame))
+    assert row["median ms"] == row["worst distance"] == row["worst row or bound"] == "–"
+    assert row["verdicts"] == "1 pass"

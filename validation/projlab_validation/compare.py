@@ -29,6 +29,7 @@ from projlab.engine.variants import get
 from projlab.numerics import memory
 from projlab.system.options import OnInconsistent
 from projlab_validation import subjects
+from projlab_validation.compare_bounds import BoundedComparison
 from projlab_validation.describe import (
     SystemDescription,
     analysed,
@@ -40,7 +41,7 @@ from projlab_validation.describe import (
     with_clear_cutoff,
     with_condition_as_given,
 )
-from projlab_validation.formats import SEED, StoredSystem
+from projlab_validation.formats import StoredSystem
 from projlab_validation.lines import Extra, Line, lines, peer_name
 from projlab_validation.oracles import FLOPS_PER_SECOND, Reference, reference
 from projlab_validation.outcome import Outcome, Rule, ask, described, timed
@@ -171,7 +172,7 @@ def compare(stored: StoredSystem, dtype: Dtype, options: ComparisonOptions) -> C
         file=str(stored.path),
         dtype=dtype,
         note=stored.note,
-        x0=_where_from(stored),
+        x0=stored.point,
         system=snapshot.system,
         check=snapshot.check,
         lines=tuple(shown),
@@ -180,18 +181,13 @@ def compare(stored: StoredSystem, dtype: Dtype, options: ComparisonOptions) -> C
     )
 
 
-def _where_from(stored: StoredSystem) -> str:
-    if stored.x0 is not None:
-        return "x0 as given"
-    return f"x0 standard normal, numpy.random.default_rng({SEED})"
-
-
 def payload(
     comparisons: Sequence[Comparison],
     options: ComparisonOptions,
     environment: Mapping[str, str],
     exit_code: int,
     unread: Sequence[str] = (),
+    bounded: Sequence[BoundedComparison] = (),
 ) -> dict[str, Any]:
     """What programs and pages read: plain values, None where a figure is missing or infinite."""
     shown = {key: value for key, value in asdict(options).items() if key != "threads"}
@@ -203,6 +199,7 @@ def payload(
         "environment": dict(environment),
         "unread": list(unread),
         "systems": [asdict(comparison) for comparison in comparisons],
+        "bounded": [asdict(comparison) for comparison in bounded],
     }
     plain: dict[str, Any] = _plain(content)
     return plain

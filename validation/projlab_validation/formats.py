@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +61,11 @@ class StoredSystem:
             There is no b, or an entry overflows in `dtype`.
         """
         dtype = dtype or self.dtype
-        A, b, x0, names, _ = self.loaded
-        if b is None:
-            beside = f"{self.path.name.partition('.')[0]}_b.*"
-            wanted = f"--b FILE or a number, or the file {beside} beside it"
-            raise wrong(self.path, "holds A and no b", wanted)
-        n = A.shape[1]
+        A, _, x0, names, _ = self.loaded
+        b = self.right_side()
+        m, n = A.shape
+        if not m:
+            raise wrong(self.path, "holds no equation", "equations, or no --equations")
         point = np.random.default_rng(SEED).standard_normal(n) if x0 is None else x0
         with np.errstate(over="ignore"):
             data = rounded(_wide(A.data if isinstance(A, sp.csr_array) else A), dtype)
@@ -88,8 +87,35 @@ class StoredSystem:
             row_names=names,
         )
 
+    def right_side(self) -> Vector:
+        """Return b, or refuse a system without it."""
+        if self.loaded.b is None:
+            beside = f"{self.path.name.partition('.')[0]}_b.*"
+            wanted = f"--b FILE or a number, or the file {beside} beside it"
+            raise wrong(self.path, "holds A and no b", wanted)
+        return _wide(self.loaded.b)
+
+    @property
+    def point(self) -> str:
+        """Where x₀ comes from."""
+        if self.loaded.x0 is not None:
+            return "x0 as given"
+        return f"x0 standard normal, numpy.random.default_rng({SEED})"
+
+    def equations_alone(self) -> StoredSystem:
+        """The same without inequalities and bounds, which is said."""
+        if not self.loaded.bounded:
+            return self
+        A, b, x0, names, notes = self.loaded
+        notes = (*notes, "inequalities and bounds are left out, as --equations says")
+        return replace(self, loaded=LoadedSystem(A, b, x0, names, notes))
+
     def code(self, dtype: Dtype) -> str:
         """The line that loads just what was compared."""
+        return f"A, b, x0, names, notes = {self.load_call(dtype)}"
+
+    def load_call(self, dtype: Dtype) -> str:
+        """The call that loads just what was compared."""
         arguments: dict[str, Any] = {"b": self.b, "x0": self.x0, "key": self.key}
         if dtype != self.dtype:
             arguments["dtype"] = dtype
@@ -98,7 +124,7 @@ class StoredSystem:
             for name, value in arguments.items()
             if value is not None
         ]
-        return f"A, b, x0, names, notes = load({', '.join([quoted(self.path), *given])})"
+        return f"load({', '.join([quoted(self.path), *given])})"
 
     @property
     def b_error_code(self) -> str:

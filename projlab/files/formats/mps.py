@@ -1,9 +1,10 @@
-"""Linear programs in MPS, fixed and free: the rows that are equations.
+"""Linear programs in MPS, fixed and free: equations, inequalities and bounds.
 
 Source: IBM, "Mathematical Programming System/360, Linear and Separable Programming: User's Manual"
-(1969), for the sections; the conventions for ranges and free format are those of HiGHS, whose
-reader the tests hold this one against. Solvers' readers are not used here: they take "1,5" for 1,
-leave out entries below 1e-12, refuse those above 1e15, and of an entry given twice keep the first.
+(1969), for the sections; the conventions for ranges, bounds and free format are those of HiGHS,
+whose reader the tests hold this one against. Solvers' readers are not used here: they take "1,5"
+for 1, leave out entries below 1e-12, refuse those above 1e15, and of an entry given twice keep the
+first.
 """
 
 from __future__ import annotations
@@ -13,18 +14,19 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import scipy.sparse as sp
 
+from projlab.files.arrays import Vector
 from projlab.files.contents import Contents, Format, counted, listed
 from projlab.files.refusal import place, shown, wrong
 from projlab.files.text import unpacked
 from projlab.files.tokens import number, why_not
 
 WHAT = "MPS"
-WANTED = "a whole MPS file with rows of type E"
+WANTED = "a whole MPS file with rows of type E, L or G"
 FIXED = ((1, 3), (4, 12), (14, 22), (24, 36), (39, 47), (49, 61))
 """The six fields of the fixed format, as slices of a line."""
 
@@ -54,6 +56,8 @@ class _Program:
     ranges: dict[str, float] = field(default_factory=dict)
     sets: dict[str, str] = field(default_factory=dict)
     bounds: dict[str, set[str]] = field(default_factory=dict)
+    lower: dict[str, float] = field(default_factory=dict)
+    upper: dict[str, float] = field(default_factory=dict)
     integers: set[str] = field(default_factory=set)
     in_integers: bool = False
     left_out: list[str] = field(default_factory=list)
@@ -79,7 +83,7 @@ class _Program:
 
 
 def read(path: Path) -> Contents:
-    """Read the equations of a linear program by their names."""
+    """Read the rows of a linear program by their names, and the bounds of its variables."""
     text = unpacked(path, WHAT, WANTED).decode("utf-8", errors="surrogateescape")
     lines = text.split("\n")
     program = _Program(path, fixed=_is_fixed(lines))
@@ -102,7 +106,7 @@ def read(path: Path) -> Contents:
             program.refuse(f"holds {shown(content.strip())} before any section")
     if section != "ENDATA":
         raise wrong(path, "has no ENDATA at its end", WANTED)
-    return _equations(program)
+    return _contents(program)
 
 
 def _section(program: _Program, content: str) -> str:
@@ -117,10 +121,10 @@ def _section(program: _Program, content: str) -> str:
 
 
 def _quadratic(program: _Program, names: Sequence[str]) -> None:
-    """A quadratic part of a row: of no concern to the equations unless it is one's."""
+    """A quadratic part of a row: of no concern unless it is a constraint's."""
     for name in names:
-        if program.types.get(name) == "E":
-            program.refuse(f"makes the row {shown(name)} quadratic", wanted="linear equations")
+        if program.types.get(name, "N") != "N":
+            program.refuse(f"makes the row {shown(name)} quadratic", wanted="linear rows")
 
 
 def _is_fixed(lines: Sequence[str]) -> bool:
@@ -228,15 +232,34 @@ def _bound(program: _Program, words: Sequence[str]) -> None:
         program.refuse(f"holds {shown(words[0])}, no type of bound,", 0)
     count = len(words)
     valued = kind in VALUED or count == 4 or (count == 3 and words[2] not in program.columns)
+    value = math.nan
     if valued:
         count -= 1
         if count not in (2, 3):
             program.refuse("has no number at the end of a bound")
-        _value(program, words, count, infinite=True)
+        value = _value(program, words, count, infinite=True)
     if count not in (2, 3) or words[count - 1] not in program.columns:
         program.refuse(f"names the variable {shown(words[count - 1])}, which is none,", count - 1)
     _one_set(program, "BOUNDS", words[1] if count == 3 else "")
-    program.bounds.setdefault(kind, set()).add(words[count - 1])
+    name = words[count - 1]
+    program.bounds.setdefault(kind, set()).add(name)
+    _set_bound(program, kind, name, value)
+
+
+def _set_bound(program: _Program, kind: str, name: str, value: float) -> None:
+    """What one bound says of either side, each of which may be said once."""
+    said: dict[str, float] = {}
+    if kind in {"LO", "LI", "FX", "FR", "MI", "BV"}:
+        said["lower"] = {"FR": -math.inf, "MI": -math.inf, "BV": 0.0}.get(kind, value)
+    if kind in {"UP", "UI", "FX", "FR", "PL", "BV", "SC", "SI"}:
+        said["upper"] = {"FR": math.inf, "PL": math.inf, "BV": 1.0}.get(kind, value)
+    if said.get("lower") == math.inf or said.get("upper") == -math.inf:
+        program.refuse(f"bounds {shown(name)} by {value}, which no number satisfies,")
+    for side, number_ in said.items():
+        held = program.lower if side == "lower" else program.upper
+        if name in held:
+            program.refuse(f"gives the {side} bound of {shown(name)} again", None, "each once")
+        held[name] = number_
 
 
 READERS: Mapping[str, Callable[[_Program, Sequence[str]], None]] = {
@@ -249,31 +272,88 @@ READERS: Mapping[str, Callable[[_Program, Sequence[str]], None]] = {
 """By section: how one line of it is read."""
 
 
-def _equations(program: _Program) -> Contents:
-    """A, b and names of the rows whose two sides are one number; all else goes into the notes."""
+def _contents(program: _Program) -> Contents:
+    """A, b of the rows whose two sides are one number, G, h of the others, bounds, and names."""
     rows = [name for name, kind in program.types.items() if kind != "N"]
-    equal = [
-        name
-        for name in rows
-        if (program.ranges[name] == 0 if name in program.ranges else program.types[name] == "E")
-        and math.isfinite(program.right.get(name, 0.0))
-    ]
-    if not equal:
-        holds = f"holds {len(rows)} rows, none an equation"
-        raise wrong(program.path, holds, "at least one row of type E")
-    at = {name: i for i, name in enumerate(equal)}
-    kept = {entry: value for entry, value in program.entries.items() if entry[0] in at}
-    at_rows = np.fromiter((at[row] for row, _ in kept), np.int64, len(kept))
-    at_columns = np.fromiter((program.columns[name] for _, name in kept), np.int64, len(kept))
-    values = np.fromiter(kept.values(), np.float64, len(kept))
-    shape = (len(equal), len(program.columns))
-    A = sp.csr_array((values, (at_rows, at_columns)), shape=shape)
-    parts = {
-        "A": A,
-        "b": np.array([program.right.get(name, 0.0) for name in equal]),
-        "names": [_printable(name) for name in equal],
+    if not rows or not program.columns:
+        holds = f"holds {counted(len(rows), 'row')} and {counted(len(program.columns), 'variable')}"
+        raise wrong(program.path, holds, "at least one row of type E, L or G and one variable")
+    sides = {name: _sides(program, name) for name in rows}
+    equal = [name for name, (least, most) in sides.items() if least == most]
+    chosen = set(equal)
+    ranged = [name for name in rows if name not in chosen]
+    above = [(name, 1.0, sides[name][1]) for name in ranged if sides[name][1] < math.inf]
+    below = [(name, -1.0, -sides[name][0]) for name in ranged if sides[name][0] > -math.inf]
+    both = {name for name, _, _ in above} & {name for name, _, _ in below}
+    parts: dict[str, Any] = {
+        "A": _matrix(program, [(name, 1.0) for name in equal]),
+        "b": np.array([sides[name][0] for name in equal], dtype=np.float64),
     }
-    return Contents(parts, tuple(_notes(program, rows, equal)))
+    if equal:
+        parts["names"] = [_printable(name) for name in equal]
+    if above or below:
+        parts["G"] = _matrix(program, [(name, sign) for name, sign, _ in (*above, *below)])
+        parts["h"] = np.array([side for _, _, side in (*above, *below)], dtype=np.float64)
+        parts["inequality_names"] = [
+            _printable(name) + (" (most)" if sign > 0 else " (least)") * (name in both)
+            for name, sign, _ in (*above, *below)
+        ]
+    lower, upper = _bounds(program)
+    if np.isfinite(lower).any():
+        parts["lb"] = lower
+    if np.isfinite(upper).any():
+        parts["ub"] = upper
+    return Contents(parts, tuple(_notes(program, ranged, equal, (lower, upper))))
+
+
+def _sides(program: _Program, name: str) -> tuple[float, float]:
+    """What the row is at least and at most."""
+    kind, right = program.types[name], program.right.get(name, 0.0)
+    least = right if kind in "EG" else -math.inf
+    most = right if kind in "EL" else math.inf
+    if name in program.ranges:
+        wide = program.ranges[name]
+        if kind == "L" or (kind == "E" and wide < 0):
+            least = right - abs(wide)
+        else:
+            most = right + abs(wide)
+    if least == math.inf or most == -math.inf:
+        said = f"asks the row {shown(name)} to be {least if least == math.inf else most}"
+        raise wrong(program.path, said, "right sides that some number satisfies")
+    return least, most
+
+
+def _bounds(program: _Program) -> tuple[Vector, Vector]:
+    """Of every variable: at least zero where nothing is said; integers then at most one.
+
+    An upper bound below zero without a lower one is refused: some readers take the lower one away,
+    and some keep zero, which leaves no x.
+    """
+    names = list(program.columns)
+    plain = program.integers - set(program.lower) - set(program.upper)
+    for name, most in program.upper.items():
+        if most < 0 and name not in program.lower:
+            said = f"gives {shown(name)} an upper bound below zero and no lower one"
+            raise wrong(program.path, said, "LO or MI beside it, for readers differ")
+    lower = [program.lower.get(name, 0.0) for name in names]
+    upper = [program.upper.get(name, 1.0 if name in plain else math.inf) for name in names]
+    return np.array(lower, dtype=np.float64), np.array(upper, dtype=np.float64)
+
+
+def _matrix(program: _Program, rows: Sequence[tuple[str, float]]) -> sp.csr_array:
+    """The rows of these names, each by its sign; a name may come twice."""
+    m, n = len(rows), len(program.columns)
+    order = {name: i for i, name in enumerate(program.types)}
+    entries = [e for e in program.entries.items() if program.types[e[0][0]] != "N"]
+    at = np.fromiter((order[row] for (row, _), _ in entries), np.int64, len(entries))
+    columns = np.fromiter((program.columns[x] for (_, x), _ in entries), np.int64, len(entries))
+    values = np.fromiter((value for _, value in entries), np.float64, len(entries))
+    whole = sp.csr_array((values, (at, columns)), shape=(len(order), n))
+    if not m:
+        return sp.csr_array((0, n), dtype=np.float64)
+    picked = sp.csr_array(whole[np.array([order[name] for name, _ in rows])])
+    picked.data *= np.repeat([sign for _, sign in rows], np.diff(picked.indptr))
+    return picked
 
 
 def _printable(name: str) -> str:
@@ -281,31 +361,45 @@ def _printable(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _notes(program: _Program, rows: Sequence[str], equal: Sequence[str]) -> Iterator[str]:
-    chosen = set(equal)
-    left = [_printable(name) for name in rows if name not in chosen]
-    if left:
-        verb = "are inequalities" if len(left) > 1 else "is an inequality"
-        yield f"{len(left)} of {len(rows)} rows {verb} and left out ({listed(left, 3)})"
-    ranged = [name for name in left if program.types.get(name) == "E"]
+def _notes(
+    program: _Program,
+    ranged: Sequence[str],
+    equal: Sequence[str],
+    bounds: tuple[Vector, Vector],
+) -> Iterator[str]:
+    total = len(ranged) + len(equal)
     if ranged:
-        yield f"{len(ranged)} of them by RANGES ({listed(ranged, 3)})"
-    turned = [name for name in equal if program.types[name] != "E"]
+        verb = "are inequalities" if len(ranged) > 1 else "is an inequality"
+        shown_names = listed([_printable(name) for name in ranged], 3)
+        yield f"{len(ranged)} of {total} rows {verb}, read as G x ≤ h ({shown_names})"
+    made = [_printable(name) for name in ranged if name in program.ranges]
+    if made:
+        verb = "have" if len(made) > 1 else "has"
+        yield f"{len(made)} of them {verb} two sides by RANGES ({listed(made, 3)})"
+    turned = [_printable(name) for name in equal if program.types[name] != "E"]
     if turned:
         rows_are = counted(len(turned), "row is an equation", "rows are equations")
         yield f"{rows_are} by a range of 0 ({listed(turned, 3)})"
+    lower, upper = bounds
+    bounded = int((np.isfinite(lower) | np.isfinite(upper)).sum())
+    if bounded:
+        variables = counted(len(lower), "variable")
+        yield f"{bounded} of {variables} have bounds (x ≥ 0 where none is given)"
     fixed = sorted(map(_printable, program.bounds.get("FX", ())))
     if fixed:
-        yield f"FX, which fixes {counted(len(fixed), 'variable')}, is left out ({listed(fixed, 3)})"
-    free = program.bounds.get("FR", set()) - set().union(
-        *(names for kind, names in program.bounds.items() if kind != "FR")
-    )
-    if bounded := len(program.columns) - len(free):
-        variables = counted(len(program.columns), "variable")
-        yield f"bounds are left out, of {bounded} of {variables} (x ≥ 0 where none is given)"
-    if program.integers:
-        whole = counted(len(program.integers), "variable is an integer", "variables are integers")
-        yield f"that {whole} is left out"
+        yield f"FX fixes {counted(len(fixed), 'variable')} ({listed(fixed, 3)})"
+    plain = program.integers - set(program.lower) - set(program.upper)
+    if plain:
+        verb = "lie" if len(plain) > 1 else "lies"
+        yield f"{counted(len(plain), 'integer')} without a bound {verb} in [0, 1]"
+    whole = program.integers.union(*(program.bounds.get(k, ()) for k in ("BV", "LI", "UI")))
+    if whole:
+        said = counted(len(whole), "variable is an integer", "variables are integers")
+        yield f"that {said} is left out"
+    loose = program.bounds.get("SC", set()) | program.bounds.get("SI", set())
+    if loose:
+        said = counted(len(loose), "variable may", "variables may")
+        yield f"that {said} be zero below its lower bound is left out"
     yield from program.left_out
 
 

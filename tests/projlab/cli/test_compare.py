@@ -304,3 +304,77 @@ def test_bad_usage_ends_with_2(arguments, capsys):
         main(["compare", *arguments])
     assert end.value.code == 2
     assert capsys.readouterr().err.startswith("usage: projlab compare ")
+
+
+class TestInequalitiesAndBounds:
+    @pytest.fixture
+    def box(self, tmp_path, monkeypatch):
+        """Three variables that sum to one, the first at most a quarter."""
+        monkeypatch.chdir(tmp_path)
+        parts = {"A": np.ones((1, 3)), "b": np.ones(1), "lb": np.zeros(3)}
+        parts |= {"G": np.array([[1.0, 0.0, 0.0]]), "h": np.array([0.25])}
+        np.savez("box.npz", x0=np.array([2.0, -1.0, 0.5]), **parts)
+        return Path("box.npz")
+
+    def test_the_whole_set_is_projected_onto_and_peers_stand_beside(self, box, capfd):
+        assert main(["compare", str(box), "--peers", "--json", "--accuracy", "1e-12"]) == 0
+        out, error = capfd.readouterr()
+        assert error == ""
+        payload = json.loads(out)
+        assert payload["systems"] == []
+        (one,) = payload["bounded"]
+        counts = "equations", "inequalities", "variables", "bounded", "fixed"
+        assert [one[name] for name in counts] == [1, 1, 3, 3, 0]
+        own, *peers = one["lines"]
+        assert (own["name"], own["claimed"], own["verdict"]) == ("active_set", "polished", "pass")
+        assert own["judged_by"] == "exact"
+        assert own["forward_error"] <= 1e-15
+        assert own["setup_s"] > 0
+        assert own["again_s"] > 0
+        assert {"CLARABEL", "OSQP"} <= {peer["name"] for peer in peers}
+        assert all(peer["forward_error"] < 1e-6 for peer in peers if peer["status"] == "ok")
+        assert all(peer["verdict"] == "skip" for peer in peers)
+        names = {}
+        exec(one["recommendation"]["code"], names)  # noqa: S102  what users are told to paste
+        x = names["P"](torch.tensor([2.0, -1.0, 0.5], dtype=torch.float64))
+        np.testing.assert_allclose(x, [0.25, 0, 0.75], atol=1e-15)
+
+    def test_at_the_terminal_and_on_a_page_it_stands_beside_equations(self, system, box, capsys):
+        assert main(["compare", str(system), str(box), "--out", "out"]) == 0
+        out = capsys.readouterr().out
+        assert "1 equations and 1 inequalities in 3 variables, 3 of them with bounds" in out
+        assert "polished" in out
+        assert "P = projector(system.polyhedron)" in out
+        page = Path("out/compare.html").read_text(encoding="utf-8")
+        assert "box.npz" in page
+        assert "its own status" in page
+        assert main(["report", "out/compare.json", "--out", "again"]) == 0
+        assert Path("again/compare.html").read_text(encoding="utf-8") == page
+
+    def test_equations_alone_are_compared_where_that_is_asked(self, box, capsys):
+        assert main(["compare", str(box), "--equations", "--json"]) == 0
+        payload = json.loads(capsys.readouterr().out)
+        assert payload["bounded"] == []
+        (one,) = payload["systems"]
+        assert "inequalities and bounds are left out, as --equations says" in one["note"]
+
+    def test_an_empty_set_is_refused_with_its_proof_and_ends_with_3(self, box, capsys):
+        np.savez("empty.npz", A=np.ones((1, 3)), b=np.ones(1), ub=np.full(3, 0.25))
+        assert main(["compare", "empty.npz"]) == 3
+        assert "The set is empty" in capsys.readouterr().out
+        assert main(["compare", str(box), "empty.npz"]) == 0
+
+    def test_an_answer_beyond_what_was_asked_ends_with_1(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        np.savez("hard.npz", A=np.array([[0.1, 0.3, 0.7]]), b=np.ones(1), lb=np.zeros(3))
+        assert main(["compare", "hard.npz", "--accuracy", "1e-30"]) == 1
+        assert "beyond the 1e-30 asked for" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        "arguments", [["--variants", "qr"], ["--dtype", "float32"], ["--b-error", "1e-9"]]
+    )
+    def test_what_is_for_equations_alone_is_refused(self, box, arguments, capsys):
+        assert main(["compare", str(box), *arguments]) == 2
+        error = capsys.readouterr().err
+        assert f"which {arguments[0]}" in error
+        assert "--equations" in error

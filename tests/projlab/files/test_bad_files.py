@@ -188,7 +188,11 @@ BAD = {
         MPS.replace("total     3", "none      3").encode(),
         "the row 'none', which is none, in line 10",
     ),
-    "mps, inequalities": ("s.mps", MPS.replace(" E ", " G ").encode(), "3 rows, none an equation"),
+    "mps, no rows": (
+        "s.mps",
+        b"NAME\nROWS\n N COST\nCOLUMNS\n X COST 1\nENDATA\n",
+        "holds 0 rows and 1 variable; want at least one row of type E, L or G",
+    ),
     "mps, a pickle": ("s.mps", PICKLE, "unknown here"),
     "mps.gz, truncated": (
         "s.mps.gz",

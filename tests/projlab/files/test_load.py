@@ -229,7 +229,11 @@ class TestNotes:
         system = load(written(tmp_path, "s.npz", npz(A=A + 1, b=B + 1, Aeq=A, beq=B, lb=0)))
         np.testing.assert_array_equal(system.A, A)
         np.testing.assert_array_equal(system.b, B)
-        assert system.notes == ("left out: A, b, lb", "the equations are Aeq and beq")
+        said = "the inequalities are A and b", "the equations are Aeq and beq"
+        assert system.notes == said
+        np.testing.assert_array_equal(system.G, A + 1)
+        np.testing.assert_array_equal(system.h, B + 1)
+        np.testing.assert_array_equal(system.lb, [0, 0, 0])
 
     def test_the_right_side_of_inequalities_is_none_of_equations(self, tmp_path):
         system = load(written(tmp_path, "s.npz", npz(Aeq=A, b=B)))
@@ -311,3 +315,61 @@ def test_mps_may_be_packed(tmp_path):
         np.testing.assert_array_equal(system.A.toarray(), [[1, 0, 2], [0, 3, 0.5]])
         np.testing.assert_array_equal(system.b, [4, 0.1])
         assert system.names == NAMES
+
+
+class TestInequalitiesAndBounds:
+    G, H = np.array([[1.0, 1.0, 1.0]]), np.array([2.0])
+    LB, UB = np.zeros(3), np.array([1.0, np.inf, 5.0])
+
+    @pytest.mark.parametrize(
+        ("name", "content", "key"),
+        [
+            ("s.npz", npz(A=A, b=B, G=G, h=H, lb=LB, ub=UB), None),
+            ("s.mat", mat(A=A, b=B, G=sp.csc_array(G), h=H, lb=LB, ub=UB), None),
+            ("s.mat", mat(s={"A": A, "b": B, "G": G, "h": H, "lb": LB, "ub": UB}), "s"),
+        ],
+    )
+    def test_they_are_read_by_the_names_of_qpsolvers(self, name, content, key, tmp_path):
+        system = load(written(tmp_path, name, content), key=key)
+        G = system.G.toarray() if sp.issparse(system.G) else system.G
+        np.testing.assert_array_equal(G, self.G)
+        np.testing.assert_array_equal(system.h, self.H)
+        np.testing.assert_array_equal(system.lb, self.LB)
+        np.testing.assert_array_equal(system.ub, self.UB)
+        assert not any("left out" in note for note in system.notes)
+        assert system.bounded
+        assert len(system) == 5
+
+    def test_bounds_may_be_one_number_and_equations_may_be_missing(self, tmp_path):
+        system = load(written(tmp_path, "s.npz", npz(G=self.G, h=np.array(2.0), lb=np.array(0.0))))
+        assert system.A.shape == (0, 3)
+        np.testing.assert_array_equal(system.lb, np.zeros(3))
+        assert system.ub is None
+        x = projlab.projector(system.polyhedron)(torch.full((3,), 1.0, dtype=torch.float64))
+        np.testing.assert_allclose(x, [2 / 3] * 3, rtol=1e-15)
+
+    def test_another_right_side_or_dtype_keeps_them(self, tmp_path):
+        path = written(tmp_path, "s.npz", npz(A=A, b=B, G=self.G, h=self.H, ub=self.UB))
+        system = load(path, b=1, dtype="float32")
+        np.testing.assert_array_equal(system.b, [1, 1])
+        assert (system.G.dtype, system.h.dtype, system.ub.dtype) == (np.float32,) * 3
+        np.testing.assert_array_equal(system.ub, self.UB)
+        wide = npz(A=A, b=B, lb=np.full(3, -1e300))
+        with pytest.raises(InputError, match="overflow in float32"):
+            load(written(tmp_path, "w.npz", wide), dtype="float32")
+
+    @pytest.mark.parametrize(
+        ("parts", "says"),
+        [
+            ({"h": H}, "holds h and no G"),
+            ({"G": G}, "holds G and no h"),
+            ({"G": np.ones((1, 2)), "h": H}, "holds G of shape (1, 2); want (p, 3), to fit A"),
+            ({"G": G, "h": -np.inf}, "holds h[0] = -inf; want a number that some x satisfies"),
+            ({"lb": np.array([0, np.nan, 0])}, "holds lb[1] = nan; want numbers"),
+            ({"ub": np.ones(2)}, "holds ub of shape (2,); want (3,), to fit A"),
+        ],
+    )
+    def test_parts_that_do_not_fit_are_refused(self, parts, says, tmp_path):
+        with pytest.raises(InputError) as refusal:
+            load(written(tmp_path, "s.npz", npz(A=A, b=B, **parts)))
+        assert says in str(refusal.value)

@@ -187,15 +187,17 @@ def measured(
     if subject is not None and problem.empty:
         return [dataclasses.replace(blank, reason="a subject is asked where there is an answer")]
     own, x = _asked(problem, subject, blank)
-    others = [] if problem.empty else [_solver(problem, name, blank) for name in _solvers(problem)]
+    others = (
+        [] if problem.empty else [of_solver(problem, name, blank) for name in _solvers(problem)]
+    )
     answers = [x, *(answer for _, answer in others)]
     ours, projected = (own, x) if subject is None else _asked(problem, None, blank)
     found = oracle.exact(problem, [a for a in (*answers, projected) if a is not None])
-    first = _compared(problem, own, x, found)
+    first = compared(problem, own, x, found)
     if found is None and projected is not None and ours.bound <= PROVEN:
         found = oracle.certified(problem, projected, ours.bound)
-        first = _compared(problem, own, x, found if subject is not None else None)
-    return [first, *(_compared(problem, record, answer, found) for record, answer in others)]
+        first = compared(problem, own, x, found if subject is not None else None)
+    return [first, *(compared(problem, record, answer, found) for record, answer in others)]
 
 
 def _solvers(problem: BoundedProblem) -> tuple[str, ...]:
@@ -240,20 +242,22 @@ def _asked(
         variant=P.variant,
         status="ok",
         claimed=P.status,
-        bound=float(proof.forward_error_bound) * _size(x) / oracle.scale(problem, x.numpy()),
+        bound=proven(problem, proof, x),
         seconds=seconds,
     )
     return record, x.numpy()
 
 
-def _size(x: Any) -> float:
-    """What the certificate is relative to."""
-    return norm(x.numpy())
+def proven(problem: BoundedProblem, proof: Any, x: Any) -> float:
+    """What a certificate proves of `distance`; its own bound is relative to ‖x‖."""
+    answer = x.numpy()
+    return float(proof.forward_error_bound) * norm(answer) / oracle.scale(problem, answer)
 
 
-def _solver(
+def of_solver(
     problem: BoundedProblem, name: str, blank: BoundsRecord
 ) -> tuple[BoundsRecord, Vector | None]:
+    """A solver's answer, timed with cvxpy's part."""
     start = time.perf_counter()
     x, claimed = solvers.solve(problem, name)
     seconds = time.perf_counter() - start
@@ -264,9 +268,10 @@ def _solver(
     return record, x
 
 
-def _compared(
+def compared(
     problem: BoundedProblem, record: BoundsRecord, x: Vector | None, found: oracle.Exact | None
 ) -> BoundsRecord:
+    """The record with what is known of an answer beside x*."""
     if x is None:
         return record
     record = dataclasses.replace(record, feasibility=feasibility(problem, x))
