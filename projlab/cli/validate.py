@@ -25,6 +25,7 @@ from projlab.errors import InputError
 
 if TYPE_CHECKING:
     from projlab_reports.summary import Summary
+    from projlab_validation.cluster import Cluster
     from projlab_validation.problems import Problem
     from projlab_validation.problems.problem import Dtype
     from projlab_validation.profiles import Profile
@@ -129,6 +130,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="show the peers that are installed beside the variants: what people use today",
     )
     add("--device", default="cpu", help="torch device that the variants run on (default: cpu)")
+    add(
+        "--cluster",
+        metavar="ADDRESS",
+        help="measure on the workers of the Dask scheduler at ADDRESS; training and bounds "
+        "are measured here",
+    )
     add("--junit", type=Path, metavar="FILE", help="write the outcome as JUnit XML too")
     add(
         "--minimum-records",
@@ -142,25 +149,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measure, judge and report."""
     require_suite("validate")
-    from projlab_reports import ci, publish, terminal
-    from projlab_validation import environment
-    from projlab_validation.store import Store
-
     if options.junit:
         require_writable(options.junit, "--junit")
     request = _request(options)
     if not (request.problems or request.training or request.bounds):
         print("projlab: nothing to check: no problem is in all of these at once", file=sys.stderr)
         return NOTHING_CHECKED
+    with _cluster(request, options) as cluster:
+        return _run(request, options, cluster)
+
+
+def _cluster(
+    request: "_Request", options: argparse.Namespace
+) -> "contextlib.AbstractContextManager[Cluster | None]":
+    """Reach the cluster that the options name, if they name one."""
+    from projlab_validation import cluster
+
+    if options.cluster is None:
+        return contextlib.nullcontext()
+    if request.device != "cpu":
+        raise InputError(f"--cluster measures on CPUs, and --device is {request.device}")
+    return cluster.reached(options.cluster, options.subject, request.peers)
+
+
+def _run(request: "_Request", options: argparse.Namespace, cluster: "Cluster | None") -> int:
+    """Measure here or there, judge and report."""
+    from projlab_reports import ci, publish, terminal
+    from projlab_validation import environment
+    from projlab_validation.store import Store
+
     folder = options.out or Path("runs") / request.profile.name
     store = Store.create(folder, request.header, resume=options.resume, overwrite=options.overwrite)
     for part in store.set_aside:
         print(f"projlab: {part} cannot be read; what it held is measured again", file=sys.stderr)
     description = environment.describe(request.device, options.subject, request.peers)
+    if cluster:
+        description = cluster.describe(description)
     identity = environment.identity(description)
     store.describe_environment(identity, description)
 
-    stopped = _measure(request, options, store, identity)
+    stopped = _measure(request, options, store, identity, cluster)
     stopped = stopped or _missing(request, options, store, identity)
     summary, verdicts = _judge(request, store, description, stopped)
     summary = replace(summary, least=options.minimum_records or 0)
@@ -315,7 +343,11 @@ def _chosen_bounds(options: argparse.Namespace) -> list[str]:
 
 
 def _measure(
-    request: _Request, options: argparse.Namespace, store: "Store", environment: str
+    request: _Request,
+    options: argparse.Namespace,
+    store: "Store",
+    environment: str,
+    cluster: "Cluster | None",
 ) -> str:
     """Measure variants, training, then peers; return why it stopped before its end, if it did."""
     from projlab_validation import runner
@@ -329,6 +361,7 @@ def _measure(
         environment=environment,
         device=request.device,
         smallest_first=options.fail_fast,
+        elsewhere=cluster.measured if cluster else None,
     )
     stopped = _exhaust(rows, fail_fast=options.fail_fast)
     if request.training and not stopped:
@@ -344,6 +377,7 @@ def _measure(
             jobs=options.jobs,
             environment=environment,
             device=request.device,
+            elsewhere=cluster.measured if cluster else None,
         )
         stopped = _exhaust(rows, fail_fast=False)
     return stopped

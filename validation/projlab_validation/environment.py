@@ -40,8 +40,10 @@ THREAD_VARIABLES = (
 )
 """Each makes one library or another start with so many threads."""
 
-READER_ONLY = frozenset({"commit"})
-"""A commit that changes no measuring code, say a text, is no reason to measure again."""
+READER_ONLY = frozenset({"commit", "cluster"})
+"""A commit that changes no measuring code, say a text, is no reason to measure again,
+nor is another number of equal machines.
+"""
 
 NOT_MEASURING = frozenset({"cli", "judge.py"})
 """Files, and the room of the command line, that act on records already measured: another rule is no

@@ -27,7 +27,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
@@ -100,6 +100,10 @@ class Task:
         return sum(cost(p.m, p.n, self.profile) for p in self.problems) * len(self.variants)
 
 
+Elsewhere = Callable[[Sequence[Task], float | None], Generator[list[Record], None, None]]
+"""What measures tasks with a time limit, in place of `measured`."""
+
+
 def cost(m: int, n: int, profile: Profile) -> float:
     """How long a variant takes on a problem of this shape, its share of the oracles included."""
     flops = float(m * m * n)
@@ -116,11 +120,12 @@ def run(
     jobs: int | None = None,
     device: str = "cpu",
     smallest_first: bool = False,
+    elsewhere: Elsewhere | None = None,
 ) -> Generator[list[Record], None, None]:
     """Measure what the store does not hold yet; yield records when they are written.
 
     By default there are as many workers as this process may use processors. Closing the generator
-    ends the workers.
+    ends the workers. With `elsewhere`, a cluster's, no process is started here.
 
     Raises
     ------
@@ -142,7 +147,11 @@ def run(
         tasks.sort(key=lambda task: task.flops)
     else:
         tasks.sort(key=lambda task: task.cost, reverse=True)  # the longest last would run alone
-    rows = measured(tasks, jobs or joblib.cpu_count(), profile.record_seconds)
+    rows = (
+        elsewhere(tasks, profile.record_seconds)
+        if elsewhere
+        else measured(tasks, jobs or joblib.cpu_count(), profile.record_seconds)
+    )
     with progress_bar(sum(task.cost for task in tasks)) as (bar, line), contextlib.closing(rows):
         for records in rows:
             store.write(records)
