@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -74,17 +75,19 @@ class Outcome:
 
 @cache
 def load_libraries(dtype: str) -> None:
-    """Let a small projector import and compile what others of the dtype need, once a process.
+    """Let small projectors import and compile what others of the dtype need, once a process.
 
     A first call that takes as long as many is a measurement, and must be one of projecting.
     """
     import torch
 
-    from projlab import AffineConstraint, projector
+    from projlab import AffineConstraint, InputError, projector, variants
 
     rows = [[1.0, 1.0, 0.0], [0.0, 1.0, 1.0], [1.0, 2.0, 1.0]]
     A = torch.tensor(rows, dtype=getattr(torch, dtype))
-    projector(AffineConstraint(A, 0.0), variant="auto")(A)
+    for variant in ("auto", *variants()):
+        with contextlib.suppress(InputError):  # these rows are no structure for all of them
+            projector(AffineConstraint(A, 0.0), variant=variant)(A)
 
 
 def ask(

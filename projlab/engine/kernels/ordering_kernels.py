@@ -50,6 +50,34 @@ def _link(i: int, degree: Any, ends: Any, after: Any, before: Any) -> None:
 
 
 @njit(**OPTIONS)
+def _gather(
+    space: Any,
+    left: int,
+    right: int,
+    end: int,
+    size: Any,
+    degree: Any,
+    ends: Any,
+    after: Any,
+    before: Any,
+) -> tuple[int, int]:
+    """Put variables that stand in a part of `space`, and are in no L_p yet, at its end.
+
+    Marks them, and takes them from their lists; the new end, and how many variables they stand for.
+    """
+    count = 0
+    for p in range(left, right):
+        i = space[p]
+        if size[i] > 0:
+            count += size[i]
+            size[i] = -size[i]
+            space[end] = i
+            end += 1
+            _unlink(i, degree, ends, after, before)
+    return end, count
+
+
+@njit(**OPTIONS)
 def _join(into: int, i: int, following: Any, last: Any) -> None:
     """What goes with variable i comes right after what goes with the other."""
     following[last[into]] = i
@@ -110,26 +138,17 @@ def minimum_degree(first: Any, rows: Any, order: Any) -> None:
             space = larger
         start, around = end, 0
         size[pivot] = -own
-        for p in range(begin[pivot], begin[pivot] + elements[pivot]):
+        middle = begin[pivot] + elements[pivot]
+        for p in range(begin[pivot], middle):
             e = space[p]
             if alive[e]:
                 alive[e], above[e] = False, pivot
-                for q in range(begin[e], begin[e] + length[e]):
-                    i = space[q]
-                    if size[i] > 0:
-                        around += size[i]
-                        size[i] = -size[i]
-                        space[end] = i
-                        end += 1
-                        _unlink(i, degree, ends, after, before)
-        for p in range(begin[pivot] + elements[pivot], begin[pivot] + length[pivot]):
-            i = space[p]
-            if size[i] > 0:
-                around += size[i]
-                size[i] = -size[i]
-                space[end] = i
-                end += 1
-                _unlink(i, degree, ends, after, before)
+                left, right = begin[e], begin[e] + length[e]
+                end, more = _gather(space, left, right, end, size, degree, ends, after, before)
+                around += more
+        right = begin[pivot] + length[pivot]
+        end, more = _gather(space, middle, right, end, size, degree, ends, after, before)
+        around += more
         begin[pivot], alive[pivot] = start, True
         # how much of each element around is outside of the new one
         for p in range(start, end):

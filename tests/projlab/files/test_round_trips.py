@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from projlab import load
 
-from .fuzz import SEEDS, batch, faults
+from .fuzz import SEEDS, batch, faults, rounds
 from .written import dense, mat, npy, npz, pt, saved
 from .written import st as safetensors
 
@@ -124,3 +124,11 @@ def test_what_carries_a_checksum_is_right_or_refused(suffix, tmp_path):
             except ValueError:
                 continue
             np.testing.assert_array_equal(read, wanted)
+
+
+def test_the_fuzzer_reads_every_batch_a_few_at_a_time():
+    assert list(rounds([("csv", i, 1, "") for i in range(5)], 2)) == [
+        [("csv", 0, 1, ""), ("csv", 1, 1, "")],
+        [("csv", 2, 1, ""), ("csv", 3, 1, "")],
+        [("csv", 4, 1, "")],
+    ]
