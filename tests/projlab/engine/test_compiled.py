@@ -20,9 +20,20 @@ from tests.projlab.systems import DISJOINT_VARIANTS, OVERLAPPING_VARIANTS, STRAI
     ("variant", "kind"), [*((v, "none") for v in STRAIGHT), ("auto", "diagonal"), ("auto", "dense")]
 )
 def test_compiled_projector_gives_the_bits_of_eager(variant, kind, fresh_compiler):
-    """One graph, no breaks; forward, backward, tangent, multipliers and another b."""
+    """One graph, no breaks; forward, backward, tangent, multipliers and another b.
+
+    But for rounding where eager code projects by a basis of the null space: a compiled program,
+    whose b may change, takes corrections.
+    """
     A, b = problem(variant)
     P = projector(A, b, variant, metric=metric(kind))
+
+    def agree(eager, found):
+        if variant == "sparse_cholesky":
+            close(found, eager, order=1)
+        else:
+            assert torch.equal(eager, found)
+
     x, c, g = (
         torch.randn(3, 5, dtype=F64),
         torch.randn(3, 2, dtype=F64),
@@ -34,7 +45,7 @@ def test_compiled_projector_gives_the_bits_of_eager(variant, kind, fresh_compile
 
     compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
     for eager, found in zip(f(x, c), compiled(x, c), strict=True):
-        assert torch.equal(eager, found)
+        agree(eager, found)
 
     def gradients(f):
         inputs = x.clone().requires_grad_(), c.clone().requires_grad_()
@@ -42,7 +53,7 @@ def test_compiled_projector_gives_the_bits_of_eager(variant, kind, fresh_compile
         return torch.autograd.grad(((y * g).sum() + z.sum()), inputs)
 
     for eager, found in zip(gradients(f), gradients(compiled), strict=True):
-        assert torch.equal(eager, found)
+        agree(eager, found)
 
 
 @pytest.mark.parametrize(
