@@ -81,12 +81,12 @@ def load_libraries(dtype: str) -> None:
     """
     import torch
 
-    from projlab import AffineConstraint, InputError, projector, variants
+    from projlab import AffineConstraint, projector, variants
 
     rows = [[1.0, 1.0, 0.0], [0.0, 1.0, 1.0], [1.0, 2.0, 1.0]]
     A = torch.tensor(rows, dtype=getattr(torch, dtype))
     for variant in ("auto", *variants()):
-        with contextlib.suppress(InputError):  # these rows are no structure for all of them
+        with contextlib.suppress(Exception):  # it is found, and said, when the variant is asked
             projector(AffineConstraint(A, 0.0), variant=variant)(A)
 
 
