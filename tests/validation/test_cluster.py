@@ -26,7 +26,7 @@ TIMES = ("setup_s_median", "setup_s_min", "project_s_median", "project_s_min", "
 def local():
     """Two workers of this machine, each a process."""
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0"
     ) as found:
         yield found
 
