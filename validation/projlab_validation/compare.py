@@ -50,7 +50,7 @@ from projlab_validation.problems.problem import DTYPES, Dtype, Vector
 from projlab_validation.process import STOPPED, reports
 from projlab_validation.profiles import Profile
 from projlab_validation.proof import prove
-from projlab_validation.recommend import Question, Recommendation, recommend
+from projlab_validation.recommend import Compared, Question, Recommendation, recommend
 from projlab_validation.record import Check, Record, blank_record
 from projlab_validation.truth import Truth
 
@@ -117,7 +117,7 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Compared):
     """One file in one dtype, compared."""
 
     file: str
@@ -129,17 +129,6 @@ class Comparison:
     lines: tuple[Line, ...]
     recommendation: Recommendation
     seconds: float
-
-    @property
-    def failed(self) -> bool:
-        """Whether a variant broke what theory promises of it, or none is as near as was asked."""
-        broken = (line.kind == "variant" and line.verdict == "fail" for line in self.lines)
-        return any(broken) or not self.recommendation.reached
-
-    @property
-    def checked(self) -> bool:
-        """Whether any variant was held against theory."""
-        return any(line.kind == "variant" and line.verdict != "skip" for line in self.lines)
 
 
 def compare(stored: StoredSystem, dtype: Dtype, options: ComparisonOptions) -> Comparison:

@@ -27,13 +27,12 @@ from projlab_validation.bounds.section import NAN, PROVEN, BoundsRecord
 from projlab_validation.formats import SEED, StoredSystem
 from projlab_validation.judge import Verdict
 from projlab_validation.process import reports
-from projlab_validation.recommend import Recommendation
+from projlab_validation.recommend import Compared, Recommendation
 
 Vector = NDArray[np.float64]
 
 MOST_ENTRIES = 2**25
 """Entries of A and G, zeros included: the oracle and the feasibility go by the dense matrices."""
-
 
 REPEATED = 5.0
 """Seconds up to which a solver is asked twice, for its time alone."""
@@ -77,7 +76,7 @@ class BoundedLine:
 
 
 @dataclass(frozen=True)
-class BoundedComparison:
+class BoundedComparison(Compared):
     """One file with inequalities or bounds, compared.
 
     Attributes
@@ -98,17 +97,6 @@ class BoundedComparison:
     lines: tuple[BoundedLine, ...]
     recommendation: Recommendation
     seconds: float
-
-    @property
-    def failed(self) -> bool:
-        """Whether projlab broke what theory promises, or is not as near as was asked."""
-        broken = (line.kind == "variant" and line.verdict == "fail" for line in self.lines)
-        return any(broken) or not self.recommendation.reached
-
-    @property
-    def checked(self) -> bool:
-        """Whether projlab's answer was held against theory."""
-        return any(line.kind == "variant" and line.verdict != "skip" for line in self.lines)
 
 
 Times = tuple[float, float, float]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 
@@ -42,6 +43,36 @@ class Recommendation:
     changes: tuple[str, ...] = ()
     variant: str | None = None
     reached: bool = True
+
+
+class Judged(Protocol):
+    """A line of a comparison: what one variant or peer did."""
+
+    @property
+    def kind(self) -> str:
+        """Either "variant" or "peer"."""
+
+    @property
+    def verdict(self) -> str:
+        """What theory says of it."""
+
+
+class Compared:
+    """A file that was compared: whether what projlab did there is in order."""
+
+    lines: Sequence[Judged]
+    recommendation: Recommendation
+
+    @property
+    def failed(self) -> bool:
+        """Whether projlab broke what theory promises, or nothing is as near as was asked."""
+        broken = (line.kind == "variant" and line.verdict == "fail" for line in self.lines)
+        return any(broken) or not self.recommendation.reached
+
+    @property
+    def checked(self) -> bool:
+        """Whether anything of projlab's was held against theory."""
+        return any(line.kind == "variant" and line.verdict != "skip" for line in self.lines)
 
 
 @dataclass(frozen=True)

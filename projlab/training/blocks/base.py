@@ -230,7 +230,7 @@ def shifted(
 
 
 def unit(norms: Tensor) -> Tensor:
-    """D, the powers of two nearest to one over the norms of rows; 1 for rows of zeros."""
+    """D, the powers of two nearest to one over the norms of rows; any for rows of zeros."""
     mantissa, exponent = torch.frexp(norms)
     return torch.ldexp(torch.ones_like(norms), (mantissa < math.sqrt(0.5)).int() - exponent)
 

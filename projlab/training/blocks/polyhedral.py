@@ -375,7 +375,7 @@ class PolyhedralBlock(Block):
                 self._hold(_Face(face, None))
                 return
         g = self._read(gs, self.signs)
-        moved = 0.0 if shift is None else self._read_shift(shift)
+        moved = 0.0 if shift is None else self._read_shift(shift, self.signs)
         low, high = x <= sides.lb, x >= sides.ub
         v = -(g + moved)
         finite = torch.isfinite(v.sum(-1, keepdim=True))
@@ -395,11 +395,7 @@ class PolyhedralBlock(Block):
         alike share out what it is pushed by.
         """
         sides, x = self._sides_of(self.b), self._read(self.ts)
-        v = -self._read(gs)
-        if shift is not None:
-            v = v - torch.cat(
-                [e.read(self.ts).to(self.work) * shift[e.parameter] for e in self._entries], -1
-            )
+        v = -(self._read(gs) + (0.0 if shift is None else self._read_shift(shift)))
         low, high = x <= sides.lb, x >= sides.ub
         lb, ub = _cone_bounds(low, high, v)
         found = self.faces.onto(v, self._cone(x, sides), lb, ub, None, use="prices")
@@ -478,11 +474,11 @@ class PolyhedralBlock(Block):
             ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
-    def _read_shift(self, shift: Shift) -> Tensor:
-        """What decay adds to the gradient of descent."""
+    def _read_shift(self, shift: Shift, signs: Sequence[float] | None = None) -> Tensor:
+        """What decay adds to the gradient, to that of ascent with its sign."""
         parts = []
         for e in self._entries:
-            sign = 1.0 if self.signs is None else self.signs[e.parameter]
+            sign = 1.0 if signs is None else signs[e.parameter]
             parts.append(e.read(self.ts).to(self.work) * (sign * shift[e.parameter]))
         return torch.cat(parts, -1)
 

@@ -1,6 +1,7 @@
 """Rows that a variant's own factor projects: sparse ones, and variants without a basis."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -50,15 +51,20 @@ class SolverBlock(Block):
         assert y is not None
         if self.independent:
             return -y
+        prices, basis = self._prices
+        return applied(prices, applied(basis, (v - kept).double()))
+
+    @cached_property
+    def _prices(self) -> tuple[Tensor, Tensor]:
+        """Multipliers by coordinates in a basis of the row space, and that basis, (B, r, n)."""
         count, m, n = self.shape
-        memory.require(count * m * n * 8, "rows as a dense matrix", v.device)
-        A = self.A.to_dense().double()
-        D = unit(torch.linalg.vector_norm(A, dim=-1))
-        U, S, V = torch.linalg.svd(A * D.unsqueeze(-1), full_matrices=False)
+        memory.require(count * m * n * 8, "rows as a dense matrix", self.A.device)
+        rows = self.A.to_dense().double()
+        D = unit(torch.linalg.vector_norm(rows, dim=-1)).unsqueeze(-1)
+        U, S, V = torch.linalg.svd(rows * D, full_matrices=False)
         ranks = torch.tensor(self.solver.facts.ranks, device=S.device, dtype=torch.long)
-        kept_values = torch.arange(S.shape[-1], device=S.device) < ranks.unsqueeze(-1)
-        scaled = applied(V, (v - kept).double()) * torch.where(kept_values, 1 / S, 0.0)
-        return applied(U, scaled) * -D
+        kept = torch.arange(S.shape[-1], device=S.device) < ranks.unsqueeze(-1)
+        return U * (-D * torch.where(kept, 1 / S, 0.0).unsqueeze(-2)), V
 
     def _read(self, ts: Sequence[Tensor]) -> Tensor:
         return torch.cat([e.read(ts).to(self.work) for e in self.entries], -1)
