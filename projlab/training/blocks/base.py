@@ -32,8 +32,8 @@ class Block(ABC):
     variant: str
     shape: tuple[int, int, int]
     """(B, m, n): how many equal blocks, rows and entries of each."""
-    ts: Sequence[Tensor]
-    """The parameters, as bound last."""
+    ts: Sequence[Tensor] = ()
+    """The parameters, as bound last; none before."""
     homogeneous = False
     """Whether b is known to be zero."""
     b_at_least = 0.0
