@@ -1,7 +1,8 @@
 """Sums over both dimensions of a matrix in one read; compiled by numba when this is imported.
 
-Columns are added up in pieces of `PIECE` rows, and rows in pieces of `COLUMNS` columns, so that no
-sum has one long run of roundings, and that what a piece adds to stays in the nearest cache.
+Columns are added up in pieces of `PIECE` rows and these in groups of `GROUP` rows, and rows in
+pieces of `COLUMNS` columns, so that no sum has one long run of roundings, and that what a piece
+adds to stays in the nearest cache.
 """
 
 from typing import Any
@@ -11,7 +12,8 @@ from numba import carray, njit  # type: ignore[attr-defined]  # exported at run 
 
 from projlab.engine.kernels.numba_kernels import OPTIONS, pointer
 
-PIECE = 64
+PIECE = 32
+GROUP = 16 * PIECE
 COLUMNS = 1024
 
 
@@ -20,7 +22,7 @@ def add_up(x: Any, down: Any, across: Any) -> None:
     """The sums of the columns and of the rows of x (m, n), into (n,) and (m,)."""
     m, n = x.shape
     zero = x.dtype.type(0)
-    held = np.empty(min(n, COLUMNS), x.dtype)
+    held = np.empty((2, min(n, COLUMNS)), x.dtype)
     for j in range(n):
         down[j] = zero
     for i in range(m):
@@ -28,11 +30,14 @@ def add_up(x: Any, down: Any, across: Any) -> None:
     for left in range(0, n, COLUMNS):
         right = min(left + COLUMNS, n)
         width = right - left
-        part, total = held[:width], down[left:right]
+        part, group, total = held[0, :width], held[1, :width], down[left:right]
         for top in range(0, m, PIECE):
             bottom = min(top + PIECE, m)
             for j in range(width):
                 part[j] = zero
+            if top % GROUP == 0:
+                for j in range(width):
+                    group[j] = zero
             i = top
             while i + 4 <= bottom:
                 p, q = x[i, left:right], x[i + 1, left:right]
@@ -59,7 +64,10 @@ def add_up(x: Any, down: Any, across: Any) -> None:
                 across[i] += a
                 i += 1
             for j in range(width):
-                total[j] += part[j]
+                group[j] += part[j]
+            if bottom % GROUP == 0 or bottom == m:
+                for j in range(width):
+                    total[j] += group[j]
 
 
 @njit(**OPTIONS)
