@@ -118,6 +118,16 @@ def _capped(rng: Rng) -> Parts:
     }
 
 
+def _l1_ball(rng: Rng) -> Parts:
+    """Sizes of entries, of a sum within a bound: the l1 ball (Duchi et al., ICML 2008)."""
+    return {
+        "x0": np.abs(rng.standard_normal(100)),
+        "G": rng.integers(1, 9, (1, 100)) / 4.0,
+        "h": np.array([16.0]),
+        "lb": np.zeros(100),
+    }
+
+
 def _box(rng: Rng) -> Parts:
     """Bounds alone, some of them infinite, some equal."""
     lower = rng.integers(-4, 1, 50) / 4.0
@@ -223,6 +233,7 @@ BUILDERS: dict[str, Builder] = {
     "simplex_one_point": _one_point,
     "simplex_nearly_empty": _nearly_empty,
     "simplex_capped": _capped,
+    "l1_ball": _l1_ball,
     "box": _box,
     "half_space": _half_space,
     "vertex": _vertex,

@@ -117,6 +117,33 @@ def test_weighted_simplex_against_rationals():
     )
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("scale", [0.01, 1.0, 10.0])
+def test_the_l1_ball_by_signs_and_sizes(scale, weighted):
+    """As docs/bounds.md has it."""
+    n = 30
+    generator = torch.Generator().manual_seed(n)
+    a = torch.rand(n, generator=generator, dtype=F64) + 0.5 if weighted else torch.ones(n).double()
+    x0 = (scale * torch.randn(n, generator=generator, dtype=F64)).requires_grad_()
+    P = projector(G=a, h=1, lb=0)
+    assert P.variant == "disjoint_rows"
+
+    def ball(x):
+        return x.sign() * P(x.abs())
+
+    x = ball(x0).detach()
+    weight, answer = a.tolist(), [Fraction(v) for v in x0.tolist()]
+    outside = sum(Fraction(w) * abs(v) for w, v in zip(weight, answer, strict=True)) > 1
+    assert outside == (scale > 0.01)
+    if outside:
+        sizes = exact_simplex([abs(v) for v in answer], weight=weight)
+        answer = [r if v >= 0 else -r for r, v in zip(sizes, answer, strict=True)]
+    bound = tolerance.dimension_factor(1, n) * U * polyhedra.amplification(x0.detach(), x)
+    assert relative(x, answer) <= bound
+    # slopes: of central differences through vectors that end on the same face
+    assert torch.autograd.gradcheck(ball, (x0,), eps=1e-7 * scale, atol=1e-6)
+
+
 def test_rows_that_share_no_column_are_projected_at_once():
     generator = torch.Generator().manual_seed(0)
     m, n = 30, 200
