@@ -128,6 +128,22 @@ def _l1_ball(rng: Rng) -> Parts:
     }
 
 
+def _birkhoff(n: int, *, ties: bool = False) -> Builder:
+    """Doubly stochastic matrices; one row of sums follows from the others."""
+
+    def build(rng: Rng) -> Parts:
+        own = np.kron(np.eye(n), np.ones((1, n))), np.kron(np.ones((1, n)), np.eye(n))
+        x0 = rng.integers(-2, 3, n * n) / 8.0 if ties else rng.standard_normal(n * n)
+        return {
+            "x0": x0,
+            "A": np.concatenate(own),
+            "b": np.ones(2 * n),
+            "lb": np.zeros(n * n),
+        }
+
+    return build
+
+
 def _box(rng: Rng) -> Parts:
     """Bounds alone, some of them infinite, some equal."""
     lower = rng.integers(-4, 1, 50) / 4.0
@@ -234,6 +250,9 @@ BUILDERS: dict[str, Builder] = {
     "simplex_nearly_empty": _nearly_empty,
     "simplex_capped": _capped,
     "l1_ball": _l1_ball,
+    "birkhoff_4": _birkhoff(4),
+    "birkhoff_12": _birkhoff(12),
+    "birkhoff_ties": _birkhoff(8, ties=True),
     "box": _box,
     "half_space": _half_space,
     "vertex": _vertex,
