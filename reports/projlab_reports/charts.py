@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from projlab_reports import figures, profiles
+from projlab_reports import bounded, figures, profiles
 from projlab_reports.figures import MARKERS, PALETTE
 from projlab_reports.inline import Chart
 from projlab_reports.pareto import methods
@@ -88,29 +88,58 @@ def performance(summary: Summary) -> list[Chart]:
 
         def draw(axes: Axes, times: pd.DataFrame = times, what: str = what) -> None:
             ratios = np.geomspace(1, WIDEST_RATIO, 200)
-            table = profiles.profile(times, ratios)
-            places = {v: i for i, v in enumerate(summary.variants)}
-            for k, variant in enumerate(table.columns):
-                i = places.setdefault(variant, len(places))
-                axes.step(
-                    ratios,
-                    100 * table[variant],
-                    where="post",
-                    color=PALETTE[i % len(PALETTE)],
-                    marker=MARKERS[i % len(MARKERS)],
-                    markevery=(10 * k, 40),
-                    markersize=5,
-                    label=variant,
-                )
-            axes.set_xscale("log")
-            axes.set_ylim(-3, 103)
+            _shares(axes, profiles.profile(times, ratios), len(times), summary.variants)
             axes.set_title(what)
             axes.set_xlabel("time over that of the quickest variant on the problem, ratio")
-            axes.set_ylabel(f"of {len(times)} problems, percent")
-            figures.legend(axes)
 
         charts.append(Chart(f"Performance profile: {what}", f"profile-{i}", draw))
     return charts
+
+
+def bounds(summary: Summary) -> list[Chart]:
+    """Of the problems with bounds, how many each solver answers how exactly, and how quickly."""
+    asked = bounded.asked(summary)
+    if len(asked.distances) < 2 or len(asked.distances.columns) < 2:
+        return []
+
+    def exactly(axes: Axes) -> None:
+        reached = np.geomspace(bounded.EXACT, 1, 200)
+        shares = {v: [float((d <= r).mean()) for r in reached] for v, d in asked.distances.items()}
+        _shares(axes, pd.DataFrame(shares, index=reached), len(asked.distances), ())
+        axes.set_title("how exactly")
+        axes.set_xlabel("‖x − x*‖ / ‖x*‖ at most, dimensionless")
+
+    def quickly(axes: Axes) -> None:
+        ratios = np.geomspace(1, WIDEST_RATIO, 200)
+        _shares(axes, profiles.profile(asked.times, ratios), len(asked.times), ())
+        axes.set_title(f"how quickly to {error(bounded.RIGHT)}")
+        axes.set_xlabel("time over that of the quickest on the problem, ratio")
+
+    return [
+        Chart("Bounds: problems by distance to x*", "bounds-distance", exactly),
+        Chart("Bounds: performance profile", "bounds-profile", quickly),
+    ]
+
+
+def _shares(axes: Axes, shares: pd.DataFrame, problems: int, known: Sequence[str]) -> None:
+    """One rising curve a column; those that are `known` keep their colours."""
+    places = {v: i for i, v in enumerate(known)}
+    for k, name in enumerate(shares.columns):
+        i = places.setdefault(name, len(places))
+        axes.step(
+            shares.index,
+            100 * shares[name],
+            where="post",
+            color=PALETTE[i % len(PALETTE)],
+            marker=MARKERS[i % len(MARKERS)],
+            markevery=(10 * k, 40),
+            markersize=5,
+            label=name,
+        )
+    axes.set_xscale("log")
+    axes.set_ylim(-3, 103)
+    axes.set_ylabel(f"of {problems} problems, percent")
+    figures.legend(axes)
 
 
 def drift(summary: Summary) -> list[Chart]:

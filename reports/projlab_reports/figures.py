@@ -76,7 +76,14 @@ def forward_error_figure(summary: Summary, frame: pd.DataFrame, dtype: str) -> F
     for panel, on in zip(panels, axes, strict=True):
         panel(on, summary, frame, dtype)
     axes[0].set_ylabel(Y_LABEL)
+    laid_out(figure)
     return figure
+
+
+def laid_out(figure: Figure) -> None:
+    """Find the layout now and keep it: matplotlib would do so twice each time it saves."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
 
 
 def variants_panel(axes: Axes, summary: Summary, frame: pd.DataFrame, dtype: str) -> None:

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from projlab_reports.figures import STYLE
+from projlab_reports.figures import STYLE, laid_out
 
 INK = "#123456"
 """Stands for the page's text colour, light or dark, in what matplotlib writes."""
@@ -71,6 +71,7 @@ class Chart:
     def _figure(self) -> Figure:
         figure = Figure(figsize=SIZE, layout="constrained")
         self.draw(figure.subplots())
+        laid_out(figure)
         return figure
 
 

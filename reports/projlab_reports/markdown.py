@@ -8,12 +8,12 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from projlab_reports import charts, figures, pareto, profiles, rendering, tables, units
+from projlab_reports import bounded, charts, figures, pareto, profiles, rendering, tables, units
 from projlab_reports.summary import Summary
 
 FIGURES = "figures"
 
-SECTIONS = (charts.pareto, charts.drift, charts.training)
+SECTIONS = (charts.pareto, charts.drift, charts.bounds, charts.training)
 """What is drawn beside the forward errors."""
 
 NAME = "report.md"
@@ -38,6 +38,7 @@ def render(summary: Summary, drawn: list[str]) -> str:
         pareto=pareto.numbers(summary),
         groups=tables.groups(summary.verdicts),
         means=profiles.means(summary.verdicts),
+        bounds_numbers=bounded.shown(summary),
         shift=profiles.SHIFT,
     )
 

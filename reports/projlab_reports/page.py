@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jinja2
 import pandas as pd
 
-from projlab_reports import charts, pareto, profiles, rendering, tables, units
+from projlab_reports import bounded, charts, pareto, profiles, rendering, tables, units
 from projlab_reports.summary import VERDICTS, Summary
 
 NAME = "report.html"
@@ -63,6 +63,8 @@ def render(summary: Summary) -> str:
             pareto=charts.pareto(summary),
             pareto_numbers=pareto.numbers(summary),
             drift=charts.drift(summary),
+            bounds=charts.bounds(summary),
+            bounds_numbers=bounded.shown(summary),
             training=charts.training(summary),
         )
     )
