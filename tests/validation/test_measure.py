@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import projlab
-from projlab_validation import oracles
+from projlab_validation import oracles, outcome
 from projlab_validation.judge import judge
 from projlab_validation.measure import measure
 from projlab_validation.profiles import PROFILES
@@ -30,6 +30,22 @@ def test_a_record_holds_what_was_asked_and_what_is_known():
     assert row["repeats"] >= 1
     assert 0 < row["project_s_min"] <= row["project_s_median"]
     assert 0 < row["setup_s_min"] <= row["setup_s_median"]
+
+
+def test_nobody_is_being_asked_while_libraries_are_compiled(monkeypatch):
+    """The clock of an answer runs; on a fresh machine compiling takes longer than its limit."""
+    outcome.load_libraries.cache_clear()
+    told, compiled = [], {}
+    honest = projlab.projector
+
+    def projector(constraint, variant, **options):
+        compiled.setdefault(variant, list(told))
+        return honest(constraint, variant=variant, **options)
+
+    monkeypatch.setattr(projlab, "projector", projector)
+    measure(problem("article_3"), ("qr",), QUICK, tell=told.append)
+    assert told
+    assert compiled == {variant: [] for variant in ("auto", *VARIANTS)}
 
 
 def test_every_oracle_is_measured_and_compared():

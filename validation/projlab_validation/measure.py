@@ -14,7 +14,7 @@ import numpy as np
 
 from projlab_validation import subjects
 from projlab_validation.examine import examine_subject, examine_variant
-from projlab_validation.outcome import Array, Outcome, Rule, ask, described
+from projlab_validation.outcome import Array, Outcome, Rule, ask, described, load_libraries
 from projlab_validation.profiles import Profile, over_budget, within
 from projlab_validation.record import NAN, Check, Record, blank_record
 from projlab_validation.truth import Truth
@@ -123,6 +123,7 @@ def _ask(
     tell: Tell,
 ) -> Iterator[tuple[str, Outcome]]:
     """Ask variant after variant, saying whom; the first decides the rank for all."""
+    load_libraries(problem.dtype)  # no variant's time: on a fresh machine its limit would not do
     rule: Rule = "least_squares" if check == "least_squares" else "raise"
     for i, v in enumerate(variants):
         tell(Asked(v, check))
