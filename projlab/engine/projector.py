@@ -23,7 +23,7 @@ from projlab.numerics.precision import set_up, stated_precision
 from projlab.numerics.transfer import sent
 from projlab.proof.certificate import Certificate, certify
 from projlab.system.constraint import AffineConstraint, as_constraint
-from projlab.system.inputs import check_vector, to_tensor, working_dtype
+from projlab.system.inputs import broadcast_shape, check_vector, to_tensor, working_dtype
 from projlab.system.options import Options, ProjectorKeywords, listed, refuse_keywords
 from projlab.system.polyhedron import Polyhedron
 
@@ -642,7 +642,7 @@ class Projector(SystemBuffers):
         if solver.batch is not None and b.dim() == 2 and x.dim() > 2:
             b = b.reshape(b.shape[0], *[1] * (x.dim() - 2), b.shape[1])
         try:
-            shape = torch.broadcast_shapes(b.shape, (*lead, m))
+            shape = broadcast_shape(b, (*lead, m))
         except RuntimeError:
             shape = torch.Size()
         if not fits or len(shape) == 0 or (solver.batch is not None and len(shape) != x.dim()):

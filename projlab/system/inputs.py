@@ -1,6 +1,7 @@
 """Tensors as callers give them: taken as floating point on one device, or refused by name."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,16 @@ def to_tensor(value: Any, name: str) -> Tensor:
 
 _SMALL = 2**27
 """Bytes that are not worth asking for the memory there is."""
+
+
+def broadcast_shape(t: Tensor, shape: Sequence[int]) -> torch.Size:
+    """The shape that a tensor and another of this shape broadcast to, or `RuntimeError`.
+
+    torch.broadcast_shapes imports sympy, which takes a second or more in every process.
+    """
+    t = t.detach()
+    common: Tensor = torch.broadcast_tensors(t, t.new_empty(()).expand(*shape))[0]
+    return common.shape
 
 
 def _require_memory(needed: int, device: torch.device, name: str) -> None:

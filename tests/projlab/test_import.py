@@ -90,6 +90,25 @@ print([name for name in heavy if name in sys.modules])
     assert run(program).strip() == "[]"
 
 
+def test_no_answer_imports_sympy():
+    """Which takes a second or more: torch.broadcast_shapes does so, and optimizers of torch."""
+    program = """
+import sys, torch, projlab
+A = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]], dtype=torch.float64)
+x = torch.ones(4, 3, dtype=torch.float64)
+for variant in ("auto", *projlab.variants()):
+    own = A[:1] if variant == "single_row" else A
+    P = projlab.projector(own, 0.0, variant=variant)
+    P(x), P(x[0]), P(x, torch.zeros(4, len(own), dtype=torch.float64))
+projlab.projector(A, 0.0, lb=-1)(x)
+projlab.projector(A[:1], 0.0, lb=-1)(x, b=torch.zeros(4, 1, dtype=torch.float64))
+projlab.nn.AffineProjection(A.float(), torch.zeros(2))(x.float())
+projlab.expr(torch.nn.Parameter(torch.ones(3))) + torch.zeros(2, 1, 3)
+print("sympy" in sys.modules)
+"""
+    assert run(program).strip() == "False"
+
+
 def test_every_public_name_is_documented():
     for name in PUBLIC:
         assert getattr(projlab, name).__doc__, name

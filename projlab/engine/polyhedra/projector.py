@@ -21,7 +21,13 @@ from projlab.proof.certificate import Certificate
 from projlab.proof.polyhedral import Gap, duality_gap
 from projlab.proof.rounding import norms
 from projlab.system.constraint import AffineConstraint
-from projlab.system.inputs import check_vector, require_finite, to_tensor, working_dtype
+from projlab.system.inputs import (
+    broadcast_shape,
+    check_vector,
+    require_finite,
+    to_tensor,
+    working_dtype,
+)
 from projlab.system.polyhedron import Polyhedron
 
 VARIANTS = ("box", "disjoint_rows", "active_set")
@@ -462,7 +468,7 @@ def _beside(
         require_finite(torch.where(torch.isinf(tensor), 0, tensor).detach(), name)
     fits = tensor.dim() == 0 or tensor.shape[-1] == size
     try:
-        fits = fits and torch.broadcast_shapes(tensor.shape, (*lead, size)) == (*lead, size)
+        fits = fits and broadcast_shape(tensor, (*lead, size)) == (*lead, size)
     except RuntimeError:
         fits = False
     if not fits:

@@ -126,10 +126,7 @@ class DisjointRows:
 def limits(rows: DisjointRows, lb: Tensor, ub: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Least and largest a x within the bounds, (..., m), and what rounding may make of either."""
     none = rows.a == 0
-    lower, upper = (
-        rows.times(bound.expand(torch.broadcast_shapes(bound.shape, none.shape)))
-        for bound in (lb, ub)
-    )
+    lower, upper = (rows.times(torch.broadcast_tensors(bound, none)[0]) for bound in (lb, ub))
     lower, upper = torch.where(none, 0.0, lower), torch.where(none, 0.0, upper)
     least, largest = (
         rows.total(torch.minimum(lower, upper)),

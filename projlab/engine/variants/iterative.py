@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -193,7 +194,7 @@ class IterativeFactor(Factor):
 
     def iterated(self, x0: Tensor, c: Tensor | None) -> "End":
         """Cycles for as long as they help."""
-        x = x0 if c is None else x0.expand(*torch.broadcast_shapes(x0.shape[:-1], c.shape[:-1]), -1)
+        x = x0 if c is None else x0.expand(*np.broadcast_shapes(x0.shape[:-1], c.shape[:-1]), -1)
         start = torch.linalg.vector_norm(x, dim=-1)
         y, total, before = torch.zeros_like(x[..., :1]), 0, None
         again = torch.zeros_like(start, dtype=torch.bool)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -91,8 +92,8 @@ def columns(A: Tensor, start: int, stop: int) -> Tensor:
 def broadcast(a: torch.Size, b: torch.Size, what: str) -> torch.Size:
     """The common shape, or `InputError` that names `what`."""
     try:
-        return torch.Size(torch.broadcast_shapes(a, b))
-    except RuntimeError:
+        return torch.Size(np.broadcast_shapes(a, b))
+    except ValueError:
         raise InputError(
             f"{what} has shape {tuple(b)}, which does not broadcast with {tuple(a)}"
         ) from None
