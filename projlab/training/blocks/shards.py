@@ -34,24 +34,26 @@ class _Part:
     """Whether sums take the entries from this rank."""
     blocks: Tensor | None
     """(k,) the blocks that have entries here; None for all."""
-    places: Tensor
-    """(k, n) where the entries are among those here."""
+    shape: tuple[int, int]
+    """(k, n): of how many blocks, how many entries each."""
+    places: Tensor | None
+    """(k, n) where the entries are among those here; None where `strides` says it all."""
     strides: tuple[int, int] | None
-    """By how much `places` grow down and across, where that is the same everywhere."""
+    """By how much places grow down and across, where that is the same everywhere."""
     first: int
-    """The first of `places`."""
+    """The first of the places."""
     own: Tensor | None
-    """Positions in `places`, flattened, that are entries; None for all. The others are padding."""
+    """Which of the places, flattened, are entries; None for all. The others are padding."""
     A: Tensor
-    """(m, n) or (k, m, n); zero for padding."""
+    """(m, n) or (k, m, n); zero for padding. Where all columns are equal, one of them."""
     W: Tensor
-    """(r, n) or (k, r, n); zero for padding."""
+    """(r, n) or (k, r, n); as A."""
 
     def read(self, t: Tensor, work: torch.dtype) -> Tensor:
         """The entries, (k, n)."""
         if (view := self._view(t)) is not None:
             return view.to(work)
-        x = t.reshape(-1)[self.places].to(work)
+        x = t.reshape(-1)[self._places(t)].to(work)
         if self.own is None:
             return x
         padded = torch.zeros_like(x)
@@ -60,8 +62,8 @@ class _Part:
 
     def subtract(self, t: Tensor, y: Tensor) -> None:
         """Subtract W' y, y (k, r), in the precision of the difference, with one rounding."""
-        view = self._view(t)
-        if view is not None and self.W.dim() == 2 and t.dtype is y.dtype:
+        view, even = self._view(t), self.W.shape[-1] < self.shape[1]
+        if view is not None and not even and self.W.dim() == 2 and t.dtype is y.dtype:
             if len(y) == 1:
                 view[0].addmv_(self.W.mT, y[0], alpha=-1)
             else:
@@ -71,17 +73,28 @@ class _Part:
         if view is not None:
             view.sub_(delta)
             return
-        places, delta = self.places.reshape(-1), delta.reshape(-1)
+        places, delta = self._places(t).reshape(-1), delta.expand(self.shape).reshape(-1)
         if self.own is not None:
             places, delta = places[self.own], delta[self.own]
         where = torch.unravel_index(places, t.shape) if t.dim() else ()
         t.index_put_(where, (t[where] - delta.reshape(t[where].shape)).to(t.dtype))
 
+    def times(self, M: Tensor, x: Tensor) -> Tensor:
+        """M x for each block, of M = A, its absolute values, or W; x (k, n)."""
+        return applied(M, x.sum(-1, keepdim=True) if M.shape[-1] < x.shape[-1] else x)
+
+    def _places(self, t: Tensor) -> Tensor:
+        if self.strides is None:
+            assert self.places is not None
+            return self.places
+        k, n = (torch.arange(size, device=t.device) for size in self.shape)
+        return self.first + k.unsqueeze(-1) * self.strides[0] + n * self.strides[1]
+
     def _view(self, t: Tensor) -> Tensor | None:
         """The entries as a view, where they are one."""
         if self.strides is None or not t.is_contiguous():
             return None
-        return t.as_strided(self.places.shape, self.strides, t.storage_offset() + self.first)
+        return t.as_strided(self.shape, self.strides, t.storage_offset() + self.first)
 
 
 @dataclass(frozen=True)
@@ -163,7 +176,7 @@ class ShardsBlock(Block):
                     replace(
                         found,
                         blocks=None if found.blocks is None else sent(found.blocks, device),
-                        places=sent(found.places, device),
+                        places=None if found.places is None else sent(found.places, device),
                         own=None if found.own is None else sent(found.own, device),
                         A=sent(narrowed(found.A, self.work), device),
                         W=sent(found.W, device, self.work),
@@ -224,7 +237,7 @@ class ShardsBlock(Block):
                 if shift is not None:
                     x = part.read(self.ts[part.parameter], self.work)
                     v = v + x * shift[part.parameter]
-                _add(own, part, applied(part.W, v))
+                _add(own, part, part.times(part.W, v))
         self.ranks.add_(y)
         return ys
 
@@ -248,7 +261,7 @@ class ShardsBlock(Block):
             own = y[group.rows].view(group.shape[:2])
             for part in group.parts:
                 x = of(part.read(ts[part.parameter], self.work))
-                _add(own, part, applied(matrix(part), x))
+                _add(own, part, part.times(matrix(part), x))
         return self.ranks.add_(y)
 
     def _subtract(self, ts: Sequence[Tensor], ys: Sequence[Tensor]) -> None:
@@ -301,16 +314,22 @@ def _part(piece: Piece, A: Tensor, W: Tensor, parameter: Tensor, ranks: Ranks) -
         taken = own.gather(2, order.unsqueeze(1).expand(-1, own.shape[1], -1))
         return taken.masked_fill(~kept.unsqueeze(1), 0)
 
+    own_A, own_W = columns_here(A), columns_here(W)
+    # of sums only A is even to the last bit: W = K A, of one row, is so to rounding
+    if width > 1 and own_A.shape[-2] == 1 and bool((own_A == own_A[..., :1]).all()):
+        own_A, own_W = own_A[..., :1].clone(), own_W[..., -1:].clone()
+    strides = _strides(places) if bool(kept.all()) else None
     return _Part(
         piece.parameter,
         ranks.counted(parameter),
         None if len(blocks) == len(columns) else blocks,
-        places,
-        _strides(places) if bool(kept.all()) else None,
+        (len(places), width),
+        places if strides is None else None,
+        strides,
         int(places[0, 0]),
         None if bool(kept.all()) else kept.flatten().nonzero().flatten(),
-        columns_here(A),
-        columns_here(W),
+        own_A,
+        own_W,
     )
 
 

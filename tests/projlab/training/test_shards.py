@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import projlab
+from benchmarks.memory import held_bytes
 from projlab import constrain, expr
 
 F64 = torch.float64
@@ -177,6 +178,22 @@ def a_step_adds_up_one_number_for_each_row(rank, world):
     assert reduced(optimizer.step) == [10, 10, 10, 10]
 
 
+def sums_hold_nothing_for_each_entry(rank, world):
+    w = sharded(torch.ones(400, 20), dim=0)
+    optimizer = torch.optim.SGD([w], lr=0.1)
+    handle = constrain(optimizer, expr(w).sum(dim=0) == 1)
+    (block,) = handle._hooks.system.blocks
+    # numbers for each of the 20 rows: none for the 200 entries of each that are here
+    assert held_bytes(vars(block), besides=[w.to_local()]) <= 20 * 100
+    w.grad = sharded(torch.arange(8000.0).reshape(400, 20), dim=0).detach()
+    before = w.full_tensor().detach().clone()
+    optimizer.step()
+    g = torch.arange(8000.0, dtype=F64).reshape(400, 20)
+    exact = before.double() - 0.1 * (g - g.mean(0))
+    # float32: a gradient's mean is known to log2(400) of its roundings
+    assert (w.full_tensor() - exact).abs().max() <= 10 * 2.0**-24 * 0.1 * 8000
+
+
 def mesh_of(*shape):
     return torch.distributed.init_device_mesh("cpu", shape)
 
@@ -337,6 +354,7 @@ def all_of_them(rank, world, folder):
     if world == 2:
         fully_sharded(rank, world)
         a_step_adds_up_one_number_for_each_row(rank, world)
+        sums_hold_nothing_for_each_entry(rank, world)
         refusals(rank, world)
         layers_under_fully_shard(rank, world)
         a_rank_that_is_gone(rank, world)
