@@ -161,6 +161,24 @@ class Summary:
         return f"{measured} problems" + (f", and {skipped} that were skipped," if skipped else "")
 
     @cached_property
+    def what_was_run(self) -> str:
+        """Count what each section of the run held; sections that it left out are not named."""
+        held = []
+        if len(self.verdicts):
+            groups = ", ".join(self.verdicts["group"].unique())
+            dtypes = " and ".join(self.verdicts["dtype"].unique())
+            asked = "one subject" if self.subject else f"{len(self.variants)} variants"
+            held.append(
+                f"{self.how_many_problems} ({groups}) in {dtypes}, {asked}, "
+                f"{len(self.oracles)} oracles, {len(self.verdicts)} records"
+            )
+        if len(self.training):
+            held.append(f"{len(self.training)} training runs")
+        if len(self.bounds):
+            held.append(f"{self.bounds['problem'].nunique()} problems with inequalities or bounds")
+        return "; ".join(held) + "."
+
+    @cached_property
     def by_variant(self) -> pd.DataFrame:
         """One row a variant: verdicts counted apart, worst error that passed, median seconds."""
         table = []

@@ -17,6 +17,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "OSQP": {"eps_abs": 1e-10, "eps_rel": 1e-10, "max_iter": 20000},
     "HIGHS": {},
     "PIQP": {"eps_abs": 1e-12, "eps_rel": 1e-12},
+    "PROXQP": {"eps_abs": 1e-12, "eps_rel": 1e-12},
 }
 """By the name that cvxpy gives them."""
 
