@@ -5,9 +5,7 @@ from functools import cache
 
 import torch
 from torch import Tensor
-from torch._C import _is_tracing, _len_torch_dispatch_stack
 from torch.autograd.graph import increment_version
-from torch.compiler import is_compiling
 
 from projlab.engine.kernels import native
 from projlab.numerics import tuning
@@ -51,13 +49,11 @@ def take_off(matrix: Tensor, columns: Tensor, rows: Tensor) -> bool:
 
 
 def _called(matrix: Tensor, columns: Tensor, rows: Tensor, *, add: bool) -> bool:
-    if is_compiling() or not (
+    if native.recorded() or not (
         type(matrix) in native.PLAIN
         and matrix.is_cpu
         and matrix.dtype is columns.dtype
         and matrix.is_contiguous()
-        and not _len_torch_dispatch_stack()
-        and not _is_tracing()
     ):
         return False
     compiled = kernel(matrix.dtype)

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch._C import _is_tracing, _len_torch_dispatch_stack
 from torch.autograd import forward_ad
 from torch.autograd.graph import increment_version
+from torch.compiler import is_compiling
 
 from projlab.errors import InputError
 from projlab.numerics import tuning
@@ -38,6 +39,11 @@ ON, OFF = ("", "1", "on"), ("0", "off")
 
 Kernel = Callable[[int, int, int], None]
 """`numba_kernels.float64` or `float32`."""
+
+
+def recorded() -> bool:
+    """Whether operators are compiled, traced or seen by a mode, which would miss what is no one."""
+    return is_compiling() or _len_torch_dispatch_stack() > 0 or _is_tracing()
 
 
 def wanted() -> bool:

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._C import _is_tracing, _len_torch_dispatch_stack
 
 from projlab.engine.kernels import native
 from projlab.numerics import tuning
@@ -54,8 +53,7 @@ def factored(A: Tensor, b: Tensor, norms: tuple[float, float], condition: float)
         and (A.dtype is torch.float64 or A.dtype is torch.float32)
         and b.dtype is A.dtype
         and tuning.small_set_up(*A.shape)
-        and not _len_torch_dispatch_stack()
-        and not _is_tracing()
+        and not native.recorded()
         and native.wanted()
     ):
         return None
