@@ -250,6 +250,14 @@ def test_a_long_float32_combination_may_be_off_by_the_rounding_of_all_its_rows()
     assert not projlab.diagnose(whole, right).consistent
 
 
+def test_rows_in_float16_are_taken_for_float32s_unless_their_rounding_is_said():
+    A = torch.tensor([[0.1, 0.2, 0.3], [0.3, 0.6, 0.9]]).half()
+    assert projlab.projector(A, [1.0, 3.0]).rank == projlab.projector(A, [1.0, 4.0]).rank == 2
+    assert projlab.projector(A, [1.0, 3.0], rank=5e-3).rank == 1
+    with pytest.raises(projlab.InconsistentError, match="row 1 = 2.99"):
+        projlab.projector(A, [1.0, 4.0], rank=5e-3)
+
+
 def test_the_condition_number_of_two_rows_at_an_angle():
     """Rows of norm one whose cosine is 0.28: kappa^2 = 1.28 / 0.72."""
     A = torch.tensor([[1.0, 0.0], [0.28, 0.96]], dtype=torch.float64)
