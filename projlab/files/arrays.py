@@ -139,6 +139,23 @@ def vector(
     return array
 
 
+def require_fit(path: Path, parts: Sequence[Matrix], dtype: str, *, small: bool = False) -> None:
+    """Refuse finite entries that overflow in a dtype, and such as fall below its normal numbers.
+
+    These may be `small` where they are no coefficients: there the least of them is an error of x.
+    """
+    for part in parts:
+        values = np.abs(part.data if isinstance(part, sp.csr_array) else part)
+        with np.errstate(over="ignore", under="ignore"):
+            narrow = values.astype(dtype)
+        if (np.isinf(narrow) & np.isfinite(values)).any():
+            raise wrong(path, f"holds entries that overflow in {dtype}", "float64")
+        least = np.finfo(dtype).tiny
+        if not small and ((narrow < least) & (values > 0)).any():
+            said = f"holds entries below {least:.2g}, which {dtype} does not keep"
+            raise wrong(path, said, "float64, or rows in other units")
+
+
 def row_names(path: Path, value: Any, m: int) -> tuple[str, ...]:
     """One name a row."""
     names = np.asarray(list(value) if isinstance(value, (list, tuple)) else value)

@@ -65,13 +65,10 @@ def format_of(path: Path) -> Format:
     return SUFFIXES[suffix]
 
 
-def companion(path: Path, what: str) -> Path | None:
-    """The file beside `path` that holds its b or x0."""
-    for suffix in SUFFIXES:
-        beside = path.with_name(f"{stem(path)}_{what}{suffix}")
-        if beside.is_file():
-            return beside
-    return None
+def companions(path: Path, what: str) -> list[Path]:
+    """The files beside `path` whose names say that they hold its b or x0."""
+    named = (path.with_name(f"{stem(path)}_{what}{suffix}") for suffix in SUFFIXES)
+    return [file for file in named if file.is_file()]
 
 
 def stem(path: Path) -> str:

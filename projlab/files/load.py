@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from projlab.errors import InputError
-from projlab.files.arrays import Matrix, Vector, is_scipy_sparse, row_names, vector
+from projlab.files.arrays import Matrix, Vector, require_fit, row_names, vector
 from projlab.files.contents import (
     BOUNDS,
     KEYS,
@@ -26,7 +26,7 @@ from projlab.files.contents import (
     printable,
     under,
 )
-from projlab.files.find import companion, format_of
+from projlab.files.find import companions, format_of
 from projlab.files.matrices import PARTS_OF_SPARSE, from_parts, is_sparse_by_parts, matrix
 from projlab.files.refusal import plain, shown, wrong
 
@@ -182,10 +182,23 @@ def load(
     parts, named = _asked_for(path, format_, contents, key)
     system = _system(path, format_, parts, named, notes)
     m, n = system.A.shape
-    right = _given(path, "b", b, m, notes) if b is not None or system.b is None else system.b
-    point = _given(path, "x0", x0, n, notes) if x0 is not None or system.x0 is None else system.x0
+    right, point = system.b, system.x0
+    if b is not None or right is None:
+        right = _given(path, "b", b, m, notes, system.names)
+    else:
+        notes += _unused(path, "b")
+    if x0 is not None or point is None:
+        point = _given(path, "x0", x0, n, notes)
+    else:
+        notes += _unused(path, "x0")
     system = system._replace(b=right, x0=point, notes=tuple(dict.fromkeys(map(plain, notes))))
     return system if dtype is None else _rounded(path, system, dtype)
+
+
+def _unused(path: Path, name: str) -> list[str]:
+    """Sentences on the files beside the system's that its own vector makes idle."""
+    own = f"{path.name} has its own {name}"
+    return [f"{beside.name} is left out: {own}" for beside in companions(path, name)]
 
 
 def _asked_for(
@@ -301,34 +314,63 @@ def _matrix_name(path: Path, format_: Format, parts: Parts, held: str) -> str | 
     raise wrong(path, f"holds {held}", format_.wanted + extra)
 
 
-def _given(path: Path, name: str, source: Source | None, length: int, notes: list[str]) -> Any:
+def _given(
+    path: Path,
+    name: str,
+    source: Source | None,
+    length: int,
+    notes: list[str],
+    rows: tuple[str, ...] | None = None,
+) -> Any:
     """b or x0 from a number, from a file, or from the file beside the system's."""
     if isinstance(source, bool | np.bool_) or not isinstance(
         source, str | os.PathLike | int | float | np.integer | np.floating | None
     ):
         raise InputError(f"{name} is a {type(source).__name__}; it must be a file or a number")
     if isinstance(source, str | os.PathLike):
-        return _vector_file(Path(source), name, length, path, notes)
+        return _vector_file(Path(source), name, length, path, notes, rows)
     if source is not None:
         if not math.isfinite(source):
             raise InputError(f"{name} is {source}; it must be finite")
         return np.full(length, float(source))
-    beside = companion(path, name)
-    if beside is None:
+    beside = companions(path, name)
+    if not beside:
         return None
-    notes.append(f"{name} is read from {beside.name}")
-    return _vector_file(beside, name, length, path, notes)
+    if len(beside) > 1:
+        said = f"stands beside {' and '.join(file.name for file in beside)}"
+        raise wrong(path, said, f"one of them, or {name}= (--{name})")
+    notes.append(f"{name} is read from {beside[0].name}")
+    return _vector_file(beside[0], name, length, path, notes, rows)
 
 
-def read_vector(path: Path, name: str, source: Source, length: int, notes: list[str]) -> Vector:
+def read_vector(
+    path: Path,
+    name: str,
+    source: Source,
+    length: int,
+    notes: list[str],
+    rows: tuple[str, ...] | None = None,
+) -> Vector:
     """A vector of `length` that goes with the system in `path`, from a file or one number."""
-    given: Vector = _given(path, name, source, length, notes)
+    given: Vector = _given(path, name, source, length, notes, rows)
     return given
 
 
-def _vector_file(path: Path, name: str, length: int, of: Path, notes: list[str]) -> Vector:
-    """A vector from a file that holds nothing else, or holds it by this name."""
-    parts: Mapping[str, Any] = format_of(path).read(path).parts
+def _vector_file(
+    path: Path,
+    name: str,
+    length: int,
+    of: Path,
+    notes: list[str],
+    rows: tuple[str, ...] | None,
+) -> Vector:
+    """A vector from a file that holds nothing else, or holds it by this name.
+
+    Where the file names its entries, and the system its `rows`, these must be the same.
+    """
+    contents = format_of(path).read(path)
+    parts: Mapping[str, Any] = contents.parts
+    notes += [f"{path.name}: {note}" for note in contents.notes]
     aliases = ALIASES[name]
     known = [alias for alias in aliases if alias in parts]
     if not known and len(parts) == 1:
@@ -339,21 +381,29 @@ def _vector_file(path: Path, name: str, length: int, of: Path, notes: list[str])
         value = from_parts(path, parts, notes)
     else:
         raise wrong(path, f"holds {held_by(parts)}", f"one vector, or one named {name}")
-    return vector(path, name, value, length, of.name, notes)
+    read = vector(path, name, value, length, of.name, notes)
+    if rows is not None and "names" in parts:
+        named = row_names(path, parts["names"], length)
+        for i, (here, there) in enumerate(zip(named, rows, strict=True)):
+            if here != there:
+                said = (
+                    f"names entry {i} of {name} {shown(here)}, and {of.name} its row {shown(there)}"
+                )
+                raise wrong(path, said, "the same names in the same order")
+    return read
 
 
 def _rounded(path: Path, system: LoadedSystem, dtype: str) -> LoadedSystem:
     if dtype not in ("float64", "float32"):
         raise InputError(f'dtype is {dtype!r}; it must be "float64" or "float32"')
-    parts: list[Any] = [system.A, system.b, system.x0, system.G, system.h, system.lb, system.ub]
+    rows: list[Any] = [system.A, system.b, system.G, system.h]
+    points: list[Any] = [system.x0, system.lb, system.ub]
+    require_fit(path, [part for part in rows if part is not None], dtype)
+    require_fit(path, [part for part in points if part is not None], dtype, small=True)
     with np.errstate(over="ignore"):
-        narrow = [None if part is None else part.astype(dtype) for part in parts]
-    for part, wide in zip(narrow, parts, strict=True):
-        if part is not None and not np.array_equal(
-            *(np.isfinite(x.data if is_scipy_sparse(x) else x) for x in (part, wide))
-        ):
-            raise wrong(path, f"holds entries that overflow in {dtype}", "float64")
-    A, b, x0, G, h, lb, ub = narrow
+        A, b, G, h, x0, lb, ub = (
+            None if part is None else part.astype(dtype) for part in (*rows, *points)
+        )
     return system._replace(A=A, b=b, x0=x0).with_bounds(G, h, lb, ub, system.inequality_names)
 
 

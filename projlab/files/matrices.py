@@ -76,6 +76,8 @@ def from_parts(path: Path, parts: Parts, notes: list[str]) -> sp.csr_array:
     m, n = map(int, shape)
     held = sum(math.prod(getattr(parts[key], "shape", (1,))) for key in wanted)
     believe_shape(path, m, n, 8 * held)
+    if "format" not in parts and m == n:  # CSC's parts would be read as the transpose
+        notes.append("no format is said: the parts of the matrix are taken as CSR's")
     if kind == "dia":
         return _diagonals(path, parts, values, (m, n))
     if kind == "coo":
@@ -169,7 +171,7 @@ def _from_coordinates(
     rows, columns = places
     values = numbers(path, name, data, notes, (rows, columns))
     believe_shape(path, shape[0], shape[1], 24 * len(values))
-    return sp.csr_array((values, (rows, columns)), shape=shape)
+    return _summed(sp.coo_array((values, (rows, columns)), shape=shape), notes)
 
 
 def _summed(coo: sp.coo_array, notes: list[str]) -> sp.csr_array:

@@ -2,7 +2,8 @@
 
 C's `strtod`, under many readers, takes "1,5" for 1, "abc" for 0 and Fortran's "1.5D+03" for 1.5;
 Python's `float` takes "1_000". Here a token is a decimal number from its first character to its
-last, Fortran's exponents D and d among them, and is rounded to the nearest float64.
+last, Fortran's exponents D and d among them, and is rounded to the nearest float64; one that would
+vanish there is none.
 """
 
 from __future__ import annotations
@@ -20,15 +21,25 @@ def number(token: str) -> float:
     Raises
     ------
     ValueError
-        The token is neither.
+        The token is neither, or float64 has nothing as small but zero.
     """
-    if "_" not in token and token.isascii():  # else Python takes more than decimal numbers
-        try:
-            return float(token)
-        except ValueError:
-            if _NUMBER.fullmatch(token):
-                return float(token.translate(_FORTRAN))
-    raise ValueError(token)
+    if "_" in token or not token.isascii():  # Python takes more than decimal numbers
+        raise ValueError(token)
+    try:
+        value = float(token)
+    except ValueError:
+        if not _NUMBER.fullmatch(token):
+            raise
+        value = float(token.translate(_FORTRAN))
+    if value == 0 and vanishes(token):
+        raise ValueError(token)
+    return value
+
+
+def vanishes(token: str) -> bool:
+    """Whether float64 rounds a decimal number to zero that is none."""
+    digits = re.split("[eEdD]", token)[0]
+    return re.search("[1-9]", digits) is not None and float(token.translate(_FORTRAN)) == 0
 
 
 def is_number(token: str) -> bool:
@@ -44,4 +55,6 @@ def why_not(token: str) -> str:
     """A remedy for a token that is no number, "" where none is known."""
     if re.fullmatch(r"[+-]?[0-9]+,[0-9]+(?:[eEdD][+-]?[0-9]+)?", token):
         return " (a decimal point, no comma)"
+    if _NUMBER.fullmatch(token) and vanishes(token):
+        return " (in float64 it would be 0)"
     return ""

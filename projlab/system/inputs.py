@@ -23,6 +23,7 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
 def to_tensor(value: Any, name: str) -> Tensor:
     """A new floating-point tensor from a dense tensor, an array, a number or nested lists."""
     if isinstance(value, Tensor):
+        _refuse_kinds(value, name)
         _require_memory(value.numel() * value.itemsize, value.device, name)
         tensor = value.detach().clone()
     else:
@@ -66,6 +67,18 @@ def _require_memory(needed: int, device: torch.device, name: str) -> None:
     if needed > _SMALL and device.type != "meta":
         remedy = "Give it sparse, or a part of it at a time."
         memory.require(needed, f"a copy of {name}", device, remedy)
+
+
+def _refuse_kinds(value: Tensor, name: str) -> None:
+    """Tensors whose numbers are not all there, or are no plain ones."""
+    if isinstance(value, torch.masked.MaskedTensor):
+        raise InputError(
+            f"{name} is a masked tensor, and masked entries have no value; fill them "
+            f"({name}.to_tensor(0.0)), or leave their rows out"
+        )
+    if value.is_nested or value.is_quantized:
+        kind = "nested" if value.is_nested else "quantized"
+        raise InputError(f"{name} is a {kind} tensor; it must be a plain one")
 
 
 def _refuse_masks(value: Any, name: str) -> None:

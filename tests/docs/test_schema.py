@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from projlab.cli import validate
-from projlab_reports import difference, publish, regressions
+from projlab_reports import asv, difference, publish, regressions
 from projlab_validation import compare, compare_bounds, describe, lines, recommend, store
 from projlab_validation.bounds.judge import judge as judge_bounds
 from projlab_validation.bounds.section import BoundsRecord
@@ -156,14 +156,25 @@ def test_the_json_of_comparisons():
 
 
 def test_the_json_of_benchmarks(tmp_path):
-    from projlab_reports import asv
-
     one = asv.read(result(tmp_path / "one.json", {"projection.P.time_call": row(1e-6)}))
     told = regressions.plain(regressions.compare(one, one))
     (table_,) = tables("`bench --json`")
     assert sorted(told) == sorted(keys(table_))
 
 
-@pytest.mark.parametrize("title", ["validate --json", "report --json", "compare --json"])
-def test_each_format_is_said(title):
-    assert "Format 1" in section(f"`{title}`")
+def test_every_json_says_its_format(tmp_path):
+    run = write_run(tmp_path / "run", BASE)
+    one = asv.read(result(tmp_path / "one.json", {"projection.P.time_call": row(1e-6)}))
+    told = {
+        "validate": validate._outcome(summary_of(BASE), (Path("a"), Path("b")), Path("c")),
+        "report": publish.publish([run]).outcome,
+        "report of several": publish.publish([run, run]).outcome,
+        "compare": compare.payload([], compare.ComparisonOptions(variants=("qr",)), {}, 0),
+        "bench": regressions.plain(regressions.compare(one, one)),
+    }
+    assert {name: payload["format"] for name, payload in told.items()} == dict.fromkeys(told, 1)
+
+
+@pytest.mark.parametrize("command", ["validate", "report", "compare", "bench", "variants"])
+def test_each_format_is_said(command):
+    assert "Format 1" in section(f"`{command} --json`")

@@ -6,6 +6,8 @@ message must say. After every one of them, what existed before works as it did.
 
 # ruff: noqa: E501  one row of the table is one line, however long
 
+import warnings
+
 import numpy as np
 import pytest
 import scipy.sparse
@@ -51,6 +53,17 @@ def huge():
     return scipy.sparse.diags_array([np.ones(n), np.ones(n - 1)], offsets=[0, 1], format="csr")
 
 
+def of_kind(make, *arguments):
+    """A tensor of a kind of which torch warns."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return make(*arguments)
+
+
+def masked(t):
+    return of_kind(torch.masked.masked_tensor, t, t > 0)
+
+
 def with_entry(value, *index, shape=(2, 3)):
     t = torch.ones(*shape, dtype=F64)
     t[index] = value
@@ -70,6 +83,10 @@ MISTAKES = {
     "A is an empty list": (lambda: projector([], 1.0), InputError, ["A", "column"]),
     "A is an empty batch": (lambda: projector(torch.ones(0, 2, 3), 1.0), InputError, ["A", "(0, 2, 3)", "system"]),
     "A is a ragged list": (lambda: projector([[1.0, 2.0], [3.0]], 1.0), InputError, ["A", "rectangular"]),
+    "A is a masked tensor": (lambda: projector(masked(A()), 1.0), InputError, ["A", "masked tensor", "A.to_tensor(0.0)"]),
+    "b is a masked tensor": (lambda: projector(A(), masked(torch.ones(2))), InputError, ["b", "masked tensor", "b.to_tensor(0.0)"]),
+    "A is nested": (lambda: projector(of_kind(torch.nested.nested_tensor, [x(), x()]), 1.0), InputError, ["A", "nested", "plain"]),
+    "A is quantized": (lambda: projector(of_kind(torch.quantize_per_tensor, torch.ones(2, 3), 1.0, 0, torch.qint8), 1.0), InputError, ["A", "quantized", "plain"]),
     "A is text": (lambda: projector("A", 1.0), InputError, ["A", "real numbers"]),
     "A is None": (lambda: projector(None, 1.0), InputError, ["A", "real numbers"]),
     "A is a list of strings": (lambda: projector([["1", "2"]], 1.0), InputError, ["A", "real numbers"]),

@@ -1,6 +1,8 @@
 """`projlab report`: what it writes where, its exit codes, and that bad input writes nothing."""
 
 import json
+import os
+import stat
 import subprocess
 import sys
 from dataclasses import replace
@@ -39,6 +41,20 @@ def test_a_run_of_everything_is_read_as_it_was_written(tmp_path, capsys):
     for heading in ("Drift", "Training", "Peers"):
         assert f">{heading}</h2>" in text
     assert "mypeers" not in json.dumps(outcome["failures"])
+
+
+def test_pages_have_the_mode_of_any_new_file(run, tmp_path):
+    data = tmp_path / "compare.json"
+    data.write_text(json.dumps(EVERYTHING), encoding="utf-8")
+    before = os.umask(0o022)
+    try:
+        for what in (run, data):
+            main(["report", str(what), "--out", str(tmp_path / "pages")])
+    finally:
+        os.umask(before)
+    files = [p for p in (tmp_path / "pages").rglob("*") if p.is_file()]
+    assert {"report.html", "report.md", "compare.html"} <= {p.name for p in files}
+    assert {stat.S_IMODE(p.stat().st_mode) for p in files} == {0o644}
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def yardsticks(*values):
     return {f"yardstick.Machine.{n}": row(v) for n, v in zip(names, values, strict=True)}
 
 
-def test_what_the_machine_itself_varies_by_widens_the_margin_and_too_much_is_no_verdict(compared):
+def test_noise_of_the_machine_widens_the_margin_and_too_much_is_no_verdict(compared):
     def of(yardstick, slower):
         before = {TIME: row(1e-6), ERROR: row(1.0), **yardsticks(1e-3, 1e-3, 1e-3)}
         after = {TIME: row(slower), ERROR: row(1.0), **yardsticks(1e-3, 1e-3, yardstick)}

@@ -5,8 +5,10 @@ sound, and is wrong in one thing; a sparse one starts from `sparse_corrections`.
 """
 
 import os
+import random
 import signal
 import time
+import warnings
 
 import numpy as np
 import torch
@@ -59,6 +61,7 @@ def works_in_float64(x, A, b):
 
 def draws_a_start_of_its_own(x, A, b):
     torch.rand(3)  # a global generator that moves on is no harm
+    random.random()  # noqa: S311  as harmless
     return _lstsq(x, A, b)
 
 
@@ -471,6 +474,21 @@ def seeds_the_generator(x, A, b):
 
 def seeds_numpy(x, A, b):
     np.random.seed(0)  # noqa: NPY002  the fault
+    return _lstsq(x, A, b)
+
+
+def seeds_python(x, A, b):
+    random.seed(0)
+    return _lstsq(x, A, b)
+
+
+def silences_warnings(x, A, b):
+    warnings.simplefilter("ignore")
+    return _lstsq(x, A, b)
+
+
+def sets_an_environment_variable(x, A, b):
+    os.environ["OMP_NUM_THREADS"] = str(1 + int(os.environ.get("OMP_NUM_THREADS", "1")))
     return _lstsq(x, A, b)
 
 

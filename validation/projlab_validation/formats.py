@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from projlab.files.arrays import require_fit
 from projlab.files.load import LoadedSystem, load, read_vector
 from projlab.files.refusal import wrong
 from projlab.system.options import check_b_error
@@ -58,7 +59,7 @@ class StoredSystem:
         Raises
         ------
         InputError
-            There is no b, or an entry overflows in `dtype`.
+            There is no b, or an entry overflows in `dtype` or falls below its normal numbers.
         """
         dtype = dtype or self.dtype
         A, _, x0, names, _ = self.loaded
@@ -67,11 +68,10 @@ class StoredSystem:
         if not m:
             raise wrong(self.path, "holds no equation", "equations, or no --equations")
         point = np.random.default_rng(SEED).standard_normal(n) if x0 is None else x0
-        with np.errstate(over="ignore"):
-            data = rounded(_wide(A.data if isinstance(A, sp.csr_array) else A), dtype)
-            b, point = (rounded(_wide(part), dtype) for part in (b, point))
-        if not all(np.isfinite(part).all() for part in (data, b, point)):
-            raise wrong(self.path, f"holds entries that overflow in {dtype}", "--dtype float64")
+        require_fit(self.path, [A, b], dtype)
+        require_fit(self.path, [_wide(point)], dtype, small=True)
+        data = rounded(_wide(A.data if isinstance(A, sp.csr_array) else A), dtype)
+        b, point = (rounded(_wide(part), dtype) for part in (b, point))
         kept: Matrix = data
         if isinstance(A, sp.csr_array):
             kept = sp.csr_array((data, A.indices, A.indptr), shape=A.shape)
@@ -165,7 +165,7 @@ def read(
     if b_error is None:
         return StoredSystem(path, loaded, b, x0, key)
     notes: list[str] = []
-    errors = _wide(read_vector(path, "b_error", b_error, loaded.A.shape[0], notes))
+    errors = _wide(read_vector(path, "b_error", b_error, loaded.A.shape[0], notes, loaded.names))
     check_b_error(errors)
     loaded = loaded._replace(notes=(*loaded.notes, *notes))
     return StoredSystem(path, loaded, b, x0, key, b_error, errors)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 GRAD_MODES = ("enable_grad", "no_grad", "inference_mode")
 MOST_THREADS = 4
+BY_IMPORTS = frozenset({"environment variables", "warning filters"})
+"""What modules may change when they are first imported, which a first call may do."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,8 @@ def state() -> dict[str, Any]:
         "denormals": _denormals_kept(),
         "numpy's error handling": np.geterr(),
         "working directory": os.getcwd(),  # noqa: PTH109  as the process has it
+        "environment variables": dict(os.environ),
+        "warning filters": list(warnings.filters),
     }
 
 
@@ -105,6 +111,8 @@ def mend(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         "denormals": lambda kept: torch.set_flush_denormal(not kept),
         "numpy's error handling": lambda handling: np.seterr(**handling),
         "working directory": os.chdir,
+        "environment variables": _set_environment,
+        "warning filters": _set_filters,
     }
     changed = [name for name, value in now.items() if value != before[name]]
     for name in changed:
@@ -113,35 +121,49 @@ def mend(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return changed
 
 
-def generators() -> tuple[torch.Tensor, bytes]:
-    """Return where the global generators of torch and numpy stand."""
+def _set_environment(variables: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(variables)
+
+
+def _set_filters(filters: list[Any]) -> None:
+    kept: Any = warnings.filters
+    kept[:] = filters
+
+
+def generators() -> tuple[torch.Tensor, bytes, bytes]:
+    """Return where the global generators of torch, numpy and Python stand."""
     import torch
 
     numpys = np.random.get_state(legacy=False)  # noqa: NPY002  the global one is asked about
-    return torch.get_rng_state(), repr(numpys["state"]["pos"]).encode() + numpys["state"][
-        "key"
-    ].tobytes()
+    return (
+        torch.get_rng_state(),
+        repr(numpys["state"]["pos"]).encode() + numpys["state"]["key"].tobytes(),
+        repr(random.getstate()).encode(),
+    )
 
 
 @contextlib.contextmanager
 def generators_kept() -> Iterator[None]:
-    """Leave the global generators of torch and numpy as they stood, whatever is done inside."""
+    """Leave the global generators as they stood, whatever is done inside."""
     import torch
 
-    numpys = np.random.get_state()  # noqa: NPY002  as above
+    numpys, pythons = np.random.get_state(), random.getstate()  # noqa: NPY002  as above
     with torch.random.fork_rng(devices=[]):
         try:
             yield
         finally:
             np.random.set_state(numpys)  # noqa: NPY002  as above
+            random.setstate(pythons)
 
 
 def seed_generators(seed: int) -> None:
-    """Let the global generators of torch and numpy start from this seed."""
+    """Let the global generators start from this seed."""
     import torch
 
     torch.manual_seed(seed)
     np.random.seed(seed)  # noqa: NPY002  as above
+    random.seed(seed)
 
 
 def _denormals_kept() -> bool:

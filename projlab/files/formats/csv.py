@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,8 +26,8 @@ TITLES = (
 )
 RIGHT = frozenset({"b", "beq", "b_eq", "rhs"})
 NAMES = frozenset({"name", "names"})
-INDEX = frozenset({"", "index", "#", "unnamed: 0"})
-"""Titles under which pandas and others write a frame's index, in lower case."""
+INDEX = re.compile(r"|#|index|level_[0-9]+|unnamed: [0-9]+(?:[._]\w+)*", re.IGNORECASE)
+"""Titles under which pandas and others write a frame's index, once for each time it is written."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class _Line:
 
 def read(path: Path) -> Contents:
     """Read numbers between commas, semicolons, tabs or spaces."""
-    lines, notes = _lines(path, _decoded(path))
+    lines, comments = _lines(path, _decoded(path))
+    notes = [f"{counted(len(comments), 'comment line')}, by #"] if comments else []
     if not lines:
         raise wrong(path, "is empty", WANTED)
     titles = _titles(path, lines[0])
@@ -49,14 +51,16 @@ def read(path: Path) -> Contents:
             raise wrong(path, said, "as many in every line")
     if titles is None:
         _refuse_index(path, body)
-        notes.append("no header line: every column is a variable")
+        if width > 1:
+            _refuse_titles_in_comments(path, comments, width)
+            notes.append("no header line: every column is a variable")
         return Contents({"A": _block(path, body, range(width))}, tuple(notes))
     return _with_header(path, titles, body, notes)
 
 
 def _decoded(path: Path) -> str:
     raw = unpacked(path, WHAT, WANTED)
-    encoding = "utf-16" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    encoding = "utf-16" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8"
     try:
         return raw.decode(encoding)
     except UnicodeDecodeError as fault:
@@ -67,25 +71,30 @@ def _decoded(path: Path) -> str:
         raise wrong(path, said, "text in UTF-8") from None
 
 
-def _lines(path: Path, text: str) -> tuple[list[_Line], list[str]]:
-    """The cells of every line that is neither empty nor a comment, and a note on the comments."""
+def _lines(path: Path, text: str) -> tuple[list[_Line], list[_Line]]:
+    """The cells of every line that is neither empty nor a comment, and those of the comments."""
     numbered = list(enumerate(io.StringIO(text, newline=None), 1))
-    comments = [i for i, line in numbered if re.match(r"#\s", line)]
+    remarks = {i: line[1:] for i, line in numbered if re.match(r"#\s", line)}
     kept = {i: line for i, line in numbered if line.strip() and not re.match(r"#\s", line)}
     first = next(iter(kept.values()), "")
-    delimiter = _delimiter(first)
+    tabs = re.search(r"\.tsv(?:\.\w+)?$", path.name.lower())
+    delimiter = _delimiter(first, "\t;" if tabs else ";\t,")
     if said := re.fullmatch(r'"?sep=(.)"?\s*', first):
         delimiter = said[1]
         del kept[next(iter(kept))]
-    notes = [f"{counted(len(comments), 'comment line')}, by #"] if comments else []
+    split = None if delimiter == " " else delimiter
+    comments = [
+        _Line(i, [cell.strip() for cell in line.strip().split(split)])
+        for i, line in remarks.items()
+    ]
     if delimiter == " ":
-        return [_Line(i, line.split()) for i, line in kept.items()], notes
-    return _quoted(path, kept, delimiter), notes
+        return [_Line(i, line.split()) for i, line in kept.items()], comments
+    return _quoted(path, kept, delimiter), comments
 
 
-def _delimiter(line: str) -> str:
+def _delimiter(line: str, marks: str) -> str:
     unquoted = re.sub(r'"[^"]*"', "", line).strip()
-    return next((mark for mark in ";\t," if mark in unquoted), " ")
+    return next((mark for mark in marks if mark in unquoted), " ")
 
 
 def _quoted(path: Path, kept: dict[int, str], delimiter: str) -> list[_Line]:
@@ -111,7 +120,7 @@ def _titles(path: Path, first: _Line) -> list[str] | None:
     """
     cells = first.cells
     numeric = [is_number(cell) for cell in cells]
-    known = [cell.lower() in RIGHT | NAMES | INDEX for cell in cells]
+    known = [cell.lower() in RIGHT | NAMES or _is_index(cell) for cell in cells]
     if all(numeric):
         if _counts(cells, 0) and len(cells) > 1:
             said = f"starts with {shown(','.join(cells))} in line {first.number}, which may be "
@@ -134,6 +143,21 @@ def _counts(cells: Sequence[str], start: int) -> bool:
     return bool(cells) and list(cells) == [str(start + i) for i in range(len(cells))]
 
 
+def _is_index(title: str) -> bool:
+    return INDEX.fullmatch(title) is not None
+
+
+def _refuse_titles_in_comments(path: Path, comments: Sequence[_Line], width: int) -> None:
+    """Refuse numbers alone below a comment that titles one of their columns b or name."""
+    for line in comments:
+        known = [cell for cell in line.cells if cell.lower() in RIGHT | NAMES]
+        if known and len(line.cells) == width:
+            said = f"has the title {shown(known[0])} in a comment, in line {line.number}, and no "
+            raise wrong(
+                path, f"{said}header line", "the titles without their #, or no such comment"
+            )
+
+
 def _refuse_index(path: Path, body: Sequence[_Line]) -> None:
     """Refuse a first column that looks like a frame's index: it counts, all else has a point."""
     first = [line.cells[0] for line in body]
@@ -154,28 +178,28 @@ def _with_header(
     names = _titled(path, titles, NAMES, "names of the rows")
     taken = {*rights, *names}
     parts = {}
-    if titles[0].lower() in INDEX and len(titles) > 1:
-        taken.add(0)
-        index = [line.cells[0] for line in body]
+    for column in itertools.takewhile(lambda i: _is_index(titles[i]), range(len(titles) - 1)):
+        taken.add(column)
+        index = [line.cells[column] for line in body]
         if _counts(index, 0) or _counts(index, 1):
-            notes.append("column 1 counts the rows: taken as an index and left out")
+            notes.append(f"column {column + 1} counts the rows: taken as an index and left out")
         elif not names and not any(map(is_number, index)):
-            names = [0]
+            names = [column]
         else:
-            said = f"has column 1 without a title of its own ({shown(titles[0])})"
+            said = f"has column {column + 1} without a title of its own ({shown(titles[column])})"
             raise wrong(path, said, "the title name over names, or another over a variable")
     variables = [i for i in range(len(titles)) if i not in taken]
     _require_titles(path, titles, variables)
     parts["A"] = _block(path, body, variables)
     shown_titles = listed([printable(titles[i]) for i in variables], 4)
-    said = f"the first line is a header: {counted(len(variables), 'variable')} ({shown_titles})"
+    found = [f"{counted(len(variables), 'variable')} ({shown_titles})"] if variables else []
     if rights:
         parts["b"] = _block(path, body, rights, "b")[:, 0]
-        said += f", b in column {rights[0] + 1} ({shown(titles[rights[0]])})"
+        found.append(f"b in column {rights[0] + 1} ({shown(titles[rights[0]])})")
     if names:
         parts["names"] = np.array([line.cells[names[0]] for line in body], dtype=str)
-        said += f", names in column {names[0] + 1}"
-    return Contents(parts, (said, *notes))
+        found.append(f"names in column {names[0] + 1}")
+    return Contents(parts, (f"the first line is a header: {', '.join(found)}", *notes))
 
 
 def _titled(path: Path, titles: list[str], known: frozenset[str], what: str) -> list[int]:
@@ -191,8 +215,9 @@ def _titled(path: Path, titles: list[str], known: frozenset[str], what: str) -> 
 def _require_titles(path: Path, titles: list[str], variables: list[int]) -> None:
     seen: dict[str, int] = {}
     for i in variables:
-        if not titles[i]:
-            raise wrong(path, f"has no title over column {i + 1}", "a title over each variable")
+        if not titles[i] or titles[i].lower().startswith("unnamed: "):
+            said = f"has no title over column {i + 1}" + f" ({shown(titles[i])})" * bool(titles[i])
+            raise wrong(path, said, "a title over each variable")
         if titles[i] in seen:
             said = f"has the title {shown(titles[i])} over columns {seen[titles[i]] + 1} and "
             raise wrong(path, f"{said}{i + 1}", "another title for each variable")

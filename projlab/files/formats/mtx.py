@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from projlab.files.contents import Contents, Format, counted
 from projlab.files.refusal import believe_shape, place, shown, wrong
 from projlab.files.text import unpacked
-from projlab.files.tokens import PATTERN, is_number, why_not
+from projlab.files.tokens import PATTERN, is_number, vanishes, why_not
 
 WHAT = "Matrix Market"
 WANTED = "a real matrix (m, n), and b by --b FILE"
@@ -60,7 +60,7 @@ def read(path: Path) -> Contents:
         raise wrong(path, f"{said} {place(line, 1)}", "as many as it says")
     if header.coordinate:
         believe_shape(path, m, n, len(text))
-    _require_finite(path, body, table[:, -1], line + 1)
+    _require_float64(path, body, table[:, -1], line + 1)
     notes = [] if header.field != "pattern" else ["a pattern: every entry is 1"]
     if header.symmetry != "general":
         notes.append(f"{header.symmetry}: the other triangle is filled in")
@@ -160,11 +160,21 @@ def _line_of_entry(body: bytes, entry: int, line: int) -> int:
     return next(i for k, i in enumerate(filled) if k == entry)
 
 
-def _require_finite(path: Path, body: bytes, values: NDArray[np.float64], line: int) -> None:
+def _require_float64(path: Path, body: bytes, values: NDArray[np.float64], line: int) -> None:
+    """Refuse numbers that overflow in float64, or vanish there."""
     lost = np.flatnonzero(~np.isfinite(values))
     if len(lost):
         where = _line_of_entry(body, int(lost[0]), line)
         raise wrong(path, f"holds a number beyond float64 in line {where}", "finite numbers")
+    zero = values == 0
+    if zero.any():
+        filled = (content for content in body.split(b"\n") if content.strip())
+        tokens = (content.split()[-1].decode() for content in filled)
+        for entry, (token, is_zero) in enumerate(zip(tokens, zero, strict=True)):
+            if is_zero and vanishes(token):
+                where = _line_of_entry(body, entry, line)
+                said = f"holds {shown(token)}{why_not(token)} in line {where}"
+                raise wrong(path, said, "0, or what float64 holds")
 
 
 def _coordinate(

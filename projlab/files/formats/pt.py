@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from projlab.files.contents import KEYS, SEARCHED, Contents, Format
-from projlab.files.refusal import believe, reading, wrong
+from projlab.files.contents import KEYS, SEARCHED, Contents, Format, repeated
+from projlab.files.refusal import believe, reading, shown, wrong
 
 WHAT = "tensors that torch loads with weights_only"
 WANTED = f"a dict of tensors with {KEYS}"
@@ -31,13 +31,15 @@ def read(path: Path) -> Contents:
         return Contents({"A": loaded})
     if not isinstance(loaded, Mapping):
         raise wrong(path, f"holds a {type(loaded).__name__}", WANTED)
-    return Contents(_named(loaded))
+    return Contents(_named(path, loaded))
 
 
-def _named(mapping: Mapping[Any, Any], depth: int = SEARCHED) -> dict[str, Any]:
+def _named(path: Path, mapping: Mapping[Any, Any], depth: int = SEARCHED) -> dict[str, Any]:
     """The same with names that are text, in mappings inside as well; one may hold itself."""
+    if twice := repeated(map(str, mapping)):
+        raise wrong(path, f"holds {shown(twice)} twice, of two types", "each key once")
     return {
-        str(key): _named(value, depth - 1) if isinstance(value, Mapping) and depth else value
+        str(key): _named(path, value, depth - 1) if isinstance(value, Mapping) and depth else value
         for key, value in mapping.items()
     }
 

@@ -264,6 +264,10 @@ def test_what_is_no_file_to_read_ends_with_2(what, tmp_path, monkeypatch, capsys
         (["A.npy", "--b", "0", "--b-error", "x0.npy"], "x0.npy: holds b_error of shape (3,)"),
         (["A.npy", "s.npz", "--b-error", "b.npy"], "a --b-error file belongs to one system"),
         (["A.npy", "--b", "0", "--key", "A"], "whose parts have no names; want no key 'A'"),
+        (
+            ["tiny.npz", "--dtype", "float32"],
+            "tiny.npz: holds entries below 1.2e-38, which float32",
+        ),
         (["s.npz", "--key", "C"], "s.npz: holds no 'C', but A, b; want a key that it holds"),
         (["s.npz", "--variants", "qr,gauss"], "variant='gauss' is unknown"),
         (["s.npz", "--device", "abacus"], "--device abacus cannot be used here"),
@@ -279,6 +283,7 @@ def test_files_that_are_missing_or_do_not_fit_end_with_2(
         np.save(f"{name}.npy", array)
     np.savez("rhs.npz", left=B, right=B)
     np.savez("s.npz", A=A, b=B)
+    np.savez("tiny.npz", A=np.array([[1.0, 1e-40]]), b=np.ones(1))
     before = sorted(tmp_path.rglob("*"))
     assert main(["compare", *arguments]) == 2
     error = capsys.readouterr().err

@@ -1,5 +1,6 @@
 """`projlab validate` as its users meet it: what a run leaves, its exit codes, and resuming it."""
 
+import errno
 import json
 import os
 import re
@@ -247,15 +248,25 @@ def test_for_ci_there_are_xml_and_annotations(projlab_program, tmp_path):
     assert len(suites.findall(".//failure")) == len(failures)
 
 
-def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path, capsys):
-    locked = tmp_path / "locked"
-    locked.mkdir(mode=0o500)
-    if os.access(locked, os.W_OK):
-        pytest.skip("this user may write anywhere")
-    assert main([*QUICK_RUN, "--out", str(locked / "run")]) == 2
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [(errno.EACCES, "permission denied"), (errno.EROFS, "read-only file system")],
+)
+def test_a_folder_that_cannot_be_written_is_a_sentence(code, says, tmp_path, monkeypatch, capsys):
+    made = Path.mkdir
+
+    def locked(path, *arguments, **options):
+        """As a folder is to a user who may not write it; the tests' own may write anywhere."""
+        if path.is_relative_to(tmp_path):
+            raise OSError(code, os.strerror(code), str(path))
+        made(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", locked)
+    assert main([*QUICK_RUN, "--out", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
-    assert "permission denied; give --out a folder that can be written" in error
+    assert f"{says}; give --out a folder that can be written" in error
     assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 FULL_DISK = """

@@ -279,6 +279,16 @@ BAD = {
         bz2.compress(GOOD["named.csv"])[:-9],
         "ended before the end",
     ),
+    "csv.bz2, the second stream damaged": (
+        "s.csv.bz2",
+        bz2.compress(b"1,2\n") + b"?" + bz2.compress(b"3,4\n")[1:],
+        "Invalid data stream",
+    ),
+    "pt, a name twice": (
+        "s.pt",
+        pt({"A": torch.ones(1), 1: torch.ones(1), "1": torch.ones(1)}),
+        "holds '1' twice, of two types",
+    ),
     "csv.gz, damaged": ("s.csv.gz", damaged(gzip.compress(GOOD["named.csv"])), "CRC check failed"),
     "every suffix, empty npz": ("s.npz", b"", "no zip archive"),
     "every suffix, empty npy": ("s.npy", b"", "no npy file"),

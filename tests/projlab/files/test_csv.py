@@ -29,6 +29,8 @@ class TestHeader:
             (FRAME, {"sep": "\t", "encoding": "utf-8-sig"}, "column 1 counts the rows"),
             (FRAME, {"sep": "\t", "encoding": "utf-16"}, "column 1 counts the rows"),
             (FRAME.reset_index(), {"index": False}, "column 1 counts the rows"),
+            (FRAME.reset_index(names="Unnamed: 0"), {}, "column 2 counts the rows"),
+            (FRAME.reset_index().reset_index(), {}, "column 3 counts the rows"),
         ],
     )
     def test_a_frame_of_pandas_is_its_numbers(self, frame, options, says, tmp_path):
@@ -83,6 +85,10 @@ class TestHeader:
         (("name,u,names", "a,2,c"), "one column for the names of the rows"),
         (("u,u,b", "1,2,3"), "the title 'u' over columns 1 and 2"),
         (("u,,b", "1,2,3"), "no title over column 2"),
+        (("u,Unnamed: 1,b", "1,2,3"), "no title over column 2 ('Unnamed: 1')"),
+        ((",Unnamed: 0,u", "0,5,2", "1,7,1"), "column 2 without a title of its own"),
+        (("# u,v,b", "1,2,3"), "the title 'b' in a comment, in line 1, and no header line"),
+        (("# name v", "1 2"), "the title 'name' in a comment, in line 1, and no header line"),
         ((",u", "5,2", "7,1"), "column 1 without a title of its own"),
         (("gene,u", "abc,2"), "'abc' where a number belongs, in line 2, column 1"),
         (("u,v", "1,2", "", "3,x"), "'x' where a number belongs, in line 4, column 2"),
@@ -91,6 +97,7 @@ class TestHeader:
         (("u,v", "1,١"), "where a number belongs, in line 2, column 2"),
         (("u,v", "1,1e999"), "holds A[0, 1] = inf in line 2, column 2"),
         (("u,v", "1,0x10"), "'0x10' where a number belongs"),
+        (("u,v", "1,-1d-400"), "'-1d-400' where a number belongs, in line 2, column 2 (in float64"),
         (("u,v", "1,2,3"), "has 3 cells in line 2, not 2"),
         (("u,v", '1,"2'), "cannot be read as comma-separated numbers"),
         (("1O", "2"), "'1O' where a number belongs, in line 1, column 1"),
@@ -101,6 +108,13 @@ def test_what_may_be_two_things_is_refused_with_its_place(lines, says, tmp_path)
         read(tmp_path, *lines)
     assert says in str(refusal.value)
     assert "; want " in str(refusal.value)
+
+
+def test_between_tabs_a_comma_parts_nothing(tmp_path):
+    """1,5 is no two numbers."""
+    with pytest.raises(InputError, match="'1,5' where a number belongs, in line 1, column 1"):
+        load(written(tmp_path, "s.tsv", csv("1,5", "2,5")))
+    np.testing.assert_array_equal(load(written(tmp_path, "t.TSV", csv("1", "2"))).A, [[1], [2]])
 
 
 def test_bytes_that_are_no_text_are_refused_with_their_place(tmp_path):

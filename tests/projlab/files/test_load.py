@@ -108,6 +108,48 @@ def test_files_beside_the_matrix_are_its_right_hand_side_and_its_point(tmp_path)
     assert system.notes == ("b is read from well_b.csv.bz2", "x0 is read from well_x0.npy")
 
 
+def test_of_two_files_beside_the_matrix_none_is_taken(tmp_path):
+    path = written(tmp_path, "well.npz", npz(A=A))
+    written(tmp_path, "well_b.npy", npy(B))
+    written(tmp_path, "well_b.csv", csv("5", "6"))
+    with pytest.raises(InputError, match=r"beside well_b\.npy and well_b\.csv; want one"):
+        load(path)
+    np.testing.assert_array_equal(load(path, b=tmp_path / "well_b.csv").b, [5, 6])
+
+
+def test_a_file_beside_a_system_with_a_right_side_of_its_own_is_left_out(tmp_path):
+    path = written(tmp_path, "well.npz", npz(A=A, b=B, x0=X0))
+    written(tmp_path, "well_b.npy", npy(B + 1))
+    written(tmp_path, "well_x0.npy", npy(X0 + 1))
+    system = load(path)
+    np.testing.assert_array_equal(system.b, B)
+    assert system.notes == (
+        "well_b.npy is left out: well.npz has its own b",
+        "well_x0.npy is left out: well.npz has its own x0",
+    )
+
+
+def test_what_a_file_of_a_right_side_was_read_as_is_said(tmp_path):
+    path = written(tmp_path, "A.npy", npy(A))
+    right = written(tmp_path, "right.csv", csv(",b", "0,4", "1,0.1"))
+    system = load(path, b=right)
+    np.testing.assert_array_equal(system.b, B)
+    assert system.notes == (
+        "right.csv: the first line is a header: b in column 2 ('b')",
+        "right.csv: column 1 counts the rows: taken as an index and left out",
+    )
+
+
+def test_a_right_side_belongs_to_the_rows_that_it_names(tmp_path):
+    path = written(tmp_path, "A.csv", csv("name,u", "balance,1", "total,2"))
+    right = written(tmp_path, "right.csv", csv("name,b", "balance,4", "total,0.1"))
+    np.testing.assert_array_equal(load(path, b=right).b, B)
+    turned = written(tmp_path, "turned.csv", csv("name,b", "total,0.1", "balance,4"))
+    says = r"entry 0 of b 'total', and A\.csv its row 'balance'; want the same names"
+    with pytest.raises(InputError, match=says):
+        load(path, b=turned)
+
+
 @pytest.mark.parametrize("kind", ["csr", "csc", "coo", "bsr", "dia"])
 @pytest.mark.parametrize("square", [False, True])
 def test_each_sparse_format_of_scipy_is_honoured(kind, square, tmp_path):
@@ -118,6 +160,15 @@ def test_each_sparse_format_of_scipy_is_honoured(kind, square, tmp_path):
         assert isinstance(system.A, sp.csr_array)
         np.testing.assert_array_equal(system.A.toarray(), wanted)
         assert system.notes == ()
+
+
+def test_parts_of_a_square_matrix_without_a_format_are_rows_and_that_is_said(tmp_path):
+    """CSC's are the same parts of the transpose."""
+    csr = sp.csr_array(np.array([[1.0, 2.0], [0.0, 4.0]]))
+    parts = {"data": csr.data, "indices": csr.indices, "indptr": csr.indptr, "shape": csr.shape}
+    system = load(written(tmp_path, "s.npz", npz(**parts, b=B)))
+    np.testing.assert_array_equal(system.A.toarray(), [[1, 2], [0, 4]])
+    assert system.notes == ("no format is said: the parts of the matrix are taken as CSR's",)
 
 
 def test_blocks_of_bsr_are_laid_out_as_scipy_does(tmp_path):
@@ -177,6 +228,10 @@ def test_another_dtype_may_be_asked_for_and_overflow_is_refused(tmp_path):
     path = written(tmp_path, "s.npz", npz(A=1e300 * A, b=B))
     with pytest.raises(InputError, match="overflow in float32; want float64"):
         load(path, dtype="float32")
+    path = written(tmp_path, "s.npz", npz(A=[[1.0, 1e-40]], b=1.0))
+    with pytest.raises(InputError, match=r"below 1\.2e-38, which float32 does not keep; want"):
+        load(path, dtype="float32")
+    assert load(path).A[0, 1] == 1e-40
     with pytest.raises(InputError, match="dtype is 'float16'; it must be"):
         load(path, dtype="float16")
 

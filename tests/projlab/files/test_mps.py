@@ -88,6 +88,10 @@ def test_names_with_spaces_are_read_in_the_fixed_format(tmp_path):
     np.testing.assert_array_equal(system.b, [4])
 
 
+def test_a_mark_that_it_is_utf8_is_no_part_of_it(tmp_path):
+    np.testing.assert_array_equal(read(tmp_path, "\ufeff" + MPS).b, [4, 0.1])
+
+
 @pytest.mark.parametrize("name", ["RHS       ", ""])
 def test_the_name_of_a_set_may_be_missing(name, tmp_path):
     text = MPS.replace("RHS       balance", f"{name}balance").replace(
@@ -105,6 +109,7 @@ def test_the_name_of_a_set_may_be_missing(name, tmp_path):
         ("3.0", "1_0", "'1_0' where a number belongs, in line 10"),
         ("3.0", "nan", "holds 'nan' in line 10, column 41; want finite"),
         ("3.0", "1e999", "holds '1e999' in line 10, column 41; want finite"),
+        ("3.0", "1e-999", "holds '1e-999' (in float64 it would be 0) where a number belongs, in line 10, column 41"),
         ("X3        balance", "X1        balance", "gives 'X1' in 'balance' again in line 11, column 15; want each entry once"),
         ("total     0.5", "none      0.5", "names the row 'none', which is none, in line 11, column 31"),
         ("total     0.5", "total", "no number at the end of one or two pairs in line 11"),

@@ -26,6 +26,15 @@ def of(kind, *lines):
     return "\n".join([f"%%MatrixMarket matrix {kind}", *lines]) + "\n"
 
 
+def test_zeros_are_zeros_and_the_least_numbers_are_kept(tmp_path):
+    A = read(tmp_path, of("array real general", "2 2", "0e-999", "-0.0", "5e-324", "0000")).A
+    np.testing.assert_array_equal(A, [[0, 5e-324], [0, 0]])
+
+
+def test_a_mark_that_it_is_utf8_is_no_part_of_it(tmp_path):
+    np.testing.assert_array_equal(read(tmp_path, "\ufeff" + TEXT).A.data, [1.5, -0.25])
+
+
 @pytest.mark.parametrize("token", ["1.5D+03", "1.5d3", "1500", "+15e2", "1500."])
 def test_an_exponent_of_fortran_is_an_exponent(token, tmp_path):
     A = read(tmp_path, TEXT.replace("1.5", token)).A
@@ -86,6 +95,7 @@ def test_every_kind_of_header_means_what_it_says(text, wanted, notes, tmp_path):
         (TEXT.replace("1.5", "1_0"), "'1_0' in line 5, column 5"),
         (TEXT.replace("1.5", "nan"), "nan in line 5, column 5; want finite"),
         (TEXT.replace("1.5", "1e999"), "beyond float64 in line 5"),
+        (TEXT.replace("-0.25", "1D-999"), "'1e-999' (in float64 it would be 0) in line 6"),
         (TEXT.replace("1 1 1.5", "1.0 1 1.5"), "'1.0' in line 5, column 1; want a whole number"),
         (TEXT.replace("1 1 1.5", "1 1"), "2 tokens in line 5, '1 1'; want 3"),
         (TEXT.replace("1 1 1.5", "1 1 1.5 0"), "4 tokens in line 5"),

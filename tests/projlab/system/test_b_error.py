@@ -1,6 +1,7 @@
 """b_error: contradictions that the caller knows b to be too coarse to mean."""
 
 import math
+from importlib.resources import files
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import projlab
 from projlab import AffineConstraint, InconsistentError, InputError
 
 F64 = torch.float64
+DATA = files("projlab_validation.data")
 A = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0], [1.0, 2.0, 1.0]], dtype=F64)
 B = torch.tensor([1.0, 2.0, 3.5], dtype=F64)
 """The last row is the sum of the others, 0.5 off."""
@@ -40,20 +42,27 @@ def test_the_refusal_names_the_keyword():
 
 
 def test_b_by_cancellation_is_projected_onto_once_its_error_is_stated():
-    """A circulation on the cycles of a graph, whose b = A f is rounding alone."""
-    n = 6
-    edges = [(i, j) for i in range(n) for j in range(i + 1, n)]
-    incidence = torch.zeros(n, len(edges), dtype=F64)
-    for k, (i, j) in enumerate(edges):
-        incidence[i, k], incidence[j, k] = -1.0, 1.0
-    basis = projlab.projector(incidence, 0.0).null_space()
-    f = basis @ torch.randn(basis.shape[1], dtype=F64, generator=torch.Generator().manual_seed(3))
-    b = incidence @ f
-    b[0] += 6e-16
-    with pytest.raises(InconsistentError):
-        projlab.projector(incidence, b)
-    P = projlab.projector(incidence, b, b_error=1e-15)
-    assert float((P(f) - f).norm()) < 1e-14
+    """A circulation on the karate graph, whose b = A f is rounding alone."""
+    A = torch.from_numpy(projlab.load(DATA / "graph_karate.npz").A.toarray())
+    basis = projlab.projector(A, 0.0).null_space()
+    f = basis @ torch.randn(basis.shape[1], dtype=F64, generator=torch.Generator().manual_seed(0))
+    b = A @ f
+    assert 1e-16 < float(b.abs().max()) < 1e-14
+    with pytest.raises(InconsistentError, match="row 33 = -row 0 - row 1"):
+        projlab.projector(A, b)
+    u = 2.0**-53
+    error = A.abs().sum(dim=1) * u * (A.abs() @ f.abs())  # of sums of so many terms
+    scalar = float(error.max())
+    for stated in (error, scalar):
+        P = projlab.projector(A, b, b_error=stated)
+        assert P.rank == 33
+        assert "1 redundant row misses its combination in b by" in P.reason
+        # sigma_min of an incidence matrix is the root of the algebraic connectivity, here 0.468
+        off = float(torch.as_tensor(stated).expand(34).norm()) / 0.468**0.5
+        rounding = 34 * u * float(f.norm()) / 0.468**0.5
+        for x in (P(f), projlab.project(f, A, b, b_error=stated)):
+            assert float((x - f).norm()) <= off + rounding
+            assert bool(((A @ x - b).abs() <= 34 * scalar).all())
 
 
 @pytest.mark.parametrize("variant", ["auto", "qr", "pinv", "cholesky"])

@@ -205,9 +205,11 @@ def test_long_float32_rows_that_differ_by_more_than_rounding_are_two_equations(n
     found = projlab.diagnose(A, b)
     assert found.rank == 2
     assert not found.ambiguous
-    x = projlab.projector(A, b)(torch.zeros(n))
-    off = A.double() @ x.double() - b.double()
-    assert bool((off.abs() <= 8 * 2.0**-24 * (A.double().abs() @ x.double().abs())).all())
+    x = projlab.projector(A, b)(torch.zeros(n)).double()
+    A, b = A.double(), b.double()
+    assert bool(((A @ x - b).abs() <= 8 * 2.0**-24 * (A.abs() @ x.abs())).all())
+    nearest = torch.linalg.lstsq(A, b[:, None], driver="gelsd").solution[:, 0]
+    assert float((x - nearest).norm() / nearest.norm()) <= 8 * 2.0**-24 * 2 / apart  # kappa
 
 
 @pytest.mark.parametrize("n", [5, 60, 10_000])
@@ -246,6 +248,14 @@ def test_a_long_float32_combination_may_be_off_by_the_rounding_of_all_its_rows()
     assert projlab.diagnose(whole, right).consistent
     right[-1] *= 1 + 1e-4
     assert not projlab.diagnose(whole, right).consistent
+
+
+def test_rows_in_float16_are_taken_for_float32s_unless_their_rounding_is_said():
+    A = torch.tensor([[0.1, 0.2, 0.3], [0.3, 0.6, 0.9]]).half()
+    assert projlab.projector(A, [1.0, 3.0]).rank == projlab.projector(A, [1.0, 4.0]).rank == 2
+    assert projlab.projector(A, [1.0, 3.0], rank=5e-3).rank == 1
+    with pytest.raises(projlab.InconsistentError, match="row 1 = 2.99"):
+        projlab.projector(A, [1.0, 4.0], rank=5e-3)
 
 
 def test_the_condition_number_of_two_rows_at_an_angle():

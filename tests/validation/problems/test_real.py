@@ -6,6 +6,7 @@ from importlib.resources import files
 import numpy as np
 import pytest
 
+import projlab
 from projlab_validation.problems import catalogue, real
 from tests.validation.problems.catalogued import names, problem
 
@@ -65,6 +66,14 @@ class TestReal:
     def test_is_offered_in_float32_however_long_its_rows_are(self):
         """What rounding of 93263 entries can do to a singular value does not grow with them."""
         assert names(names=["mm_boyd2"]) == ["mm_boyd2", "mm_boyd2"]
+
+    def test_margins_that_contradict_each_other_do_so_in_float32_too(self):
+        """By 1 in 12,000, which is 700 roundings of b."""
+        p = problem("survey_nhanes2", "float32")
+        assert not p.consistent
+        says = r"row 0 = row 25 \+ .*its b is 24146000 and the combination's is 24144000"
+        with pytest.raises(projlab.InconsistentError, match=says):
+            projlab.projector(p.csr().astype(np.float32), p.b.astype(np.float32))
 
     @pytest.mark.parametrize("part", [0, 1, 2], ids=["A", "b", "x0"])
     @pytest.mark.parametrize("extreme", [1e39, -1e39, 1e-39], ids=["above", "below", "tiny"])
