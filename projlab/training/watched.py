@@ -9,6 +9,15 @@ from torch import Tensor
 from projlab.errors import ProjlabError
 
 
+def is_trained(p: Tensor, *, stepping: bool) -> bool:
+    """Whether a parameter is trained, or, where its optimizer steps next, moved all the same.
+
+    torch's optimizers move frozen parameters too, by momentum and decay, as long as they have a
+    gradient: `zero_grad(set_to_none=False)` leaves them one of zeros.
+    """
+    return p.requires_grad or (stepping and p.grad is not None)
+
+
 class Signature(NamedTuple):
     """What blocks depend on of a parameter, beside its values."""
 
@@ -16,12 +25,12 @@ class Signature(NamedTuple):
     device: torch.device
     shape: torch.Size
     stride: tuple[int, ...]
-    requires_grad: bool
+    trained: bool
 
     @staticmethod
-    def of(p: Tensor) -> "Signature":
+    def of(p: Tensor, *, trained: bool) -> "Signature":
         """Of a parameter as it is now."""
-        return Signature(p.dtype, p.device, p.shape, p.stride(), p.requires_grad)
+        return Signature(p.dtype, p.device, p.shape, p.stride(), trained)
 
 
 class Watched(NamedTuple):
@@ -40,7 +49,7 @@ class WatchedParameters:
     def __init__(self, parameters: Sequence[Watched], groups: Sequence[dict[str, Any]]) -> None:
         self._watched = parameters
         self._sizes = [len(group["params"]) for group in groups]
-        self.elsewhere = [w for w in parameters if w.place is None and w.signature.requires_grad]
+        self.elsewhere = [w for w in parameters if w.place is None and w.signature.trained]
         """Trained, but not by these optimizers."""
 
     def group_of(self, parameters: Sequence[Tensor]) -> list[int]:
@@ -48,15 +57,17 @@ class WatchedParameters:
         groups = {id(w.parameter): w.place[0] for w in self._watched if w.place is not None}
         return [groups[id(p)] for p in parameters]
 
-    def changed(self, groups: list[dict[str, Any]]) -> bool:
+    def changed(self, groups: list[dict[str, Any]], *, stepping: bool = False) -> bool:
         """Whether a parameter is not what it was in dtype, device, memory or standing.
+
+        `stepping`: a step comes next, which moves frozen parameters too where they have gradients.
 
         Raises
         ------
         ProjlabError
             One is no longer held by the groups, or changed its shape.
         """
-        if self._unchanged(groups):
+        if self._unchanged(groups, stepping):
             return False
         present = {id(p) for group in groups for p in group["params"]}
         for p, name, signature, place in self._watched:
@@ -72,14 +83,14 @@ class WatchedParameters:
                 )
         return True
 
-    def _unchanged(self, groups: list[dict[str, Any]]) -> bool:
+    def _unchanged(self, groups: list[dict[str, Any]], stepping: bool) -> bool:
         """Whether all are as they were; asked at each step, so in one plain loop."""
         if self._sizes != [len(group["params"]) for group in groups]:
             return False
         for p, _, (dtype, device, shape, stride, trained), place in self._watched:
             if (
                 p.dtype is not dtype
-                or p.requires_grad is not trained
+                or is_trained(p, stepping=stepping and place is not None) is not trained
                 or p.shape != shape
                 or p.stride() != stride
                 or p.device != device
