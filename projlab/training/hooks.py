@@ -34,7 +34,7 @@ from projlab.training.shards import here
 from projlab.training.sleeping import SleepingParameters
 from projlab.training.strays import StrayMoves
 from projlab.training.twins import twins
-from projlab.training.watched import Signature, Watched, WatchedParameters, is_trained
+from projlab.training.watched import Home, Signature, Watched, WatchedParameters, is_trained
 
 _ATTRIBUTE = "_projlab_hooks"
 """Where an optimizer keeps its hooks."""
@@ -61,6 +61,8 @@ class StepHooks:
         """Those of its constraints, which follow where optimizers are copied."""
         self.module_names: dict[int, str] = {}
         """Names that modules have for parameters, by identity."""
+        self.homes: dict[int, Home] = {}
+        """Where they have those that are in equations."""
         self.stacked = StackedEquations([], {})
         self.copied: dict[int, Tensor] = {}
         """Where the optimizer is a copy: its parameters by the originals' identity."""
@@ -146,7 +148,8 @@ class StepHooks:
             if trained and id(p) in place:
                 varying.add(id(p))
             signature = Signature.of(p, trained=trained)
-            watched.append(Watched(p, name, signature, place.get(id(p))))
+            home = self.homes.get(id(p))
+            watched.append(Watched(p, name, signature, place.get(id(p)), home))
         system = ParameterSystem(
             stacked,
             self.actual,
@@ -198,11 +201,16 @@ class StepHooks:
         Raises
         ------
         ProjlabError
-            The optimizer no longer holds a parameter it held, or one changed its shape.
+            The optimizer no longer holds a parameter it held, or one was replaced in the module
+            that was given, or changed its shape.
         """
         if self._watched.changed(self._groups(), stepping=stepping):
             taken = len(self.stacked.equations)
             self._adopt(*self._derived(self.stacked, taken, stepping=stepping))
+
+    def require_homes(self) -> None:
+        """Raise `ProjlabError` where a parameter was replaced in the module that was given."""
+        self._watched.require_homes()
 
     # ---- the hooks
 

@@ -1,12 +1,13 @@
 """Parameters as they were when blocks were made of them, and whether they still are."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from projlab.errors import ProjlabError
+from projlab.training.shards import is_shared
 
 
 def is_trained(p: Tensor, *, stepping: bool) -> bool:
@@ -33,6 +34,21 @@ class Signature(NamedTuple):
         return Signature(p.dtype, p.device, p.shape, p.stride(), trained)
 
 
+Home = tuple[Mapping[str, Tensor | None], str]
+"""Where a module has a parameter or buffer: its own dictionary of them, and the key."""
+
+
+def homes(module: torch.nn.Module) -> dict[int, Home]:
+    """Where each parameter and buffer of a module is, by its identity."""
+    found: dict[int, Home] = {}
+    for owner in module.modules():
+        for tensors in (owner._parameters, owner._buffers):
+            for key, t in tensors.items():
+                if t is not None and not is_shared(t):  # FSDP puts whole ones in their place
+                    found.setdefault(id(t), (tensors, key))
+    return found
+
+
 class Watched(NamedTuple):
     """A parameter of the equations, as it was when the blocks were made."""
 
@@ -41,6 +57,17 @@ class Watched(NamedTuple):
     signature: Signature
     place: tuple[int, int] | None
     """Its group, of all optimizers' groups, and its position there; None where none holds it."""
+    home: Home | None
+    """Where the module that was given has it; None where none has."""
+
+    def require_home(self) -> None:
+        """Raise `ProjlabError` where the module has another tensor in its place, or computes it."""
+        if self.home is not None and self.home[0].get(self.home[1]) is not self.parameter:
+            raise ProjlabError(
+                f"{self.name} was replaced in its module, as load_state_dict(assign=True), "
+                "parametrisations and pruning do: this constraint is over what was there before. "
+                "Remove it, and constrain what the module trains now"
+            )
 
 
 class WatchedParameters:
@@ -51,6 +78,11 @@ class WatchedParameters:
         self._sizes = [len(group["params"]) for group in groups]
         self.elsewhere = [w for w in parameters if w.place is None and w.signature.trained]
         """Trained, but not by these optimizers."""
+
+    def require_homes(self) -> None:
+        """Raise `ProjlabError` where a module no longer has one of them."""
+        for w in self._watched:
+            w.require_home()
 
     def group_of(self, parameters: Sequence[Tensor]) -> list[int]:
         """The group of each of these, which all have one."""
@@ -65,12 +97,13 @@ class WatchedParameters:
         Raises
         ------
         ProjlabError
-            One is no longer held by the groups, or changed its shape.
+            One is no longer held by the groups, was replaced in its module, or changed its shape.
         """
         if self._unchanged(groups, stepping):
             return False
         present = {id(p) for group in groups for p in group["params"]}
-        for p, name, signature, place in self._watched:
+        self.require_homes()
+        for p, name, signature, place, _ in self._watched:
             if place is not None and id(p) not in present:
                 raise ProjlabError(
                     f"the optimizer no longer holds {name}: its parameter was replaced. "
@@ -87,14 +120,19 @@ class WatchedParameters:
         """Whether all are as they were; asked at each step, so in one plain loop."""
         if self._sizes != [len(group["params"]) for group in groups]:
             return False
-        for p, _, (dtype, device, shape, stride, trained), place in self._watched:
+        for p, _, (dtype, device, shape, stride, trained), place, home in self._watched:
             if (
                 p.dtype is not dtype
-                or is_trained(p, stepping=stepping and place is not None) is not trained
                 or p.shape != shape
                 or p.stride() != stride
                 or p.device != device
             ):
+                return False
+            if not (trained and p.requires_grad) and trained is not is_trained(
+                p, stepping=stepping and place is not None
+            ):
+                return False
+            if home is not None and home[0].get(home[1]) is not p:
                 return False
             if place is not None and groups[place[0]]["params"][place[1]] is not p:
                 return False

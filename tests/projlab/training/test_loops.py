@@ -390,18 +390,23 @@ def test_a_module_is_converted_midway(swap, several):
     assert handle.steps == 6 * len(made)
 
 
+def pruned(layer):
+    from torch.nn.utils import prune
+
+    prune.random_unstructured(layer, "weight", 0.5)
+    return layer
+
+
 COMPUTED = {
     "weight_norm": nn.utils.parametrizations.weight_norm,
     "spectral_norm": nn.utils.parametrizations.spectral_norm,
     "one's own": lambda m: nn.utils.parametrize.register_parametrization(m, "weight", nn.Tanh()),
-    "pruned": lambda m: nn.utils.prune.random_unstructured(m, "weight", 0.5),
+    "pruned": pruned,
 }
 
 
 @pytest.mark.parametrize("name", COMPUTED)
 def test_a_computed_weight_is_refused_and_what_it_is_made_of_constrained(name):
-    import torch.nn.utils.prune  # torch.nn does not bring it
-
     layer = COMPUTED[name](nn.Linear(4, 3, dtype=F64))
     optimizer = torch.optim.Adam(layer.parameters(), lr=0.05)
     with pytest.raises(projlab.InputError, match=r"not a leaf: name the parameter.*nn\.affine"):
@@ -415,6 +420,43 @@ def test_a_computed_weight_is_refused_and_what_it_is_made_of_constrained(name):
         optimizer.step()
         assert not torch.equal(own, before)
         assert handle.residual().abs().max() < 1e-14
+
+
+def assigned(net):
+    net[2].load_state_dict(network()[2].state_dict(), assign=True)
+
+
+REPLACED = {
+    "another parameter": lambda net: setattr(net[2], "weight", nn.Parameter(torch.ones(5, 16))),
+    "load_state_dict": assigned,
+    "weight_norm": lambda net: nn.utils.parametrizations.weight_norm(net[2]),
+    "one's own": lambda net: COMPUTED["one's own"](net[2]),
+    "pruned": lambda net: pruned(net[2]),
+    "a buffer": lambda net: setattr(net, "total", torch.full((5,), 2.0)),
+}
+
+
+@pytest.mark.parametrize("name", REPLACED)
+def test_what_a_module_replaced_is_said_and_nothing_moves(name):
+    net = network()
+    net.register_buffer("total", torch.ones(5))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    bias = constrain(optimizer, expr(net[0].bias).sum() == 1)
+    handle = constrain(optimizer, expr(net[2].weight).sum(1) == expr(net.total), module=net)
+    backward(net)
+    optimizer.step()
+    REPLACED[name](net)
+    backward(net)
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    before = [p.detach().clone() for p in held]
+    what = "total" if name == "a buffer" else r"2\.weight"
+    for call in (optimizer.step, handle.residual, handle.certify, handle.apply):
+        with pytest.raises(projlab.ProjlabError, match=rf"{what} was replaced in its module"):
+            call()
+    assert all(torch.equal(p, q) for p, q in zip(held, before, strict=True))
+    handle.remove()
+    optimizer.step()
+    assert bias.residual().abs().max() < 1e-6
 
 
 # ---- the packages themselves
