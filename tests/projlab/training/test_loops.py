@@ -60,7 +60,7 @@ DRIFTING = {
 
 @pytest.mark.parametrize("how", ["asleep", "frozen"])
 @pytest.mark.parametrize("name", DRIFTING)
-def test_what_drifts_by_momentum_and_decay_is_projected(name, how):
+def test_what_drifts_is_projected(name, how):
     p, q, r = vector(1.0, 2.0, 3.0), vector(1.0), vector(-1.0, 4.0)
     optimizer = DRIFTING[name]([p, q, r])
     handle = constrain(optimizer, expr(p).sum() == 6, expr(q).sum() + expr(r).sum() == 4)
@@ -288,7 +288,7 @@ def test_optimizers_that_step_within_backward(several):
         assert handle.residual().abs().max() < 1e-14
 
 
-def test_hooks_of_others_run_in_the_order_of_registration():
+def test_hooks_run_in_the_order_of_registration():
     net = network(F64)
     optimizer = torch.optim.Adam(net.parameters(), lr=0.1)
     seen = []
@@ -406,7 +406,7 @@ COMPUTED = {
 
 
 @pytest.mark.parametrize("name", COMPUTED)
-def test_a_computed_weight_is_refused_and_what_it_is_made_of_constrained(name):
+def test_a_computed_weight_is_refused(name):
     layer = COMPUTED[name](nn.Linear(4, 3, dtype=F64))
     optimizer = torch.optim.Adam(layer.parameters(), lr=0.05)
     with pytest.raises(projlab.InputError, match=r"not a leaf: name the parameter.*nn\.affine"):
@@ -437,7 +437,7 @@ REPLACED = {
 
 
 @pytest.mark.parametrize("name", REPLACED)
-def test_what_a_module_replaced_is_said_and_nothing_moves(name):
+def test_what_a_module_replaced_is_refused(name):
     net = network()
     net.register_buffer("total", torch.ones(5))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)

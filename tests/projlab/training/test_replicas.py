@@ -175,7 +175,7 @@ def all_of_them(rank, world, folder):
     averages_over_ranks(rank, world)
 
 
-def test_ranks_that_hold_the_same_stay_equal_to_the_bit(tmp_path):
+def test_replicas_stay_equal_to_the_bit(tmp_path):
     run(all_of_them, 2, tmp_path)
 
 
