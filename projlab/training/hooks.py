@@ -528,7 +528,7 @@ class StepHooks:
 
     def multipliers(self, equations: Sequence[Equation]) -> list[Tensor]:
         """Shadow prices of some of the equations, in their shapes; see `Handle.multipliers`."""
-        self.check()
+        self.check(stepping=True)  # of the step that the gradients are for
         own = [p for p in self.system.parameters if p.grad is not None]
         if own and not any(map(self._projected.on, own)):
             with self._computing():

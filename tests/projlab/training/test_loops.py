@@ -106,6 +106,19 @@ def test_momentum_and_decay_of_zeros_are_those_of_the_definition():
         torch.testing.assert_close(p.detach(), x, rtol=0, atol=1e-14)
 
 
+def test_prices_of_what_is_frozen_and_drifts_are_kept():
+    p = vector(1.0, 2.0, 3.0)
+    optimizer = DRIFTING["SGD"]([p])
+    handle = constrain(optimizer, expr(p).sum() == 6, multipliers=True)
+    p.grad = torch.zeros(3, dtype=F64)
+    p.requires_grad_(False)
+    for _ in range(2):
+        optimizer.zero_grad(set_to_none=False)
+        price = -0.1 * p.detach().mean()  # of the decay alone
+        optimizer.step()
+        torch.testing.assert_close(handle.multipliers()[0], price)
+
+
 # ---- accumulation, autocast, scalers, clipping
 
 
