@@ -1,12 +1,15 @@
 """Gradients of parameters, as they are found and as they were projected last."""
 
-import weakref
+import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from projlab.errors import InputError
+
+_MARK = "_projlab_projected"
+"""An attribute of gradients."""
 
 
 def gradient_of(p: Tensor) -> Tensor:
@@ -22,21 +25,28 @@ def gradient_of(p: Tensor) -> Tensor:
     return g.detach() if g.requires_grad else g
 
 
-class ProjectedGradients:
-    """Gradients of several optimizers as they were projected last, and their versions."""
+class ProjectedMark:
+    """What tells gradients that a step projected, and nobody wrote to since.
+
+    It is an attribute of the gradient, and goes with it: a reference would keep it alive, and
+    `torch.utils.swap_tensors`, by which modules may be converted, refuses what a weak one is to.
+    """
+
+    _drawn = itertools.count()
 
     def __init__(self) -> None:
-        self._projected: list[tuple[weakref.ref[Tensor], int]] = []
+        self._own = next(self._drawn)
 
-    def note(self, parameters: Sequence[Tensor]) -> None:
-        """These parameters' gradients are projected now."""
-        own = [p.grad for p in parameters if p.grad is not None]
-        self._projected = [(weakref.ref(g), g._version) for g in own]
+    def put(self, p: Tensor) -> None:
+        """The gradient of a parameter, if it has one, is projected now."""
+        if (g := p.grad) is not None:
+            g.__dict__[_MARK] = self._own, g._version
 
-    def hold(self, parameters: Sequence[Tensor]) -> bool:
-        """Whether the gradients of one optimizer's are as another one's step left them, projected.
+    def on(self, p: Tensor) -> bool:
+        """Whether the gradient of a parameter is as it was when it was projected."""
+        g = p.grad
+        return g is not None and g.__dict__.get(_MARK) == (self._own, g._version)
 
-        That one may have written to its own since: they are no gradients any more.
-        """
-        known = {id(g): version for ref, version in self._projected if (g := ref()) is not None}
-        return all(p.grad is None or known.get(id(p.grad)) == p.grad._version for p in parameters)
+    def on_all(self, parameters: Sequence[Tensor]) -> bool:
+        """Whether this is so of all gradients: the optimizer may have written to its own since."""
+        return all(p.grad is None or self.on(p) for p in parameters)

@@ -21,6 +21,7 @@ from projlab.training.hooks import StepHooks
 from projlab.training.residual_log import ResidualLog
 from projlab.training.settings import Mode, Settings
 from projlab.training.shards import whole
+from projlab.training.watched import homes
 
 
 def constrain(
@@ -129,19 +130,22 @@ def constrain(
             )
     settings = Settings(mode, check_variant(variant), coupled_weight_decay, log, multipliers)
     hooks = _hooks_of(several, settings)
-    before, names_before = hooks.stacked, hooks.module_names
+    before, names_before, homes_before = hooks.stacked, hooks.module_names, hooks.homes
     names = dict(before.chosen_names)
     for e in equations:
         names.update(e.difference.names)
+    own: dict[int, str] = {}
     if module is not None:
         own = {id(p): name for name, p in module.named_parameters()}
         own |= {id(p): name for name, p in module.named_buffers()}
-        names = {**own, **names}
-        hooks.module_names = {**names_before, **own}
-    stacked = StackedEquations([*before.equations, *equations], names)
+    stacked = StackedEquations([*before.equations, *equations], {**own, **names})
     hooks.refuse_shared(stacked)
-    hooks.set_equations(stacked, len(before.equations))
     try:
+        hooks.module_names = {**names_before, **own}
+        found = {} if module is None else homes(module)
+        present = {id(p): found[id(p)] for p in stacked.parameters if id(p) in found}
+        hooks.homes = {**homes_before, **present}
+        hooks.set_equations(stacked, len(before.equations))
         hooks.attach()
         handle = Handle(hooks, equations)
         if mode == "post" and (warning := _bias(several, hooks)):
@@ -149,11 +153,11 @@ def constrain(
         # last: whatever is raised so far, no parameter has moved
         hooks.start(start)
     except BaseException:
-        hooks.module_names = names_before
-        if before.equations:
-            hooks.set_equations(before, len(before.equations))
-        else:
+        hooks.module_names, hooks.homes = names_before, homes_before
+        if not before.equations:
             hooks.detach()
+        elif hooks.stacked is not before:
+            hooks.set_equations(before, len(before.equations))
         raise
     return handle
 
@@ -404,6 +408,7 @@ class Handle:
         Of sharded parameters, which are gathered: every rank has to ask, as of `certify`.
         """
         hooks = self._active
+        hooks.require_homes()
         residuals = []
         for e in self._equations:
             r = -e.right_side()
@@ -470,6 +475,7 @@ class Handle:
         MemoryLimitError
             As `projlab.certify`.
         """
+        self._active.require_homes()
         with torch.no_grad():
             return certificate.worst(self._active.system.certificates(accuracy))
 

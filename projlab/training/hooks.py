@@ -26,7 +26,7 @@ from projlab.training import copies, optimizers, swaps
 from projlab.training.blocks.base import Shift
 from projlab.training.equations import StackedEquations
 from projlab.training.expressions.expression import Equation
-from projlab.training.gradients import ProjectedGradients, gradient_of
+from projlab.training.gradients import ProjectedMark, gradient_of
 from projlab.training.parameter_system import ParameterSystem
 from projlab.training.residual_log import ResidualLog
 from projlab.training.settings import Settings
@@ -34,7 +34,7 @@ from projlab.training.shards import here
 from projlab.training.sleeping import SleepingParameters
 from projlab.training.strays import StrayMoves
 from projlab.training.twins import twins
-from projlab.training.watched import Signature, Watched, WatchedParameters
+from projlab.training.watched import Home, Signature, Watched, WatchedParameters, is_trained
 
 _ATTRIBUTE = "_projlab_hooks"
 """Where an optimizer keeps its hooks."""
@@ -61,15 +61,15 @@ class StepHooks:
         """Those of its constraints, which follow where optimizers are copied."""
         self.module_names: dict[int, str] = {}
         """Names that modules have for parameters, by identity."""
+        self.homes: dict[int, Home] = {}
+        """Where they have those that are in equations."""
         self.stacked = StackedEquations([], {})
         self.copied: dict[int, Tensor] = {}
         """Where the optimizer is a copy: its parameters by the originals' identity."""
         self.log = ResidualLog(settings.log, torch.device("cpu"))
         self._removers: list[Any] = []
         self._held: frozenset[int] = frozenset()
-        self._projected = ProjectedGradients()
-        self._spent: tuple[weakref.ref[Tensor], int] | None = None
-        """A gradient that the last step projected, and its version."""
+        self._projected = ProjectedMark()
         self._prices: list[tuple[StackedEquations, Tensor]] = []
         """Of the last step, where they are kept."""
         self._moves = StrayMoves()
@@ -129,7 +129,7 @@ class StepHooks:
             self.set_equations(stacked, len(stacked.equations))
 
     def _derived(
-        self, stacked: StackedEquations, taken: int
+        self, stacked: StackedEquations, taken: int, *, stepping: bool = False
     ) -> tuple[ParameterSystem, list[Watched]]:
         """The system of the equations, and the parameters that it was made for."""
         groups = self._groups()
@@ -137,18 +137,23 @@ class StepHooks:
         place = {
             id(p): (g, i) for g, group in enumerate(groups) for i, p in enumerate(group["params"])
         }
-        watched = []
+        watched, varying = [], set()
         for original in stacked.parameters:
             p, name = self.actual(original), stacked.parameter_names[original]
             optimizers.require_plain_parameter(p, name)
             if id(p) in place and self.settings.mode == "tangent":
                 g = place[id(p)][0]
                 optimizers.coupled_decay(owners[g], groups[g], self.settings.coupled)
-            watched.append(Watched(p, name, Signature.of(p), place.get(id(p))))
+            trained = is_trained(p, stepping=stepping and id(p) in place)
+            if trained and id(p) in place:
+                varying.add(id(p))
+            signature = Signature.of(p, trained=trained)
+            home = self.homes.get(id(p))
+            watched.append(Watched(p, name, signature, place.get(id(p)), home))
         system = ParameterSystem(
             stacked,
             self.actual,
-            lambda p: id(p) in place and p.requires_grad,
+            lambda p: id(p) in varying,
             self.settings.variant,
             taken=taken,
             apart=self.settings.mode == "metric",
@@ -188,16 +193,24 @@ class StepHooks:
         assert optimizer is not None
         return optimizer
 
-    def check(self) -> None:
+    def check(self, *, stepping: bool = False) -> None:
         """Derive the blocks again where a parameter changed dtype, device or standing.
+
+        `stepping`: a step comes next, which moves frozen parameters too where they have gradients.
 
         Raises
         ------
         ProjlabError
-            The optimizer no longer holds a parameter it held, or one changed its shape.
+            The optimizer no longer holds a parameter it held, or one was replaced in the module
+            that was given, or changed its shape.
         """
-        if self._watched.changed(self._groups()):
-            self._adopt(*self._derived(self.stacked, len(self.stacked.equations)))
+        if self._watched.changed(self._groups(), stepping=stepping):
+            taken = len(self.stacked.equations)
+            self._adopt(*self._derived(self.stacked, taken, stepping=stepping))
+
+    def require_homes(self) -> None:
+        """Raise `ProjlabError` where a parameter was replaced in the module that was given."""
+        self._watched.require_homes()
 
     # ---- the hooks
 
@@ -269,7 +282,7 @@ class StepHooks:
 
     @compiled.eager
     def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self.check()
+        self.check(stepping=True)
         if self.system.ranks is not None and getattr(optimizer, "found_inf", None) is not None:
             raise InputError(
                 "a GradScaler hands a fused optimizer's step its own rank's infinities: constrain "
@@ -312,10 +325,9 @@ class StepHooks:
 
     def _note_spent(self) -> None:
         """Remember one gradient as it is now, projected."""
-        self._spent = None
         for p in self.system.parameters:
-            if (g := p.grad) is not None:
-                self._spent = weakref.ref(g), g._version
+            if p.grad is not None:
+                self._projected.put(p)
                 return
 
     # ---- moves that no step made
@@ -404,7 +416,7 @@ class StepHooks:
             self._onto_null_space(optimizer)
 
     def _onto_null_space(self, optimizer: Optimizer) -> None:
-        if len(self._optimizers) > 1 and self._projected.hold(self._trained_by(optimizer)):
+        if len(self._optimizers) > 1 and self._projected.on_all(self._trained_by(optimizer)):
             return
         scale = getattr(optimizer, "grad_scale", None)
         if self.settings.multipliers:
@@ -417,7 +429,8 @@ class StepHooks:
             if system.sided:
                 self._project_momenta(system)
         if len(self._optimizers) > 1:
-            self._projected.note(self.system.parameters)
+            for p in self.system.parameters:
+                self._projected.put(p)
 
     def _awake(self) -> tuple[ParameterSystem, ...]:
         """The systems whose parameters have gradients."""
@@ -515,12 +528,9 @@ class StepHooks:
 
     def multipliers(self, equations: Sequence[Equation]) -> list[Tensor]:
         """Shadow prices of some of the equations, in their shapes; see `Handle.multipliers`."""
-        self.check()
-        own = [p.grad for p in self.system.parameters if p.grad is not None]
-        fresh = bool(own)
-        if self._spent is not None and (spent := self._spent[0]()) is not None:
-            fresh &= not (any(g is spent for g in own) and spent._version == self._spent[1])
-        if fresh:
+        self.check(stepping=True)  # of the step that the gradients are for
+        own = [p for p in self.system.parameters if p.grad is not None]
+        if own and not any(map(self._projected.on, own)):
             with self._computing():
                 prices = self._priced(None)
         elif self._prices:

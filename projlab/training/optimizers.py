@@ -43,7 +43,12 @@ def kind(optimizer: Optimizer, names: tuple[str, ...]) -> str | None:
 def require_optimizer(optimizer: object) -> Optimizer:
     """The optimizer to hook onto, or `InputError` with the reason why there is none."""
     optimizer = wrappers.hooked(optimizer)
-    if isinstance(optimizer, torch.optim.SparseAdam):
+    if getattr(optimizer, "_overlap_with_ddp", False):
+        raise InputError(
+            f"{type(optimizer).__name__} with overlap_with_ddp=True is refused: it moves "
+            "parameters within backward(), and its step() does nothing. Leave overlap_with_ddp out"
+        )
+    if isinstance(wrappers.partitioned(optimizer) or optimizer, torch.optim.SparseAdam):
         raise InputError(
             "SparseAdam is refused: it moves only the rows a batch touched, and keeps no state for "
             "the gradient that a projection onto the null space has everywhere. Use Adam with "
@@ -79,6 +84,7 @@ def coupled_decay(
 
     `coupled` says it for optimizers that are not torch's own.
     """
+    optimizer = wrappers.partitioned(optimizer) or optimizer
     decay = group.get("weight_decay", 0.0)
     if not isinstance(decay, Tensor) and not decay:
         return 0.0
@@ -167,6 +173,12 @@ def require_inequalities(several: Sequence[Optimizer], *, metric: bool) -> None:
             "every scaling"
         )
     for optimizer in several:
+        if wrappers.partitioned(optimizer) is not None:
+            raise InputError(
+                f"{type(optimizer).__name__} with inequalities is refused: momenta, which have to "
+                "stay on the face that a step begins on, are kept by other ranks. Use the "
+                "optimizer itself, on every rank"
+            )
         if kind(optimizer, ("LBFGS",)):
             raise InputError(
                 "LBFGS with inequalities is refused: it searches along a line through several "

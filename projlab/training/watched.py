@@ -1,12 +1,22 @@
 """Parameters as they were when blocks were made of them, and whether they still are."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from projlab.errors import ProjlabError
+from projlab.training.shards import is_shared
+
+
+def is_trained(p: Tensor, *, stepping: bool) -> bool:
+    """Whether a parameter is trained, or, where its optimizer steps next, moved all the same.
+
+    torch's optimizers move frozen parameters too, by momentum and decay, as long as they have a
+    gradient: `zero_grad(set_to_none=False)` leaves them one of zeros.
+    """
+    return p.requires_grad or (stepping and p.grad is not None)
 
 
 class Signature(NamedTuple):
@@ -16,12 +26,27 @@ class Signature(NamedTuple):
     device: torch.device
     shape: torch.Size
     stride: tuple[int, ...]
-    requires_grad: bool
+    trained: bool
 
     @staticmethod
-    def of(p: Tensor) -> "Signature":
+    def of(p: Tensor, *, trained: bool) -> "Signature":
         """Of a parameter as it is now."""
-        return Signature(p.dtype, p.device, p.shape, p.stride(), p.requires_grad)
+        return Signature(p.dtype, p.device, p.shape, p.stride(), trained)
+
+
+Home = tuple[Mapping[str, Tensor | None], str]
+"""Where a module has a parameter or buffer: its own dictionary of them, and the key."""
+
+
+def homes(module: torch.nn.Module) -> dict[int, Home]:
+    """Where each parameter and buffer of a module is, by its identity."""
+    found: dict[int, Home] = {}
+    for owner in module.modules():
+        for tensors in (owner._parameters, owner._buffers):
+            for key, t in tensors.items():
+                if t is not None and not is_shared(t):  # FSDP puts whole ones in their place
+                    found.setdefault(id(t), (tensors, key))
+    return found
 
 
 class Watched(NamedTuple):
@@ -32,6 +57,17 @@ class Watched(NamedTuple):
     signature: Signature
     place: tuple[int, int] | None
     """Its group, of all optimizers' groups, and its position there; None where none holds it."""
+    home: Home | None
+    """Where the module that was given has it; None where none has."""
+
+    def require_home(self) -> None:
+        """Raise `ProjlabError` where the module has another tensor in its place, or computes it."""
+        if self.home is not None and self.home[0].get(self.home[1]) is not self.parameter:
+            raise ProjlabError(
+                f"{self.name} was replaced in its module, as load_state_dict(assign=True), "
+                "parametrisations and pruning do: this constraint is over what was there before. "
+                "Remove it, and constrain what the module trains now"
+            )
 
 
 class WatchedParameters:
@@ -40,26 +76,34 @@ class WatchedParameters:
     def __init__(self, parameters: Sequence[Watched], groups: Sequence[dict[str, Any]]) -> None:
         self._watched = parameters
         self._sizes = [len(group["params"]) for group in groups]
-        self.elsewhere = [w for w in parameters if w.place is None and w.signature.requires_grad]
+        self.elsewhere = [w for w in parameters if w.place is None and w.signature.trained]
         """Trained, but not by these optimizers."""
+
+    def require_homes(self) -> None:
+        """Raise `ProjlabError` where a module no longer has one of them."""
+        for w in self._watched:
+            w.require_home()
 
     def group_of(self, parameters: Sequence[Tensor]) -> list[int]:
         """The group of each of these, which all have one."""
         groups = {id(w.parameter): w.place[0] for w in self._watched if w.place is not None}
         return [groups[id(p)] for p in parameters]
 
-    def changed(self, groups: list[dict[str, Any]]) -> bool:
+    def changed(self, groups: list[dict[str, Any]], *, stepping: bool = False) -> bool:
         """Whether a parameter is not what it was in dtype, device, memory or standing.
+
+        `stepping`: a step comes next, which moves frozen parameters too where they have gradients.
 
         Raises
         ------
         ProjlabError
-            One is no longer held by the groups, or changed its shape.
+            One is no longer held by the groups, was replaced in its module, or changed its shape.
         """
-        if self._unchanged(groups):
+        if self._unchanged(groups, stepping):
             return False
         present = {id(p) for group in groups for p in group["params"]}
-        for p, name, signature, place in self._watched:
+        self.require_homes()
+        for p, name, signature, place, _ in self._watched:
             if place is not None and id(p) not in present:
                 raise ProjlabError(
                     f"the optimizer no longer holds {name}: its parameter was replaced. "
@@ -72,18 +116,23 @@ class WatchedParameters:
                 )
         return True
 
-    def _unchanged(self, groups: list[dict[str, Any]]) -> bool:
+    def _unchanged(self, groups: list[dict[str, Any]], stepping: bool) -> bool:
         """Whether all are as they were; asked at each step, so in one plain loop."""
         if self._sizes != [len(group["params"]) for group in groups]:
             return False
-        for p, _, (dtype, device, shape, stride, trained), place in self._watched:
+        for p, _, (dtype, device, shape, stride, trained), place, home in self._watched:
             if (
                 p.dtype is not dtype
-                or p.requires_grad is not trained
                 or p.shape != shape
                 or p.stride() != stride
                 or p.device != device
             ):
+                return False
+            if not (trained and p.requires_grad) and trained is not is_trained(
+                p, stepping=stepping and place is not None
+            ):
+                return False
+            if home is not None and home[0].get(home[1]) is not p:
                 return False
             if place is not None and groups[place[0]]["params"][place[1]] is not p:
                 return False

@@ -49,6 +49,16 @@ def inside(optimizer: object) -> tuple[str, Any] | None:
     return None
 
 
+def partitioned(optimizer: Optimizer) -> Optimizer | None:
+    """The optimizer inside ZeroRedundancyOptimizer, which steps for the parameters of one rank.
+
+    The one around it calls hooks, holds all parameters, and sends each to all ranks.
+    """
+    names = {cls.__name__ for cls in type(optimizer).__mro__}
+    inner = getattr(optimizer, "optim", None) if "ZeroRedundancyOptimizer" in names else None
+    return inner if isinstance(inner, Optimizer) else None
+
+
 def _hands_on(optimizer: object) -> bool:
     packages = {cls.__module__.partition(".")[0] for cls in type(optimizer).__mro__}
     return not packages.isdisjoint(_HAND_ON)

@@ -1,5 +1,6 @@
 """The pages of the documentation, their blocks, and the tables in them."""
 
+import ast
 import contextlib
 import functools
 import io
@@ -83,6 +84,24 @@ def table_rows(page: Path) -> list[list[str]]:
         for i, cells in enumerate(split)
         if i not in headings and i - 1 not in headings
     ]
+
+
+def defines(path: Path, names: str) -> bool:
+    """Whether a file of tests has one of this name, `function` or `Class::method`."""
+    body: list[ast.stmt] = ast.parse(path.read_text(encoding="utf-8")).body
+    for name in names.split("::"):
+        found = [node for node in body if name in _defined(node)]
+        if not found:
+            return False
+        body = getattr(found[0], "body", [])
+    return True
+
+
+def _defined(node: ast.stmt) -> set[str | None]:
+    """The names that a statement defines."""
+    if isinstance(node, ast.Assign):
+        return {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return {getattr(node, "name", None)}
 
 
 @functools.cache

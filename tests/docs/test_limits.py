@@ -60,6 +60,20 @@ def trained_elsewhere():
     constrain(other, expr(p) == expr(q))
 
 
+def overlapping():
+    optimizer = torch.optim.SGD([parameter()], lr=0.1)
+    optimizer._overlap_with_ddp = True
+    constrain(optimizer, expr(parameter()) == 0)
+
+
+def replaced():
+    linear = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(linear.parameters(), lr=0.1)
+    constrain(optimizer, expr(linear.weight).sum() == 1, module=linear)
+    linear.load_state_dict(torch.nn.Linear(3, 2).state_dict(), assign=True)
+    optimizer.step()
+
+
 def several_metrics():
     p, q, one, other = two()
     constrain([one, other], expr(p) == expr(q), mode="metric")
@@ -197,6 +211,11 @@ LIMITS: dict[str, tuple[type[Exception], Callable[[], object]]] = {
     ),
     "strict inequalities, `expr(w) > 0`": (TypeError, lambda: expr(parameter()) > 0),
     "optimizers that call no step hooks": (projlab.InputError, without_hooks),
+    "ZeroRedundancyOptimizer overlapping with DDP, or with inequalities": (
+        projlab.InputError,
+        overlapping,
+    ),
+    "a parameter replaced in the module given as `module=`": (projlab.ProjlabError, replaced),
     "parameters that another constrained optimizer trains": (projlab.InputError, trained_elsewhere),
     '`mode="metric"` with several optimizers': (projlab.InputError, several_metrics),
     "SparseAdam": (projlab.InputError, lambda: kept(parameter(), torch.optim.SparseAdam)),

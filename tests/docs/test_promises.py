@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from .pages import ROOT, prose
+from .pages import ROOT, defines, prose
 
 PAGE = ROOT / "docs" / "promises.md"
 NAMED = re.findall(r"`(tests/[\w/.]+\.py)::([\w:]+)`", PAGE.read_text(encoding="utf-8"))
@@ -14,18 +14,7 @@ JUMPING = {("time", "time"), ("time", "time_ns"), ("time", "clock_gettime")}
 
 @pytest.mark.parametrize(("path", "names"), NAMED, ids=[names for _, names in NAMED])
 def test_the_test_exists(path, names):
-    body = ast.parse((ROOT / path).read_text(encoding="utf-8")).body
-    for name in names.split("::"):
-        found = [node for node in body if name in defined(node)]
-        assert found, f"{path} has no {names}"
-        body = getattr(found[0], "body", [])
-
-
-def defined(node):
-    """The names that a statement defines."""
-    if isinstance(node, ast.Assign):
-        return {target.id for target in node.targets if isinstance(target, ast.Name)}
-    return {getattr(node, "name", None)}
+    assert defines(ROOT / path, names), f"{path} has no {names}"
 
 
 def test_each_promise_names_one():

@@ -55,3 +55,43 @@ def test_automatic_optimization_keeps_the_equations(tmp_path, accumulate):
     assert model.worst <= 1e-6
     assert abs(float(model.p3.detach()) - 1.6) < 1e-3
     assert abs(float(model.p4.detach()) - 0.8) < 1e-3
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's own
+def test_manual_optimization_keeps_the_equations(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import lightning
+
+    class Model(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = False
+            self.layer = torch.nn.Linear(4, 3)
+            self.worst = 0.0
+
+        def training_step(self, batch, index):
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward((self.layer(batch[0]) - 1).square().mean())
+            optimizer.step()
+            self.worst = max(self.worst, float(self.handle.residual().abs().max()))
+
+        def configure_optimizers(self):
+            optimizer = torch.optim.Adam(self.parameters(), lr=0.1)
+            self.handle = constrain(optimizer, expr(self.layer.weight).sum(dim=1) == 1, module=self)
+            return optimizer
+
+    data = torch.utils.data.TensorDataset(torch.randn(40, 4))
+    model = Model()
+    trainer = lightning.Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(model, torch.utils.data.DataLoader(data, batch_size=8))
+    assert model.handle.steps == 10
+    assert model.worst <= 1e-6

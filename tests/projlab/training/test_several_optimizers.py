@@ -125,7 +125,7 @@ def test_a_copy_of_all_of_them_is_constrained():
     assert p.tolist() != a.tolist()
 
 
-def test_what_another_constrained_optimizer_trains_is_refused():
+def test_what_another_one_trains_is_refused():
     _, b, one, other, equation = pair()
     with constrain(one, equation):
         before = b.tolist()
