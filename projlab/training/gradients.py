@@ -47,6 +47,11 @@ class ProjectedMark:
         g = p.grad
         return g is not None and g.__dict__.get(_MARK) == (self._own, g._version)
 
+    def was_on(self, p: Tensor) -> bool:
+        """Whether the gradient of a parameter was projected, whatever was done to it since."""
+        g = p.grad
+        return g is not None and g.__dict__.get(_MARK, (None,))[0] == self._own
+
     def on_all(self, parameters: Sequence[Tensor]) -> bool:
         """Whether this is so of all gradients: the optimizer may have written to its own since."""
         return all(p.grad is None or self.on(p) for p in parameters)

@@ -71,7 +71,8 @@ def constrain(
         Infeasible parameters are projected now ("project"), or refused ("raise").
     module
         Its names for the parameters appear in messages, rows and `repr`, and find them in copies
-        (`Handle.project`).
+        (`Handle.project`). A parameter or buffer of the equations that is replaced in it later is a
+        `ProjlabError` before the next step moves anything.
     coupled_weight_decay
         Whether weight_decay * x is added to the gradient; needed only for an optimizer with weight
         decay that is not torch's own.
@@ -100,7 +101,8 @@ def constrain(
     InputError
         Anything but equations and inequalities; LBFGS, mode="metric", a variant or sharded
         parameters beside inequalities; an optimizer that calls no step hooks; parameters that
-        another constrained optimizer trains; SparseAdam, flat parameters of FSDP, DTensors of
+        another constrained optimizer trains; SparseAdam; ZeroRedundancyOptimizer that overlaps
+        with DDP, or beside inequalities; flat parameters of FSDP, DTensors of
         several meshes, or neither sharded nor replicated; equations without a parameter that is
         trained; parameters on several devices; `mode="metric"` where there is no such metric;
         settings unlike those of an earlier constraint on this optimizer; infeasible or non-finite

@@ -70,6 +70,8 @@ class StepHooks:
         self._removers: list[Any] = []
         self._held: frozenset[int] = frozenset()
         self._projected = ProjectedMark()
+        self._begun = False
+        """Whether a step has begun. One that calls its parent class's calls hooks twice."""
         self._prices: list[tuple[StackedEquations, Tensor]] = []
         """Of the last step, where they are kept."""
         self._moves = StrayMoves()
@@ -289,16 +291,17 @@ class StepHooks:
                 "sharded parameters with fused=False, or train in bfloat16 without a scaler"
             )
         self.watch(stacklevel=5)
+        within, self._begun = self._begun, True
         if self.settings.mode != "tangent":
             return None
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if closure is None:
-            self._project_gradients(optimizer)
+            self._project_gradients(optimizer, again=within and self._first(self._projected.was_on))
             return None
 
         def wrapped() -> Any:
             loss = closure()
-            self._project_gradients(optimizer)
+            self._project_gradients(optimizer, again=self._first(self._projected.on))
             return loss
 
         if "closure" in kwargs:
@@ -307,28 +310,31 @@ class StepHooks:
 
     @compiled.eager
     def _after(self, optimizer: Optimizer) -> None:
+        begun, self._begun = self._begun, False
+        if not begun and not self._moves.moved:
+            return
         # parameters are written through tensors without a graph: there is none to be kept out of
         if lowered(torch.float32, self.log.device.type):
             with _stated(self.log.device):
-                self._project_and_log(optimizer)
+                self._project_and_log(optimizer, record=begun)
         else:
-            self._project_and_log(optimizer)
+            self._project_and_log(optimizer, record=begun)
 
-    def _project_and_log(self, optimizer: Optimizer) -> None:
+    def _project_and_log(self, optimizer: Optimizer, *, record: bool) -> None:
         self._held = self._without_gradient()
         residuals = self._project(_skip(optimizer, self.log.device))
-        if self.log.size:
+        if self.log.size and record:
             self.log.record(residuals)
         if self.settings.mode == "tangent":
-            self._note_spent()
+            self._first(self._projected.put)
         self._note()
 
-    def _note_spent(self) -> None:
-        """Remember one gradient as it is now, projected."""
+    def _first(self, what: Callable[[Tensor], V]) -> V | None:
+        """Of the first parameter that has a gradient."""
         for p in self.system.parameters:
             if p.grad is not None:
-                self._projected.put(p)
-                return
+                return what(p)
+        return None
 
     # ---- moves that no step made
 
@@ -408,18 +414,19 @@ class StepHooks:
                 system.project_points_(points, skip)
             return
 
-    def _project_gradients(self, optimizer: Optimizer) -> None:
+    def _project_gradients(self, optimizer: Optimizer, *, again: bool | None = False) -> None:
+        """Onto the null space; of those projected `again` within a step no prices are made."""
         if lowered(torch.float32, self.log.device.type):
             with _stated(self.log.device):
-                self._onto_null_space(optimizer)
+                self._onto_null_space(optimizer, again=again)
         else:
-            self._onto_null_space(optimizer)
+            self._onto_null_space(optimizer, again=again)
 
-    def _onto_null_space(self, optimizer: Optimizer) -> None:
+    def _onto_null_space(self, optimizer: Optimizer, *, again: bool | None) -> None:
         if len(self._optimizers) > 1 and self._projected.on_all(self._trained_by(optimizer)):
             return
         scale = getattr(optimizer, "grad_scale", None)
-        if self.settings.multipliers:
+        if self.settings.multipliers and not again:
             self._prices = self._priced(scale)
         for system in self._awake():
             gs = [gradient_of(p) for p in system.parameters]
@@ -431,6 +438,8 @@ class StepHooks:
         if len(self._optimizers) > 1:
             for p in self.system.parameters:
                 self._projected.put(p)
+        else:
+            self._first(self._projected.put)
 
     def _awake(self) -> tuple[ParameterSystem, ...]:
         """The systems whose parameters have gradients."""

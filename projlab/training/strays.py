@@ -28,6 +28,11 @@ class StrayMoves:
         self._versions = [p._version for p in parameters]
         self._others = [w.parameter._version for w in elsewhere]
 
+    @property
+    def moved(self) -> bool:
+        """Whether parameters were written to since they were noted."""
+        return self._versions != [p._version for p in self._parameters]
+
     def suspected(self, stacklevel: int, *, reading: bool) -> bool:
         """Whether rows are to be evaluated now."""
         if self._warned:
@@ -42,7 +47,7 @@ class StrayMoves:
                     stacklevel=stacklevel,
                 )
                 return False
-        if self._versions == [p._version for p in self._parameters]:
+        if not self.moved:
             return False
         self._strays += not reading
         return reading or not self._strays & (self._strays - 1)

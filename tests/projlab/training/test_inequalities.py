@@ -313,7 +313,7 @@ def test_gradients_that_are_not_finite_are_left_to_the_scaler():
     optimizer.found_inf = torch.ones(1)
     optimizer._step_supports_amp_scaling = True
     hooks = optimizer._projlab_hooks
-    hooks._project_gradients(optimizer)
+    hooks._before(optimizer, (optimizer,), {})
     hooks._after(optimizer)
     assert torch.equal(p.detach(), before)
     assert torch.isfinite(optimizer.state[p]["momentum_buffer"]).all()

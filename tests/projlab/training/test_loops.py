@@ -257,6 +257,48 @@ def test_a_rate_that_is_a_tensor(cls):
         assert off(net) <= 1
 
 
+class Inherited(torch.optim.AdamW):
+    """Its step calls hooks, and so does that of its parent, once there was one of those."""
+
+    after = 0.0
+
+    def step(self, closure=None):
+        if closure is not None:
+            with torch.enable_grad():
+                closure()
+        own = [p for group in self.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(own, 0.1)
+        super().step()
+        if self.after:
+            with torch.no_grad():
+                own[0].add_(self.after)
+
+
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize("after", [0.0, 0.5])
+def test_a_step_that_calls_its_parents_is_one_step(closed, after):
+    torch.optim.AdamW([vector(1.0)])
+    p = vector(1.0, 2.0, 3.0)
+    optimizer = Inherited([p], lr=0.1)
+    optimizer.after = after
+    handle = constrain(optimizer, expr(p).sum() == 6, multipliers=True)
+
+    def closure():
+        optimizer.zero_grad()
+        (p**3).sum().backward()
+
+    for k in range(3):
+        price = -3 * p.detach().square().mean()
+        if closed:
+            optimizer.step(closure)
+        else:
+            closure()
+            optimizer.step()
+        assert handle.steps == len(handle.residuals) == k + 1
+        assert handle.residual().abs().max() < 1e-14
+        torch.testing.assert_close(handle.multipliers()[0], price)
+
+
 def test_a_line_search_ends_at_the_constrained_optimum():
     p, target = vector(0.0, 0.0, 0.0), torch.tensor([1.0, 5.0, -2.0], dtype=F64)
     weights = torch.tensor([1.0, 2.0, 3.0], dtype=F64)
