@@ -237,14 +237,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for row in own:
             check(row)
         rows, bare = rows + own, bare + more
-    here = fitted(bare)
+    here, cores = fitted(bare), len(os.sched_getaffinity(0))
     alone = {row.shape: row.constrained - row.plain for row in rows if row.world == 1}
-    print(f"{os.cpu_count()} cores, torch {torch.__version__}, gloo, one thread a rank; float32\n")
+    print(f"{cores} cores, torch {torch.__version__}, gloo, one thread a rank; float32\n")
     print(f"fitted: latency {1e6 * here.latency:.3g} us, {here.bandwidth / 1e9:.3g} GB/s\n")
     print("| shape | rows | ranks | all-reduces | bytes | step | constrained | more | fitted |")
     print("|---|--:|--:|--:|--:|--:|--:|--:|--:|")
     for row in sorted(rows, key=lambda row: list(SHAPES).index(row.shape)):
-        reckoned = alone[row.shape] + here.seconds(row.world, row.calls, row.sent)
+        own = alone[row.shape] * max(1, row.world / cores)  # ranks that share a core take turns
+        reckoned = own + here.seconds(row.world, row.calls, row.sent)
         micro = [1e6 * s for s in (row.plain, row.constrained, row.constrained - row.plain)]
         print(
             f"| {row.shape} | {SHAPES[row.shape].numbers(row.world):,} | {row.world} "
