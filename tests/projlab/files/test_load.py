@@ -105,7 +105,11 @@ def test_files_beside_the_matrix_are_its_right_hand_side_and_its_point(tmp_path)
     system = load(file)
     np.testing.assert_array_equal(system.b, B)
     np.testing.assert_array_equal(system.x0, X0)
-    assert system.notes == ("b is read from well_b.csv.bz2", "x0 is read from well_x0.npy")
+    assert system.notes == (
+        "b is read from well_b.csv.bz2",
+        "well_b.csv.bz2: no header line",
+        "x0 is read from well_x0.npy",
+    )
 
 
 def test_of_two_files_beside_the_matrix_none_is_taken(tmp_path):

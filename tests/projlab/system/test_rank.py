@@ -254,7 +254,7 @@ def test_rows_in_float16_are_taken_for_float32s_unless_their_rounding_is_said():
     A = torch.tensor([[0.1, 0.2, 0.3], [0.3, 0.6, 0.9]]).half()
     assert projlab.projector(A, [1.0, 3.0]).rank == projlab.projector(A, [1.0, 4.0]).rank == 2
     assert projlab.projector(A, [1.0, 3.0], rank=5e-3).rank == 1
-    with pytest.raises(projlab.InconsistentError, match="row 1 = 2.99"):
+    with pytest.raises(projlab.InconsistentError, match=r"row 1 = 2\.99"):
         projlab.projector(A, [1.0, 4.0], rank=5e-3)
 
 
