@@ -112,6 +112,15 @@ def test_files_beside_the_matrix_are_its_right_hand_side_and_its_point(tmp_path)
     )
 
 
+def test_a_link_in_a_folder_that_leads_nowhere_is_found_and_refused(tmp_path):
+    good = written(tmp_path, "a.npz", GOOD["dense.npz"])
+    (tmp_path / "b.npz").symlink_to(tmp_path / "nowhere.npz")
+    (tmp_path / "c.npz").mkdir()
+    assert find([tmp_path]) == [good, tmp_path / "b.npz"]
+    with pytest.raises(InputError, match=r"b\.npz: there is no such file"):
+        load(tmp_path / "b.npz")
+
+
 def test_of_two_files_beside_the_matrix_none_is_taken(tmp_path):
     path = written(tmp_path, "well.npz", npz(A=A))
     written(tmp_path, "well_b.npy", npy(B))
