@@ -77,6 +77,6 @@ def test_where_a_file_cannot_be_written_is_said_before_anything_is_done(tmp_path
 def test_what_is_no_regular_file_is_not_replaced_by_one(tmp_path):
     pipe = tmp_path / "results.xml"
     os.mkfifo(pipe)
-    with pytest.raises(InputError, match="--junit .* is no regular file"):
+    with pytest.raises(InputError, match=r"--junit .* is no regular file"):
         common.require_writable(pipe, "--junit")
     assert pipe.is_fifo()
