@@ -78,6 +78,8 @@ def require_writable(file: Path, option: str) -> None:
     existing = next(folder for folder in (file.parent, *file.parent.parents) if folder.exists())
     if file.is_dir() or not existing.is_dir():
         raise InputError(f"{option} {file} takes the name of a file in a folder")
+    if file.exists() and not file.is_file():  # a device would be replaced by a file
+        raise InputError(f"{option} {file} is no regular file; give it the name of one")
     if not os.access(file if file.exists() else existing, os.W_OK):
         raise InputError(f"{option} {file} cannot be written there: permission denied")
 

@@ -25,7 +25,7 @@ def find(paths: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = [p for p in _inside(path) if _suffix(p) and p.is_file()]
+            inside = [p for p in _inside(path) if _suffix(p) and not p.is_dir()]
             stems = {stem(p) for p in inside}
             systems = [p for p in inside if not _is_companion(p, stems)]
             if not systems:

@@ -30,6 +30,10 @@ INDEX = re.compile(r"|#|index|level_[0-9]+|unnamed: [0-9]+(?:[._]\w+)*", re.IGNO
 """Titles under which pandas and others write a frame's index, once for each time it is written."""
 
 
+MARKED = re.compile(r"[+-]?[0-9][0-9.,'_\s]*(?:[eEdD][+-]?[0-9]+)?\s*%?")
+"""A number with a decimal comma, marks between thousands, or per cent: no title."""
+
+
 @dataclass(frozen=True)
 class _Line:
     number: int
@@ -53,7 +57,7 @@ def read(path: Path) -> Contents:
         _refuse_index(path, body)
         if width > 1:
             _refuse_titles_in_comments(path, comments, width)
-            notes.append("no header line: every column is a variable")
+        notes.append("no header line" + ": every column is a variable" * (width > 1))
         return Contents({"A": _block(path, body, range(width))}, tuple(notes))
     return _with_header(path, titles, body, notes)
 
@@ -127,8 +131,9 @@ def _titles(path: Path, first: _Line) -> list[str] | None:
             raise wrong(path, f"{said}titles or an equation", TITLES)
         return None
     if not any(numeric):
-        if len(cells) == 1 and re.match(r"[+-]?\.?[0-9]", cells[0]):
-            _refuse_cell(path, first, 0)
+        for column, cell in enumerate(cells):
+            if MARKED.fullmatch(cell) or (len(cells) == 1 and re.match(r"[+-]?\.?[0-9]", cell)):
+                _refuse_cell(path, first, column)
         return cells
     others = [cell for cell, is_known in zip(cells, known, strict=True) if not is_known]
     if any(known) and (_counts(others, 0) or _counts(others, 1)):

@@ -5,6 +5,7 @@ import importlib.metadata
 import io
 import json
 import math
+import os
 
 import pytest
 
@@ -70,3 +71,12 @@ def test_where_a_file_cannot_be_written_is_said_before_anything_is_done(tmp_path
     for wrong in (tmp_path / "folder", tmp_path / "file" / "results.xml"):
         with pytest.raises(InputError, match=r"--junit .* takes the name of a file"):
             common.require_writable(wrong, "--junit")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+def test_what_is_no_regular_file_is_not_replaced_by_one(tmp_path):
+    pipe = tmp_path / "results.xml"
+    os.mkfifo(pipe)
+    with pytest.raises(InputError, match=r"--junit .* is no regular file"):
+        common.require_writable(pipe, "--junit")
+    assert pipe.is_fifo()

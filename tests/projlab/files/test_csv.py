@@ -58,6 +58,9 @@ class TestHeader:
         system = read(tmp_path, "1,2,3", "4,5,7")
         assert system.notes == ("no header line: every column is a variable",)
 
+    def test_titles_may_begin_with_digits(self, tmp_path):
+        assert "(1st, 2019Q2, 2019-03)" in read(tmp_path, "1st,2019Q2,2019-03", "1,2,3").notes[0]
+
     def test_comments_are_told(self, tmp_path):
         np.savetxt(tmp_path / "s.csv", WANTED, header="u v")
         system = load(tmp_path / "s.csv")
@@ -100,6 +103,9 @@ class TestHeader:
         (("u,v", "1,-1d-400"), "'-1d-400' where a number belongs, in line 2, column 2 (in float64"),
         (("u,v", "1,2,3"), "has 3 cells in line 2, not 2"),
         (("u,v", '1,"2'), "cannot be read as comma-separated numbers"),
+        (("0,5;1,5", "3;4"), "'0,5' where a number belongs, in line 1, column 1 (a decimal point"),
+        (("1 000;2 500", "3;4"), "'1 000' where a number belongs, in line 1, column 1"),
+        (("u;5 %", "3;4"), "'5 %' where a number belongs, in line 1, column 2"),
         (("1O", "2"), "'1O' where a number belongs, in line 1, column 1"),
     ],
 )

@@ -105,7 +105,20 @@ def test_files_beside_the_matrix_are_its_right_hand_side_and_its_point(tmp_path)
     system = load(file)
     np.testing.assert_array_equal(system.b, B)
     np.testing.assert_array_equal(system.x0, X0)
-    assert system.notes == ("b is read from well_b.csv.bz2", "x0 is read from well_x0.npy")
+    assert system.notes == (
+        "b is read from well_b.csv.bz2",
+        "well_b.csv.bz2: no header line",
+        "x0 is read from well_x0.npy",
+    )
+
+
+def test_a_link_in_a_folder_that_leads_nowhere_is_found_and_refused(tmp_path):
+    good = written(tmp_path, "a.npz", GOOD["dense.npz"])
+    (tmp_path / "b.npz").symlink_to(tmp_path / "nowhere.npz")
+    (tmp_path / "c.npz").mkdir()
+    assert find([tmp_path]) == [good, tmp_path / "b.npz"]
+    with pytest.raises(InputError, match=r"b\.npz: there is no such file"):
+        load(tmp_path / "b.npz")
 
 
 def test_of_two_files_beside_the_matrix_none_is_taken(tmp_path):
