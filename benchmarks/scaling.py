@@ -11,7 +11,6 @@ import math
 import multiprocessing
 import os
 import socket
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,8 +25,8 @@ from projlab import constrain, expr
 
 WORLDS = (1, 2, 4)
 MANY = (8, 64, 512, 4096)
-ROUNDS, STEPS = 7, 5
-"""Rounds of so many steps each; the median round counts."""
+ROUNDS, STEPS = 15, 4
+"""Rounds of so many steps each; the least counts."""
 
 SIZES = tuple(8 * 4**k for k in range(8))
 """Bytes of the all-reduces that latency and bandwidth are fitted to."""
@@ -154,15 +153,15 @@ def measure(shape: Shape, world: int) -> tuple[float, float, float, float]:
                 step()
             seconds.append((time.perf_counter() - start) / STEPS)
     return (
-        statistics.median(taken[0]),
-        statistics.median(taken[1]),
+        min(taken[0]),
+        min(taken[1]),
         len(sizes) / STEPS,
         sum(sizes) / STEPS,
     )
 
 
 def reduces(world: int) -> list[tuple[int, int, float]]:
-    """Ranks, bytes and the median seconds of bare all-reduces."""
+    """Ranks, bytes and the least seconds of bare all-reduces."""
     found = []
     for size in SIZES:
         t = torch.zeros(size // 4)
@@ -172,7 +171,7 @@ def reduces(world: int) -> list[tuple[int, int, float]]:
             start = time.perf_counter()
             torch.distributed.all_reduce(t)
             seconds.append(time.perf_counter() - start)
-        found.append((world, size, statistics.median(seconds)))
+        found.append((world, size, min(seconds)))
     return found
 
 
@@ -244,8 +243,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("| shape | rows | ranks | all-reduces | bytes | step | constrained | more | fitted |")
     print("|---|--:|--:|--:|--:|--:|--:|--:|--:|")
     for row in sorted(rows, key=lambda row: list(SHAPES).index(row.shape)):
-        own = alone[row.shape] * max(1, row.world / cores)  # ranks that share a core take turns
-        reckoned = own + here.seconds(row.world, row.calls, row.sent)
+        turns = max(1, row.world / cores)  # of ranks that share a core
+        reckoned = turns * alone[row.shape] + here.seconds(row.world, row.calls, row.sent)
         micro = [1e6 * s for s in (row.plain, row.constrained, row.constrained - row.plain)]
         print(
             f"| {row.shape} | {SHAPES[row.shape].numbers(row.world):,} | {row.world} "
