@@ -84,6 +84,16 @@ def require_writable(file: Path, option: str) -> None:
         raise InputError(f"{option} {file} cannot be written there: permission denied")
 
 
+def require_writable_folder(folder: Path, option: str) -> None:
+    """The same of a folder that files are written into, there or to be made."""
+    existing = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    if not existing.is_dir():
+        which = "" if existing == folder else f" is in {existing}, which"
+        raise InputError(f"{option} {folder}{which} is a file; it takes a folder")
+    if not os.access(existing, os.W_OK):
+        raise InputError(f"{option} {folder} cannot be written there: permission denied")
+
+
 def require_suite(command: str) -> None:
     """Raise `InputError` that says what to install where the suite is not installed."""
     if missing := _missing_from_suite():

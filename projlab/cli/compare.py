@@ -18,6 +18,7 @@ from projlab.cli.common import (
     positive_number,
     print_json,
     require_suite,
+    require_writable_folder,
     usable_device,
 )
 from projlab.errors import InputError
@@ -144,8 +145,8 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"--b and --x0 belong to one system, and {len(files)} are given")
     if len(files) > 1 and isinstance(options.b_error, Path):
         raise InputError(f"a --b-error file belongs to one system, and {len(files)} are given")
-    if options.out and options.out.exists() and not options.out.is_dir():
-        raise InputError(f"--out {options.out} is a file; it takes a folder")
+    if options.out:
+        require_writable_folder(options.out, "--out")
     asked = _asked(options)
     # The whole input is checked before anything is measured.
     jobs, unread = _jobs(files, options)

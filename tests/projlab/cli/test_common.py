@@ -73,6 +73,23 @@ def test_where_a_file_cannot_be_written_is_said_before_anything_is_done(tmp_path
             common.require_writable(wrong, "--junit")
 
 
+def test_where_a_folder_cannot_be_written_is_said_before_anything_is_done(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    common.require_writable_folder(tmp_path / "new" / "inner", "--out")
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(InputError, match=r"--out \S+file is a file; it takes a folder"):
+        common.require_writable_folder(tmp_path / "file", "--out")
+    with pytest.raises(
+        InputError, match=r"--out \S+inner is in \S+file, which is a file; it takes"
+    ):
+        common.require_writable_folder(tmp_path / "file" / "inner", "--out")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(
+        InputError, match=r"--out \S+new cannot be written there: permission denied"
+    ):
+        common.require_writable_folder(tmp_path / "new", "--out")
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
 def test_what_is_no_regular_file_is_not_replaced_by_one(tmp_path):
     pipe = tmp_path / "results.xml"
