@@ -278,6 +278,8 @@ def _facts_with_bounds(system: ComparedSystem) -> list[tuple[str, str]]:
         f"{system['variables']:,} variables, {system['bounded']:,} of them with bounds{fixed}"
     )
     noted = [("read as", system["note"])] if system["note"] else []
+    if system["equations"]:
+        noted.append(("variants", "`--equations` compares them on the equations alone"))
     return [("system", what), *noted, ("point", system["x0"])]
 
 

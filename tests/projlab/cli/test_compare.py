@@ -348,6 +348,7 @@ class TestInequalitiesAndBounds:
         assert main(["compare", str(system), str(box), "--out", "out"]) == 0
         out = capsys.readouterr().out
         assert "1 equations and 1 inequalities in 3 variables, 3 of them with bounds" in out
+        assert "`--equations` compares them on the equations alone" in out
         assert "polished" in out
         assert "P = projector(system.polyhedron)" in out
         page = Path("out/compare.html").read_text(encoding="utf-8")
