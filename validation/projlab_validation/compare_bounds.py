@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -23,7 +22,7 @@ from projlab.errors import InputError
 from projlab.files.load import LoadedSystem
 from projlab_validation.bounds import judge, oracle, section, solvers
 from projlab_validation.bounds.problems import BoundedProblem
-from projlab_validation.bounds.section import NAN, PROVEN, BoundsRecord
+from projlab_validation.bounds.section import NAN, NO_TIMES, PROVEN, BoundsRecord, Times
 from projlab_validation.formats import SEED, StoredSystem
 from projlab_validation.judge import Verdict
 from projlab_validation.process import reports
@@ -99,9 +98,7 @@ class BoundedComparison(Compared):
     seconds: float
 
 
-Times = tuple[float, float, float]
 Measured = list[tuple[BoundsRecord, Times]]
-NO_TIMES = (NAN, NAN, NAN)
 
 
 def problem_of(stored: StoredSystem) -> BoundedProblem:
@@ -212,14 +209,20 @@ def _measure(
     blank: BoundsRecord,
 ) -> None:
     """Measure one file step by step."""
-    own, x, times = _own(problem, loaded, blank)
+    from projlab import projector
+
+    def made() -> Any:
+        """On the rows as the file has them, sparse or dense."""
+        return projector(loaded.polyhedron)
+
+    own, x, times = section.own(problem, made, blank)
     report([(own, times)])
     if x is None:
         return
     found = oracle.exact(problem, [x])
     report([(section.compared(problem, own, x, found), times)])
     # Imports and compiled kernels are no part of what a call takes.
-    times = _own(problem, loaded, blank)[2]
+    times = section.own(problem, made, blank, proof=False)[2]
     answers: list[tuple[BoundsRecord, Vector | None]] = []
     for name in asked:
         if problem.n > solvers.MOST:
@@ -235,36 +238,6 @@ def _measure(
     if found is None:
         found = oracle.exact(problem, [answer for _, answer in answers if answer is not None])
     report(_against(problem, own, x, times, answers, found))
-
-
-def _own(
-    problem: BoundedProblem, loaded: LoadedSystem, blank: BoundsRecord
-) -> tuple[BoundsRecord, Vector | None, Times]:
-    """projlab's answer on the rows as the file has them, sparse or dense."""
-    import torch
-
-    from projlab import InconsistentError, projector
-
-    x0 = torch.tensor(problem.x0, dtype=torch.float64)
-    start = time.perf_counter()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            P = projector(loaded.polyhedron)
-            set_up = time.perf_counter()
-            x = P(x0)
-            projected = time.perf_counter()
-            status = P.status
-            P(x0)
-            again = time.perf_counter()
-            bound = section.proven(problem, P.certify(x0, x), x)
-    except InconsistentError as refusal:
-        return replace(blank, status="refused", reason=str(refusal)), None, NO_TIMES
-    except Exception as fault:  # what goes wrong is a finding
-        why = f"{type(fault).__name__}: {fault}"
-        return replace(blank, status="error", reason=why), None, NO_TIMES
-    record = replace(blank, variant=P.variant, status="ok", claimed=status, bound=bound)
-    return record, x.numpy(), (set_up - start, projected - set_up, again - projected)
 
 
 def _against(

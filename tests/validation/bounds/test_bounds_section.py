@@ -1,6 +1,8 @@
 """The bounds section: its oracle, its verdicts, and the faults that it has to catch."""
 
+import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -49,6 +51,21 @@ def test_planted_faults_are_caught(fault):
 
 def test_faults_show_nowhere_but_where_they_are():
     assert judged("box", bound_faults.clamp_then_rescale)["verdict"][0] == "pass"
+
+
+def test_multipliers_that_are_not_unique_verify_the_answer_and_no_other_vertex():
+    """Rows and bounds that meet at a permutation matrix are more than variables there."""
+    problem = problems.build("bounds_birkhoff_4")
+    nearest = np.eye(4)[[2, 0, 3, 1]].ravel()
+    problem = replace(problem, x0=problem.x0 + 4 * nearest)
+    for order in itertools.permutations(range(4)):
+        vertex = np.eye(4)[list(order)].ravel()
+        found = oracle.exact(problem, [vertex])
+        if np.array_equal(vertex, nearest):
+            assert found is not None
+            assert np.array_equal(found.x, nearest)
+        else:
+            assert found is None
 
 
 def test_an_exact_answer_is_that_of_an_exhaustive_search():

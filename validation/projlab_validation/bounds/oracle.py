@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from flint import fmpq, fmpq_mat
 from numpy.typing import NDArray
+from scipy.optimize import linprog
 
 from projlab_validation.bounds.problems import BoundedProblem
 from projlab_validation.norms import norm
@@ -177,16 +178,73 @@ def _verified(problem: BoundedProblem, candidate: Vector, near: float) -> Exact 
             multipliers[i] = y[k, 0]
     if not _feasible(x, (A, b), (G, h), (lb, ub)):
         return None
-    signs = all(multipliers[len(A) + k] >= 0 for k in range(int(active.sum())))
-    pull = _matrix(M).transpose() * _column(multipliers) if len(M) else None
-    for j in range(problem.n):
-        w = _q(problem.x0[j]) - (pull[j, 0] if pull is not None else fmpq(0))
-        signs &= not ((low[j] and lb[j] < ub[j] and w > x[j]) or (high[j] and w < x[j]))
-    if not signs and not _normal(problem, x, np.concatenate([A, -A, G[active]]), low, high):
+    face = _Face(problem.x0, x, M, len(A), free, low & (lb < ub), high)
+    if not (
+        face.holds(multipliers)
+        or face.holds(face.inner_multipliers(kept))
+        or _normal(problem, x, np.concatenate([A, -A, G[active]]), low, high)
+    ):
         return None
     singular = np.linalg.svd(M[kept][:, free], compute_uv=False) if kept else np.ones(1)
-    values = np.array([int(v.p) / int(v.q) for v in x])
-    return Exact(values, float(singular[0] / singular[-1]), "active set")
+    return Exact(_floats(x), float(singular[0] / singular[-1]), "active set")
+
+
+@dataclass(frozen=True)
+class _Face:
+    """The rows M that hold with equality at x, the first of them equations, and bounds."""
+
+    x0: Vector
+    x: list[fmpq]
+    M: Vector
+    equations: int
+    free: NDArray[Any]
+    low: NDArray[Any]
+    high: NDArray[Any]
+
+    def holds(self, y: list[fmpq] | None) -> bool:
+        """Whether multipliers that keep x where it is free have the signs of a projection."""
+        if y is None or any(v < 0 for v in y[self.equations :]):
+            return False
+        pull = _matrix(self.M).transpose() * _column(y) if len(y) else None
+        for j in (self.low | self.high).nonzero()[0].tolist():
+            w = _q(self.x0[j]) - (pull[j, 0] if pull is not None else fmpq(0))
+            if (self.low[j] and w > self.x[j]) or (self.high[j] and w < self.x[j]):
+                return False
+        return True
+
+    def inner_multipliers(self, kept: list[int]) -> list[fmpq] | None:
+        """Of those that are not unique, ones as far from a wrong sign as they go; None for none.
+
+        A linear program finds them in floating point; those of `kept`, independent rows, are then
+        solved for exactly with the others given.
+        """
+        d = self.x0 - _floats(self.x)
+        unequal = np.eye(len(self.M))[self.equations :]
+        rows = np.concatenate([-self.M.T[self.low], self.M.T[self.high], -unequal])
+        right = np.concatenate([-d[self.low], d[self.high], np.zeros(len(unequal))])
+        found = linprog(
+            [0.0] * len(self.M) + [-1.0],
+            np.hstack([rows, np.ones((len(rows), 1))]) if len(rows) else None,
+            right if len(rows) else None,
+            np.hstack([self.M.T[self.free], np.zeros((int(self.free.sum()), 1))]),
+            d[self.free],
+            [(None, None)] * len(self.M) + [(0.0, 1.0)],
+        )
+        if found.x is None:
+            return None
+        y = [_q(v) for v in found.x[:-1]]
+        if kept:
+            others = [i for i in range(len(y)) if i not in set(kept)]
+            part = _matrix(self.M[kept][:, self.free])
+            d_free = [_q(self.x0[j]) - self.x[j] for j in self.free.nonzero()[0].tolist()]
+            left = _column(d_free)
+            if others:
+                given = _matrix(self.M[others][:, self.free]).transpose()
+                left -= given * _column([y[i] for i in others])
+            solved = (part * part.transpose()).solve(part * left)
+            for k, i in enumerate(kept):
+                y[i] = solved[k, 0]
+        return y
 
 
 def _normal(
@@ -234,6 +292,10 @@ def _normal(
             for k, i in enumerate(passive):
                 weights[i] += step * (solved[k, 0] - weights[i])
             passive = [i for i in passive if weights[i] > 0]
+
+
+def _floats(x: list[fmpq]) -> Vector:
+    return np.array([int(v.p) / int(v.q) for v in x])
 
 
 def _independent(M: fmpq_mat) -> list[int]:

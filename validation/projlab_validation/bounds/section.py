@@ -192,18 +192,18 @@ def measured(
     )
     if subject is not None and problem.empty:
         return [dataclasses.replace(blank, reason="a subject is asked where there is an answer")]
-    own, x = _asked(problem, subject, blank)
+    record, x = _asked(problem, subject, blank)
     others = (
         [] if problem.empty else [of_solver(problem, name, blank) for name in _solvers(problem)]
     )
     answers = [x, *(answer for _, answer in others)]
-    ours, projected = (own, x) if subject is None else _asked(problem, None, blank)
+    ours, projected = (record, x) if subject is None else _asked(problem, None, blank)
     found = oracle.exact(problem, [a for a in (*answers, projected) if a is not None])
-    first = compared(problem, own, x, found)
+    first = compared(problem, record, x, found)
     if found is None and projected is not None and ours.bound <= PROVEN:
         found = oracle.certified(problem, projected, ours.bound)
-        first = compared(problem, own, x, found if subject is not None else None)
-    return [first, *(compared(problem, record, answer, found) for record, answer in others)]
+        first = compared(problem, record, x, found if subject is not None else None)
+    return [first, *(compared(problem, other, answer, found) for other, answer in others)]
 
 
 def _solvers(problem: BoundedProblem) -> tuple[str, ...]:
@@ -215,43 +215,72 @@ def _asked(
 ) -> tuple[BoundsRecord, Vector | None]:
     import torch
 
-    from projlab import InconsistentError, projector
+    from projlab import projector
 
-    def tensor(part: Vector | None) -> Any:
-        return None if part is None else torch.tensor(part, dtype=torch.float64)
-
-    x0 = tensor(problem.x0)
-    parts = {name: tensor(getattr(problem, name)) for name in ("A", "b", "G", "h", "lb", "ub")}
+    names = ("A", "b", "G", "h", "lb", "ub")
+    parts: dict[str, Any] = {
+        name: None if (part := getattr(problem, name)) is None else torch.from_numpy(part).double()
+        for name in names
+    }
+    if subject is None:
+        record, x, times = own(problem, lambda: projector(**parts), blank)
+        return dataclasses.replace(record, seconds=sum(times[:2])), x
+    x0 = torch.from_numpy(problem.x0).double()
     start = time.perf_counter()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if subject is not None:
-                answer = subject(x0.clone(), *parts.values())
-                seconds = time.perf_counter() - start
-                x = torch.as_tensor(answer).detach().double().numpy().copy()
-                if x.shape != problem.x0.shape:
-                    why = f"the answer has shape {x.shape}, x0 {problem.x0.shape}"
-                    return dataclasses.replace(blank, status="error", reason=why), None
-                return dataclasses.replace(blank, status="ok", seconds=seconds), x
-            P = projector(parts["A"], parts["b"], **{k: parts[k] for k in ("G", "h", "lb", "ub")})
-            x = P(x0)
+            answer = subject(x0.clone(), *parts.values())
             seconds = time.perf_counter() - start
-            proof = P.certify(x0, x)
-    except InconsistentError as refusal:
-        return dataclasses.replace(blank, status="refused", reason=str(refusal)), None
+            x = torch.as_tensor(answer).detach().double().numpy().copy()
     except Exception as fault:  # what goes wrong is a finding
-        why = f"{type(fault).__name__}: {fault}"
+        return _went_wrong(blank, fault), None
+    if x.shape != problem.x0.shape:
+        why = f"the answer has shape {x.shape}, x0 {problem.x0.shape}"
         return dataclasses.replace(blank, status="error", reason=why), None
-    record = dataclasses.replace(
-        blank,
-        variant=P.variant,
-        status="ok",
-        claimed=P.status,
-        bound=proven(problem, proof, x),
-        seconds=seconds,
-    )
-    return record, x.numpy()
+    return dataclasses.replace(blank, status="ok", seconds=seconds), x
+
+
+Times = tuple[float, float, float]
+"""Seconds of the set-up, the first projection, and one more from the same active set."""
+NO_TIMES = (NAN, NAN, NAN)
+
+
+def own(
+    problem: BoundedProblem, made: Callable[[], Any], blank: BoundsRecord, *, proof: bool = True
+) -> tuple[BoundsRecord, Vector | None, Times]:
+    """projlab's answer, by a projector that is made here; with `proof` what its certificate proves.
+
+    Also an empty set's refusal, or what else went wrong.
+    """
+    import torch
+
+    from projlab import InconsistentError
+
+    x0 = torch.from_numpy(problem.x0).double()
+    start = time.perf_counter()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            P = made()
+            set_up = time.perf_counter()
+            x = P(x0)
+            projected = time.perf_counter()
+            status = P.status
+            P(x0)
+            again = time.perf_counter()
+            bound = proven(problem, P.certify(x0, x), x) if proof else NAN
+    except InconsistentError as refusal:
+        return dataclasses.replace(blank, status="refused", reason=str(refusal)), None, NO_TIMES
+    except Exception as fault:  # what goes wrong is a finding
+        return _went_wrong(blank, fault), None, NO_TIMES
+    record = dataclasses.replace(blank, variant=P.variant, status="ok", claimed=status, bound=bound)
+    return record, x.numpy(), (set_up - start, projected - set_up, again - projected)
+
+
+def _went_wrong(blank: BoundsRecord, fault: Exception) -> BoundsRecord:
+    why = f"{type(fault).__name__}: {fault}"
+    return dataclasses.replace(blank, status="error", reason=why)
 
 
 def proven(problem: BoundedProblem, proof: Any, x: Any) -> float:
