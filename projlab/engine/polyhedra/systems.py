@@ -8,6 +8,7 @@ that only rounding has are left where they are (as in `projlab.engine.setup`).
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -57,7 +58,7 @@ class System(ABC):
         """Of the rows."""
         return self.rows.device
 
-    @property
+    @cached_property
     def is_equation(self) -> Tensor:
         """(m,)."""
         return torch.arange(self.shape[0], device=self.device) < self.equations
@@ -74,14 +75,10 @@ class System(ABC):
         """|M|' |y|, which rounding of M' y is relative to."""
         return self.magnitudes.rmatvec(y.abs())
 
-    @property
+    @cached_property
     def magnitudes(self) -> Rows:
-        """|M|, made once."""
-        made: Rows | None = vars(self).get("_magnitudes")
-        if made is None:
-            made = self.rows.abs()
-            vars(self)["_magnitudes"] = made
-        return made
+        """|M|."""
+        return self.rows.abs()
 
     def scaled(self, right: Tensor) -> Tensor:
         """Right sides (..., m) in the rows' units."""
@@ -238,15 +235,11 @@ class _SelectedFactor:
 class SparseSystem(System):
     """Nonzero entries only, on the CPU; each face gets a sparse LU of its own."""
 
-    @property
+    @cached_property
     def matrix(self) -> Any:
-        """The rows for scipy, made once."""
-        made = vars(self).get("_matrix")
-        if made is None:
-            i, j, values = (t.cpu().numpy() for t in self.rows.triplets())
-            made = csr_array((values, (i, j)), shape=self.shape)
-            vars(self)["_matrix"] = made
-        return made
+        """The rows for scipy."""
+        i, j, values = (t.cpu().numpy() for t in self.rows.triplets())
+        return csr_array((values, (i, j)), shape=self.shape)
 
     def times(self, x: Tensor) -> Tensor:
         """See `System`."""
