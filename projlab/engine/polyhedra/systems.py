@@ -58,7 +58,7 @@ class System(ABC):
         """Of the rows."""
         return self.rows.device
 
-    @cached_property
+    @property
     def is_equation(self) -> Tensor:
         """(m,)."""
         return torch.arange(self.shape[0], device=self.device) < self.equations
