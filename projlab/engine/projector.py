@@ -642,7 +642,7 @@ class Projector(SystemBuffers):
         if solver.batch is not None and b.dim() == 2 and x.dim() > 2:
             b = b.reshape(b.shape[0], *[1] * (x.dim() - 2), b.shape[1])
         try:
-            shape = broadcast_shape(b, (*lead, m))
+            shape = broadcast_shape(b.shape, (*lead, m))
         except RuntimeError:
             shape = torch.Size()
         if not fits or len(shape) == 0 or (solver.batch is not None and len(shape) != x.dim()):

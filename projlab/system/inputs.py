@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from projlab.errors import InputError
 from projlab.numerics import memory
@@ -52,14 +53,20 @@ _SMALL = 2**27
 """Bytes that are not worth asking for the memory there is."""
 
 
-def broadcast_shape(t: Tensor, shape: Sequence[int]) -> torch.Size:
-    """The shape that a tensor and another of this shape broadcast to, or `RuntimeError`.
+def broadcast_shape(*shapes: Sequence[int]) -> torch.Size:
+    """torch.broadcast_shapes, which imports sympy: that takes a second or more in each process.
 
-    torch.broadcast_shapes imports sympy, which takes a second or more in every process.
+    Raises
+    ------
+    RuntimeError
+        They do not broadcast.
     """
-    t = t.detach()
-    common: Tensor = torch.broadcast_tensors(t, t.new_empty(()).expand(*shape))[0]
-    return common.shape
+    if is_compiling() or not all(type(size) is int for shape in shapes for size in shape):
+        return torch.Size(torch.broadcast_shapes(*shapes))
+    try:
+        return torch.Size(np.broadcast_shapes(*map(tuple, shapes)))
+    except ValueError as error:
+        raise RuntimeError(str(error)) from None
 
 
 def _require_memory(needed: int, device: torch.device, name: str) -> None:

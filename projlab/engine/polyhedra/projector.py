@@ -468,7 +468,7 @@ def _beside(
         require_finite(torch.where(torch.isinf(tensor), 0, tensor).detach(), name)
     fits = tensor.dim() == 0 or tensor.shape[-1] == size
     try:
-        fits = fits and broadcast_shape(tensor, (*lead, size)) == (*lead, size)
+        fits = fits and broadcast_shape(tensor.shape, (*lead, size)) == (*lead, size)
     except RuntimeError:
         fits = False
     if not fits:

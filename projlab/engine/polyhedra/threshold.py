@@ -27,6 +27,7 @@ from torch import Tensor
 
 from projlab import tolerance
 from projlab.engine.kernels import rows_with_bounds
+from projlab.system.inputs import broadcast_shape
 
 _NEWTON_STEPS = 50
 """Newton steps before every other step halves the bracket instead: pieces are skipped fast, and a
@@ -126,7 +127,9 @@ class DisjointRows:
 def limits(rows: DisjointRows, lb: Tensor, ub: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Least and largest a x within the bounds, (..., m), and what rounding may make of either."""
     none = rows.a == 0
-    lower, upper = (rows.times(torch.broadcast_tensors(bound, none)[0]) for bound in (lb, ub))
+    lower, upper = (
+        rows.times(bound.expand(broadcast_shape(bound.shape, none.shape))) for bound in (lb, ub)
+    )
     lower, upper = torch.where(none, 0.0, lower), torch.where(none, 0.0, upper)
     least, largest = (
         rows.total(torch.minimum(lower, upper)),

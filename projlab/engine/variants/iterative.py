@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +24,7 @@ from projlab.engine.variants.base import Factor, Variant
 from projlab.errors import AccuracyError
 from projlab.numerics import lsqr, memory
 from projlab.numerics.sparse_products import Compressed, both, compressed
+from projlab.system.inputs import broadcast_shape
 from projlab.system.operator_rows import OperatorRows
 from projlab.system.rows import Rows, SparseRows
 
@@ -194,7 +194,7 @@ class IterativeFactor(Factor):
 
     def iterated(self, x0: Tensor, c: Tensor | None) -> "End":
         """Cycles for as long as they help."""
-        x = x0 if c is None else x0.expand(*np.broadcast_shapes(x0.shape[:-1], c.shape[:-1]), -1)
+        x = x0 if c is None else x0.expand(*broadcast_shape(x0.shape[:-1], c.shape[:-1]), -1)
         start = torch.linalg.vector_norm(x, dim=-1)
         y, total, before = torch.zeros_like(x[..., :1]), 0, None
         again = torch.zeros_like(start, dtype=torch.bool)

@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from projlab.errors import InputError
-from projlab.system.inputs import require_finite, to_tensor
+from projlab.system.inputs import broadcast_shape, require_finite, to_tensor
 from projlab.system.rows import from_scipy, is_scipy_sparse
 
 
@@ -92,8 +91,8 @@ def columns(A: Tensor, start: int, stop: int) -> Tensor:
 def broadcast(a: torch.Size, b: torch.Size, what: str) -> torch.Size:
     """The common shape, or `InputError` that names `what`."""
     try:
-        return torch.Size(np.broadcast_shapes(a, b))
-    except ValueError:
+        return broadcast_shape(a, b)
+    except RuntimeError:
         raise InputError(
             f"{what} has shape {tuple(b)}, which does not broadcast with {tuple(a)}"
         ) from None
