@@ -129,9 +129,10 @@ def alive(pid):
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_run_that_is_stopped_can_be_resumed(sent, projlab_program, projlab_command, tmp_path):
-    names = [f"spectra_{kappa}_{shape}" for kappa in ("1", "1e3", "1e6") for shape in SHAPES]
-    several = [option for name in names for option in ("--problem", name)]
-    arguments = ("validate", *several, "--dtype", "float64", "--jobs", "1")
+    names = [f"spectra_{kappa}_{shape}" for kappa in ("1", "1e6") for shape in SHAPES]
+    asked = {"--problem": names, "--variant": ["qr", "pinv"], "--dtype": ["float64"]}
+    options = [part for option, of in asked.items() for each in of for part in (option, each)]
+    arguments = ("validate", *options, "--jobs", "1")
     command = [*projlab_program(INTERRUPTIBLE), *arguments, "--out", "run"]
     running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     records = tmp_path / "run" / "records"
@@ -159,7 +160,7 @@ def test_a_run_that_is_stopped_can_be_resumed(sent, projlab_program, projlab_com
     frame = pd.read_parquet(records)
     assert not frame.duplicated(["problem", "variant", "check"]).any()
     assert set(frame["problem"]) == set(names)
-    assert set(frame["variant"]) == set(projlab.variants())
+    assert set(frame["variant"]) == {"qr", "pinv"}
 
 
 def test_two_processes_on_one_folder_the_second_is_told_and_the_first_goes_on(
