@@ -49,6 +49,22 @@ def test_planted_faults_are_caught(fault):
     assert judged(FAULTS[fault], bound_faults.sound)["verdict"][0] == "pass"
 
 
+def test_a_subject_that_writes_into_what_it_is_given_changes_no_problem():
+    problem = problems.build("bounds_portfolio")
+    parts = {name: part for name, part in vars(problem).items() if isinstance(part, np.ndarray)}
+    kept = {name: part.copy() for name, part in parts.items()}
+
+    def writes(x, *rest):
+        for t in (x, *rest):
+            if t is not None:
+                t.fill_(7.0)
+        return x
+
+    section.measured(problem, writes, "subject")
+    for name, part in parts.items():
+        np.testing.assert_array_equal(part, kept[name])
+
+
 def test_faults_show_nowhere_but_where_they_are():
     assert judged("box", bound_faults.clamp_then_rescale)["verdict"][0] == "pass"
 

@@ -217,20 +217,20 @@ def _asked(
 
     from projlab import projector
 
-    names = ("A", "b", "G", "h", "lb", "ub")
-    parts: dict[str, Any] = {
-        name: None if (part := getattr(problem, name)) is None else torch.from_numpy(part).double()
-        for name in names
-    }
+    def tensor(part: Vector | None) -> Any:
+        """A copy: a subject may write into what it is given."""
+        return None if part is None else torch.tensor(part, dtype=torch.float64)
+
+    parts = {name: tensor(getattr(problem, name)) for name in ("A", "b", "G", "h", "lb", "ub")}
     if subject is None:
         record, x, times = own(problem, lambda: projector(**parts), blank)
         return dataclasses.replace(record, seconds=sum(times[:2])), x
-    x0 = torch.from_numpy(problem.x0).double()
+    x0 = tensor(problem.x0)
     start = time.perf_counter()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            answer = subject(x0.clone(), *parts.values())
+            answer = subject(x0, *parts.values())
             seconds = time.perf_counter() - start
             x = torch.as_tensor(answer).detach().double().numpy().copy()
     except Exception as fault:  # what goes wrong is a finding
@@ -247,17 +247,23 @@ NO_TIMES = (NAN, NAN, NAN)
 
 
 def own(
-    problem: BoundedProblem, made: Callable[[], Any], blank: BoundsRecord, *, proof: bool = True
+    problem: BoundedProblem,
+    made: Callable[[], Any],
+    blank: BoundsRecord,
+    *,
+    proof: bool = True,
+    again: bool = False,
 ) -> tuple[BoundsRecord, Vector | None, Times]:
-    """projlab's answer, by a projector that is made here; with `proof` what its certificate proves.
+    """projlab's answer, by a projector that is made here.
 
-    Also an empty set's refusal, or what else went wrong.
+    With `proof` what its certificate proves, and with `again` the time of another projection. Also
+    an empty set's refusal, or what else went wrong.
     """
     import torch
 
     from projlab import InconsistentError
 
-    x0 = torch.from_numpy(problem.x0).double()
+    x0 = torch.tensor(problem.x0, dtype=torch.float64)
     start = time.perf_counter()
     try:
         with warnings.catch_warnings():
@@ -266,16 +272,17 @@ def own(
             set_up = time.perf_counter()
             x = P(x0)
             projected = time.perf_counter()
-            status = P.status
-            P(x0)
-            again = time.perf_counter()
+            status, more = P.status, NAN
+            if again:
+                P(x0)
+                more = time.perf_counter() - projected
             bound = proven(problem, P.certify(x0, x), x) if proof else NAN
     except InconsistentError as refusal:
         return dataclasses.replace(blank, status="refused", reason=str(refusal)), None, NO_TIMES
     except Exception as fault:  # what goes wrong is a finding
         return _went_wrong(blank, fault), None, NO_TIMES
     record = dataclasses.replace(blank, variant=P.variant, status="ok", claimed=status, bound=bound)
-    return record, x.numpy(), (set_up - start, projected - set_up, again - projected)
+    return record, x.numpy(), (set_up - start, projected - set_up, more)
 
 
 def _went_wrong(blank: BoundsRecord, fault: Exception) -> BoundsRecord:
