@@ -36,8 +36,6 @@ SIZES = tuple(8 * 4**k for k in range(8))
 class Shape:
     """Equations over one parameter, (ranks, width) times `entries`, divided along its rows."""
 
-    rows: str
-    """How many rows the equations have, on P ranks."""
     entries: tuple[int, int]
     """Of each rank."""
     equations: Callable[[Tensor], Any]
@@ -64,10 +62,10 @@ def _dense(W: Tensor) -> Any:
 
 DENSE = 20
 SHAPES = {
-    "one total": Shape("1", (1024, 1024), _total, lambda _: 1),
-    "columns": Shape("1024", (1024, 1024), _columns, lambda _: 1024),
-    "rows": Shape("1024 P", (1024, 1024), _rows, lambda world: 1024 * world),
-    "dense rows": Shape(f"{DENSE}", (256, 256), _dense, lambda _: DENSE),
+    "one total": Shape((1024, 1024), _total, lambda _: 1),
+    "columns": Shape((1024, 1024), _columns, lambda _: 1024),
+    "rows": Shape((1024, 1024), _rows, lambda world: 1024 * world),
+    "dense rows": Shape((256, 256), _dense, lambda _: DENSE),
 }
 
 

@@ -75,7 +75,7 @@ def positive_number(text: str) -> float:
 
 def require_writable(file: Path, option: str) -> None:
     """Raise `InputError` where a file cannot be written, before hours are spent on its content."""
-    existing = next(folder for folder in (file.parent, *file.parent.parents) if folder.exists())
+    existing = _there(file.parent)
     if file.is_dir() or not existing.is_dir():
         raise InputError(f"{option} {file} takes the name of a file in a folder")
     if file.exists() and not file.is_file():  # a device would be replaced by a file
@@ -86,12 +86,17 @@ def require_writable(file: Path, option: str) -> None:
 
 def require_writable_folder(folder: Path, option: str) -> None:
     """The same of a folder that files are written into, there or to be made."""
-    existing = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    existing = _there(folder)
     if not existing.is_dir():
         which = "" if existing == folder else f" is in {existing}, which"
         raise InputError(f"{option} {folder}{which} is a file; it takes a folder")
     if not os.access(existing, os.W_OK):
         raise InputError(f"{option} {folder} cannot be written there: permission denied")
+
+
+def _there(path: Path) -> Path:
+    """The path, or else the nearest one above it that is there."""
+    return next(each for each in (path, *path.absolute().parents) if each.exists())
 
 
 def require_suite(command: str) -> None:

@@ -10,6 +10,22 @@ from projlab import constrain, expr
 pytestmark = [pytest.mark.slow, pytest.mark.needs("lightning")]
 
 
+def fit(model, data, folder, **settings):
+    """By a trainer that shows and keeps nothing."""
+    import lightning
+
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        **settings,
+    )
+    trainer.fit(model, data)
+
+
 @pytest.mark.filterwarnings("ignore")  # Lightning's own
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_automatic_optimization_keeps_the_equations(tmp_path, accumulate):
@@ -39,18 +55,15 @@ def test_automatic_optimization_keeps_the_equations(tmp_path, accumulate):
 
     data = torch.utils.data.TensorDataset(torch.zeros(300 * accumulate, 1))
     model = Model()
-    trainer = lightning.Trainer(
+    batches = torch.utils.data.DataLoader(data, batch_size=1)
+    fit(
+        model,
+        batches,
+        tmp_path,
         max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
         accumulate_grad_batches=accumulate,
         gradient_clip_val=1.0,
     )
-    trainer.fit(model, torch.utils.data.DataLoader(data, batch_size=1))
     assert model.handle.steps == 300
     assert model.worst <= 1e-6
     assert abs(float(model.p3.detach()) - 1.6) < 1e-3
@@ -84,14 +97,6 @@ def test_manual_optimization_keeps_the_equations(tmp_path):
 
     data = torch.utils.data.TensorDataset(torch.randn(40, 4))
     model = Model()
-    trainer = lightning.Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-    )
-    trainer.fit(model, torch.utils.data.DataLoader(data, batch_size=8))
+    fit(model, torch.utils.data.DataLoader(data, batch_size=8), tmp_path, max_epochs=2)
     assert model.handle.steps == 10
     assert model.worst <= 1e-6

@@ -8,6 +8,7 @@ from torch import nn
 
 import projlab
 from benchmarks.memory import held_bytes
+from benchmarks.scaling import counting
 from projlab import constrain, expr
 from tests.projlab.training.processes import run
 
@@ -127,19 +128,10 @@ def assert_same_prices(handles, nets):
 
 
 def reduced(of):
-    """How many numbers ranks add up while this runs, call by call."""
-    counts, plain = [], torch.distributed.all_reduce
-
-    def counting(t, *args, **kwargs):
-        counts.append(t.numel())
-        return plain(t, *args, **kwargs)
-
-    torch.distributed.all_reduce = counting
-    try:
+    """How many numbers of float64 ranks add up while this runs, call by call."""
+    with counting() as sizes:
         of()
-    finally:
-        torch.distributed.all_reduce = plain
-    return counts
+    return [size // F64.itemsize for size in sizes]
 
 
 def a_step_adds_up_one_number_for_each_row(rank, world):

@@ -218,6 +218,8 @@ class _Face:
         A linear program finds them in floating point; those of `kept`, independent rows, are then
         solved for exactly with the others given.
         """
+        if len(kept) == len(self.M):  # they are unique
+            return None
         d = self.x0 - _floats(self.x)
         unequal = np.eye(len(self.M))[self.equations :]
         rows = np.concatenate([-self.M.T[self.low], self.M.T[self.high], -unequal])
