@@ -30,8 +30,6 @@ validate: setup  ## run the quick validation profile afresh into runs/quick
 reference: setup  ## run the standard profile afresh (20 minutes) and write its report into reports/reference
 	$(BIN)/projlab validate --profile standard --out $(STANDARD) --overwrite
 	$(BIN)/projlab report $(STANDARD) --out $(REFERENCE)
-	@# The Markdown shows the PNGs, and the page carries its own SVG.
-	rm -f $(REFERENCE)/figures/*.svg
 
 test: setup  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/$(if $(MEASURED),coverage run -m )pytest --numprocesses auto

@@ -64,9 +64,12 @@ def forward_error_numbers(summary: Summary, dtype: str) -> pd.DataFrame:
     oracles = summary.oracles if dtype == "float64" else ()
     names = list(dict.fromkeys(frame["variant"]))
     table = []
-    for (problem, _), group in frame.groupby(["problem", "check"], sort=False):
-        by_name = {row["variant"]: row["forward_error"] for row in rows(group)}
-        first = rows(group)[0]
+    asked: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows(frame):
+        asked.setdefault((row["problem"], row["check"]), []).append(row)
+    for (problem, _), group in asked.items():
+        by_name = {row["variant"]: row["forward_error"] for row in group}
+        first = group[0]
         table.append(
             {
                 "problem": problem,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from projlab_reports.summary import ANSWERS, ERROR, Summary, family
 from projlab_reports.tables import peer_name
 from projlab_reports.units import UNIT_ROUNDOFF
 
-# A text in an SVG keeps its shape where the font is missing, and its bytes depend on data alone.
 STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "svg.fonttype": "path",
-    "svg.hashsalt": "projlab",
 }
 
 # Okabe and Ito's palette, told apart with the usual colour blindnesses; markers do without colour.
@@ -35,12 +34,17 @@ Y_LABEL = "forward error ‖x − x*‖ / (‖x₀‖ + ‖x₀ − x*‖), dime
 
 Panel = Callable[[Axes, Summary, pd.DataFrame, str], None]
 
+WIDE = 1e3
+"""A logarithmic axis that spans more has ticks at powers of ten alone."""
+
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
 TOP = 1e2
 """An answer further off than this is drawn here: it has nothing to do with x*."""
 
 
 def draw(summary: Summary, folder: Path) -> list[Path]:
-    """Write one figure a dtype as SVG and PNG; return the PNGs."""
+    """Write one figure a dtype as PNG; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn = []
     for dtype in UNIT_ROUNDOFF:
@@ -50,7 +54,6 @@ def draw(summary: Summary, folder: Path) -> list[Path]:
         with mpl.rc_context(STYLE):
             figure = forward_error_figure(summary, frame, dtype)
             path = folder / f"forward-error-{dtype}.png"
-            figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
             figure.savefig(path, dpi=150)
         drawn.append(path)
     return drawn
@@ -82,8 +85,23 @@ def forward_error_figure(summary: Summary, frame: pd.DataFrame, dtype: str) -> F
 
 def laid_out(figure: Figure) -> None:
     """Find the layout now and keep it: matplotlib would do so twice each time it saves."""
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_scale() == "log":
+                axis.set_major_formatter(power)
+                low, high = axis.get_view_interval()
+                if high > WIDE * low:
+                    axis.set_minor_locator(NullLocator())
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
+
+
+def power(value: float, _position: float) -> str:
+    """Write a power of ten as plain text: matplotlib sets each as a formula, for most of its time.
+
+    Logarithmic axes have their larger ticks at powers of ten alone.
+    """
+    return "10" + str(round(math.log10(value))).translate(RAISED) if value > 0 else ""
 
 
 def variants_panel(axes: Axes, summary: Summary, frame: pd.DataFrame, dtype: str) -> None:

@@ -25,6 +25,7 @@ PAGE_STYLE: Any = {
         ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK
     ),
     "svg.fonttype": "none",
+    "svg.hashsalt": "projlab",  # ids depend on data alone
 }
 
 DARK = ("#000000", "#595959")

@@ -5,6 +5,8 @@ from matplotlib.colors import to_rgb
 
 from projlab_reports import figures
 
+LOWERED = {after: chr(before) for before, after in figures.RAISED.items()}
+
 
 def drawn(summary, dtype):
     frame = summary.verdicts
@@ -52,3 +54,14 @@ def test_no_two_of_the_first_points_share_colour_lightness_and_marker():
     assert len(set(figures.MARKERS)) == len(figures.MARKERS) == len(figures.PALETTE)
     for a, b in itertools.combinations(figures.PALETTE[:4], 2):
         assert abs(luminance(a) - luminance(b)) > 0.01
+
+
+def test_ticks_of_logarithmic_axes_are_labelled_in_plain_text_with_powers_of_ten(summary):
+    axes = drawn(summary, "float64")[0]
+    for axis in (axes.xaxis, axes.yaxis):
+        low, high = axis.get_view_interval()
+        labels = [axis.get_major_formatter()(tick, 0) for tick in axis.get_majorticklocs()]
+        at = [10.0 ** int(label[2:].translate(LOWERED)) for label in labels]
+        np.testing.assert_allclose(at, axis.get_majorticklocs())
+        assert sum(low <= tick <= high for tick in at) >= 3
+    assert figures.power(1e-16, 0) == "10⁻¹⁶"

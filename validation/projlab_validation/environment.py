@@ -40,6 +40,10 @@ THREAD_VARIABLES = (
 )
 """Each makes one library or another start with so many threads."""
 
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""What is asked for within more threads than a worker has shares processors with other workers:
+threads that spin while they wait take those of what they wait for."""
+
 READER_ONLY = frozenset({"commit", "cluster"})
 """A commit that changes no measuring code, say a text, is no reason to measure again,
 nor is another number of equal machines.

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 import joblib
 
-from projlab_validation.environment import THREAD_VARIABLES, THREADS_PER_WORKER
+from projlab_validation.environment import THREAD_VARIABLES, THREADS_PER_WORKER, WAITING
 from projlab_validation.measure import faulty, measure
 from projlab_validation.profiles import Profile
 from projlab_validation.progress import progress_bar
@@ -324,12 +324,13 @@ def start_process() -> Any:
         f"import sys; sys.path[:] = {[*map(str, sys.path)]!r}; "
         f"from {__name__} import serve; serve()"
     )
+    threads = dict.fromkeys(THREAD_VARIABLES, str(THREADS_PER_WORKER))
     return subprocess.Popen(
         [sys.executable, "-c", program],
         bufsize=0,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(THREADS_PER_WORKER))},
+        env={**os.environ, **WAITING, **threads},
         start_new_session=True,
     )
 
