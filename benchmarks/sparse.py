@@ -166,6 +166,23 @@ def factored(case: Case, budget: float) -> Times:
     return interleaved({"projlab": case.projector, "splu": lambda: Splu(case)}, budget=budget)
 
 
+def weighed(case: Case, budget: float) -> Times:
+    """Set-up in a diagonal metric and without; in the metric, the rows hold to rounding."""
+    W = np.exp(np.random.default_rng(2).uniform(0.0, 5.0, case.A.shape[1]))
+    P = projlab.projector(case.A, case.b, metric=W)
+    off = abs(case.A @ P(case.point).numpy() - case.b).max()
+    size = abs(case.A) @ abs(P(case.point).numpy()) + abs(case.b)
+    if not off <= tolerance.dimension_factor(*case.A.shape) * 2.0**-53 * size.max():
+        raise AssertionError(f"rows are off by {off:.2g}")
+    return interleaved(
+        {
+            "metric": lambda: projlab.projector(case.A, case.b, metric=W),
+            "plain": case.projector,
+        },
+        budget=budget,
+    )
+
+
 def passes(P: projlab.Projector) -> int:
     """Solves in one projection; none where the variant is another."""
     factor = getattr(P._solver, "factor", None)

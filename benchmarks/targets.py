@@ -380,6 +380,13 @@ def _sparse_solvers(which: int) -> Iterator[Cell]:
         raise NotImplementedError(f"no right answer from {', '.join(wrong)}")
 
 
+def _sparse_metric() -> Iterator[Cell]:
+    for name in ("netlib_cycle", "metab_yeast_gem", "mm_cont_050", "hier_tourism_grouped"):
+        times = sparse.weighed(sparse.real(name), budget=2.0)
+        yield Cell(name, times.ratio("metric", "plain"))
+    yield Cell("flow on 100 x 100", sparse.weighed(sparse.grid(100), 4.0).ratio("metric", "plain"))
+
+
 def _sparse_grid_set_up() -> Iterator[Cell]:
     times = sparse.factored(sparse.grid(300), budget=10.0)
     yield Cell("90000 nodes", times.ratio("projlab", "splu"))
@@ -583,6 +590,8 @@ TARGETS: tuple[Target, ...] = (
            "solver's time over ours", LEAST, 1, lambda: _sparse_solvers(0)),
     Target("sparse-further", "the same: each further answer", "≥ 20",
            "solver's time over ours", LEAST, 20, lambda: _sparse_solvers(1)),
+    Target("sparse-metric", "sparse systems in a diagonal metric, set-up", "≤ 2",
+           "over set-up without", MOST, 2, _sparse_metric),
     Target("sparse-grid-set-up", "flow on 300 × 300, set-up", "≤ 1.5", "over splu", MOST, 1.5,
            _sparse_grid_set_up),
     Target("sparse-grid", "flow on 300 × 300, a projection", "≤ 3",

@@ -255,6 +255,14 @@ def gram_shift(m: int) -> float:
     return 2.0**-43 * math.sqrt(m)
 
 
+def far_below_shift(m: int) -> float:
+    """Singular values up to this stay as they are, beside `gram_shift`, whatever is corrected.
+
+    A correction leaves s / (sigma^2 + s) of a component: of a tenth of the root of the shift, 0.99.
+    """
+    return math.sqrt(gram_shift(m)) / 10
+
+
 ANSWERED = 30.0
 """In units of u: what may be left of the residual of a random vector, row by row over
 sum_j |a_ij| |z_j|, of a further correction over the vector's length, and of A x - b at the

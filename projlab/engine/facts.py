@@ -28,6 +28,10 @@ class Facts:
     """Upper bounds on the condition numbers."""
     factor: Factor | None = None
     """One of all rows, which may tell that they are independent."""
+    stretch: float = 1.0
+    """By how much condition numbers of the factor's rows and the constraint's may differ."""
+    measured_on: AffineConstraint | None = None
+    """The rows in the variables of a metric, of which condition numbers are."""
 
     def proven(self) -> bool:
         """Whether the ranks are known, or a factor tells them without a decision."""
@@ -35,7 +39,7 @@ class Facts:
             m, n = self.constraint.m, self.constraint.n
             cutoff = tolerance.rank_cutoff(m, n, tolerance.unit_roundoff(self.data))
             with set_up():
-                full = self.factor.independent(cutoff)
+                full = self.factor.independent(self.stretch * cutoff)
             self.factor = None  # asked once
             if full:
                 self.known_ranks = (m,) * (self.constraint.batch or 1)
@@ -45,7 +49,8 @@ class Facts:
     def ranks(self) -> tuple[int, ...]:
         """Numerical ranks; decided now if they are not known."""
         if not self.proven():
-            self.known_ranks = tuple(d.rank for d in self._analysis(measured=False).decisions)
+            decisions = self._analysis(self.constraint, measured=False).decisions
+            self.known_ranks = tuple(d.rank for d in decisions)
         assert self.known_ranks is not None
         return self.known_ranks
 
@@ -53,14 +58,15 @@ class Facts:
     def conditions(self) -> tuple[float, ...]:
         """Condition numbers of the equilibrated rows; from singular values, if not known."""
         if self.known_conditions is None:
-            decisions = self._analysis(measured=True).decisions
+            rows = self.measured_on or self.constraint
+            decisions = self._analysis(rows, measured=True).decisions
             self.known_conditions = tuple(d.condition for d in decisions)
         return self.known_conditions
 
     def singular_values(self) -> list[Tensor]:
         """Those above the cutoff of each system's equilibrated rows; computed now."""
-        return [d.sigma for d in self._analysis(measured=True).decisions]
+        return [d.sigma for d in self._analysis(self.constraint, measured=True).decisions]
 
-    def _analysis(self, *, measured: bool) -> Analysis:
-        with set_up(), stated_precision(self.constraint.device):
-            return analyse(self.constraint, self.dtype, self.rule, self.data, measured=measured)
+    def _analysis(self, constraint: AffineConstraint, *, measured: bool) -> Analysis:
+        with set_up(), stated_precision(constraint.device):
+            return analyse(constraint, self.dtype, self.rule, self.data, measured=measured)

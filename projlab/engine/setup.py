@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 
 from projlab import tolerance
-from projlab.engine import blocks, careful, iterated, sparse
+from projlab.engine import blocks, careful, iterated, sparse, whitened
 from projlab.engine.blocks import AnySolver
 from projlab.engine.corrections import PROBES, Products, corrected, probes
 from projlab.engine.facts import Facts
+from projlab.engine.full_rank import of_full_rank, proven_facts, qr_reason
 from projlab.engine.kernels import small_qr
-from projlab.engine.select import Traits, choose, undecided
 from projlab.engine.solver import Solver, of_rows
 from projlab.engine.variants import Factor, get
 from projlab.engine.variants.cholesky import CholeskyFactor
@@ -41,7 +41,6 @@ from projlab.errors import (
 )
 from projlab.numerics import memory
 from projlab.numerics.precision import lowered, outside_inference_mode, stated_precision
-from projlab.numerics.scaling import widened
 from projlab.numerics.triangular import cholesky_solve, condition_bound, householder
 from projlab.system.constraint import AffineConstraint
 from projlab.system.equilibration import Equilibrated, equilibrate, safe_norms
@@ -87,13 +86,17 @@ def build_one(
                     return iterated.built(constraint, dtype, options, data)
                 if system.rows.sparse:
                     system = replace(system, rows=DenseRows(system.rows.to_dense()))
-                solver = _of_full_rank(constraint, system, options, data)
+                solver = of_full_rank(constraint, system, options, data)
                 if solver is None:
                     solver = _of_some_rows(constraint, system, options, data)
                 if solver is None:
                     solver = _with_shift(constraint, system, options, data)
                 if solver is not None:
                     return solver
+        elif whitened.possible(constraint, options):
+            solver = whitened.solver(constraint, dtype, options, data)
+            if solver is not None:
+                return solver
         return careful.decided(constraint, dtype, options, data)
 
 
@@ -161,29 +164,10 @@ def _answers_first(constraint: AffineConstraint, options: Options) -> bool:
     )
 
 
-def _of_full_rank(
-    constraint: AffineConstraint, system: Equilibrated, options: Options, data: torch.dtype
-) -> Solver | None:
-    """By QR, where its triangle proves that no row is redundant, by far."""
-    m, n = constraint.m, constraint.n
-    if m > n or options.variant == "cholesky":
-        return None
-    E = system.rows.to_dense()
-    reflectors = householder(widened(E).mT)
-    bounds = tuple(condition_bound(reflectors.R).reshape(-1).tolist())
-    dtype = system.rows.dtype
-    reason = _qr_of(bounds, m, n, dtype, options, data)
-    if reason is None:
-        return None
-    factor = QR().factor_from(reflectors, system.rows, tolerance.unit_roundoff(dtype))
-    facts = _proven(constraint, dtype, options, data, bounds)
-    return of_rows(constraint, system, factor, QR.name, reason, facts)
-
-
 def _small(
     constraint: AffineConstraint, dtype: torch.dtype, options: Options, data: torch.dtype
 ) -> Solver | None:
-    """As `_of_full_rank`, equilibration included, of a few dense rows by a kernel of their own."""
+    """As `of_full_rank`, equilibration included, of a few dense rows by a kernel of their own."""
     rows, m, n = constraint.rows, constraint.m, constraint.n
     if (
         not isinstance(rows, DenseRows)
@@ -198,7 +182,7 @@ def _small(
     if made is None:
         return None
     bounds = (made.bound,)
-    reason = _qr_of(bounds, m, n, dtype, options, data)
+    reason = qr_reason(bounds, m, n, dtype, options, data)
     if reason is None:
         return None
     factor = QRFactor(made.W, made.R)
@@ -209,7 +193,7 @@ def _small(
         device=rows.device,
         variant=QR.name,
         reason=reason,
-        facts=_proven(constraint, dtype, options, data, bounds),
+        facts=proven_facts(constraint, dtype, options, data, bounds),
         factor=factor,
         kept=None,
         units=(made.D,),
@@ -217,45 +201,6 @@ def _small(
         metric=None,
         c=factor.right_side(made.f),  # to the bits of any b that is given beside x
     )
-
-
-def _qr_of(
-    bounds: tuple[float, ...],
-    m: int,
-    n: int,
-    dtype: torch.dtype,
-    options: Options,
-    data: torch.dtype,
-) -> str | None:
-    """Why QR is taken, where bounds on the condition numbers prove full rank and suffice for it."""
-    limit = tolerance.proven_condition(m, n, tolerance.unit_roundoff(data))
-    if not all(bound <= limit for bound in bounds):  # NaN too
-        return None
-    known = Traits(
-        m=m,
-        n=n,
-        disjoint=False,
-        diagonal_metric=True,
-        condition=max(bounds),
-        measured=False,
-        dtype=dtype,
-    )
-    if undecided(options.variant, known, options.accuracy, options.applications):
-        return None
-    variant, reason = choose(options.variant, known, options.accuracy, options.applications)
-    return reason if variant.name == QR.name else None
-
-
-def _proven(
-    constraint: AffineConstraint,
-    dtype: torch.dtype,
-    options: Options,
-    data: torch.dtype,
-    bounds: tuple[float, ...],
-) -> Facts:
-    """What is known where no row is redundant."""
-    ranks = (constraint.m,) * len(bounds)
-    return Facts(constraint, dtype, options.rank, data, known_ranks=ranks, bounds=bounds)
 
 
 def _takes_redundant(options: Options, data: torch.dtype, work: torch.dtype) -> bool:

@@ -64,9 +64,15 @@ def costly(constraint: AffineConstraint, options: Options) -> bool:
 
 
 def solver(
-    constraint: AffineConstraint, system: Equilibrated, options: Options, data: torch.dtype
+    constraint: AffineConstraint,
+    system: Equilibrated,
+    options: Options,
+    data: torch.dtype,
+    stretch: float = 1.0,
 ) -> Solver | None:
     """By the sparse factor; None where a dense way is cheaper, or has to decide, and fits.
+
+    The rank is that of other rows, whose condition number is at most `stretch` times as large.
 
     Raises
     ------
@@ -92,7 +98,8 @@ def solver(
     steps = tolerance.INNER_STEPS[:1] if fits and auto else tolerance.INNER_STEPS
     best = judged(gram, system.rows, system.f.double(), steps)
     factor = best.factor(constraint.rows.shape)
-    facts = Facts(constraint, system.rows.dtype, options.rank, data, factor=factor)
+    dtype = system.rows.dtype
+    facts = Facts(constraint, dtype, options.rank, data, factor=factor, stretch=stretch)
     try:
         _require_answer(constraint, best.found, facts)
     except RankDeficientError:
