@@ -24,7 +24,14 @@ from projlab.errors import InputError, ProjlabError
 from projlab.numerics import memory
 from projlab.numerics.precision import lowered, stated_precision
 from projlab.system.constraint import AffineConstraint, as_constraint
-from projlab.system.inputs import FLOATS, check_vector, require_finite, to_tensor, working_dtype
+from projlab.system.inputs import (
+    FLOATS,
+    check_vector,
+    refuse_kinds,
+    require_finite,
+    to_tensor,
+    working_dtype,
+)
 from projlab.system.operator_rows import is_operator
 from projlab.system.options import (
     DEFAULTS,
@@ -278,6 +285,8 @@ _SMALL = 2**20
 
 def _fits(x: Tensor, A: Tensor, b: Tensor) -> bool:
     """Whether x, A and b are what `gram` takes: what is wrong with them is said elsewhere."""
+    if any(t.layout is not torch.strided or t.is_nested for t in (x, A, b)):
+        return False
     dims = A.dim()
     if not (0 < dims <= 3 and x.dim() > 0 and x.dtype in FLOATS and A.dtype in FLOATS):
         return False
@@ -337,8 +346,9 @@ def _carefully(x: Tensor, A: Any, b: Any, variant: str, keywords: ProjectorKeywo
         return found.to(x.dtype)
     if not A.is_floating_point():
         A = to_tensor(A, "A")
-    if isinstance(b, Tensor) and not b.is_floating_point():
-        b = to_tensor(b, "b")
+    if isinstance(b, Tensor):
+        refuse_kinds(b, "b")
+        b = b if b.is_floating_point() else to_tensor(b, "b")
     if A.dim() == 1:
         A = A.unsqueeze(0)
     if A.dim() not in (2, 3):
@@ -386,6 +396,8 @@ def _in_stored_values(
     if not A.is_floating_point():
         raise InputError(f"A has dtype {A.dtype}; where b requires grad, sparse A must be floats")
     (m, n), indices = coo.shape, coo.indices()
+    if isinstance(b, Tensor):
+        refuse_kinds(b, "b")
     b = b if isinstance(b, Tensor) and b.is_floating_point() else to_tensor(b, "b").to(A.device)
     if b.dim() > 0 and b.device != A.device:
         raise InputError(f"b is on {b.device}, A on {A.device}; move one of them")

@@ -23,7 +23,13 @@ from projlab.numerics.precision import set_up, stated_precision
 from projlab.numerics.transfer import sent
 from projlab.proof.certificate import Certificate, certify
 from projlab.system.constraint import AffineConstraint, as_constraint
-from projlab.system.inputs import broadcast_shape, check_vector, to_tensor, working_dtype
+from projlab.system.inputs import (
+    broadcast_shape,
+    check_vector,
+    refuse_kinds,
+    to_tensor,
+    working_dtype,
+)
 from projlab.system.options import Options, ProjectorKeywords, listed, refuse_keywords
 from projlab.system.polyhedron import Polyhedron
 
@@ -317,7 +323,11 @@ class Projector(SystemBuffers):
             if (
                 own.get("A") is A and own["b"] is c and A._version == a and c._version == v
             ) or self._sparse_unchanged():
-                projected = self._direct.fresh(x)
+                try:
+                    projected = self._direct.fresh(x)
+                except RuntimeError:
+                    self._require_vector(x)
+                    raise
                 if projected is not None:
                     return projected
         other, right = self._replaced()
@@ -337,8 +347,12 @@ class Projector(SystemBuffers):
             if (
                 own.get("A") is A and own["b"] is c and A._version == a and c._version == v
             ) or self._sparse_unchanged():
-                if self._direct.in_place(x):
-                    return x
+                try:
+                    if self._direct.in_place(x):
+                        return x
+                except RuntimeError:
+                    self._require_vector(x)
+                    raise
                 solver = self._solver_for(x)
                 if x.dtype == solver.dtype and not is_compiling():
                     solver.project_(x)
@@ -346,6 +360,10 @@ class Projector(SystemBuffers):
         with torch.no_grad():
             x.copy_(self.forward(x))
         return x
+
+    def _require_vector(self, x: Any) -> None:
+        """Name what is wrong with an x that torch's operators refused."""
+        check_vector(x, self._constraint.n, self._constraint.batch, self._constraint.device)
 
     def tangent(self, v: Tensor) -> Tensor:
         """Projection of v onto the null space of A, T(v) = v - A^+ A v; in the metric, T_W."""
@@ -634,7 +652,9 @@ class Projector(SystemBuffers):
         m, lead = solver.shape[0], x.shape[:-1]
         if isinstance(b, Tensor) and b.dim() > 0 and b.device != solver.device:
             raise InputError(f"b is on {b.device}, the projector on {solver.device}; move one")
-        b = b if isinstance(b, Tensor) else to_tensor(b, "b")
+        if not isinstance(b, Tensor):
+            b = to_tensor(b, "b")
+        refuse_kinds(b, "b")
         if b.is_complex():
             raise InputError(f"b has dtype {b.dtype}; projlab projects real vectors only")
         b = _placed(b, solver.device)

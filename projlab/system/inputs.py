@@ -24,7 +24,7 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
 def to_tensor(value: Any, name: str) -> Tensor:
     """A new floating-point tensor from a dense tensor, an array, a number or nested lists."""
     if isinstance(value, Tensor):
-        _refuse_kinds(value, name)
+        refuse_kinds(value, name)
         _require_memory(value.numel() * value.itemsize, value.device, name)
         tensor = value.detach().clone()
     else:
@@ -76,7 +76,7 @@ def _require_memory(needed: int, device: torch.device, name: str) -> None:
         memory.require(needed, f"a copy of {name}", device, remedy)
 
 
-def _refuse_kinds(value: Tensor, name: str) -> None:
+def refuse_kinds(value: Tensor, name: str) -> None:
     """Tensors whose numbers are not all there, or are no plain ones."""
     if isinstance(value, torch.masked.MaskedTensor):
         raise InputError(
@@ -86,6 +86,11 @@ def _refuse_kinds(value: Tensor, name: str) -> None:
     if value.is_nested or value.is_quantized:
         kind = "nested" if value.is_nested else "quantized"
         raise InputError(f"{name} is a {kind} tensor; it must be a plain one")
+    if value.layout is not torch.strided:
+        layout = str(value.layout).removeprefix("torch.")
+        raise InputError(
+            f"{name} is a tensor of layout {layout}; it must be dense: {name}.to_dense()"
+        )
 
 
 def _refuse_masks(value: Any, name: str) -> None:
@@ -107,6 +112,9 @@ def check_vector(
     """Raise `InputError` unless x is a floating-point tensor (..., n) on the device."""
     if not isinstance(x, Tensor):
         raise InputError(f"{name} is a {type(x).__name__}; it must be a torch tensor")
+    refuse_kinds(x, name)
+    if x.is_complex():
+        raise InputError(f"{name} has dtype {x.dtype}; projlab projects real vectors only")
     if not x.is_floating_point():
         raise InputError(
             f"{name} has dtype {x.dtype}; it must be a floating-point tensor: x.float()"

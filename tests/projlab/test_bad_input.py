@@ -64,6 +64,10 @@ def masked(t):
     return of_kind(torch.masked.masked_tensor, t, t > 0)
 
 
+def nested(t):
+    return of_kind(torch.nested.nested_tensor, [t])
+
+
 def with_entry(value, *index, shape=(2, 3)):
     t = torch.ones(*shape, dtype=F64)
     t[index] = value
@@ -84,6 +88,7 @@ MISTAKES = {
     "A is an empty batch": (lambda: projector(torch.ones(0, 2, 3), 1.0), InputError, ["A", "(0, 2, 3)", "system"]),
     "A is a ragged list": (lambda: projector([[1.0, 2.0], [3.0]], 1.0), InputError, ["A", "rectangular"]),
     "A is a masked tensor": (lambda: projector(masked(A()), 1.0), InputError, ["A", "masked tensor", "A.to_tensor(0.0)"]),
+    "b is a sparse tensor": (lambda: projector(A(), torch.ones(2).to_sparse()), InputError, ["b", "sparse_coo", "b.to_dense()"]),
     "b is a masked tensor": (lambda: projector(A(), masked(torch.ones(2))), InputError, ["b", "masked tensor", "b.to_tensor(0.0)"]),
     "A is nested": (lambda: projector(of_kind(torch.nested.nested_tensor, [x(), x()]), 1.0), InputError, ["A", "nested", "plain"]),
     "A is quantized": (lambda: projector(of_kind(torch.quantize_per_tensor, torch.ones(2, 3), 1.0, 0, torch.qint8), 1.0), InputError, ["A", "quantized", "plain"]),
@@ -129,7 +134,11 @@ MISTAKES = {
     "x is a numpy array": (lambda: P()(np.zeros(3)), InputError, ["x", "ndarray", "tensor"]),
     "x is an integer tensor": (lambda: P()(torch.zeros(3, dtype=torch.long)), InputError, ["x", "int64", "floating-point"]),
     "x is a bool tensor": (lambda: P()(torch.zeros(3, dtype=torch.bool)), InputError, ["x", "bool", "floating-point"]),
-    "x is complex": (lambda: P()(torch.zeros(3, dtype=torch.complex128)), InputError, ["x", "complex", "floating-point"]),
+    "x is complex": (lambda: P()(torch.zeros(3, dtype=torch.complex128)), InputError, ["x", "complex", "real"]),
+    "x is a masked tensor": (lambda: P()(masked(torch.ones(3))), InputError, ["x is a masked tensor", "x.to_tensor(0.0)"]),
+    "x is a nested tensor": (lambda: P()(nested(torch.ones(3))), InputError, ["x is a nested tensor", "plain"]),
+    "x is a sparse tensor": (lambda: P()(torch.ones(3).to_sparse()), InputError, ["x", "sparse_coo", "x.to_dense()"]),
+    "x of many is a sparse tensor": (lambda: P()(of_kind(torch.ones(2, 3).to_sparse_csr)), InputError, ["x", "sparse_csr", "x.to_dense()"]),
     "x is in float8": (lambda: P()(x().to(torch.float8_e4m3fn)), InputError, ["x", "float8"]),
     "x is a scalar": (lambda: P()(torch.tensor(1.0)), InputError, ["x", "()", "3"]),
     "x is too short": (lambda: P()(x(2)), InputError, ["x", "(2,)", "3"]),
@@ -141,6 +150,11 @@ MISTAKES = {
     "v is too short": (lambda: P().tangent(x(2)), InputError, ["v", "(2,)"]),
     "x of multipliers is too short": (lambda: P().multipliers(x(2)), InputError, ["x", "(2,)"]),
     "x of project_ is an integer tensor": (lambda: P().project_(torch.zeros(3, dtype=torch.long)), InputError, ["x", "int64"]),
+    "x of project_ is a masked tensor": (lambda: P().project_(masked(torch.ones(3))), InputError, ["x is a masked tensor"]),
+    "x of project_ is a nested tensor": (lambda: P().project_(nested(torch.ones(3))), InputError, ["x is a nested tensor"]),
+    "x of project_ is a sparse tensor": (lambda: P().project_(torch.ones(3).to_sparse()), InputError, ["x", "sparse_coo"]),
+    "v is a sparse tensor": (lambda: P().tangent(torch.ones(3).to_sparse()), InputError, ["v", "sparse_coo", "v.to_dense()"]),
+    "x within bounds is a sparse tensor": (lambda: projector(lb=0.0, A=A(), b=1.0)(torch.ones(3).to_sparse()), InputError, ["x", "sparse_coo"]),
     "x of project_ is too long": (lambda: P().project_(x(4)), InputError, ["x", "(4,)", "3"]),
     "x of residual is too short": (lambda: P().constraint.residual(x(2)), InputError, ["x", "(2,)", "3"]),
     "x of residual is an integer tensor": (lambda: P().constraint.residual(torch.zeros(3, dtype=torch.long)), InputError, ["x", "floating-point"]),
@@ -154,6 +168,9 @@ MISTAKES = {
     "another b is text": (lambda: P()(x(), "b"), InputError, ["b"]),
     "another b is ragged": (lambda: P()(x(), [[1.0], [1.0, 2.0]]), InputError, ["b"]),
     "another b is complex": (lambda: P()(x(), [1.0, 2j]), InputError, ["b", "complex"]),
+    "another b is a masked tensor": (lambda: P()(x(), masked(torch.ones(2))), InputError, ["b is a masked tensor"]),
+    "another b is a nested tensor": (lambda: P()(x(), nested(torch.ones(2))), InputError, ["b is a nested tensor"]),
+    "another b is a sparse tensor": (lambda: P()(x(), torch.ones(2).to_sparse()), InputError, ["b", "sparse_coo", "b.to_dense()"]),
     "another b is on another device": (lambda: P()(x(), torch.ones(2, device="meta")), InputError, ["b is on meta", "cpu"]),
     "another b of multipliers is too long": (lambda: P().multipliers(x(), [1.0, 2.0, 3.0]), InputError, ["b", "(3,)"]),
     "another b of another batch": (lambda: batch()(x(4, 3), x(3, 2)), InputError, ["b", "(3, 2)", "(4, 2)"]),
@@ -174,6 +191,11 @@ MISTAKES = {
     "project: A is a scalar": (lambda: project(x(), torch.tensor(1.0), 1.0), InputError, ["A", "shape ()"]),
     "project: no b": (lambda: project(x(), A()), InputError, ["b is missing"]),
     "project: b is too long": (lambda: project(x(), A(), [1.0, 2.0, 3.0]), InputError, ["b", "(3,)", "(2,)"]),
+    "project: x is a sparse tensor": (lambda: project(torch.ones(3).to_sparse(), A(), 1.0), InputError, ["x", "sparse_coo"]),
+    "project: x is a nested tensor": (lambda: project(nested(torch.ones(3)), A(), 1.0), InputError, ["x is a nested tensor"]),
+    "project: b is a sparse tensor": (lambda: project(x(), A(), torch.ones(2).to_sparse()), InputError, ["b", "sparse_coo"]),
+    "project: b is a nested tensor": (lambda: project(x(), A(), nested(torch.ones(2))), InputError, ["b is a nested tensor"]),
+    "project: b is a masked tensor": (lambda: project(x(), A(), masked(torch.ones(2))), InputError, ["b is a masked tensor"]),
     "project: b is complex": (lambda: project(x(), A(), torch.ones(2, dtype=torch.complex64)), InputError, ["b", "complex"]),
     "project: b has a NaN": (lambda: project(x(), A(), [1.0, NAN]), InputError, ["b[1] is nan"]),
     "project: b is on another device": (lambda: project(x(), A(), torch.ones(2, device="meta")), InputError, ["b is on meta", "cpu"]),
@@ -218,6 +240,8 @@ MISTAKES = {
     "metric is asymmetric": (lambda: P(metric=torch.eye(3) + with_entry(0.5, 0, 1, shape=(3, 3)) * 0.1), InputError, ["metric", "symmetric"]),
     "metric is indefinite": (lambda: P(metric=[[1.0, 2.0, 0.0], [2.0, 1.0, 0.0], [0.0, 0.0, 1.0]]), InputError, ["metric", "positive definite"]),
     "metric is singular": (lambda: P(metric=torch.ones(3, 3)), InputError, ["metric", "positive definite"]),
+    "metric is a sparse tensor": (lambda: P(metric=torch.ones(3).to_sparse()), InputError, ["metric", "sparse_coo"]),
+    "lb is a sparse tensor": (lambda: projector(A(), 1.0, lb=torch.zeros(3).to_sparse()), InputError, ["lb", "sparse_coo"]),
     "metric is complex": (lambda: P(metric=torch.ones(3, dtype=torch.complex64)), InputError, ["metric", "complex"]),
     "metric is text": (lambda: P(metric="identity"), InputError, ["metric", "real numbers"]),
     "metric is ragged": (lambda: P(metric=[[1.0], [1.0, 2.0]]), InputError, ["metric", "rectangular"]),
