@@ -193,6 +193,14 @@ class TestRun:
         assert "(1, '1', b'')" in record.reason
         assert capfd.readouterr().out == ""
 
+    def test_threads_of_a_worker_wait_asleep(self, monkeypatch):
+        """What spins takes the processor of another worker."""
+        given = []
+        monkeypatch.setattr(runner.subprocess, "Popen", lambda *_, env, **__: given.append(env))
+        runner.start_process()
+        assert given[0]["OMP_WAIT_POLICY"] == "PASSIVE"
+        assert given[0]["OMP_NUM_THREADS"] == "1"
+
 
 class TestLoss:
     """A worker that hangs or dies: who is at fault, and who is not."""
