@@ -80,6 +80,8 @@ class General:
         """Drop the last answer and its factor."""
         self._last = None
         vars(self.system).pop("_kept", None)
+        if self.system.faces is not None:
+            self.system.faces.forget()
 
     def _start(self, x: Tensor) -> Tensor:
         if self._last is not None and len(self._last.x) == len(x):

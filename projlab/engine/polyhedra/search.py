@@ -18,12 +18,14 @@ with simple constraints", SIAM J. Control Optim. 20 (1982).
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from projlab import tolerance
+from projlab.engine.kernels import faces
 from projlab.engine.polyhedra import interior
-from projlab.engine.polyhedra.face import Face, polish
+from projlab.engine.polyhedra.face import Face, face_shift, polish
 from projlab.engine.polyhedra.systems import System
 
 NEWTON_STEPS = 25
@@ -92,13 +94,21 @@ class Search:
 
     def retry(self) -> None:
         """Polish the faces that are set already: a step away the active set is mostly the same."""
+        native = self._native()
+        if native is not None:
+            self._by_kernel(native, "by_newton", 0, again=True)
+            return
         everything = torch.arange(len(self.x0), device=self.x0.device)
         due = ~self.polished
         low, high, active = (t.clone() for t in self.face.parts)
         self.attempt(due, Face(low, high, active), everything, self.y)
 
     def _newton(self, still: Tensor, sigma: float) -> Tensor:
-        """Newton steps on these problems; those that are left."""
+        """Newton steps on these problems, which are all that are left; those left after it."""
+        native = self._native()
+        if native is not None:
+            self._by_kernel(native, "by_newton", NEWTON_STEPS, sigma)
+            return (~self.polished).nonzero().squeeze(-1)
         state = _State(self, still, sigma)
         for _ in range(NEWTON_STEPS):
             if not len(still):
@@ -111,8 +121,48 @@ class Search:
         state.leave()
         return still
 
+    def _native(self) -> faces.Faces | None:
+        """The kernel, where it takes these problems."""
+        found = self.system.faces
+        results = self.x, self.y, self.polished, *self.face.parts
+        return found if found is not None and faces.takes(*results) else None
+
+    def _by_kernel(
+        self,
+        native: faces.Faces,
+        kind: str,
+        steps: int,
+        sigma: float = _FIRST,
+        *,
+        again: bool = False,
+    ) -> Tensor:
+        """What is left, by the kernel: which faces (k,) are to be polished with the rank decided."""
+        counts, ends = native.search(
+            (self.x0, self.right, self.lb, self.ub),
+            (self.x, self.y),
+            self.face.parts,
+            self.polished,
+            _limits(self.system, sigma),
+            kind=kind,
+            steps=steps,
+            again=again,
+        )
+        self.factorisations += counts[0]
+        self.newton_steps += counts[1]
+        self.interior_steps += counts[2]
+        self.polished = ends == 1
+        return ends == 2
+
     def _interior(self, still: Tensor) -> Tensor:
         """An interior-point method on these problems; those that are left, with its multipliers."""
+        native = self._native()
+        if native is not None:
+            insist = self._by_kernel(native, "by_interior", interior.STEPS)
+            if bool(insist.any()):
+                face = Face(*(t.clone() for t in self.face.parts))
+                everything = torch.arange(len(insist), device=insist.device)
+                self.attempt(insist, face, everything, self.y, insist=True)
+            return still[~self.polished[still]]
         i = still
         problem = interior.Interior(self.system, self.x0[i], self.right[i], self.lb[i], self.ub[i])
         seen = tried = Face.none(problem.x0, problem.y)
@@ -175,6 +225,25 @@ class Search:
         done = torch.zeros_like(due)
         done[which] = found.holds
         return done
+
+
+def _limits(system: System, sigma: float) -> "np.typing.NDArray[np.float64]":
+    """As `face_kernels.Limits`."""
+    u = tolerance.unit_roundoff("float64")
+    return np.array(
+        [
+            tolerance.ANSWERED * u,
+            u,
+            tolerance.CONTRACTING,
+            tolerance.LARGE_MULTIPLIERS,
+            face_shift(system),
+            sigma,
+            _GROWTH,
+            _LARGEST,
+            _LOOSE,
+            *interior.limits(system.shape[0]),
+        ]
+    )
 
 
 @dataclass

@@ -1,0 +1,206 @@
+"""The numba kernel of the search for an active set, where numba is there and pays."""
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from projlab import tolerance
+from projlab.engine.kernels.elimination import COUNTED, DENSER, kernels, ordering
+from projlab.engine.kernels.native import PLAIN, loaded, recorded, wanted
+
+SLOTS = 39
+"""Numbers that kernels are told."""
+
+COUNTS, LIMITS, FIRST = 9, 29, 30
+"""Which of them are the addresses of what is counted, of thresholds, and of the first of a vector's
+own parts."""
+
+MOST = 4e6
+"""Multiplications of a Gram matrix and its factor up to which torch's blocked ones are behind
+whatever the pattern is: the calls of a step alone take it one to two milliseconds."""
+
+
+@cache
+def kernel(name: str) -> Any:
+    """A kernel of `face_kernels.float64`, compiled; None where numba is not there or fails."""
+    if kernels() is None or ordering() is None:  # which have said so
+        return None
+    # of no rows and no variables, and no steps
+    limits, counts, nothing = np.zeros(13), np.zeros(3, np.int64), np.zeros(SLOTS, np.int64)
+    nothing[LIMITS], nothing[COUNTS] = limits.ctypes.data, counts.ctypes.data
+    found = loaded(
+        "face_kernels", torch.float64, lambda every: getattr(every, name)(nothing.ctypes.data)
+    )
+    return None if found is None else getattr(found, name)
+
+
+class Faces:
+    """One system of rows for the kernel, and the factor of the face that was tried last."""
+
+    def __init__(self, M: "_Matrix", equations: int) -> None:
+        m, n = M.shape
+        self._sizes = m, n, len(M.cols), M.held, len(M.g_rows)
+        self._full = len(M.cols) == m * n
+        self._matrix = (
+            M.first, M.cols, M.values, M.back, M.rows, M.entries, M.order < equations,
+            M.g_first, M.g_rows, M.parent, M.width, M.Lp,
+        )  # fmt: skip
+        self._order = M.order
+        self._fixed = [part.ctypes.data for part in self._matrix]
+        self._kept: tuple[Any, ...] | None = None
+
+    def forget(self) -> None:
+        """Drop the last factor."""
+        self._kept = None
+
+    def search(
+        self,
+        given: tuple[Tensor, Tensor, Tensor, Tensor],
+        found: tuple[Tensor, Tensor],
+        face: tuple[Tensor, Tensor, Tensor],
+        done: Tensor,
+        limits: "np.typing.NDArray[np.float64]",
+        *,
+        kind: str,
+        steps: int,
+        again: bool = False,
+    ) -> tuple[tuple[int, int, int], Tensor]:
+        """A search of a kind, at most so many steps, whose results are written where they lie.
+
+        `given` are x0, right sides and bounds, `found` x and y, all (k, ·); `again` tries the faces
+        that are there first. Vectors that are `done` are left alone. Returns factorisations, and
+        the most Newton and interior steps; and what each vector (k,) ended with, as the kernel says
+        it.
+        """
+        compiled = kernel(kind)
+        m, n, _, held, _ = self._sizes
+        x0 = given[0].contiguous()
+        # sides that all vectors share are there once
+        right, lb, ub = ((t[:1] if t.stride(0) == 0 else t).contiguous() for t in given[1:])
+        # taken while it is written: a call beside this one makes its own
+        kept, self._kept = self._kept, None
+        if kept is None:
+            one = np.ones(n, np.bool_)  # at both bounds, which no face is
+            parts = np.empty(held, np.int32), np.empty(held), np.empty(m)
+            kept = (*parts, one, one.copy(), np.ones(m, np.bool_))
+        counts = np.zeros(3, np.int64)
+        own = x0, found[0], right, found[1], lb, ub, *face
+        plan = np.array(
+            [
+                *self._sizes, self._full, steps, 4 * tolerance.CORRECTIONS, again,
+                counts.ctypes.data, *self._fixed, *(part.ctypes.data for part in kept),
+                self._order.ctypes.data, limits.ctypes.data, *(part.data_ptr() for part in own),
+            ],
+            np.int64,
+        )  # fmt: skip
+        vector = np.zeros(SLOTS, np.int64)
+        vector[FIRST:] = [part.stride(0) * part.itemsize if len(part) > 1 else 0 for part in own]
+        ends, most = [], [0, 0]
+        for ready in done.tolist():
+            if not ready:
+                counts[1:] = 0
+                ends.append(compiled(plan.ctypes.data))
+                most = [max(pair) for pair in zip(most, counts[1:].tolist(), strict=True)]
+            else:
+                ends.append(1)
+            plan += vector
+        self._kept = kept
+        return (int(counts[0]), *most), torch.tensor(ends)
+
+
+def takes(*tensors: Tensor) -> bool:
+    """Whether these may be handed to a kernel."""
+    return (
+        wanted() and not recorded() and all(type(t) in PLAIN and t.is_contiguous() for t in tensors)
+    )
+
+
+def of(rows: tuple[Tensor, Tensor, Tensor], shape: tuple[int, int], equations: int) -> Faces | None:
+    """For rows given by triplets on the CPU, the first `equations` of them equations; or None."""
+    if min(shape) == 0 or not wanted() or rows[0].device.type != "cpu":
+        return None
+    made = None if kernel("by_newton") is None else _matrix(rows, shape)
+    return None if made is None else Faces(made, equations)
+
+
+class _Matrix(NamedTuple):
+    """Rows in the order of elimination, with the pattern of their Gram matrix and its factor."""
+
+    shape: tuple[int, int]
+    held: int
+    """Entries of L below its diagonal."""
+    order: Any
+    """(m,): row i here is row order[i] of the system."""
+    first: Any
+    cols: Any
+    values: Any
+    back: Any
+    rows: Any
+    entries: Any
+    g_first: Any
+    g_rows: Any
+    parent: Any
+    width: Any
+    Lp: Any
+
+
+def _matrix(given: tuple[Tensor, Tensor, Tensor], shape: tuple[int, int]) -> _Matrix | None:
+    """None where the factor of torch or of SuperLU is faster."""
+    (m, n), run = shape, kernels()
+    i, j, values = (t.detach().numpy() for t in given)
+    there = np.flatnonzero(values)
+    by_row = there[np.lexsort((j[there], i[there]))]
+    first = np.zeros(m + 1, np.int32)
+    np.cumsum(np.bincount(i[by_row], minlength=m), out=first[1:])
+    E = first, j[by_row].astype(np.int32), values[by_row]
+    full = len(by_row) == m * n
+    order = np.arange(m)
+    if not full:
+        back = _transposed(E, n)
+        # the pattern alone, of which the values are not looked at
+        pattern = _gram(E, back)
+        ordering()(*pattern, order)
+        ordered = np.empty(m + 1, np.int32), np.empty_like(E[1]), np.empty_like(E[2])
+        run.selected(*E, order, *ordered)
+        E = ordered
+    back = _transposed(E, n)
+    g_first, g_rows = _gram(E, back)
+    parent, count = np.empty(m, np.int32), np.empty(m, np.int64)
+    held = run.symbolic(g_first, g_rows, COUNTED, parent, count)
+    if held < 0 or _slower(E, back, count, held):
+        return None
+    width = np.empty(m, np.int64)
+    run.widths(parent, count, width)
+    Lp = np.zeros(m + 1, np.int64)
+    np.cumsum(count, out=Lp[1:])
+    columns = np.repeat(np.arange(m), np.diff(g_first))
+    upper = g_rows <= columns
+    g_first = np.concatenate([[0], np.cumsum(np.bincount(columns[upper], minlength=m))])
+    return _Matrix(
+        (m, n), held, order, *E, *back, g_first.astype(np.int32), g_rows[upper], parent, width, Lp
+    )
+
+
+def _slower(E: Any, back: Any, count: Any, held: int) -> bool:
+    """Whether what a kernel multiplies one by one is more than blocks take with their calls."""
+    of_factor = float((count.astype(np.float64) ** 2).sum())
+    of_gram = float((np.diff(back[0]).astype(np.float64) ** 2).sum())
+    return of_gram + of_factor > MOST and of_factor > DENSER * held
+
+
+def _transposed(E: Any, n: int) -> tuple[Any, Any, Any]:
+    made = np.zeros(n + 1, np.int32), np.empty_like(E[1]), np.empty_like(E[2])
+    kernels().transposed(*E, *made)
+    return made
+
+
+def _gram(E: Any, back: Any) -> tuple[Any, Any]:
+    """Where the columns of E E' begin, and their rows."""
+    run, m = kernels(), len(E[0]) - 1
+    entries = run.gram_entries(E[0], E[1], back[0], back[1])
+    made = np.empty(m + 1, np.int32), np.empty(entries, np.int32), np.empty(entries)
+    run.gram(*E, *back, 0.0, *made)
+    return made[0], made[1]
