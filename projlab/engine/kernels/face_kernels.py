@@ -176,7 +176,7 @@ def exactly(M: Any, v: Any, y: Any, w: Any) -> None:
 @njit(**INNER)
 def gathered(M: Any, weights: Any, active: Any, shift: Any, F: Any) -> None:
     """The upper triangle of M diag(weights) M' + diag(shift) into F.G, ones where not active."""
-    line = F.line
+    line, weighted = F.line, np.empty(len(weights) if M.full else 0)
     for k in range(len(line)):
         begin, end = M.g_first[k], M.g_first[k + 1]
         if not active[k]:
@@ -184,7 +184,7 @@ def gathered(M: Any, weights: Any, active: Any, shift: Any, F: Any) -> None:
                 F.G[q] = 1.0 if M.g_rows[q] == k else 0.0
             continue
         if M.full:
-            _full_line(M, weights, k, line)
+            _full_line(M, weights, k, weighted, line)
         else:
             for p in range(M.first[k], M.first[k + 1]):
                 j = M.cols[p]
@@ -202,30 +202,32 @@ def gathered(M: Any, weights: Any, active: Any, shift: Any, F: Any) -> None:
 
 
 @njit(**INNER)
-def _full_line(M: Any, weights: Any, k: int, line: Any) -> None:
-    """Row k of the upper triangle, of stored columns of m entries: four of them at a time."""
-    m, begin, end = len(line), M.first[k], M.first[k + 1]
-    four, held = np.empty(4, np.int64), 0
-    a = np.empty(4)
-    for p in range(begin, end):
-        j = M.cols[p]
-        if weights[j] == 0.0:
+def _full_line(M: Any, weights: Any, k: int, weighted: Any, line: Any) -> None:
+    """Row k of the upper triangle, of stored rows of n entries: four of them at a time."""
+    n, values = len(weights), M.values
+    for j in range(n):
+        weighted[j] = weights[j] * values[k * n + j]
+    i = 0
+    while i <= k:
+        p = values[i * n : (i + 1) * n]
+        if i + 3 > k:
+            a = 0.0
+            for j in range(n):
+                a += weighted[j] * p[j]
+            line[i] = a
+            i += 1
             continue
-        four[held], a[held] = j * m, M.values[p] * weights[j]
-        held += 1
-        if held == 4:
-            held = 0
-            s, t, u, v = a[0], a[1], a[2], a[3]
-            b = M.entries[four[0] : four[0] + k + 1]
-            c = M.entries[four[1] : four[1] + k + 1]
-            d = M.entries[four[2] : four[2] + k + 1]
-            e = M.entries[four[3] : four[3] + k + 1]
-            for i in range(k + 1):
-                line[i] += (s * b[i] + t * c[i]) + (u * d[i] + v * e[i])
-    for h in range(held):
-        s, b = a[h], M.entries[four[h] : four[h] + k + 1]
-        for i in range(k + 1):
-            line[i] += s * b[i]
+        q, r = values[(i + 1) * n : (i + 2) * n], values[(i + 2) * n : (i + 3) * n]
+        s = values[(i + 3) * n : (i + 4) * n]
+        a, b, c, d = 0.0, 0.0, 0.0, 0.0
+        for j in range(n):
+            w = weighted[j]
+            a += w * p[j]
+            b += w * q[j]
+            c += w * r[j]
+            d += w * s[j]
+        line[i], line[i + 1], line[i + 2], line[i + 3] = a, b, c, d
+        i += 4
 
 
 @njit(**INNER)

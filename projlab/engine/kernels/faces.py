@@ -1,5 +1,7 @@
 """The numba kernel of the search for an active set, where numba is there and pays."""
 
+from array import array
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -46,11 +48,11 @@ class Faces:
         self._full = len(M.cols) == m * n
         self._matrix = (
             M.first, M.cols, M.values, M.back, M.rows, M.entries, M.order < equations,
-            M.g_first, M.g_rows, M.parent, M.width, M.Lp,
+            M.g_first, M.g_rows, M.parent, M.width, M.Lp, M.order,
         )  # fmt: skip
-        self._order = M.order
-        self._fixed = [part.ctypes.data for part in self._matrix]
-        self._kept: tuple[Any, ...] | None = None
+        self._order = M.order.ctypes.data
+        self._fixed = [part.ctypes.data for part in self._matrix[:-1]]
+        self._kept: tuple[list[int], tuple[Any, ...]] | None = None
 
     def forget(self) -> None:
         """Drop the last factor."""
@@ -61,54 +63,65 @@ class Faces:
         given: tuple[Tensor, Tensor, Tensor, Tensor],
         found: tuple[Tensor, Tensor],
         face: tuple[Tensor, Tensor, Tensor],
-        done: Tensor,
         limits: "np.typing.NDArray[np.float64]",
         *,
         kind: str,
         steps: int,
         again: bool = False,
-    ) -> tuple[tuple[int, int, int], Tensor]:
+        done: Sequence[bool] = (False,),
+    ) -> "Ends":
         """A search of a kind, at most so many steps, whose results are written where they lie.
 
         `given` are x0, right sides and bounds, `found` x and y, all (k, ·); `again` tries the faces
-        that are there first. Vectors that are `done` are left alone. Returns factorisations, and
-        the most Newton and interior steps; and what each vector (k,) ended with, as the kernel says
-        it.
+        that are there first. Vectors that are `done` are left alone.
         """
         compiled = kernel(kind)
-        m, n, _, held, _ = self._sizes
-        x0 = given[0].contiguous()
         # sides that all vectors share are there once
-        right, lb, ub = ((t[:1] if t.stride(0) == 0 else t).contiguous() for t in given[1:])
+        x0, right, lb, ub = ((t if t.stride(0) else t[:1]).contiguous() for t in given)
         # taken while it is written: a call beside this one makes its own
-        kept, self._kept = self._kept, None
-        if kept is None:
-            one = np.ones(n, np.bool_)  # at both bounds, which no face is
-            parts = np.empty(held, np.int32), np.empty(held), np.empty(m)
-            kept = (*parts, one, one.copy(), np.ones(m, np.bool_))
-        counts = np.zeros(3, np.int64)
-        own = x0, found[0], right, found[1], lb, ub, *face
-        plan = np.array(
+        kept, self._kept = self._kept or self._made(), None
+        counts = array("q", (0, 0, 0))
+        own = (x0, found[0], right, found[1], lb, ub, *face)
+        plan = array(
+            "q",
             [
                 *self._sizes, self._full, steps, 4 * tolerance.CORRECTIONS, again,
-                counts.ctypes.data, *self._fixed, *(part.ctypes.data for part in kept),
-                self._order.ctypes.data, limits.ctypes.data, *(part.data_ptr() for part in own),
+                counts.buffer_info()[0], *self._fixed, *kept[0], self._order, limits.ctypes.data,
+                *[part.data_ptr() for part in own],
             ],
-            np.int64,
         )  # fmt: skip
-        vector = np.zeros(SLOTS, np.int64)
-        vector[FIRST:] = [part.stride(0) * part.itemsize if len(part) > 1 else 0 for part in own]
-        ends, most = [], [0, 0]
-        for ready in done.tolist():
-            if not ready:
-                counts[1:] = 0
-                ends.append(compiled(plan.ctypes.data))
-                most = [max(pair) for pair in zip(most, counts[1:].tolist(), strict=True)]
-            else:
-                ends.append(1)
-            plan += vector
+        address = plan.buffer_info()[0]
+        if len(done) == 1:
+            ends = [1 if done[0] else compiled(address)]
+        else:
+            ends, strides = [], np.zeros(SLOTS, np.int64)
+            strides[FIRST:] = [t.stride(0) * t.itemsize if t.shape[0] > 1 else 0 for t in own]
+            most = [0, 0]
+            for ready in done:
+                counts[1] = counts[2] = 0
+                ends.append(1 if ready else compiled(address))
+                most = [max(most[0], counts[1]), max(most[1], counts[2])]
+                np.frombuffer(plan, np.int64)[:] += strides
+            counts[1], counts[2] = most
         self._kept = kept
-        return (int(counts[0]), *most), torch.tensor(ends)
+        return Ends(ends, *counts)
+
+    def _made(self) -> tuple[list[int], tuple[Any, ...]]:
+        """Memory for a factor and its face, which is none yet: every variable at both bounds."""
+        m, n, _, held, _ = self._sizes
+        one = np.ones(n, np.bool_)
+        factor = np.empty(held, np.int32), np.empty(held), np.empty(m)
+        parts = (*factor, one, one.copy(), np.ones(m, np.bool_))
+        return [part.ctypes.data for part in parts], parts
+
+
+class Ends(NamedTuple):
+    """What a kernel returned for each vector; factorisations, and the most steps of a vector."""
+
+    each: list[int]
+    factorisations: int
+    newton_steps: int
+    interior_steps: int
 
 
 def takes(*tensors: Tensor) -> bool:

@@ -17,6 +17,7 @@ with simple constraints", SIAM J. Control Optim. 20 (1982).
 """
 
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import torch
@@ -75,10 +76,13 @@ class Search:
             torch.zeros_like(self.y, dtype=torch.bool),
         )
 
-    def run(self) -> None:
-        """Until every face is polished, or every way has been tried."""
+    def run(self, *, searched: bool = False) -> None:
+        """Until every face is polished, or every way has been tried.
+
+        `searched` says that Newton's steps from nothing have been taken.
+        """
         still = (~self.polished).nonzero().squeeze(-1)
-        if len(still):
+        if len(still) and not searched:
             still = self._newton(still, _FIRST)
         if len(still):
             still = self._interior(still)
@@ -91,6 +95,13 @@ class Search:
             i = still[left]
             self.x[i], self.y[i] = x[left], y[left]
             self.face.put(i, face.take(left))
+
+    def resume(self, found: "tuple[Tensor, ...]", ends: faces.Ends) -> None:
+        """Go on from where a kernel's Newton steps left x, y and the face."""
+        self.x, self.y, *parts = found
+        self.face = Face(*parts)
+        self.counted(ends)
+        self.run(searched=True)
 
     def retry(self) -> None:
         """Polish the faces that are set already: a step away the active set is mostly the same."""
@@ -137,21 +148,26 @@ class Search:
         again: bool = False,
     ) -> Tensor:
         """What is left, by the kernel: which faces (k,) are to be polished with the rank decided."""
-        counts, ends = native.search(
+        ends = native.search(
             (self.x0, self.right, self.lb, self.ub),
             (self.x, self.y),
             self.face.parts,
-            self.polished,
-            _limits(self.system, sigma),
+            limits(self.system.shape[0], sigma),
             kind=kind,
             steps=steps,
             again=again,
+            done=self.polished.tolist(),
         )
-        self.factorisations += counts[0]
-        self.newton_steps += counts[1]
-        self.interior_steps += counts[2]
-        self.polished = ends == 1
-        return ends == 2
+        self.counted(ends)
+        each = torch.tensor(ends.each, device="cpu")
+        self.polished = each == 1
+        return each == 2
+
+    def counted(self, ends: faces.Ends) -> None:
+        """Add what a kernel took."""
+        self.factorisations += ends.factorisations
+        self.newton_steps += ends.newton_steps
+        self.interior_steps += ends.interior_steps
 
     def _interior(self, still: Tensor) -> Tensor:
         """An interior-point method on these problems; those that are left, with its multipliers."""
@@ -227,8 +243,9 @@ class Search:
         return done
 
 
-def _limits(system: System, sigma: float) -> "np.typing.NDArray[np.float64]":
-    """As `face_kernels.Limits`."""
+@cache
+def limits(m: int, sigma: float = _FIRST) -> "np.typing.NDArray[np.float64]":
+    """What the kernel for m rows is told, as `face_kernels.Limits`."""
     u = tolerance.unit_roundoff("float64")
     return np.array(
         [
@@ -236,12 +253,12 @@ def _limits(system: System, sigma: float) -> "np.typing.NDArray[np.float64]":
             u,
             tolerance.CONTRACTING,
             tolerance.LARGE_MULTIPLIERS,
-            face_shift(system),
+            face_shift(m),
             sigma,
             _GROWTH,
             _LARGEST,
             _LOOSE,
-            *interior.limits(system.shape[0]),
+            *interior.limits(m),
         ]
     )
 
