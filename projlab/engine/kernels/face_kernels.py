@@ -22,7 +22,7 @@ STRICT: dict[str, Any] = {name: value for name, value in INNER.items() if name !
 
 
 class Matrix(NamedTuple):
-    """M by rows and by columns, which rows are equations, and the pattern of M M' and its factor."""
+    """M by rows and by columns, its equations, and the pattern of M M' and its factor."""
 
     first: Any
     """(m + 1,)."""
@@ -155,7 +155,11 @@ def norm(v: Any) -> float:
 
 @njit(**STRICT)
 def exactly(M: Any, v: Any, y: Any, w: Any) -> None:
-    """w = v - M'y in twice the precision (Ogita, Rump and Oishi, SIAM J. Sci. Comput. 26 (2005))."""
+    """w = v - M'y in twice the precision.
+
+    Reference: Ogita, Rump and Oishi, "Accurate sum and dot product", SIAM J. Sci. Comput. 26
+    (2005).
+    """
     splitter = 134217729.0
     for j in range(len(v)):
         high, low = v[j], 0.0
@@ -394,7 +398,7 @@ def holds(M: Any, P: Any, face: Any, limits: Any, y: Any, at: Any) -> bool:
 @njit(**INNER)
 def polished(
     M: Any, F: Any, kept: Any, P: Any, face: Any, limits: Any, passes: int, y: Any, at: Any
-) -> bool:
+) -> Any:
     """`face.polish`: whether the face holds; then y is its multipliers, and x of `at` the answer.
 
     F is the factor of the face `kept`, and is made anew for another one.
@@ -409,7 +413,8 @@ def polished(
     for i in range(m):
         if not face.active[i]:
             y[i] = 0.0
-    return corrected(M, F, P, face, limits, passes, y, at) and holds(M, P, face, limits, y, at)
+    resting: bool = corrected(M, F, P, face, limits, passes, y, at)
+    return resting and holds(M, P, face, limits, y, at)
 
 
 @njit(**INNER)
@@ -478,85 +483,85 @@ class Direction(NamedTuple):
 
 
 @njit(**INNER)
-def started(M: Any, P: Any, I: Any, gradient: Any) -> float:
+def started(M: Any, P: Any, S: Any, gradient: Any) -> float:
     """The first iterate; returns a size of the problem (`interior._scale`)."""
     scale = 0.0
     for i in range(len(P.right)):
         scale = max(scale, abs(P.right[i]))
     for j in range(len(P.x0)):
         low, high = P.lb[j], P.ub[j]
-        I.fixed[j] = low == high
-        I.has_low[j] = np.isfinite(low) and not I.fixed[j]
-        I.has_high[j] = np.isfinite(high) and not I.fixed[j]
+        S.fixed[j] = low == high
+        S.has_low[j] = np.isfinite(low) and not S.fixed[j]
+        S.has_high[j] = np.isfinite(high) and not S.fixed[j]
         scale = max(scale, abs(P.x0[j]))
         scale = max(scale, abs(low) if np.isfinite(low) else 0.0)
         scale = max(scale, abs(high) if np.isfinite(high) else 0.0)
     scale = scale if scale > 0 else 1.0
     for j in range(len(P.x0)):
         low, high = P.lb[j], P.ub[j]
-        both = I.has_low[j] and I.has_high[j]
+        both = S.has_low[j] and S.has_high[j]
         room = min(scale, (high - low) / 4) if both else scale
-        x = max(P.x0[j], low + room) if I.has_low[j] else P.x0[j]
-        x = min(x, high - room) if I.has_high[j] else x
-        I.x[j] = low if I.fixed[j] else x
-        I.zl[j], I.zu[j] = scale * I.has_low[j], scale * I.has_high[j]
-    times(M, I.x, gradient)
+        x = max(P.x0[j], low + room) if S.has_low[j] else P.x0[j]
+        x = min(x, high - room) if S.has_high[j] else x
+        S.x[j] = low if S.fixed[j] else x
+        S.zl[j], S.zu[j] = scale * S.has_low[j], scale * S.has_high[j]
+    times(M, S.x, gradient)
     for i in range(len(P.right)):
         equation = M.equation[i]
-        I.t[i] = 0.0 if equation else max(P.right[i] - gradient[i], scale)
-        I.y[i] = 0.0 if equation else scale
+        S.t[i] = 0.0 if equation else max(P.right[i] - gradient[i], scale)
+        S.y[i] = 0.0 if equation else scale
     return scale
 
 
 @njit(**INNER)
-def gaps(M: Any, P: Any, I: Any, D: Any) -> float:
+def gaps(M: Any, P: Any, S: Any, D: Any) -> float:
     """The gaps, and the mean of the products that shall vanish."""
     total, count = 0.0, 0
     for j in range(len(P.x0)):
-        D.low[j] = I.x[j] - P.lb[j] if I.has_low[j] else 1.0
-        D.high[j] = P.ub[j] - I.x[j] if I.has_high[j] else 1.0
-        total += D.low[j] * I.zl[j] + D.high[j] * I.zu[j]
-        count += I.has_low[j] + I.has_high[j]
+        D.low[j] = S.x[j] - P.lb[j] if S.has_low[j] else 1.0
+        D.high[j] = P.ub[j] - S.x[j] if S.has_high[j] else 1.0
+        total += D.low[j] * S.zl[j] + D.high[j] * S.zu[j]
+        count += S.has_low[j] + S.has_high[j]
     for i in range(len(P.right)):
         if not M.equation[i]:
-            total += I.t[i] * I.y[i]
+            total += S.t[i] * S.y[i]
             count += 1
     return total / max(count, 1)
 
 
 @njit(**INNER)
-def remainders(M: Any, P: Any, I: Any, D: Any) -> float:
+def remainders(M: Any, P: Any, S: Any, D: Any) -> float:
     """What is left of the dual and the primal equations, into D; the sum of their norms."""
-    put(I.x, D.dual)
+    put(S.x, D.dual)
     for i in range(len(P.right)):
-        D.dy[i] = -I.y[i]
+        D.dy[i] = -S.y[i]
     subtracted(M, D.dy, D.dual)
     for j in range(len(P.x0)):
-        left = D.dual[j] - P.x0[j] - I.zl[j] + I.zu[j]
-        D.dual[j] = 0.0 if I.fixed[j] else left
-    times(M, I.x, D.primal)
+        left = D.dual[j] - P.x0[j] - S.zl[j] + S.zu[j]
+        D.dual[j] = 0.0 if S.fixed[j] else left
+    times(M, S.x, D.primal)
     for i in range(len(P.right)):
-        D.primal[i] += I.t[i] - P.right[i]
+        D.primal[i] += S.t[i] - P.right[i]
     total: float = norm(D.dual) + norm(D.primal)
     return total
 
 
 @njit(**INNER)
 def directed(
-    M: Any, F: Any, I: Any, D: Any, centered: bool, target: float, r: Any, q: Any, v: Any
+    M: Any, F: Any, S: Any, D: Any, centered: bool, target: float, r: Any, q: Any, v: Any
 ) -> None:
     """`interior._Direction`, of -products, or where `centered` of target - products - their change.
 
     r (3, m) and q (4, n) are memory, and v (m,).
     """
-    n, m = len(I.x), len(I.y)
+    n, m = len(S.x), len(S.y)
     put(D.dt, r[0])
     put(D.dy, r[1])
     for j in range(n):
-        cl, cu = -D.low[j] * I.zl[j], -D.high[j] * I.zu[j]
+        cl, cu = -D.low[j] * S.zl[j], -D.high[j] * S.zu[j]
         if centered:
             cl, cu = cl + target - D.dx[j] * D.dzl[j], cu + target + D.dx[j] * D.dzu[j]
-        cl, cu = cl if I.has_low[j] else 0.0, cu if I.has_high[j] else 0.0
+        cl, cu = cl if S.has_low[j] else 0.0, cu if S.has_high[j] else 0.0
         q[1, j], q[2, j] = cl, cu
         q[0, j] = -D.dual[j] + cl / D.low[j] - cu / D.high[j]
         q[3, j] = D.weights[j] * q[0, j]
@@ -564,10 +569,10 @@ def directed(
     for i in range(m):
         ct = 0.0
         if not M.equation[i]:
-            ct = -I.t[i] * I.y[i]
+            ct = -S.t[i] * S.y[i]
             if centered:
                 ct += target - r[0, i] * r[1, i]
-            ct /= I.y[i]
+            ct /= S.y[i]
         r[0, i] = ct
         r[2, i] = v[i] + D.primal[i] + ct
     solved(M, F, r[2], D.dy)
@@ -589,8 +594,8 @@ def directed(
     for j in range(n):
         dx = D.weights[j] * q[3, j]
         D.dx[j] = dx
-        D.dzl[j] = (q[1, j] - I.zl[j] * dx) / D.low[j]
-        D.dzu[j] = (q[2, j] + I.zu[j] * dx) / D.high[j]
+        D.dzl[j] = (q[1, j] - S.zl[j] * dx) / D.low[j]
+        D.dzu[j] = (q[2, j] + S.zu[j] * dx) / D.high[j]
     for i in range(m):
         D.dt[i] = 0.0 if M.equation[i] else r[0, i] - D.ratio[i] * D.dy[i]
 
@@ -602,35 +607,35 @@ def within(value: float, step: float, length: float) -> float:
 
 
 @njit(**INNER)
-def lengths(M: Any, I: Any, D: Any) -> Any:
+def lengths(M: Any, S: Any, D: Any) -> Any:
     """The longest steps, of at most one, of the primal and of the dual part."""
     p, d = 1.0, 1.0
-    for j in range(len(I.x)):
-        if I.has_low[j]:
-            p, d = within(D.low[j], D.dx[j], p), within(I.zl[j], D.dzl[j], d)
-        if I.has_high[j]:
-            p, d = within(D.high[j], -D.dx[j], p), within(I.zu[j], D.dzu[j], d)
-    for i in range(len(I.y)):
+    for j in range(len(S.x)):
+        if S.has_low[j]:
+            p, d = within(D.low[j], D.dx[j], p), within(S.zl[j], D.dzl[j], d)
+        if S.has_high[j]:
+            p, d = within(D.high[j], -D.dx[j], p), within(S.zu[j], D.dzu[j], d)
+    for i in range(len(S.y)):
         if not M.equation[i]:
-            p, d = within(I.t[i], D.dt[i], p), within(I.y[i], D.dy[i], d)
+            p, d = within(S.t[i], D.dt[i], p), within(S.y[i], D.dy[i], d)
     return p, d
 
 
 @njit(**INNER)
-def centering(M: Any, I: Any, D: Any, mu: float) -> float:
+def centering(M: Any, S: Any, D: Any, mu: float) -> float:
     """The product that a corrected step aims at."""
-    p, d = lengths(M, I, D)
+    p, d = lengths(M, S, D)
     after, count = 0.0, 0
-    for j in range(len(I.x)):
-        if I.has_low[j]:
-            after += (D.low[j] + p * D.dx[j]) * (I.zl[j] + d * D.dzl[j])
+    for j in range(len(S.x)):
+        if S.has_low[j]:
+            after += (D.low[j] + p * D.dx[j]) * (S.zl[j] + d * D.dzl[j])
             count += 1
-        if I.has_high[j]:
-            after += (D.high[j] - p * D.dx[j]) * (I.zu[j] + d * D.dzu[j])
+        if S.has_high[j]:
+            after += (D.high[j] - p * D.dx[j]) * (S.zu[j] + d * D.dzu[j])
             count += 1
-    for i in range(len(I.y)):
+    for i in range(len(S.y)):
         if not M.equation[i]:
-            after += (I.t[i] + p * D.dt[i]) * (I.y[i] + d * D.dy[i])
+            after += (S.t[i] + p * D.dt[i]) * (S.y[i] + d * D.dy[i])
             count += 1
     share = after / max(count, 1) / max(mu, 1e-300)
     share = min(max(share, 0.0), 1.0)
@@ -638,22 +643,22 @@ def centering(M: Any, I: Any, D: Any, mu: float) -> float:
 
 
 @njit(**INNER)
-def stepped(I: Any, D: Any, length: float) -> bool:
+def stepped(S: Any, D: Any, length: float) -> bool:
     """A step taken, where it is of numbers."""
     total = 0.0
-    for j in range(len(I.x)):
+    for j in range(len(S.x)):
         total += abs(D.dx[j]) + abs(D.dzl[j]) + abs(D.dzu[j])
-    for i in range(len(I.y)):
+    for i in range(len(S.y)):
         total += abs(D.dt[i]) + abs(D.dy[i])
     if not np.isfinite(total):
         return False
-    for j in range(len(I.x)):
-        I.x[j] += length * D.dx[j]
-        I.zl[j] += length * D.dzl[j]
-        I.zu[j] += length * D.dzu[j]
-    for i in range(len(I.y)):
-        I.t[i] += length * D.dt[i]
-        I.y[i] += length * D.dy[i]
+    for j in range(len(S.x)):
+        S.x[j] += length * D.dx[j]
+        S.zl[j] += length * D.dzl[j]
+        S.zu[j] += length * D.dzu[j]
+    for i in range(len(S.y)):
+        S.t[i] += length * D.dt[i]
+        S.y[i] += length * D.dy[i]
     return True
 
 
@@ -732,9 +737,7 @@ def problem_at(t: Any) -> Any:
         carray(pointer(t[34]), n, np.float64),
         carray(pointer(t[35]), n, np.float64),
     )
-    face = Sides(
-        carray(pointer(t[36]), n, np.bool_), carray(pointer(t[37]), n, np.bool_), active
-    )
+    face = Sides(carray(pointer(t[36]), n, np.bool_), carray(pointer(t[37]), n, np.bool_), active)
     return P, y, face, out
 
 
@@ -742,9 +745,7 @@ def problem_at(t: Any) -> Any:
 def limits_at(t: Any) -> Any:
     """The thresholds."""
     s = carray(pointer(t[29]), 13, np.float64)
-    return Limits(
-        s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9], s[10], s[11], s[12]
-    )
+    return Limits(s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9], s[10], s[11], s[12])
 
 
 @njit(**OPTIONS)
@@ -844,7 +845,7 @@ def by_interior(plan: int) -> int:
     limits, at = limits_at(t), Place(np.empty(n), np.empty(n), np.empty(m))
     own = Factor(F.Li, np.empty(len(F.Lx)), np.empty(m), F.G, F.line)
     wide, tall = np.empty((9, n)), np.empty((6, m))
-    I = Iterate(
+    S = Iterate(
         wide[0], wide[1], wide[2], tall[0], tall[1],
         np.empty(n, np.bool_), np.empty(n, np.bool_), np.empty(n, np.bool_),
     )  # fmt: skip
@@ -856,37 +857,38 @@ def by_interior(plan: int) -> int:
     every, close = np.ones(m, np.bool_), np.empty(m)
     seen = Sides(np.ones(n, np.bool_), np.ones(n, np.bool_), np.ones(m, np.bool_))
     tried = Sides(np.ones(n, np.bool_), np.ones(n, np.bool_), np.ones(m, np.bool_))
-    scale, insist = started(M, P, I, at.gradient), False
-    mu = gaps(M, P, I, D)
-    remainders(M, P, I, D)
+    scale, insist = started(M, P, S, at.gradient), False
+    mu = gaps(M, P, S, D)
+    remainders(M, P, S, D)
     for _ in range(steps):
         out.counts[0] += 1
         out.counts[2] += 1
         for j in range(n):
-            weight = 1.0 / (1.0 + I.zl[j] / D.low[j] + I.zu[j] / D.high[j])
-            D.weights[j] = 0.0 if I.fixed[j] else weight
+            weight = 1.0 / (1.0 + S.zl[j] / D.low[j] + S.zu[j] / D.high[j])
+            D.weights[j] = 0.0 if S.fixed[j] else weight
         for i in range(m):
-            D.ratio[i] = 0.0 if M.equation[i] else min(I.t[i] / I.y[i], limits.ratio)
+            D.ratio[i] = 0.0 if M.equation[i] else min(S.t[i] / S.y[i], limits.ratio)
             shift[i] = D.ratio[i] + limits.gram
         factored(M, D.weights, every, shift, own)
-        directed(M, own, I, D, False, 0.0, r, q, v)
-        directed(M, own, I, D, True, centering(M, I, D, mu), r, q, v)
-        p, d = lengths(M, I, D)
-        broken = not stepped(I, D, limits.boundary * min(p, d))
-        mu = gaps(M, P, I, D)
+        for centered in (False, True):
+            target = centering(M, S, D, mu) if centered else 0.0
+            directed(M, own, S, D, centered, target, r, q, v)
+        p, d = lengths(M, S, D)
+        broken = not stepped(S, D, limits.boundary * min(p, d))
+        mu = gaps(M, P, S, D)
         for j in range(n):
-            face.low[j] = (I.has_low[j] and I.zl[j] > D.low[j]) or I.fixed[j]
-            face.high[j] = I.has_high[j] and I.zu[j] > D.high[j] and not face.low[j]
+            face.low[j] = (S.has_low[j] and S.zl[j] > D.low[j]) or S.fixed[j]
+            face.high[j] = S.has_high[j] and S.zu[j] > D.high[j] and not face.low[j]
         for i in range(m):
-            face.active[i] = M.equation[i] or I.y[i] > I.t[i]
+            face.active[i] = M.equation[i] or S.y[i] > S.t[i]
         ended = broken or not mu > (limits.u * scale) * (limits.u * scale)
-        rest = remainders(M, P, I, D)
+        rest = remainders(M, P, S, D)
         near = rest <= limits.close * scale and mu <= limits.close * scale * scale
         due = (ended or same(face, seen)) and near and not same(face, tried)
         copied(face, seen)
         if due:
             out.counts[0] += 1
-            put(I.y, close)
+            put(S.y, close)
             if polished(M, F, kept, P, face, limits, passes, close, at):
                 written(out, at.x, close, face.active)
                 return 1
@@ -895,8 +897,8 @@ def by_interior(plan: int) -> int:
         if ended:
             break
     for j in range(n):
-        at.x[j] = min(max(I.x[j], P.lb[j]), P.ub[j])
-    written(out, at.x, I.y, face.active)
+        at.x[j] = min(max(S.x[j], P.lb[j]), P.ub[j])
+    written(out, at.x, S.y, face.active)
     return 2 if insist else 0
 
 

@@ -20,9 +20,12 @@ COUNTS, LIMITS, FIRST = 9, 29, 30
 """Which of them are the addresses of what is counted, of thresholds, and of the first of a vector's
 own parts."""
 
-MOST = 4e6
-"""Multiplications of a Gram matrix and its factor up to which torch's blocked ones are behind
-whatever the pattern is: the calls of a step alone take it one to two milliseconds."""
+BLOCKED = 3e7
+"""m m n of rows of which a tenth is stored from which products in blocks are worth their calls:
+dense rows with x >= 0 take 24 ms against 71 by torch at 100 x 1000, 85 against 94 at 200 x 1000."""
+
+PRODUCTS = 1e9
+"""Of pairs of entries in a column: a Gram matrix of more takes a second."""
 
 
 @cache
@@ -52,11 +55,11 @@ class Faces:
         )  # fmt: skip
         self._order = M.order.ctypes.data
         self._fixed = [part.ctypes.data for part in self._matrix[:-1]]
-        self._kept: tuple[list[int], tuple[Any, ...]] | None = None
+        self._kept: list[tuple[list[int], tuple[Any, ...]]] = []
 
     def forget(self) -> None:
         """Drop the last factor."""
-        self._kept = None
+        self._kept.clear()
 
     def search(
         self,
@@ -78,8 +81,10 @@ class Faces:
         compiled = kernel(kind)
         # sides that all vectors share are there once
         x0, right, lb, ub = ((t if t.stride(0) else t[:1]).contiguous() for t in given)
-        # taken while it is written: a call beside this one makes its own
-        kept, self._kept = self._kept or self._made(), None
+        try:  # taken while it is written: a call beside this one makes its own
+            kept = self._kept.pop()
+        except IndexError:
+            kept = self._made()
         counts = array("q", (0, 0, 0))
         own = (x0, found[0], right, found[1], lb, ub, *face)
         plan = array(
@@ -103,7 +108,7 @@ class Faces:
                 most = [max(most[0], counts[1]), max(most[1], counts[2])]
                 np.frombuffer(plan, np.int64)[:] += strides
             counts[1], counts[2] = most
-        self._kept = kept
+        self._kept[:] = [kept]
         return Ends(ends, *counts)
 
     def _made(self) -> tuple[list[int], tuple[Any, ...]]:
@@ -126,9 +131,8 @@ class Ends(NamedTuple):
 
 def takes(*tensors: Tensor) -> bool:
     """Whether these may be handed to a kernel."""
-    return (
-        wanted() and not recorded() and all(type(t) in PLAIN and t.is_contiguous() for t in tensors)
-    )
+    plain = all(type(t) in PLAIN and t.is_contiguous() for t in tensors)
+    return plain and wanted() and not recorded()
 
 
 def of(rows: tuple[Tensor, Tensor, Tensor], shape: tuple[int, int], equations: int) -> Faces | None:
@@ -169,6 +173,9 @@ def _matrix(given: tuple[Tensor, Tensor, Tensor], shape: tuple[int, int]) -> _Ma
     first = np.zeros(m + 1, np.int32)
     np.cumsum(np.bincount(i[by_row], minlength=m), out=first[1:])
     E = first, j[by_row].astype(np.int32), values[by_row]
+    products = float((np.bincount(E[1], minlength=n).astype(np.float64) ** 2).sum())
+    if products > (BLOCKED if 10 * len(by_row) > m * n else PRODUCTS):
+        return None
     full = len(by_row) == m * n
     order = np.arange(m)
     if not full:
@@ -183,7 +190,8 @@ def _matrix(given: tuple[Tensor, Tensor, Tensor], shape: tuple[int, int]) -> _Ma
     g_first, g_rows = _gram(E, back)
     parent, count = np.empty(m, np.int32), np.empty(m, np.int64)
     held = run.symbolic(g_first, g_rows, COUNTED, parent, count)
-    if held < 0 or _slower(E, back, count, held):
+    operations = float(((count + 1.0) ** 2).sum())
+    if held < 0 or operations > max(BLOCKED / 10, DENSER * held):
         return None
     width = np.empty(m, np.int64)
     run.widths(parent, count, width)
@@ -195,13 +203,6 @@ def _matrix(given: tuple[Tensor, Tensor, Tensor], shape: tuple[int, int]) -> _Ma
     return _Matrix(
         (m, n), held, order, *E, *back, g_first.astype(np.int32), g_rows[upper], parent, width, Lp
     )
-
-
-def _slower(E: Any, back: Any, count: Any, held: int) -> bool:
-    """Whether what a kernel multiplies one by one is more than blocks take with their calls."""
-    of_factor = float((count.astype(np.float64) ** 2).sum())
-    of_gram = float((np.diff(back[0]).astype(np.float64) ** 2).sum())
-    return of_gram + of_factor > MOST and of_factor > DENSER * held
 
 
 def _transposed(E: Any, n: int) -> tuple[Any, Any, Any]:

@@ -58,9 +58,10 @@ class General:
         """
         begun = self._at_once(x, right, lb, ub) if len(x) == 1 else None
         if begun is not None and begun[1].each == [1]:
-            self._last, ends = begun
+            found, ends = begun
+            self._last = found
             self.effort = Effort(torch.ones(1, dtype=torch.bool, device="cpu"), *ends[1:])
-            return self._last
+            return found
         require_room(self.system, len(x))
         sought = Search(self.system, x, right, lb, ub, self._start(x))
         if begun is not None and not bool(sought.polished.any()):

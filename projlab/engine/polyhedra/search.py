@@ -147,7 +147,7 @@ class Search:
         *,
         again: bool = False,
     ) -> Tensor:
-        """What is left, by the kernel: which faces (k,) are to be polished with the rank decided."""
+        """The kernel on these; which faces (k,) are to be polished with the rank decided."""
         ends = native.search(
             (self.x0, self.right, self.lb, self.ub),
             (self.x, self.y),
@@ -311,7 +311,7 @@ class _State:
         moved = torch.linalg.vector_norm(self.y - self.center, dim=-1) / self.sigma
         noise = tolerance.ANSWERED * tolerance.unit_roundoff(point.dtype)
         scale = torch.linalg.vector_norm(point, dim=-1) + torch.linalg.vector_norm(
-            self.right, dim=-1
+            self._sides(), dim=-1
         )
         inner = (size <= _LOOSE * moved) | (size <= noise * scale) | self.stuck
         due = (face.same(self.seen) | inner) & ~face.same(self.tried)
@@ -354,7 +354,8 @@ class _State:
             trial = self.y + length * direction
             trial = torch.where(is_equation, trial, trial.clamp_min(0))
             _, reached = self._point(trial)
-            gain = ((trial - self.y) * gradient).sum(-1)
+            change = trial - self.y
+            gain = torch.where(change == 0, 0.0, change * gradient).sum(-1)
             # the value itself is known to rounding only: a step too small to see is taken
             enough = reached >= value + 1e-4 * gain - 4 * u * value.abs()
             taken = open_ & enough
@@ -371,8 +372,12 @@ class _State:
         x = w.clamp(self.lb, self.ub)
         # 1/2 |x - x0|^2 + y'(M x - r), with M'y = x0 - w
         value = (0.5 * (x - self.x0) * (x - self.x0) + (self.x0 - w) * x).sum(-1)
-        value = value - (y * self.right).sum(-1)
+        value = value - (y * self._sides()).sum(-1)
         return x, value - (y - self.center).square().sum(-1) / (2 * self.sigma)
+
+    def _sides(self) -> Tensor:
+        """Right sides, zero of inequalities that have none: those are never active."""
+        return torch.where(torch.isfinite(self.right), self.right, 0.0)
 
     def _gradient(self, y: Tensor, x: Tensor) -> Tensor:
         proximal = (y - self.center) / self.sigma.unsqueeze(-1)

@@ -164,6 +164,7 @@ def test_right_sides_and_bounds_of_each_vector():
 
 def test_what_is_not_polished_says_so_with_a_bound(monkeypatch):
     parts, x0 = polyhedra.random(3, degenerate=False)
+    monkeypatch.setenv("PROJLAB_NATIVE", "0")  # a kernel attempts for itself
     right = projector(**parts, variant="active_set")(x0)
     monkeypatch.setattr(search, "NEWTON_STEPS", 0)
     monkeypatch.setattr(interior, "STEPS", 4)
@@ -195,7 +196,8 @@ def test_buffers_are_what_is_used():
     torch.testing.assert_close(P(x)[0] + P(x)[1], torch.tensor(2.0, dtype=torch.float64))
     other = projector([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]], [1.0, 1.0], lb=0)
     other.load_state_dict(P.state_dict())
-    torch.testing.assert_close(other(x), P(x), rtol=0, atol=0)
+    # P starts from its last multipliers, which moves x by rounding: of three entries below one
+    torch.testing.assert_close(other(x), P(x), rtol=0, atol=4 * U)
 
 
 def test_derivatives_in_everything_twice():
