@@ -116,8 +116,9 @@ def times(M: Any, x: Any, out: Any) -> None:
 
 @njit(**INNER)
 def subtracted(M: Any, y: Any, w: Any) -> None:
-    """w -= M'y, row by row."""
+    """w -= M'y, which is summed first: w is rounded once, not for each row."""
     first, cols, values, n = M.first, M.cols, M.values, len(w)
+    pull = np.zeros(n)
     for i in range(len(y)):
         a = y[i]
         if a == 0.0:
@@ -125,10 +126,12 @@ def subtracted(M: Any, y: Any, w: Any) -> None:
         if M.full:
             row = values[i * n : (i + 1) * n]
             for j in range(n):
-                w[j] -= a * row[j]
+                pull[j] += a * row[j]
         else:
             for p in range(first[i], first[i + 1]):
-                w[cols[p]] -= a * values[p]
+                pull[cols[p]] += a * values[p]
+    for j in range(n):
+        w[j] -= pull[j]
 
 
 @njit(**INNER)
