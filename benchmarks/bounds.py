@@ -3,11 +3,16 @@
 `python -m benchmarks.bounds [NAME ...]` prints a row a system: times of a first projection, of the
 next one nearby, and of solvers at their tightest, with each one's distance to the answer whose
 duality gap is proven. Right sides come from a point that is half zeros, so that every set has one.
+
+`python -m benchmarks.bounds --states [NAME ...]` prints what became of the active set instead, of
+every real system where none is named: its status, what was searched, what the engine for equations
+says of the rows, and the warning where there was one.
 """
 
 import argparse
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -152,13 +157,43 @@ def row(name: str) -> str:
     return "  ".join(parts)
 
 
+def _real() -> tuple[str, ...]:
+    """Every real system, the smallest file first."""
+    from benchmarks.real_systems import DATA  # as in `nonnegative`
+
+    return tuple(p.stem for p in sorted(DATA.glob("*.npz"), key=lambda p: p.stat().st_size))
+
+
+def state(name: str) -> str:
+    """What became of an active set, and what may be the cause."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        P, A, b, x = nonnegative(name)
+        said.clear()
+        _, taken = _timed(partial(cold, P, x), 1)
+        warned = [str(w.message) for w in said if w.category is projlab.NotPolishedWarning]
+        try:
+            Q = projlab.projector(A, b)
+            rows = f"rank {Q.rank} of {P.polyhedron.m}, condition at most {float(Q.condition):.0e}"
+        except projlab.ProjlabError as refusal:
+            rows = f"{type(refusal).__name__}: {refusal}"
+    effort = P.effort
+    steps = f"{effort.newton_steps} + {effort.interior_steps}" if effort else "none"
+    shape = f"{P.polyhedron.m} x {P.polyhedron.n}"
+    parts = (f"{name:26s} {shape:>14s}", f"{P.status:12s}", f"{taken * 1e3:8.1f} ms")
+    return "  ".join([*parts, f"steps {steps:8s}", rows, *warned])
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", default=list(EASY))
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--states", action="store_true", help="what became of active sets")
     torch.set_num_threads(1)
-    for name in parser.parse_args(arguments).names:
-        print(row(name), flush=True)
+    asked = parser.parse_args(arguments)
+    line, every = (state, _real()) if asked.states else (row, EASY)
+    for name in asked.names or every:
+        print(line(name), flush=True)
     return 0
 
 

@@ -143,10 +143,14 @@ def factor_of(system: System, face: Face) -> Factor:
     kept: tuple[Face, Factor] | None = vars(system).get("_kept")
     if kept is not None and len(kept[0].low) == len(face.low) and bool(kept[0].same(face).all()):
         return kept[1]
-    shift = tolerance.gram_shift(max(1, system.shape[0])) * _FINER
-    factor = system.factor(face.free, face.active, _each(face.low, shift))
+    factor = system.factor(face.free, face.active, _each(face.low, face_shift(system.shape[0])))
     vars(system)["_kept"] = face, factor
     return factor
+
+
+def face_shift(m: int) -> float:
+    """What is added to the Gram matrix of a face, of m rows in all."""
+    return tolerance.gram_shift(max(1, m)) * _FINER
 
 
 def _each(x: Tensor, shift: float) -> Tensor:

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from projlab.engine.polyhedra import infeasible
+from projlab.engine.kernels import faces
+from projlab.engine.polyhedra import infeasible, search
 from projlab.engine.polyhedra.face import Face, corrected, factor_of
-from projlab.engine.polyhedra.search import Search
+from projlab.engine.polyhedra.search import Search, limits
 from projlab.engine.polyhedra.systems import System, require_room
 
 
@@ -55,40 +56,80 @@ class General:
 
         `checked` says that the right sides and bounds are known to leave some x.
         """
+        begun = self._at_once(x, right, lb, ub) if len(x) == 1 else None
+        if begun is not None and begun[1].each == [1]:
+            found, ends = begun
+            self._last = found
+            self.effort = Effort(torch.ones(1, dtype=torch.bool, device="cpu"), *ends[1:])
+            return found
         require_room(self.system, len(x))
-        search = Search(self.system, x, right, lb, ub, self._start(x))
-        if self._last is not None and len(self._last.x) == len(x):
+        sought = Search(self.system, x, right, lb, ub, self._start(x))
+        if begun is not None and not bool(sought.polished.any()):
+            sought.resume(*begun)
+        elif self._last is not None and len(self._last.x) == len(x):
             last = self._last
-            search.face = Face(last.low.clone(), last.high.clone(), last.active.clone())
-            search.retry()
-        search.run()
+            sought.face = Face(last.low.clone(), last.high.clone(), last.active.clone())
+            sought.retry()
+            sought.run()
+        else:
+            sought.run()
         if not checked:
-            self._refuse_empty(search)
+            self._refuse_empty(sought)
         self.effort = Effort(
-            search.polished,
-            search.factorisations,
-            search.newton_steps,
-            search.interior_steps,
+            sought.polished,
+            sought.factorisations,
+            sought.newton_steps,
+            sought.interior_steps,
         )
-        face = search.face
-        found = Answer(search.x, search.y, face.low, face.high, face.active)
-        if bool(search.polished.all()):
+        face = sought.face
+        found = Answer(sought.x, sought.y, face.low, face.high, face.active)
+        if bool(sought.polished.all()):
             self._last = found
         return found
+
+    def _at_once(
+        self, x: Tensor, right: Tensor, lb: Tensor, ub: Tensor
+    ) -> tuple[Answer, faces.Ends] | None:
+        """One vector by the kernel: the last face tried, and Newton's steps; None without one."""
+        native = self.system.faces
+        if native is None or not faces.takes(x, right, lb, ub):
+            return None
+        last = self._last
+        if last is not None and len(last.x) == 1:
+            found = Answer(torch.empty_like(x), *(t.clone() for t in last[1:]))
+        else:
+            last = None
+            found = Answer(
+                torch.empty_like(x),
+                torch.zeros_like(right),
+                *(torch.zeros_like(t, dtype=torch.bool) for t in (x, x, right)),
+            )
+        ends = native.search(
+            (x, right, lb, ub),
+            found[:2],
+            found[2:],
+            limits(self.system.shape[0]),
+            kind="by_newton",
+            steps=search.NEWTON_STEPS,
+            again=last is not None,
+        )
+        return found, ends
 
     def forget(self) -> None:
         """Drop the last answer and its factor."""
         self._last = None
         vars(self.system).pop("_kept", None)
+        if self.system.faces is not None:
+            self.system.faces.forget()
 
     def _start(self, x: Tensor) -> Tensor:
         if self._last is not None and len(self._last.x) == len(x):
             return self._last.y.clone()
         return x.new_zeros(len(x), self.system.shape[0])
 
-    def _refuse_empty(self, search: Search) -> None:
-        for i in (~search.polished).nonzero().flatten().tolist():
-            sides = search.right[i], search.lb[i], search.ub[i]
+    def _refuse_empty(self, sought: Search) -> None:
+        for i in (~sought.polished).nonzero().flatten().tolist():
+            sides = sought.right[i], sought.lb[i], sought.ub[i]
             v = infeasible.proof(self.system, *sides)
             if v is not None:
                 infeasible.raise_empty(self.system, *sides, v, self.names)

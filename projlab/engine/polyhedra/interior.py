@@ -25,6 +25,11 @@ _TO_THE_BOUNDARY = 0.995
 _LARGEST_RATIO = 1e30
 
 
+def limits(m: int) -> tuple[float, float, float, float]:
+    """What the kernel is told of these."""
+    return _LARGEST_RATIO, tolerance.gram_shift(max(1, m)), _TO_THE_BOUNDARY, _CLOSE
+
+
 @dataclass
 class Interior:
     """k problems, and where the method stands on each."""

@@ -1,6 +1,7 @@
 """PolyhedralProjector: the projection onto a polyhedron, with the interface of a Projector."""
 
 import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,6 +11,7 @@ from torch.autograd import forward_ad
 
 from projlab import tolerance
 from projlab.engine import compiled
+from projlab.engine.kernels.native import PLAIN, recorded
 from projlab.engine.polyhedra import closed, infeasible, threshold
 from projlab.engine.polyhedra.general import General
 from projlab.engine.polyhedra.systems import System, system_of
@@ -130,6 +132,7 @@ class PolyhedralProjector(nn.Module):
             _rows=rows,
             _general=general,
             _status="polished",
+            _own_sides=None,
         )
         if not vars(self)["_sides_follow"]:
             self._refuse_empty()
@@ -210,6 +213,10 @@ class PolyhedralProjector(nn.Module):
         ub: Any = None,
     ) -> Tensor:
         """Project x (..., n); see the class."""
+        if b is None and h is None and lb is None and ub is None:
+            found = self._at_once(x)
+            if found is not None:
+                return found
         return self._projected(x, {"b": b, "h": h, "lb": lb, "ub": ub})[0]
 
     def forget(self) -> None:
@@ -301,6 +308,35 @@ class PolyhedralProjector(nn.Module):
             whole = whole * unit.unsqueeze(-1)
         return self._projected(x, given, whole)[0]
 
+    def _at_once(self, x: Tensor) -> Tensor | None:
+        """One vector by the general method's kernel, which needs nothing that `_projected` does.
+
+        None where there is more to it: a graph, a batch, another dtype, a closed form.
+        """
+        if not (
+            self._general is not None
+            and type(x) in PLAIN
+            and x.dtype is torch.float64
+            and x.dim() == 1
+            and x.is_cpu
+            and forward_ad._current_level < 0
+            and not recorded()
+            and not needs_function(x, None)
+        ):
+            return None
+        self._follow()
+        general = self._general
+        if general is None or x.shape[0] != self.polyhedron.n or _watches(self._buffers.values()):
+            return None
+        sides = vars(self)["_own_sides"]
+        if sides is None:
+            asked = self._asked(x.detach(), {})
+            sides = tuple(t.contiguous() for t in (asked.right, asked.lb, asked.ub))
+            vars(self)["_own_sides"] = sides
+        found = general.answer(x.detach().unsqueeze(0), *sides, checked=True)
+        self._say_status(lambda: self._asked(x, {}), found.x, found.y)
+        return found.x[0]
+
     @compiled.eager
     def _projected(
         self, x: Tensor, given: dict[str, Any], entries: Tensor | None = None
@@ -343,10 +379,10 @@ class PolyhedralProjector(nn.Module):
         else:
             found, y = general.differentiable(asked.x, *sides, entries, checked=asked.own)
         if watched:
-            self._say_status(asked, found, y)
+            self._say_status(lambda: asked, found, y)
         return found, y
 
-    def _say_status(self, asked: _Asked, found: Tensor, y: Tensor) -> None:
+    def _say_status(self, asked: Callable[[], _Asked], found: Tensor, y: Tensor) -> None:
         assert self._general is not None
         effort = self._general.effort
         assert effort is not None
@@ -354,7 +390,7 @@ class PolyhedralProjector(nn.Module):
         if self.status == "polished":
             return
         i = ~effort.polished
-        some = _detached(asked, i)
+        some = _detached(asked(), i)
         with torch.no_grad():
             gap = self._gap(some, found[i].detach(), self._system.in_units(y[i].detach()))
         warnings.warn(
@@ -435,6 +471,11 @@ class PolyhedralProjector(nn.Module):
         """Sizes and variant."""
         polyhedron = self.polyhedron
         return f"m={polyhedron.m}, p={polyhedron.p}, n={polyhedron.n}, variant={self.variant!r}"
+
+
+def _watches(parts: Iterable[Tensor | None]) -> bool:
+    """Whether autograd watches any of them."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in parts)
 
 
 def _differentiated(asked: _Asked) -> bool:

@@ -17,13 +17,16 @@ with simple constraints", SIAM J. Control Optim. 20 (1982).
 """
 
 from dataclasses import dataclass, field
+from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from projlab import tolerance
+from projlab.engine.kernels import faces
 from projlab.engine.polyhedra import interior
-from projlab.engine.polyhedra.face import Face, polish
+from projlab.engine.polyhedra.face import Face, face_shift, polish
 from projlab.engine.polyhedra.systems import System
 
 NEWTON_STEPS = 25
@@ -73,10 +76,13 @@ class Search:
             torch.zeros_like(self.y, dtype=torch.bool),
         )
 
-    def run(self) -> None:
-        """Until every face is polished, or every way has been tried."""
+    def run(self, *, searched: bool = False) -> None:
+        """Until every face is polished, or every way has been tried.
+
+        `searched` says that Newton's steps from nothing have been taken.
+        """
         still = (~self.polished).nonzero().squeeze(-1)
-        if len(still):
+        if len(still) and not searched:
             still = self._newton(still, _FIRST)
         if len(still):
             still = self._interior(still)
@@ -90,15 +96,30 @@ class Search:
             self.x[i], self.y[i] = x[left], y[left]
             self.face.put(i, face.take(left))
 
+    def resume(self, found: "tuple[Tensor, ...]", ends: faces.Ends) -> None:
+        """Go on from where a kernel's Newton steps left x, y and the face."""
+        self.x, self.y, *parts = found
+        self.face = Face(*parts)
+        self.counted(ends)
+        self.run(searched=True)
+
     def retry(self) -> None:
         """Polish the faces that are set already: a step away the active set is mostly the same."""
+        native = self._native()
+        if native is not None:
+            self._by_kernel(native, "by_newton", 0, again=True)
+            return
         everything = torch.arange(len(self.x0), device=self.x0.device)
         due = ~self.polished
         low, high, active = (t.clone() for t in self.face.parts)
         self.attempt(due, Face(low, high, active), everything, self.y)
 
     def _newton(self, still: Tensor, sigma: float) -> Tensor:
-        """Newton steps on these problems; those that are left."""
+        """Newton steps on these problems, which are all that are left; those left after it."""
+        native = self._native()
+        if native is not None:
+            self._by_kernel(native, "by_newton", NEWTON_STEPS, sigma)
+            return (~self.polished).nonzero().squeeze(-1)
         state = _State(self, still, sigma)
         for _ in range(NEWTON_STEPS):
             if not len(still):
@@ -111,8 +132,53 @@ class Search:
         state.leave()
         return still
 
+    def _native(self) -> faces.Faces | None:
+        """The kernel, where it takes these problems."""
+        found = self.system.faces
+        results = self.x, self.y, self.polished, *self.face.parts
+        return found if found is not None and faces.takes(*results) else None
+
+    def _by_kernel(
+        self,
+        native: faces.Faces,
+        kind: str,
+        steps: int,
+        sigma: float = _FIRST,
+        *,
+        again: bool = False,
+    ) -> Tensor:
+        """The kernel on these; which faces (k,) are to be polished with the rank decided."""
+        ends = native.search(
+            (self.x0, self.right, self.lb, self.ub),
+            (self.x, self.y),
+            self.face.parts,
+            limits(self.system.shape[0], sigma),
+            kind=kind,
+            steps=steps,
+            again=again,
+            done=self.polished.tolist(),
+        )
+        self.counted(ends)
+        each = torch.tensor(ends.each, device="cpu")
+        self.polished = each == 1
+        return each == 2
+
+    def counted(self, ends: faces.Ends) -> None:
+        """Add what a kernel took."""
+        self.factorisations += ends.factorisations
+        self.newton_steps += ends.newton_steps
+        self.interior_steps += ends.interior_steps
+
     def _interior(self, still: Tensor) -> Tensor:
         """An interior-point method on these problems; those that are left, with its multipliers."""
+        native = self._native()
+        if native is not None:
+            insist = self._by_kernel(native, "by_interior", interior.STEPS)
+            if bool(insist.any()):
+                face = Face(*(t.clone() for t in self.face.parts))
+                everything = torch.arange(len(insist), device=insist.device)
+                self.attempt(insist, face, everything, self.y, insist=True)
+            return still[~self.polished[still]]
         i = still
         problem = interior.Interior(self.system, self.x0[i], self.right[i], self.lb[i], self.ub[i])
         seen = tried = Face.none(problem.x0, problem.y)
@@ -177,6 +243,26 @@ class Search:
         return done
 
 
+@cache
+def limits(m: int, sigma: float = _FIRST) -> "np.typing.NDArray[np.float64]":
+    """What the kernel for m rows is told, as `face_kernels.Limits`."""
+    u = tolerance.unit_roundoff("float64")
+    return np.array(
+        [
+            tolerance.ANSWERED * u,
+            u,
+            tolerance.CONTRACTING,
+            tolerance.LARGE_MULTIPLIERS,
+            face_shift(m),
+            sigma,
+            _GROWTH,
+            _LARGEST,
+            _LOOSE,
+            *interior.limits(m),
+        ]
+    )
+
+
 @dataclass
 class _State:
     """The problems still open: rows of the search's tensors, gathered."""
@@ -225,7 +311,7 @@ class _State:
         moved = torch.linalg.vector_norm(self.y - self.center, dim=-1) / self.sigma
         noise = tolerance.ANSWERED * tolerance.unit_roundoff(point.dtype)
         scale = torch.linalg.vector_norm(point, dim=-1) + torch.linalg.vector_norm(
-            self.right, dim=-1
+            self._sides(), dim=-1
         )
         inner = (size <= _LOOSE * moved) | (size <= noise * scale) | self.stuck
         due = (face.same(self.seen) | inner) & ~face.same(self.tried)
@@ -268,7 +354,8 @@ class _State:
             trial = self.y + length * direction
             trial = torch.where(is_equation, trial, trial.clamp_min(0))
             _, reached = self._point(trial)
-            gain = ((trial - self.y) * gradient).sum(-1)
+            change = trial - self.y
+            gain = torch.where(change == 0, 0.0, change * gradient).sum(-1)
             # the value itself is known to rounding only: a step too small to see is taken
             enough = reached >= value + 1e-4 * gain - 4 * u * value.abs()
             taken = open_ & enough
@@ -285,8 +372,12 @@ class _State:
         x = w.clamp(self.lb, self.ub)
         # 1/2 |x - x0|^2 + y'(M x - r), with M'y = x0 - w
         value = (0.5 * (x - self.x0) * (x - self.x0) + (self.x0 - w) * x).sum(-1)
-        value = value - (y * self.right).sum(-1)
+        value = value - (y * self._sides()).sum(-1)
         return x, value - (y - self.center).square().sum(-1) / (2 * self.sigma)
+
+    def _sides(self) -> Tensor:
+        """Right sides, zero of inequalities that have none: those are never active."""
+        return torch.where(torch.isfinite(self.right), self.right, 0.0)
 
     def _gradient(self, y: Tensor, x: Tensor) -> Tensor:
         proximal = (y - self.center) / self.sigma.unsqueeze(-1)

@@ -16,6 +16,7 @@ from scipy.sparse import csc_array, csr_array, diags_array, eye_array
 from scipy.sparse.linalg import splu
 from torch import Tensor
 
+from projlab.engine.kernels import faces
 from projlab.numerics import memory
 from projlab.numerics.scaling import power_of_two
 from projlab.system.equilibration import equilibrate_rows
@@ -57,6 +58,13 @@ class System(ABC):
     def device(self) -> torch.device:
         """Of the rows."""
         return self.rows.device
+
+    @cached_property
+    def faces(self) -> faces.Faces | None:
+        """The kernel that searches for active sets, where there is one."""
+        if self.device.type != "cpu":
+            return None
+        return faces.of(self.rows.triplets(), self.shape, self.equations)
 
     @property
     def is_equation(self) -> Tensor:
