@@ -1,6 +1,7 @@
 """Whether the tests notice small faults: `python -m tests.mutants MODULE... --tests PATH...`.
 
     python -m tests.mutants projlab/tolerance.py --tests tests/projlab/test_tolerance.py --count 20
+    python -m tests.mutants proof  # a group of modules, and the tests that go with it
 
 cosmic-ray (`pip install cosmic-ray`, in no extra) makes the faults: a comparison turned round, a
 number off by one, a `not` more. A sample of them, drawn by seed from all modules together, is
@@ -29,6 +30,38 @@ SKIPPED = ("core/NumberReplacer", "core/RemoveDecorator")
 
 COSTLY = ("pytest", "torch", "scipy.sparse.linalg", "numba", "mpmath")
 """Imported once, before a process is forked for each fault."""
+
+
+GROUPS = {
+    "tolerance": (["projlab/tolerance.py"], ["test_tolerance.py"]),
+    "rank": (["projlab/system/rank.py"], ["system/test_rank.py"]),
+    "proof": (["projlab/proof/*.py"], ["proof", "engine/polyhedra/test_general.py"]),
+    "variants": (
+        ["projlab/engine/variants/*.py"],
+        [
+            "engine/variants",
+            "engine/test_sparse.py",
+            "engine/test_autograd.py::test_gradients_in_batches_and_again",
+        ],
+    ),
+    "partition": (
+        ["projlab/training/partition.py"],
+        ["training/test_partition.py", "training/test_sparse_blocks.py", "training/blocks"],
+    ),
+    "hooks": (
+        ["projlab/training/hooks.py"],
+        [
+            "training/test_hooks.py",
+            "training/test_handle.py",
+            "training/test_wrappers.py",
+            "training/test_several_optimizers.py",
+            "training/test_copies.py",
+            "training/test_sleeping.py",
+            "training/test_multipliers.py::test_ascent_prices_minus_the_objective",
+        ],
+    ),
+}
+"""Modules, and the quickest tests (in `tests/projlab`) of most that they do."""
 
 
 class Fault(NamedTuple):
@@ -127,17 +160,35 @@ def nearest_first(module: Path, tests: list[str]) -> list[str]:
     return [str(mirror), *tests] if named and (ROOT / mirror).exists() else tests
 
 
+def chosen(
+    parser: argparse.ArgumentParser, options: argparse.Namespace
+) -> tuple[list[Path], list[str]]:
+    """Modules and tests, those of groups written out."""
+    modules: list[Path] = []
+    tests: list[str] = list(options.tests)
+    for name in options.modules:
+        patterns, own = GROUPS.get(name, ([name], []))
+        modules += [
+            path.relative_to(ROOT) for pattern in patterns for path in sorted(ROOT.glob(pattern))
+        ]
+        tests += [f"tests/projlab/{test}" for test in own]
+    if not modules or not tests:
+        parser.error(f"no module, or no tests; groups are {', '.join(GROUPS)}")
+    return modules, tests
+
+
 def main() -> int:
     """Plant a sample, and tell."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("modules", nargs="+", type=Path)
-    parser.add_argument("--tests", nargs="+", required=True)
+    parser.add_argument("modules", nargs="+", help=f"files, or {', '.join(GROUPS)}")
+    parser.add_argument("--tests", nargs="+", default=[])
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=300.0, help="after which a run hangs")
     parser.add_argument("--all", action="store_true", help="numbers and decorators as well")
     options = parser.parse_args()
-    every = [fault for module in options.modules for fault in faults(module, every=options.all)]
+    modules, tests = chosen(parser, options)
+    every = [fault for module in modules for fault in faults(module, every=options.all)]
     # a fault's turn is its own: it does not depend on what other modules hold
     every.sort(key=lambda fault: random.Random(f"{options.seed} {fault}").random())  # noqa: S311
     for name in COSTLY:
@@ -148,7 +199,7 @@ def main() -> int:
         for name in ("projlab", "tests"):
             shutil.copytree(ROOT / name, folder / name)
         shutil.copy(ROOT / "pyproject.toml", folder)
-        if outcome(folder, options.modules[0], options.tests, options.seconds):
+        if outcome(folder, modules[0], tests, options.seconds):
             print("the tests fail without a fault")
             return 2
         for fault in every:
@@ -159,8 +210,8 @@ def main() -> int:
             if text.replace("strict=False", "strict=True") == code:
                 continue  # what was asserted only
             (folder / fault.module).write_text(text, encoding="utf-8")
-            tests = nearest_first(fault.module, options.tests)
-            found = outcome(folder, fault.module, tests, options.seconds)
+            order = nearest_first(fault.module, tests)
+            found = outcome(folder, fault.module, order, options.seconds)
             (folder / fault.module).write_text(code, encoding="utf-8")
             if found is Outcome.STILLBORN:
                 continue
