@@ -110,3 +110,21 @@ def test_bounds_follow_the_law_of_the_variant():
 def test_an_unknown_variant_is_refused_with_those_there_are(name):
     with pytest.raises(projlab.InputError, match=r'must be one of "auto", "single_row", "chol'):
         get(name)
+
+
+@pytest.mark.parametrize("lead", [(), (4,)])
+@pytest.mark.parametrize("m", [1, 3])
+@pytest.mark.parametrize("variant", projlab.variants())
+def test_a_point_less_what_multipliers_say_is_its_projection(variant, m, lead):
+    draw = torch.Generator().manual_seed(m)
+    A = 7 * torch.randn(m, 9, dtype=F64, generator=draw)
+    if variant == "single_row":
+        A = A * torch.eye(m, dtype=F64).repeat_interleave(9 // m, 1)  # no column in common
+    b = torch.randn(m, dtype=F64, generator=draw)
+    x0 = torch.randn(*lead, 9, dtype=F64, generator=draw)
+    P = projlab.projector(A, b, variant)
+    y = torch.linalg.solve(A @ A.mT, (x0 @ A.mT - b).unsqueeze(-1)).squeeze(-1)
+    # two ways to solve with a Gram matrix of condition kappa^2
+    close = {"rtol": 0, "atol": 1e3 * 2.0**-53 * P.condition**2 * float(y.abs().max())}
+    torch.testing.assert_close(P.multipliers(x0), y, **close)
+    torch.testing.assert_close(P(x0), x0 - y @ A, rtol=0, atol=50 * close["atol"])
