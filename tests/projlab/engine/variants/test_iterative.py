@@ -437,3 +437,20 @@ def test_residuals_are_measured_by_the_preconditioner():
             torch.testing.assert_close(wanted, floor)
             most = tolerance.iterated_most(80, max(2.0**-53, factor.data)) * factor.rough * scale
             torch.testing.assert_close(allowed, most + 2 * factor.left)
+
+
+def test_the_error_where_an_iteration_is_cut_short_is_bounded_by_what_is_said():
+    """||E^+ r|| is between ||r|| / sigma_max and ||r|| / sigma_min."""
+    A, b, x0 = problem(condition=50.0)
+    wanted = projector(A, b, "qr")(x0)
+    solver = projector(aslinearoperator(A.numpy()), b)._solver
+    factor = replace(solver.factor, limit=8)
+    end = factor.iterated(x0, solver.c)
+    assert not end.reached
+    scale = torch.maximum(torch.linalg.vector_norm(x0), torch.linalg.vector_norm(end.x))
+    true = torch.linalg.vector_norm(end.x - wanted) / scale
+    assert true <= end.error <= true * factor.largest / factor.smallest * 2
+    torch.testing.assert_close(end.off, torch.linalg.vector_norm(end.r))
+    torch.testing.assert_close(end.error, end.off / (factor.smallest * scale))
+    with pytest.raises(AccuracyError, match=re.escape(f"reached is {float(end.error):.2g}.")):
+        factor.solved(x0, solver.c)
