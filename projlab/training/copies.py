@@ -12,11 +12,11 @@ from torch.optim import Optimizer
 _METHODS = ("__deepcopy__", "__getstate__")
 
 
-def answer(optimizer: Optimizer, constrain: Callable[[Optimizer, dict[int, Any]], None]) -> None:
+def answer(optimizer: Optimizer, constrain: Callable[[dict[int, Any]], None]) -> None:
     """From here on `copy.deepcopy` takes the constraint along, and pickling warns that it does not.
 
-    `constrain` is called with the copy and the memo of the copying. A deep copy is answered by the
-    optimizer itself, as Python asks it first; its class is left alone.
+    `constrain` is called with the memo of the copying, which has the copy. A deep copy is answered
+    by the optimizer itself, as Python asks it first; its class is left alone.
     """
     reference = weakref.ref(optimizer)
     optimizer.__dict__["__deepcopy__"] = _deepcopy(reference, constrain)
@@ -30,14 +30,14 @@ def no_longer_answer(optimizer: Optimizer) -> None:
 
 
 def _deepcopy(
-    reference: "weakref.ref[Optimizer]", constrain: Callable[[Optimizer, dict[int, Any]], None]
+    reference: "weakref.ref[Optimizer]", constrain: Callable[[dict[int, Any]], None]
 ) -> Callable[[dict[int, Any]], Optimizer]:
     def deepcopy(memo: dict[int, Any]) -> Optimizer:
         optimizer = reference()
         assert optimizer is not None
         with _not_answering(optimizer):
             copied: Optimizer = copy.deepcopy(optimizer, memo)
-        constrain(copied, memo)
+        constrain(memo)
         return copied
 
     return deepcopy

@@ -231,10 +231,10 @@ class StepHooks:
             if hooks is not None:
                 hooks._after(opt)
 
-        def constrain(copied: Optimizer, memo: dict[int, Any]) -> None:
+        def constrain(memo: dict[int, Any]) -> None:
             hooks = me()
             if hooks is not None:
-                hooks._constrain_copy(copied, memo)
+                hooks._constrain_copy(memo)
 
         def swapped() -> None:
             hooks = me()
@@ -263,14 +263,13 @@ class StepHooks:
                 copies.no_longer_answer(optimizer)
                 swaps.no_longer_answer(optimizer)
 
-    def _constrain_copy(self, optimizer: Optimizer, memo: dict[int, Any]) -> None:
+    def _constrain_copy(self, memo: dict[int, Any]) -> None:
         """The same constraint on a deep copy of the optimizers, over their own parameters.
 
         Of several, once the last of them is copied.
         """
         own = self.optimizers
-        found = [optimizer] if len(own) == 1 else [memo.get(id(each)) for each in own]
-        copied = [each for each in found if each is not None]
+        copied = [memo[id(each)] for each in own if id(each) in memo]
         if len(copied) < len(own):
             return
         twin = StepHooks(copied, self.settings)
@@ -290,7 +289,7 @@ class StepHooks:
                 "a GradScaler hands a fused optimizer's step its own rank's infinities: constrain "
                 "sharded parameters with fused=False, or train in bfloat16 without a scaler"
             )
-        self.watch(stacklevel=5)
+        self.watch(stacklevel=6)  # past `eager`, `before`, and what torch wraps a step in
         within, self._begun = self._begun, True
         if self.settings.mode != "tangent":
             return None

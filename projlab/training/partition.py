@@ -210,7 +210,10 @@ def _span(touched: Sums | Tensor) -> tuple[int, int]:
 def _groups(
     equations: Sequence[EquationRows], parameters: Sequence[Tensor]
 ) -> tuple[list[list[int]], set[int]]:
-    """Equations that touch a common entry, together; and those with terms that do so themselves."""
+    """Equations that touch a common entry, together; of those alone, the ones whose terms do so.
+
+    Some of the others may be among these.
+    """
     overlaps = _overlaps(equations, parameters)
     _, label = connected(
         len(equations), *torch.tensor(overlaps, dtype=torch.long, device="cpu").view(-1, 2).T
@@ -226,7 +229,7 @@ def _overlaps(
 ) -> list[tuple[int, int]]:
     """Pairs of equations that touch a common entry; (i, i) where two terms of equation i do.
 
-    Of several equations that touch one entry, enough pairs to connect them.
+    Of several equations that touch one entry, enough pairs to connect them, (i, i) or not.
     """
     touching: dict[int, list[tuple[int, int, int, Sums | Tensor]]] = {}
     for i, e in enumerate(equations):

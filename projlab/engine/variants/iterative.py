@@ -422,7 +422,7 @@ def prepared(
     limit = tolerance.STEPS
     if m <= tolerance.ORTHOGONAL:
         limit = tolerance.FINITE_STEPS * m + LOOK
-    rough = 0 * one
+    rough = zero = torch.zeros_like(one)
     if preconditioner is not None:
         # rounding has no reason to lie where M is small: as a random vector, by the trace of M
         g = torch.randn(
@@ -438,7 +438,7 @@ def prepared(
         one,
         one,
         rough,
-        0 * one,
+        zero,
         0,
         limit,
         accuracy,

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from projlab.numerics.double_double import exact as pairs
+from projlab.proof.products import Product
 from projlab.proof.row_space import RowSpace
 from projlab.system.rows import as_rows
 from tests.projlab import exact
@@ -77,3 +78,50 @@ def test_nothing_is_proven_of_dependent_rows():
 def test_a_metric_too_ill_conditioned_proves_nothing():
     weights = torch.tensor([[1.0, 1.0], [1.0, 1.0 + 1e-14]], dtype=F64)
     assert RowSpace.of(as_rows(torch.eye(1, 2, dtype=F64)), weights).steering.sigma_min == 0.0
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_what_products_may_be_off_by_widens_the_bounds(weights, monkeypatch):
+    """By the error, in the dual norm, of the tangent part; over sigma_min where E is inverted."""
+    space = RowSpace.of(as_rows(E), WEIGHTS[weights])
+    least = 1.0 if space.metric is None else space.metric.extremes[0]
+    sigma = space.steering.sigma_min
+    v = pairs(torch.tensor([[1.0, -2.0, 3.0, 0.5]], dtype=F64))
+    q, zero = pairs(torch.tensor([[1.0, -1.0]], dtype=F64)), torch.zeros(1, dtype=F64)
+    sharp = space.tangent_part(v), space.minimum_norm_part(q, zero, zero)
+    monkeypatch.setattr(Product, "error", lambda self, x, y, u: torch.full((1,), 1e-3, dtype=F64))
+    blunt = space.tangent_part(v), space.minimum_norm_part(q, zero, zero)
+    close = {"rel": 1e-6, "abs": 1e-15}
+    for k, off in enumerate((1e-3 / least, 1e-3 / sigma)):
+        wider = (blunt[k].upper - sharp[k].upper).item()
+        assert wider == pytest.approx(off, **close)
+        assert torch.equal(blunt[k].vector, sharp[k].vector)
+    # what z has outside the row space is a tangent part, and as uncertain
+    outside = 1e-3 / sigma + 1e-3 / least
+    assert (blunt[1].off - sharp[1].off).item() == pytest.approx(outside, **close)
+    assert (sharp[1].lower - blunt[1].lower).item() == pytest.approx(outside, **close)
+    # t may be off, and what its row-space part is found from
+    assert (blunt[0].off - sharp[0].off).item() == pytest.approx(2e-3 / least, **close)
+    size = (sharp[0].lower.item(), 1e-3 / least)
+    wanted = ((size[0] - size[1]) ** 2 - size[1] ** 2) ** 0.5
+    assert blunt[0].lower.item() == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_norms_are_those_of_the_metric(weights):
+    space = RowSpace.of(as_rows(E), WEIGHTS[weights])
+    W = WEIGHTS[weights]
+    W = torch.eye(4, dtype=F64) if W is None else W if W.dim() == 2 else torch.diag(W)
+    v = torch.tensor([[1.0, -2.0, 3.0, 0.5], [0.0, 0.0, 1e-200, 0.0]], dtype=F64)
+    torch.testing.assert_close(space.norm(v)[0], (v[0] @ W @ v[0]).sqrt(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(space.dual_norm(v @ W), space.norm(v), rtol=1e-12, atol=0)
+    # T v is W-orthogonal to what E takes to zero, and E takes T v to zero
+    part = space.tangent_part(pairs(v[:1]))
+    torch.testing.assert_close(part.vector @ E.mT, torch.zeros(1, 2, dtype=F64), rtol=0, atol=1e-14)
+    rest = (v[:1] - part.vector) @ W
+    null = torch.linalg.svd(E).Vh[2:]
+    torch.testing.assert_close(rest @ null.mT, torch.zeros(1, 2, dtype=F64), rtol=0, atol=1e-13)
+    size = space.norm(part.vector)
+    assert (part.lower <= size * SLACK).all()
+    assert (size <= part.upper * SLACK).all()
+    torch.testing.assert_close(part.lower, part.upper, rtol=1e-9, atol=0)

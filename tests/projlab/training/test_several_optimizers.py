@@ -144,8 +144,10 @@ def test_what_another_optimizer_moves_is_said():
     loss(a, b).backward()
     one.step()
     other.step()
-    with pytest.warns(UserWarning, match=r"p1, in an equation.*moved by another optimizer"):
+    match = r"p1, in an equation.*moved by another optimizer"
+    with pytest.warns(UserWarning, match=match) as said:
         one.step()
+    assert [w.filename for w in said] == [__file__]
     assert abs(float(handle.residual())) < 1e-14
 
 

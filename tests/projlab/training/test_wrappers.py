@@ -158,8 +158,11 @@ def test_stray_moves_are_said_once():
     other = torch.optim.SGD([p], lr=0.1)
     p.grad = torch.ones(2, dtype=F64)
     other.step()
-    with pytest.warns(UserWarning, match=r"something else than SGD\.step.*p0\.sum\(\) == 3"):
+    with pytest.warns(
+        UserWarning, match=r"something else than SGD\.step.*p0\.sum\(\) == 3"
+    ) as said:
         assert handle.steps == 0
+    assert [w.filename for w in said] == [__file__]
     other.step()
     assert handle.steps == 0  # once
 
@@ -169,8 +172,9 @@ def test_stray_moves_are_said_once():
     with torch.no_grad():
         q.add_(1.0)
     q.grad = torch.ones(2, dtype=F64)
-    with pytest.warns(UserWarning, match=r"call handle\.apply\(\) after loading"):
+    with pytest.warns(UserWarning, match=r"call handle\.apply\(\) after loading") as said:
         optimizer.step()
+    assert [w.filename for w in said] == [__file__]
 
 
 def test_moves_along_the_set_and_those_that_are_applied_are_not_said():
@@ -277,6 +281,68 @@ def test_the_wrapper_of_fabric_is_looked_through():
         optimizer.step()
 
     held(net, handle, [step] * 5)
+
+
+class Averaged(torch.optim.SGD):
+    """Schedule-free SGD in few lines: gradients at y, steps of z, evaluation at their average x."""
+
+    beta = 0.9
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        super().step(closure)  # y less lr g
+        for p in self.param_groups[0]["params"]:
+            state, moved = self.state[p], -self.param_groups[0]["lr"] * p.grad
+            p.sub_(moved)
+            z = state.setdefault("z", p.clone())
+            x = (p - (1 - self.beta) * z) / self.beta
+            z.add_(moved)
+            state["k"] = state.get("k", 0) + 1
+            x.lerp_(z, 1 / state["k"])
+            p.copy_(self.beta * x + (1 - self.beta) * z)
+
+    @torch.no_grad()
+    def _swap(self, away):
+        for p in self.param_groups[0]["params"]:
+            z = self.state[p].get("z", p)
+            p.copy_((p - (1 - self.beta) * z) / self.beta if away else p.lerp(z, 1 - self.beta))
+
+    def train(self):
+        self._swap(False)
+
+    def eval(self):
+        self._swap(True)
+
+
+def test_the_other_point_of_an_optimizer_that_swaps_is_on_the_set_too():
+    p, q = vector(1.0, 2.0, 0.0), vector(1.0)
+    optimizer = Averaged([p, q], lr=0.1)
+    handle = constrain(optimizer, expr(p).sum() == 3, mode="post")
+    z = {}
+    for k in range(4):
+        p.grad, q.grad = torch.tensor([5.0, k, 2.0], dtype=F64), torch.ones(1, dtype=F64)
+        optimizer.step()
+        z = optimizer.state[p]["z"]
+        assert abs(float(handle.residual())) < 1e-14
+        assert abs(float(z.sum()) - 3) < 1e-14
+    y = p.detach().clone()
+    with torch.no_grad():
+        z.add_(1.0)  # as a loaded state may be
+    optimizer.eval()
+    assert not torch.equal(p, y)
+    assert abs(float(handle.residual())) < 1e-14
+    assert abs(float(z.sum()) - 3) < 1e-14
+
+
+def test_the_other_point_is_on_the_set_where_a_parameter_has_no_gradient():
+    p, q = vector(1.0, 2.0), vector(0.0)
+    optimizer = Averaged([p], lr=0.1)
+    optimizer.add_param_group({"params": [q]})
+    constrain(optimizer, expr(p).sum() + expr(q).sum() == 3, mode="post")
+    p.grad = torch.tensor([5.0, 1.0], dtype=F64)
+    optimizer.step()
+    assert abs(float(optimizer.state[p]["z"].sum()) - 3) < 1e-14
+    assert q.tolist() == [0.0]
 
 
 def schedule_free(name):

@@ -2,6 +2,8 @@
 
 import copy
 import logging
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +13,17 @@ from scipy.sparse.linalg import aslinearoperator, splu
 from torch.autograd import gradcheck, gradgradcheck
 
 import projlab
-from projlab import AccuracyError, InconsistentError, InputError, MemoryLimitError, projector
+from projlab import (
+    AccuracyError,
+    InconsistentError,
+    InputError,
+    MemoryLimitError,
+    projector,
+    tolerance,
+)
 from projlab.engine import iterated, sparse
 from projlab.engine.variants import forward_error_bound, iterative
-from projlab.numerics import memory
+from projlab.numerics import lsqr, memory
 from tests.projlab.systems import prescribed_spectrum
 
 F64 = torch.float64
@@ -329,3 +338,119 @@ def test_dense_rows_that_are_not_asked_for_by_name_are_not_iterated_on():
     assert projector(A, b).variant != "iterative"
     options = iterated.Options(variant="iterative")
     assert not iterated.by_iteration(projlab.AffineConstraint(A, b), options)
+
+
+# ---- what an iteration is told to do, by itself
+
+
+def at(taken, left, largest=1.0):
+    one = torch.ones((), dtype=F64)
+    return lsqr.Steps(taken, left * one, one > 0, largest * one)
+
+
+def test_progress_is_said_every_few_seconds(monkeypatch, caplog):
+    clock = iter([100.0, 104.9, 105.0, 107.0, 109.9, 110.5])
+    monkeypatch.setattr(iterative.time, "monotonic", lambda: next(clock))
+    progress = iterative.Progress(50)
+    with caplog.at_level(logging.INFO, "projlab.iterative"):
+        assert [progress(at(k, 0.25)) for k in range(6)] == [False] * 6
+    assert [record.getMessage() for record in caplog.records] == [
+        "step 2 of at most 50 after 5 s: the residual is 0.25",
+        "step 5 of at most 50 after 10 s: the residual is 0.25",
+    ]
+
+
+@pytest.mark.parametrize("accuracy", [None, 1e-2])
+def test_a_first_run_ends_once_it_is_as_accurate_as_asked_for(accuracy):
+    class Coefficients:
+        looks = 0
+
+        def extremes(self):
+            self.looks += 1
+            return torch.tensor(4.0, dtype=F64), torch.tensor(5.0, dtype=F64)
+
+    seen, start = Coefficients(), torch.tensor(3.0, dtype=F64)
+    enough = iterative._Enough(accuracy, start, seen, iterative.Progress(99))
+    # the error is left / (half of 4 times 3), and half of what is asked for is wanted
+    below, above = 0.03 * (1 - 1e-12), 0.03 * (1 + 1e-12)
+    assert not enough(at(7, 0.0))  # too early to tell
+    assert seen.looks == 0
+    assert not enough(at(20, above))
+    assert enough(at(21, 0.0)) is False  # not looked at again before a tenth more
+    assert enough(at(22, below)) == (accuracy is not None)
+    assert seen.looks == (0 if accuracy is None else 2)
+
+
+def test_an_accuracy_that_rounding_spoils_is_refused_from_where_it_does():
+    A, b, _ = problem(condition=1e3)
+    factor = projector(aslinearoperator(A.numpy()), b)._solver.factor
+    condition = float(factor.largest / factor.smallest)
+    least = 2 * tolerance.backward_stable_growth(condition, 2.0**-53)
+    replace(factor, accuracy=least * (1 + 1e-12)).require_reachable(2.0**-53)
+    replace(factor, accuracy=None).require_reachable(2.0**-53)
+    said = re.escape(f"about {least:.2g} at condition number {condition:.2g}")
+    with pytest.raises(AccuracyError, match=said):
+        replace(factor, accuracy=least * (1 - 1e-12)).require_reachable(2.0**-53)
+
+
+def test_memory_of_a_vector():
+    m = tolerance.ORTHOGONAL
+    assert iterative.vector_bytes(m, 10, F64) == 8 * (50 + 8 * m + 2 * m * m)
+    assert iterative.vector_bytes(m + 1, 10, torch.float32) == 4 * (50 + 8 * (m + 1))
+
+
+def test_steps_are_limited_by_rows_or_by_what_a_random_vector_took():
+    A, b, _ = problem()
+    factor = projector(aslinearoperator(A.numpy()), b)._solver.factor
+    assert 0 < factor.taken <= 3 * 30
+    assert factor.limit == min(
+        tolerance.AGAIN * factor.taken + iterative.LOOK,
+        tolerance.FINITE_STEPS * 30 + iterative.LOOK,
+    )
+    # what is counted on is at most the smallest there is, and the largest is met
+    true = torch.linalg.svdvals(A / torch.linalg.vector_norm(A, dim=-1, keepdim=True))
+    operator = projector(A, b, "iterative")._solver.factor
+    assert 0.25 * true[-1] <= operator.smallest <= true[-1]
+    assert 0.5 * true[0] <= operator.largest <= 2 * true[0]
+
+
+def test_residuals_are_measured_by_the_preconditioner():
+    A, b, _ = problem()
+    A = A * torch.logspace(-2, 2, 30, dtype=F64).unsqueeze(-1)
+    factor = projector(A, b, "iterative")._solver.factor
+    rows = factor.products.rows.to_dense() if factor.products.rows is not None else None
+    r = torch.randn(3, 30, dtype=F64)
+    assert rows is not None
+    inverse = 1 / rows.square().sum(-1)
+    torch.testing.assert_close(factor.precondition(r), r * inverse)
+    torch.testing.assert_close(factor.measure(r), (r.square() * inverse).sum(-1).sqrt())
+    plain = replace(factor, inverse_norm2=None)
+    torch.testing.assert_close(plain.measure(r), torch.linalg.vector_norm(r, dim=-1))
+    scale = torch.tensor([1.0, 2.0, 3.0], dtype=F64)
+    for accuracy in (None, 1e-3):
+        wanted, allowed = replace(factor, accuracy=accuracy)._limits(scale, F64)
+        if accuracy is not None:
+            torch.testing.assert_close(wanted, 1e-3 * factor.smallest * scale)
+            assert torch.equal(wanted, allowed)
+        else:
+            floor = tolerance.iterated_floor(2.0**-53) * factor.rough * scale
+            torch.testing.assert_close(wanted, floor)
+            most = tolerance.iterated_most(80, max(2.0**-53, factor.data)) * factor.rough * scale
+            torch.testing.assert_close(allowed, most + 2 * factor.left)
+
+
+def test_the_error_where_an_iteration_is_cut_short_is_bounded_by_what_is_said():
+    """||E^+ r|| is between ||r|| / sigma_max and ||r|| / sigma_min."""
+    A, b, x0 = problem(condition=50.0)
+    wanted = projector(A, b, "qr")(x0)
+    solver = projector(aslinearoperator(A.numpy()), b)._solver
+    factor = replace(solver.factor, limit=8)
+    end = factor.iterated(x0, solver.c)
+    assert not end.reached
+    scale = torch.maximum(torch.linalg.vector_norm(x0), torch.linalg.vector_norm(end.x))
+    true = torch.linalg.vector_norm(end.x - wanted) / scale
+    assert true <= end.error <= true * factor.largest / factor.smallest * 2
+    torch.testing.assert_close(end.off, torch.linalg.vector_norm(end.r))
+    torch.testing.assert_close(end.error, end.off / (factor.smallest * scale))
+    with pytest.raises(AccuracyError, match=re.escape(f"reached is {float(end.error):.2g}.")):
+        factor.solved(x0, solver.c)

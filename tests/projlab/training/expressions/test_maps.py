@@ -22,6 +22,12 @@ def test_sums_are_views_and_dense_matrices_stay_matrices():
         assert [type(t) for t in e.terms] == [kind], name
 
 
+def test_what_changes_nothing_keeps_the_form():
+    for e in (expr(p).flatten(), expr(p).reshape(5), expr(W).sum(1).flatten(), expr(p)[:]):
+        assert [type(t) for t in e.terms] == [Sums]
+    assert [type(t) for t in (torch.ones(2, 5, dtype=F64) @ cat(expr(p))).terms] == [DenseMap]
+
+
 def test_row_sums_of_a_large_matrix_store_nothing_of_its_size():
     big = torch.nn.Parameter(torch.empty(4096, 4096, device="meta"))
     tracemalloc.start()
