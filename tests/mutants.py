@@ -57,7 +57,12 @@ GROUPS = {
             "training/test_several_optimizers.py",
             "training/test_copies.py",
             "training/test_sleeping.py",
+            "training/test_residual_log.py",
             "training/test_multipliers.py::test_ascent_prices_minus_the_objective",
+            "training/test_multipliers.py::test_before_any_gradient_and_after_a_step_is_refused",
+            "training/test_multipliers.py::test_several_optimizers_and_handles",
+            "training/test_multipliers.py::"
+            "test_modes_that_leave_gradients_alone_are_asked_at_any_time",
         ],
     ),
 }

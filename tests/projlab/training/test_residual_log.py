@@ -48,3 +48,18 @@ def test_a_residual_beyond_float32_is_infinite():
     log.record([torch.tensor([1e300], dtype=F64)])
     assert log.last().tolist() == [math.inf]
     assert log.largest() == 1e300
+
+
+@pytest.mark.parametrize("mode", ["tangent", "post", "metric"])
+def test_residuals_are_logged_in_every_mode(mode):
+    W = torch.nn.Parameter(torch.rand(20, 30))
+    optimizer = torch.optim.SGD([W], lr=0.1)
+    handle = constrain(optimizer, expr(W).sum(1) == 1 / 3, mode=mode)
+    found = []
+    for _ in range(4):
+        W.grad = torch.randn_like(W)
+        optimizer.step()
+        found.append(handle.residual().abs().max())
+    assert max(found) > 0  # a third of one is rounded
+    torch.testing.assert_close(handle.residuals, torch.stack(found).float(), rtol=0, atol=1e-6)
+    assert (handle.residuals > 0).all()

@@ -325,6 +325,8 @@ def test_the_other_point_of_an_optimizer_that_swaps_is_on_the_set_too():
         z = optimizer.state[p]["z"]
         assert abs(float(handle.residual())) < 1e-14
         assert abs(float(z.sum()) - 3) < 1e-14
+        # its step calls that of its parent class, and torch the hooks of both
+        assert handle.steps == k + 1
     y = p.detach().clone()
     with torch.no_grad():
         z.add_(1.0)  # as a loaded state may be
