@@ -159,7 +159,7 @@ class Search:
             done=self.polished.tolist(),
         )
         self.counted(ends)
-        each = torch.tensor(ends.each, device="cpu")
+        each = torch.tensor(ends.each, dtype=torch.long, device="cpu")
         self.polished = each == 1
         return each == 2
 
