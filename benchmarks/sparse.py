@@ -170,9 +170,10 @@ def weighed(case: Case, budget: float) -> Times:
     """Set-up in a diagonal metric and without; in the metric, the rows hold to rounding."""
     W = np.exp(np.random.default_rng(2).uniform(0.0, 5.0, case.A.shape[1]))
     P = projlab.projector(case.A, case.b, metric=W)
-    off = abs(case.A @ P(case.point).numpy() - case.b).max()
-    size = abs(case.A) @ abs(P(case.point).numpy()) + abs(case.b)
-    if not off <= tolerance.dimension_factor(*case.A.shape) * 2.0**-53 * size.max():
+    x, u = P(case.point).numpy(), tolerance.unit_roundoff("float64")
+    off = abs(case.A @ x - case.b).max()
+    size = abs(case.A) @ abs(x) + abs(case.b)
+    if not off <= tolerance.dimension_factor(*case.A.shape) * u * size.max():
         raise AssertionError(f"rows are off by {off:.2g}")
     return interleaved(
         {

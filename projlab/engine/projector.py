@@ -652,9 +652,10 @@ class Projector(SystemBuffers):
         m, lead = solver.shape[0], x.shape[:-1]
         if isinstance(b, Tensor) and b.dim() > 0 and b.device != solver.device:
             raise InputError(f"b is on {b.device}, the projector on {solver.device}; move one")
-        if not isinstance(b, Tensor):
+        if isinstance(b, Tensor):
+            refuse_kinds(b, "b")
+        else:
             b = to_tensor(b, "b")
-        refuse_kinds(b, "b")
         if b.is_complex():
             raise InputError(f"b has dtype {b.dtype}; projlab projects real vectors only")
         b = _placed(b, solver.device)

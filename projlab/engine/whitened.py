@@ -43,7 +43,11 @@ def possible(constraint: AffineConstraint, options: Options) -> bool:
 def solver(
     constraint: AffineConstraint, dtype: torch.dtype, options: Options, data: torch.dtype
 ) -> Solver | None:
-    """By a factor of the rows over L; None where the rank has to be decided, and that fits."""
+    """By a factor of the rows over L; None where the rank has to be decided.
+
+    Where a sparse factor refused, a decision is tried here: if it does not fit, what was refused is
+    raised.
+    """
     assert options.metric is not None
     metric = factor_metric(options.metric, dtype, constraint.device)
     given = equilibrate(constraint, dtype)
@@ -62,19 +66,19 @@ def solver(
             found = sparse.solver(white, system, plain, data, stretch)
         except (RankDeficientError, InconsistentError) as error:
             refused = error
-        if found is not None and not _holds(found, given, metric, constraint.m, stretch):
+        if found is not None and not _holds(found, given, metric, stretch):
             found = None
     if found is None and refused is None and options.variant != sparse.NAME:
         if system.rows.sparse:
             system = replace(system, rows=DenseRows(system.rows.to_dense()))
         found = of_full_rank(white, system, plain, data, stretch)
-    if found is None:
+    if refused is not None:
         try:
             return careful.decided(constraint, dtype, options, data)
         except MemoryLimitError:
-            if refused is not None:
-                raise refused from None
-            raise
+            raise refused from None
+    if found is None:
+        return None
     facts = replace(found.facts, constraint=constraint, measured_on=white)
     units = (*given.units, *found.units)
     return replace(found, facts=facts, units=units, metric=metric)
@@ -89,7 +93,7 @@ def _stretch(m: int, metric: Metric) -> float:
     return 4 * math.sqrt(m) * largest / smallest
 
 
-def _holds(found: Solver, given: Equilibrated, metric: Metric, m: int, stretch: float) -> bool:
+def _holds(found: Solver, given: Equilibrated, metric: Metric, stretch: float) -> bool:
     """Whether what a shift and corrections made of the rows over L is so of the rows as given.
 
     Singular values that count as zero stay zero, which they do far below the root of the shift;
@@ -97,7 +101,7 @@ def _holds(found: Solver, given: Equilibrated, metric: Metric, m: int, stretch: 
     """
     if found.facts.proven():
         return True
-    n, u = given.rows.shape[1], tolerance.unit_roundoff(found.facts.data)
+    (m, n), u = given.rows.shape, tolerance.unit_roundoff(found.facts.data)
     cutoff = tolerance.rank_cutoff(m, n, u)
     if not stretch * cutoff <= tolerance.far_below_shift(m):
         return False

@@ -99,9 +99,12 @@ def laid_out(figure: Figure) -> None:
 def power(value: float, _position: float) -> str:
     """Write a power of ten as plain text: matplotlib sets each as a formula, for most of its time.
 
-    Logarithmic axes have their larger ticks at powers of ten alone.
+    Logarithmic axes have their larger ticks there; a number that is none is written as it is.
     """
-    return "10" + str(round(math.log10(value))).translate(RAISED) if value > 0 else ""
+    exponent = round(math.log10(value)) if value > 0 else 0
+    if not math.isclose(value, 10.0**exponent):
+        return f"{value:g}"
+    return "10" + str(exponent).translate(RAISED)
 
 
 def variants_panel(axes: Axes, summary: Summary, frame: pd.DataFrame, dtype: str) -> None:

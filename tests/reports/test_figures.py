@@ -65,3 +65,4 @@ def test_ticks_of_logarithmic_axes_are_labelled_in_plain_text_with_powers_of_ten
         np.testing.assert_allclose(at, axis.get_majorticklocs())
         assert sum(low <= tick <= high for tick in at) >= 3
     assert figures.power(1e-16, 0) == "10⁻¹⁶"
+    assert figures.power(3.0, 0) == "3"

@@ -12,6 +12,7 @@ import numpy as np
 from numba import carray, njit  # type: ignore[attr-defined]  # exported at run time
 
 from projlab.engine.kernels.elimination_kernels import numeric, solve
+from projlab.engine.kernels.faces import SLOTS
 from projlab.engine.kernels.numba_kernels import OPTIONS, pointer
 
 INNER: dict[str, Any] = OPTIONS | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
@@ -913,7 +914,3 @@ class Kernels(NamedTuple):
 
 
 float64 = Kernels(by_newton, by_interior)
-
-
-SLOTS = 39
-"""Numbers that both are told."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from projlab import tolerance
 from projlab.engine.kernels.elimination import COUNTED, DENSER, kernels, ordering
 from projlab.engine.kernels.native import PLAIN, all_wanted, loaded, recorded
+from projlab.system.rows import Rows
 
 SLOTS = 39
 """Numbers that kernels are told."""
@@ -135,11 +136,11 @@ def takes(*tensors: Tensor) -> bool:
     return plain and all_wanted() and not recorded()
 
 
-def of(rows: tuple[Tensor, Tensor, Tensor], shape: tuple[int, int], equations: int) -> Faces | None:
-    """For rows given by triplets on the CPU, the first `equations` of them equations; or None."""
-    if min(shape) == 0 or not all_wanted() or rows[0].device.type != "cpu":
+def of(rows: Rows, equations: int) -> Faces | None:
+    """For rows on the CPU, the first `equations` of them equations; None where torch searches."""
+    if min(rows.shape) == 0 or not all_wanted() or rows.device.type != "cpu":
         return None
-    made = None if kernel("by_newton") is None else _matrix(rows, shape)
+    made = None if kernel("by_newton") is None else _matrix(rows.triplets(), rows.shape)
     return None if made is None else Faces(made, equations)
 
 

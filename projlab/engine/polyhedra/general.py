@@ -66,12 +66,11 @@ class General:
         sought = Search(self.system, x, right, lb, ub, self._start(x))
         if begun is not None and not bool(sought.polished.any()):
             sought.resume(*begun)
-        elif self._last is not None and len(self._last.x) == len(x):
-            last = self._last
-            sought.face = Face(last.low.clone(), last.high.clone(), last.active.clone())
-            sought.retry()
-            sought.run()
         else:
+            last = self._last
+            if last is not None and len(last.x) == len(x):
+                sought.face = Face(last.low.clone(), last.high.clone(), last.active.clone())
+                sought.retry()
             sought.run()
         if not checked:
             self._refuse_empty(sought)

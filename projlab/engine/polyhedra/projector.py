@@ -1,7 +1,7 @@
 """PolyhedralProjector: the projection onto a polyhedron, with the interface of a Projector."""
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -326,7 +326,9 @@ class PolyhedralProjector(nn.Module):
             return None
         self._follow()
         general = self._general
-        if general is None or x.shape[0] != self.polyhedron.n or _watches(self._buffers.values()):
+        if general is None or x.shape[0] != self.polyhedron.n:
+            return None
+        if any(t is not None and needs_function(t, None) for t in self._buffers.values()):
             return None
         sides = vars(self)["_own_sides"]
         if sides is None:
@@ -471,11 +473,6 @@ class PolyhedralProjector(nn.Module):
         """Sizes and variant."""
         polyhedron = self.polyhedron
         return f"m={polyhedron.m}, p={polyhedron.p}, n={polyhedron.n}, variant={self.variant!r}"
-
-
-def _watches(parts: Iterable[Tensor | None]) -> bool:
-    """Whether autograd watches any of them."""
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in parts)
 
 
 def _differentiated(asked: _Asked) -> bool:

@@ -62,9 +62,7 @@ class System(ABC):
     @cached_property
     def faces(self) -> faces.Faces | None:
         """The kernel that searches for active sets, where there is one."""
-        if self.device.type != "cpu":
-            return None
-        return faces.of(self.rows.triplets(), self.shape, self.equations)
+        return faces.of(self.rows, self.equations)
 
     @property
     def is_equation(self) -> Tensor:

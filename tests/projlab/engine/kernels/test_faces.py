@@ -207,7 +207,7 @@ def test_multipliers_that_cancel_are_pulled_in_twice_the_precision(monkeypatch):
 
 def test_rows_that_blocks_multiply_faster_are_left_to_them(monkeypatch):
     P = projector(**simplices(2)[0])
-    given = P._system.rows.triplets(), P._system.shape, 3
+    given = P._system.rows, 3
     assert faces.of(*given) is not None
     monkeypatch.setattr(faces, "BLOCKED", 1.0)
     assert faces.of(*given) is None
