@@ -198,6 +198,17 @@ def test_buffers_are_what_is_used():
     torch.testing.assert_close(other(x), P(x), rtol=0, atol=0)
 
 
+def test_a_buffer_that_is_watched_later_has_its_derivative():
+    P = projector([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]], [1.0, 1.0], lb=0)
+    x = torch.tensor([0.1, 0.2, 0.4], dtype=torch.float64)
+    other = P.b.clone().requires_grad_()
+    P(x, b=other).square().sum().backward()
+    P(x)
+    P.b.requires_grad_()
+    P(x).square().sum().backward()
+    torch.testing.assert_close(P.b.grad, other.grad)
+
+
 def test_derivatives_in_everything_twice():
     generator = torch.Generator().manual_seed(0)
     A = torch.ones(1, 4, dtype=torch.float64)
