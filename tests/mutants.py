@@ -58,6 +58,7 @@ GROUPS = {
             "training/test_copies.py",
             "training/test_sleeping.py",
             "training/test_residual_log.py",
+            "training/test_inequalities.py::test_decay_and_ascent_are_taken_into_account",
             "training/test_multipliers.py::test_ascent_prices_minus_the_objective",
             "training/test_multipliers.py::test_before_any_gradient_and_after_a_step_is_refused",
             "training/test_multipliers.py::test_several_optimizers_and_handles",

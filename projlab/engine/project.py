@@ -27,6 +27,7 @@ from projlab.system.constraint import AffineConstraint, as_constraint
 from projlab.system.inputs import (
     FLOATS,
     check_vector,
+    refuse_elsewhere,
     refuse_kinds,
     require_finite,
     to_tensor,
@@ -346,17 +347,11 @@ def _carefully(x: Tensor, A: Any, b: Any, variant: str, keywords: ProjectorKeywo
         return found.to(x.dtype)
     if not A.is_floating_point():
         A = to_tensor(A, "A")
-    if isinstance(b, Tensor):
-        refuse_kinds(b, "b")
-        b = b if b.is_floating_point() else to_tensor(b, "b")
     if A.dim() == 1:
         A = A.unsqueeze(0)
     if A.dim() not in (2, 3):
         AffineConstraint(A.detach(), 0.0)  # refuses it by name
-    if not isinstance(b, Tensor):
-        b = to_tensor(b, "b").to(A.device)
-    if isinstance(x, Tensor) and b.dim() > 0 and b.device != A.device:
-        raise InputError(f"b is on {b.device}, A on {A.device}; move one of them")
+    b = _right_side(b, A.device)
     batch = A.shape[0] if A.dim() == 3 else None
     check_vector(x, A.shape[-1], batch, A.device)
     options = asked(A.shape[-1], variant, keywords, applications=1)
@@ -381,6 +376,15 @@ def _carefully(x: Tensor, A: Any, b: Any, variant: str, keywords: ProjectorKeywo
     return out.to(x.dtype)
 
 
+def _right_side(b: Any, device: torch.device) -> Tensor:
+    """b in floats: where A is, or a number; tensors are not moved."""
+    refuse_elsewhere(b, "b", "A", device)
+    if isinstance(b, Tensor):
+        refuse_kinds(b, "b")
+        return b if b.is_floating_point() else to_tensor(b, "b").to(device)
+    return to_tensor(b, "b").to(device)
+
+
 def _in_stored_values(
     x: Tensor, A: Tensor, b: Any, variant: str, keywords: ProjectorKeywords
 ) -> Tensor:
@@ -396,11 +400,7 @@ def _in_stored_values(
     if not A.is_floating_point():
         raise InputError(f"A has dtype {A.dtype}; where b requires grad, sparse A must be floats")
     (m, n), indices = coo.shape, coo.indices()
-    if isinstance(b, Tensor):
-        refuse_kinds(b, "b")
-    b = b if isinstance(b, Tensor) and b.is_floating_point() else to_tensor(b, "b").to(A.device)
-    if b.dim() > 0 and b.device != A.device:
-        raise InputError(f"b is on {b.device}, A on {A.device}; move one of them")
+    b = _right_side(b, A.device)
     if b.shape not in {torch.Size(()), torch.Size((m,))}:
         AffineConstraint(A.detach(), b.detach())  # refuses it by name
     check_vector(x, n, None, A.device)

@@ -26,6 +26,7 @@ from projlab.system.constraint import AffineConstraint, as_constraint
 from projlab.system.inputs import (
     broadcast_shape,
     check_vector,
+    refuse_elsewhere,
     refuse_kinds,
     to_tensor,
     working_dtype,
@@ -650,8 +651,7 @@ class Projector(SystemBuffers):
 
     def _right_side(self, b: Any, x: Tensor, solver: AnySolver) -> Tensor:
         m, lead = solver.shape[0], x.shape[:-1]
-        if isinstance(b, Tensor) and b.dim() > 0 and b.device != solver.device:
-            raise InputError(f"b is on {b.device}, the projector on {solver.device}; move one")
+        refuse_elsewhere(b, "b", "the projector", solver.device)
         if isinstance(b, Tensor):
             refuse_kinds(b, "b")
         else:

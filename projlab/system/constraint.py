@@ -9,7 +9,7 @@ from torch import Tensor
 
 from projlab.errors import InputError
 from projlab.numerics.precision import outside_inference_mode, stated_precision
-from projlab.system.inputs import check_vector, require_finite, to_tensor
+from projlab.system.inputs import check_vector, refuse_elsewhere, require_finite, to_tensor
 from projlab.system.operator_rows import OperatorRows, is_operator, operator_rows
 from projlab.system.options import check_b_error
 from projlab.system.rows import Rows, as_rows
@@ -191,8 +191,7 @@ def _stated(error: float | Tensor, b: Tensor) -> Tensor | None:
 def _right_side(b: Any, rows: Rows) -> Tensor:
     m, B = rows.shape[0], rows.batch
     shape = (m,) if B is None else (B, m)
-    if isinstance(b, Tensor) and b.dim() > 0 and b.device != rows.device:
-        raise InputError(f"b is on {b.device}, A on {rows.device}; move one of them")
+    refuse_elsewhere(b, "b", "A", rows.device)
     tensor = to_tensor(b, "b")
     given = tuple(tensor.shape)
     if given not in (shape, (m,), ()):

@@ -93,6 +93,20 @@ def refuse_kinds(value: Tensor, name: str) -> None:
         )
 
 
+def refuse_elsewhere(value: Any, name: str, other: str, device: torch.device) -> None:
+    """Tensors on another device than `other` is on; a number may be, where it has a value."""
+    if isinstance(value, Tensor) and value.device != device and (value.dim() > 0 or value.is_meta):
+        raise InputError(f"{name} is on {value.device}, {other} on {device}; move one of them")
+
+
+def require_values(value: Any, name: str) -> None:
+    """Raise `InputError` for a tensor on the device meta, which is no part of a state."""
+    if isinstance(value, Tensor) and value.is_meta:
+        raise InputError(
+            f"{name} is on the device meta; it is no part of the state, and must have values"
+        )
+
+
 def _refuse_masks(value: Any, name: str) -> None:
     """A masked entry has no value, and numpy hands over the number below the mask."""
     if isinstance(value, np.ma.MaskedArray):

@@ -15,7 +15,7 @@ from projlab import tolerance
 from projlab.errors import InputError
 from projlab.numerics.transfer import sent
 from projlab.numerics.triangular import columns, exporting, inverted, uncolumns
-from projlab.system.inputs import require_finite, to_tensor
+from projlab.system.inputs import require_finite, require_values, to_tensor
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,7 @@ def metric_weights(value: Any, n: int) -> Tensor:
             f"metric has shape {tuple(W.shape)}; it must be ({n},), the diagonal of W, "
             f"or ({n}, {n})"
         )
-    if W.is_meta:
-        raise InputError(
-            "metric is on the device meta; it is no part of the state, and must have values"
-        )
+    require_values(W, "metric")
     require_finite(W, "metric")
     if W.dim() == 1 and not bool((W > 0).all()):
         i = int((W <= 0).nonzero()[0])

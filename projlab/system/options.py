@@ -16,7 +16,7 @@ from typing import Any, Literal, TypedDict, TypeVar, get_args, get_type_hints
 from torch import Tensor
 
 from projlab.errors import InputError
-from projlab.system.inputs import require_finite, to_tensor
+from projlab.system.inputs import require_finite, require_values, to_tensor
 from projlab.system.metric import metric_weights
 from projlab.system.rank import RankRule
 
@@ -176,6 +176,7 @@ def check_b_error(value: object) -> float | Tensor:
     """The `b_error` argument: 0.0, or a float64 tensor with entries that are not all zero."""
     if value is None:
         raise InputError("b_error is None; it must be a number or one a row, 0.0 for none")
+    require_values(value, "b_error")
     error = to_tensor(value, "b_error").double()
     require_finite(error, "b_error")
     if bool((error < 0).any()):

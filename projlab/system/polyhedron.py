@@ -14,7 +14,7 @@ from torch import Tensor
 from projlab.errors import InconsistentError, InputError, first_few
 from projlab.numerics.precision import outside_inference_mode, stated_precision
 from projlab.system.constraint import AffineConstraint
-from projlab.system.inputs import check_vector, require_finite, to_tensor
+from projlab.system.inputs import check_vector, refuse_elsewhere, require_finite, to_tensor
 from projlab.system.operator_rows import REMEDY, OperatorRows, is_operator
 from projlab.system.rows import Rows, as_rows
 
@@ -266,6 +266,7 @@ def _inequalities(G: Any, h: Any) -> tuple[Rows | None, Tensor]:
         raise InputError(f"G has shape {(rows.batch, *rows.shape)}; it must be (p, n)")
     if h is None:
         raise InputError("h is missing: give a scalar or one value a row of G")
+    refuse_elsewhere(h, "h", "G", rows.device)
     right = to_tensor(h, "h")
     if right.dim() > 0 and right.shape != (rows.shape[0],):
         raise InputError(
@@ -281,8 +282,7 @@ def _inequalities(G: Any, h: Any) -> tuple[Rows | None, Tensor]:
 def _bound(value: Any, name: str, none: float, device: torch.device) -> Tensor:
     if value is None:
         return torch.tensor(none, dtype=torch.float64, device=device)
-    if isinstance(value, Tensor) and value.dim() > 0 and value.device != device:
-        raise InputError(f"{name} is on {value.device}, the other parts on {device}; move one")
+    refuse_elsewhere(value, name, "the other parts", device)
     bound = to_tensor(value, name).to(device)
     if bound.dim() > 1:
         raise InputError(f"{name} has shape {tuple(bound.shape)}; it must be a scalar or (n,)")

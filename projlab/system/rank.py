@@ -305,10 +305,7 @@ def extended_precision_tail(
     ||E' Z|| is theirs. None where no value is near enough, the system is too large for it to
     matter, or the platform's long double is float64.
     """
-    near = cutoff * tolerance.AMBIGUITY
-    if float(sigma[-1] / largest) > near:
-        return None
-    doubtful = (sigma <= near * largest).nonzero().flatten()
+    doubtful = (sigma <= cutoff * tolerance.AMBIGUITY * largest).nonzero().flatten()
     E = E if E.shape[0] <= E.shape[1] else E.mT
     noise = tolerance.ROUNDING_RANK * tolerance.unit_roundoff("float64") * np.sqrt(len(E))
     precise = np.finfo(np.longdouble).eps * tolerance.LONGER < np.finfo(np.float64).eps
@@ -323,7 +320,7 @@ def extended_precision_tail(
         Z = Z - U[:, :first] @ ((Vh[:first] @ image) / S[:first, None])
     image = (extended.T @ Z).astype(np.float64)
     small = torch.linalg.svdvals(torch.from_numpy(image)).to(sigma.device)
-    return torch.cat([sigma[:first], small[: len(sigma) - first]])
+    return torch.cat([sigma[:first], small])
 
 
 def singular(wide: Tensor) -> tuple[Tensor, Tensor]:

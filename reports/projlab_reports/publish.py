@@ -99,7 +99,10 @@ def _publish_comparison(
         code = int(payload["exit_code"])
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         # Its parts are not checked one by one: what the page cannot show is no comparison.
-        raise InputError(f"{path} is not what `projlab compare` writes: {error!r}") from error
+        raise InputError(
+            f"{path} is not what this version's `projlab compare` writes"
+            f"{runs.written_by(payload)}: {error!r}"
+        ) from error
     return _published(headline, code, files.write(folder, {name: text}), {})
 
 

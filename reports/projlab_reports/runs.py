@@ -15,6 +15,7 @@ from projlab_reports.summary import Summary
 from projlab_validation.record import COLUMNS
 from projlab_validation.store import (
     BOUNDS_VERDICTS,
+    COMPARISON_FORMAT,
     ENVIRONMENTS,
     FORMAT,
     HEADER,
@@ -120,13 +121,25 @@ def _frame(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
 
 def _comparison(path: Path) -> Mapping[str, Any]:
     payload = _json(path)
-    if payload.get("kind") != "comparison" or payload.get("format") != 1:
+    if payload.get("kind") != "comparison":
         raise InputError(
             f"{path} is neither a run, nor what `projlab compare --out` writes, nor asv's result"
         )
+    if payload.get("format") != COMPARISON_FORMAT:
+        raise InputError(
+            f"{path} is a comparison in format {payload.get('format')!r}{written_by(payload)}; "
+            f"this projlab reads format {COMPARISON_FORMAT}: compare again"
+        )
     if missing := [name for name in COMPARED if name not in payload]:
-        raise InputError(f"{path} lacks {', '.join(missing)}")
+        raise InputError(f"{path} lacks {', '.join(missing)}{written_by(payload)}")
     return payload
+
+
+def written_by(payload: Mapping[str, Any]) -> str:
+    """Which projlab wrote a comparison, where it says so: ", written by projlab 0.1"."""
+    environment = payload.get("environment")
+    version = environment.get("projlab") if isinstance(environment, Mapping) else None
+    return f", written by projlab {version}" if version else ""
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -188,6 +188,24 @@ def test_a_file_that_is_no_comparison_ends_with_2(tmp_path, text, capsys):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"format": 2}, "format 2, written by projlab 9.9; this projlab reads format 1"),
+        ({"systems": [{}]}, "is not what this version's"),
+    ],
+)
+def test_a_comparison_of_another_version_names_it(tmp_path, changed, said, capsys):
+    path = tmp_path / "compare.json"
+    environment = {**EVERYTHING["environment"], "projlab": "9.9"}
+    path.write_text(json.dumps({**EVERYTHING, "environment": environment, **changed}))
+    assert main(["report", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "written by projlab 9.9" in error
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_what_does_not_exist_or_cannot_be_compared_ends_with_2(run, tmp_path, capsys):
     data = tmp_path / "compare.json"
     data.write_text(json.dumps(EVERYTHING), encoding="utf-8")

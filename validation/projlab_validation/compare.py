@@ -52,10 +52,8 @@ from projlab_validation.profiles import Profile
 from projlab_validation.proof import prove
 from projlab_validation.recommend import Compared, Question, Recommendation, recommend
 from projlab_validation.record import Check, Record, blank_record
+from projlab_validation.store import COMPARISON_FORMAT
 from projlab_validation.truth import Truth
-
-FORMAT = 1
-"""Of the payload that `--json` prints and the page is drawn from; raised when a reader breaks."""
 
 TIME_LIMIT = 120.0
 STACK = 64
@@ -181,7 +179,7 @@ def payload(
     """What programs and pages read: plain values, None where a figure is missing or infinite."""
     shown = {key: value for key, value in asdict(options).items() if key != "threads"}
     content = {
-        "format": FORMAT,
+        "format": COMPARISON_FORMAT,
         "kind": "comparison",
         "exit_code": exit_code,
         "asked": {**shown, "peers": [peer_name(spec) for spec in options.peers]},

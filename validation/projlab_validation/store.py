@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Raised whenever old folders can no longer be read or resumed."""
 
+COMPARISON_FORMAT = 1
+"""Of what `projlab compare --json` prints; raised when a program that reads it could break."""
+
 FORMAT_KEY = "projlab.format"
 """Where a parquet file's metadata says its format."""
 

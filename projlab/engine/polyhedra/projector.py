@@ -26,6 +26,7 @@ from projlab.system.constraint import AffineConstraint
 from projlab.system.inputs import (
     broadcast_shape,
     check_vector,
+    refuse_elsewhere,
     require_finite,
     to_tensor,
     working_dtype,
@@ -496,8 +497,7 @@ def _beside(
         return None
     if size == 0 and name in "bh":
         raise InputError(f"{name} is given, but the set has no {'AG'['bh'.index(name)]}")
-    if isinstance(value, Tensor) and value.dim() > 0 and value.device != device:
-        raise InputError(f"{name} is on {value.device}, the set on {device}; move one of them")
+    refuse_elsewhere(value, name, "the set", device)
     tensor = (
         value if isinstance(value, Tensor) and value.is_floating_point() else to_tensor(value, name)
     )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from projlab.errors import InputError
-from projlab.system.inputs import broadcast_shape, require_finite, to_tensor
+from projlab.system.inputs import broadcast_shape, require_finite, require_values, to_tensor
 from projlab.system.rows import from_scipy, is_scipy_sparse
 
 
@@ -39,6 +39,7 @@ def constant(value: Any, name: str, *, infinite: bool = False) -> tuple[Tensor, 
             f"{name} requires grad, but it is a constant here; write expr(...) for a parameter, or "
             "detach it"
         )
+    require_values(value, name)
     tensor = to_tensor(value, name)
     require_finite(torch.where(torch.isinf(tensor), 0, tensor) if infinite else tensor, name)
     return tensor.cpu().double(), tensor.dtype
@@ -46,6 +47,7 @@ def constant(value: Any, name: str, *, infinite: bool = False) -> tuple[Tensor, 
 
 def matrix(A: Any) -> tuple[Tensor, torch.dtype]:
     """A (k, n) or (n,): strided in its own dtype, or COO in float64; with the dtype given."""
+    require_values(A, "A")
     if is_scipy_sparse(A):
         rows, cols, values, shape = from_scipy(A)
         entries = to_tensor(values, "A")

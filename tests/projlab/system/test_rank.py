@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 import projlab
 from projlab import tolerance
 from projlab.engine.variants import forward_error_bound
+from projlab.system.rank import decide
+from projlab.system.rows import DenseRows
 from tests.projlab import exact
 from tests.projlab.systems import CHOICES, OVERLAPPING_VARIANTS, condition_number
 from tests.projlab.ways import solver_of
@@ -80,6 +82,52 @@ def test_near_the_cutoff_singular_values_decide(factor, dtype):
     ratio = float(sigma[-1] / sigma[0]) / cutoff
     assert found.rank == projlab.projector(A.to(dtype), 0.0).rank == (40 if ratio > 1 else 39)
     assert found.ambiguous == (0.1 < ratio < 10)
+
+
+@pytest.mark.skipif(
+    np.finfo(np.longdouble).eps * tolerance.LONGER >= EPS, reason="long double is no longer here"
+)
+@pytest.mark.parametrize(
+    ("factor", "ambiguous"), [(0.05, False), (0.2, True), (0.45, True), (5, True), (20, False)]
+)
+def test_in_small_systems_more_than_float64_tells_what_is_ambiguous(factor, ambiguous):
+    """A tenth of the cutoff of two columns, 0.4 u, is below what an SVD in float64 rounds."""
+    A = angle(2 * factor * tolerance.rank_cutoff(2, 2, EPS / 2))
+    assert projlab.diagnose(A, 0.0).ambiguous is ambiguous
+
+
+def test_of_small_systems_exact_duplicates_are_not_ambiguous():
+    for seed in range(50):
+        A = torch.randn(3, 3, dtype=F64, generator=torch.Generator().manual_seed(seed))
+        found = projlab.diagnose(A[[0, 1, 0]], 0.0)
+        assert (found.rank, found.ambiguous) == (2, False)
+
+
+@pytest.mark.parametrize("m", [40, 90])
+def test_more_rows_than_columns_are_not_proven_to_be_independent(m):
+    """Their triangle of full rank is that of the columns."""
+    A = spectrum(torch.linspace(1, 0.5, 35), m).mT
+    assert decide(DenseRows(A), EPS / 2, "numerical").rank == 35
+    assert projlab.diagnose(A, 0.0).rank == projlab.projector(A, 0.0).rank == 35
+
+
+@pytest.mark.parametrize("margin", [1e8, 5])
+def test_a_wide_system_far_from_the_cutoff_is_decided_without_singular_values(margin, monkeypatch):
+    """Of the bounds on its condition number the first, off by m at worst, does for most; the
+    second, off by sqrt(m), for the others."""
+    m, n = 200, 300
+    cutoff = tolerance.rank_cutoff(m, n, EPS / 2)
+    A = spectrum([1.0] * (m - 1) + [margin * tolerance.PROVEN * cutoff], n)
+    A = A / A.norm(dim=1, keepdim=True)
+    kappa = float(torch.linalg.cond(A))
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.linalg, "svdvals", None)
+        decision = decide(DenseRows(A), EPS / 2, "numerical")
+    assert (decision.rank, decision.measured) == (m, False)
+    assert kappa <= decision.condition <= m * kappa
+    measured = decision.measure()
+    assert measured.condition == pytest.approx(kappa, rel=kappa * m * EPS)
+    assert measured.gap == (1 / measured.condition, 0.0)
 
 
 def test_a_batch_is_decided_as_its_elements_are():

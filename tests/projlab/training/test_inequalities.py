@@ -3,6 +3,7 @@
 import copy
 import warnings
 from dataclasses import dataclass
+from itertools import product
 
 import pytest
 import torch
@@ -289,13 +290,14 @@ def test_decay_and_ascent_are_taken_into_account():
     normal = torch.tensor([0.1, 0.1, 0.1, -0.2, -0.9], dtype=F64)
     decay = 0.1
     t = optimum + normal + decay * optimum  # (x - t) + decay x = -normal at the optimum
-    for sign in (1, -1):
-        p = torch.nn.Parameter(torch.full((5,), 0.2, dtype=F64))
+    # from within, and from a face whose entries on their bound must leave it, and others come
+    for sign, start in product((1, -1), ([0.2] * 5, [0.0, 0.0, 0.0, 0.5, 0.5])):
+        p = vector(*start)
         optimizer = torch.optim.SGD(
             [p], lr=0.1, momentum=0.5, weight_decay=decay, maximize=sign < 0
         )
         constrain(optimizer, expr(p).sum() == 1, expr(p) >= 0)
-        for _ in range(600):
+        for _ in range(200):
             optimizer.zero_grad()
             (sign * 0.5 * (p - t).square().sum()).backward()
             optimizer.step()
