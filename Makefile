@@ -39,6 +39,8 @@ test-device: setup  ## run the tests marked gpu on a pretended device, which the
 
 $(ALL): $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[test-all]'
+	@# Its metadata wants a numpy before 2, which others of these do not take; it works with both.
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --no-deps qpth
 	@touch $@
 
 test-all: $(ALL)  ## run the tests that `make test` skips: jax, botorch, lightning, piqp, a browser (and CUDA)

@@ -183,7 +183,9 @@ def _asked(options: argparse.Namespace) -> "ComparisonOptions":
 
     return compare.ComparisonOptions(
         variants=chosen_variants(options.variants),
-        peers=tuple(p.spec for p in subjects.installed_peers()) if options.peers else (),
+        peers=tuple(p.spec for p in subjects.installed_peers() if p.equations)
+        if options.peers
+        else (),
         device=usable_device(options.device),
         accuracy=options.accuracy,
         threads=options.threads,

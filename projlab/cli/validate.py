@@ -243,6 +243,16 @@ class _Request:
         return self.variants[0] if "subject" in self.header else "auto"
 
     @property
+    def peers_of_bounds(self) -> list[str]:
+        """Specs of the peers that take bounds."""
+        return [peer.spec for peer in self.peers if peer.bounds]
+
+    @property
+    def peers_of_equations(self) -> list[str]:
+        """Specs of the peers that are asked about equations."""
+        return [peer.spec for peer in self.peers if peer.equations]
+
+    @property
     def problems_of_peers(self) -> "list[Problem]":
         """Those that peers are asked about."""
         most = self.profile.subject_flops
@@ -371,7 +381,7 @@ def _measure(
     if request.peers and not stopped:
         rows = runner.run(
             request.problems_of_peers,
-            tuple(peer.spec for peer in request.peers),
+            tuple(request.peers_of_equations),
             replace(request.profile, subject_flops=0.0),  # the answer for x0 alone
             store,
             jobs=options.jobs,
@@ -408,7 +418,7 @@ def _missing(
     from projlab_validation.training import section
 
     asked = [(p, v) for p in request.problems for v in request.variants]
-    asked += [(p, peer.spec) for p in request.problems_of_peers for peer in request.peers]
+    asked += [(p, spec) for p in request.problems_of_peers for spec in request.peers_of_equations]
     columns = read(store.folder)[list(Key._fields)]
     there = {Key(*row) for row in columns.itertuples(index=False, name=None)}
     lacking = [
@@ -422,9 +432,10 @@ def _missing(
             store.folder, request.training, request.profile, dtypes, environment=environment
         )
     if request.bounds:
-        lacking += bounded.missing(
-            store.folder, request.bounds, request.of_bounds, environment=environment
-        )
+        for variant in (request.of_bounds, *request.peers_of_bounds):
+            lacking += bounded.missing(
+                store.folder, request.bounds, variant, environment=environment
+            )
     return f"{len(lacking)} measurements are missing, {lacking[0]} the first" if lacking else ""
 
 
@@ -447,18 +458,23 @@ def _train(
 
 
 def _bound(request: _Request, store: "Store", environment: str) -> None:
-    """Run the bounds section to its end."""
+    """Run the bounds section to its end, then the peers of it."""
     from projlab_validation.bounds import section
 
-    rows = section.run(
-        store.folder,
-        request.bounds,
-        request.of_bounds,
-        environment=environment,
-        time_limit=request.profile.record_seconds or LONGEST,
-    )
-    for _ in rows:
-        pass
+    limit = request.profile.record_seconds or LONGEST
+    asked: list[tuple[str, section.Role]] = [(request.of_bounds, "answer")]
+    asked += [(spec, "solver") for spec in request.peers_of_bounds]
+    for variant, role in asked:
+        rows = section.run(
+            store.folder,
+            request.bounds,
+            variant,
+            environment=environment,
+            time_limit=limit,
+            role=role,
+        )
+        for _ in rows:
+            pass
 
 
 def _judge(

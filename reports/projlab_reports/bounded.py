@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from projlab_reports.summary import Summary
+from projlab_reports.tables import peer_name
 from projlab_reports.units import MISSING, error
 
 EXACT = 1e-18
@@ -29,14 +30,14 @@ class Asked(NamedTuple):
 
 
 def asked(summary: Summary) -> Asked:
-    """Of the problems that have an answer, by projlab (or the subject) and every solver."""
+    """Of the problems that have an answer, by projlab (or the subject), solvers and peers."""
     frame = summary.bounds
     if frame.empty:
         return Asked(pd.DataFrame(), pd.DataFrame())
-    frame = frame[~frame["empty"].astype(bool)]
+    frame = frame[~frame["empty"].astype(bool) & (frame["status"] != "skip")]
     answer = frame["role"] == "answer"
     frame = frame.assign(
-        who=frame["variant"].where(~answer, summary.subject or "projlab"),
+        who=frame["variant"].map(peer_name).where(~answer, summary.subject or "projlab"),
         distance=frame["distance"].fillna(frame["bound"].where(answer)).fillna(np.inf),
     )
     names = list(dict.fromkeys(frame["who"]))

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ import torch
 
 import projlab
 from projlab.__main__ import main
+from projlab_validation import subjects
 from projlab_validation.bounds import oracle, problems, section
 from projlab_validation.bounds.judge import judge
 from tests.validation import bound_faults
@@ -176,3 +177,30 @@ def test_the_command_measures_resumes_and_fails(tmp_path, capsys):
     assert "--subject tests.validation.bound_faults:softmax" in failures[0]["reproduce"]
     assert "Inequalities and bounds" in (tmp_path / "run" / "report.md").read_text()
     assert "Inequalities and bounds" in (tmp_path / "run" / "report.html").read_text()
+
+
+@dataclass(frozen=True)
+class AtFault:
+    """A peer that takes bounds, and gives a point of the simplex that is not the nearest."""
+
+    name, distribution = "softmax", "torch"
+    spec = "tests.validation.bound_faults:softmax"
+    equations, bounds = False, True
+
+
+def test_peers_stand_beside_and_are_not_judged(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(subjects, "installed_peers", lambda: (AtFault(),))
+    names = ("bounds_simplex_3", "bounds_nonneg_mm_values", "bounds_empty_sum")
+    out = tmp_path / "run"
+    problems_ = [part for name in names for part in ("--problem", name)]
+    asked = ["validate", "--peers", *problems_, "--json", "--out", str(out)]
+    assert main(asked) == 0
+    outcome = json.loads(capsys.readouterr().out)
+    assert outcome["totals"]["pass"] == len(names)
+    frame = pd.read_parquet(out / "bounds.parquet").set_index(["variant", "problem"])
+    theirs = frame.loc[AtFault.spec]
+    assert set(theirs["role"]) == {"solver"}
+    assert set(theirs["verdict"]) == {"skip"}
+    assert theirs["distance"]["bounds_simplex_3"] > 0.01
+    assert "peers are asked up to" in theirs["why"]["bounds_nonneg_mm_values"]
+    assert main([*asked, "--resume"]) == 0

@@ -48,7 +48,7 @@ def allowed(row: Mapping[str, Any]) -> float:
 def verdict_of(row: Mapping[str, Any], bound: float) -> tuple[Verdict, str]:
     """Judge one record."""
     if row["role"] == "solver":
-        return "skip", "a solver, shown beside the answers"
+        return "skip", row["reason"] or "a solver, shown beside the answers"
     if row["status"] == "skip":
         return "skip", row["reason"]
     if row["empty"]:

@@ -42,6 +42,9 @@ GIVE_UP = 20
 """Problems that crashed or took too long, after which the section ends."""
 
 
+Role = Literal["answer", "solver"]
+
+
 @dataclass(frozen=True)
 class BoundsRecord:
     """One problem, answered by one way or solver; no verdict.
@@ -49,9 +52,9 @@ class BoundsRecord:
     Attributes
     ----------
     role
-        "answer": judged; "solver": shown beside it, and never judged.
+        "answer": judged; "solver": a solver or peer, shown beside it and never judged.
     variant
-        projlab's way ("box", "disjoint_rows", "active_set"), the subject, or the solver.
+        projlab's way ("box", "disjoint_rows", "active_set"), the subject, the solver or the peer.
     status
         What came back: an answer, a refusal of an empty set, an exception, or no answer asked for.
     claimed
@@ -75,7 +78,7 @@ class BoundsRecord:
 
     problem: str
     variant: str
-    role: Literal["answer", "solver"]
+    role: Role
     environment: str
     m: int
     n: int
@@ -100,6 +103,7 @@ def run(
     *,
     environment: str,
     time_limit: float,
+    role: Role = "answer",
 ) -> Iterator[list[BoundsRecord]]:
     """Measure what the folder does not hold yet; yield records when they are written."""
     (folder / BOUNDS).mkdir(exist_ok=True)
@@ -109,7 +113,11 @@ def run(
         while todo and given_up < GIVE_UP:
             began = 0
             for report, why in reports(
-                _measure, (todo, variant, environment), None, time_limit=time_limit, threads=1
+                _measure,
+                (todo, variant, environment, role),
+                None,
+                time_limit=time_limit,
+                threads=1,
             ):
                 if isinstance(report, list) and not why and began < len(todo):
                     name = todo[began]
@@ -122,7 +130,7 @@ def run(
                 elif why and began < len(todo):
                     given_up += 1
                     name = todo[began]
-                    record = [_failed(name, variant, environment, why)]
+                    record = [_failed(name, variant, environment, role, why)]
                     write_whole(_part(folder, name, variant, environment), parquet(_frame(record)))
                     began += 1
                     yield record
@@ -156,10 +164,10 @@ def _frame(records: Sequence[BoundsRecord]) -> pd.DataFrame:
     return pd.DataFrame([dataclasses.asdict(record) for record in records], columns=columns)
 
 
-def _failed(name: str, variant: str, environment: str, why: str) -> BoundsRecord:
+def _failed(name: str, variant: str, environment: str, role: Role, why: str) -> BoundsRecord:
     problem = problems.build(name)
     return BoundsRecord(
-        name, variant, "answer", environment, problem.m, problem.n, problem.empty, "error", why
+        name, variant, role, environment, problem.m, problem.n, problem.empty, "error", why
     )
 
 
@@ -172,12 +180,18 @@ def _measure(
     names: Sequence[str],
     variant: str,
     environment: str,
+    role: Role,
 ) -> None:
     subject = None if variant == PROJLAB else subjects.load(variant)
     for name in FIRST:
-        measured(problems.build(name), subject, variant, environment)
+        measured(problems.build(name), subject, variant, environment, role)
     for name in names:
-        report(measured(problems.build(name), subject, variant, environment))
+        report(measured(problems.build(name), subject, variant, environment, role))
+
+
+MOST_OF_PEERS = 200
+"""Variables up to which peers are asked: most of them make bounds dense rows, and compile anew for
+each shape."""
 
 
 def measured(
@@ -185,17 +199,20 @@ def measured(
     subject: Callable[..., Any] | None,
     variant: str,
     environment: str = "",
+    role: Role = "answer",
 ) -> list[BoundsRecord]:
     """Answer one problem, by projlab where no subject is given, and hold it against x*."""
     blank = BoundsRecord(
-        problem.name, variant, "answer", environment, problem.m, problem.n, problem.empty, "skip"
+        problem.name, variant, role, environment, problem.m, problem.n, problem.empty, "skip"
     )
     if subject is not None and problem.empty:
         return [dataclasses.replace(blank, reason="a subject is asked where there is an answer")]
+    if role == "solver" and problem.n > MOST_OF_PEERS:
+        why = f"peers are asked up to {MOST_OF_PEERS} variables, and this has {problem.n}"
+        return [dataclasses.replace(blank, reason=why)]
     record, x = _asked(problem, subject, blank)
-    others = (
-        [] if problem.empty else [of_solver(problem, name, blank) for name in _solvers(problem)]
-    )
+    alone = problem.empty or role == "solver"
+    others = [] if alone else [of_solver(problem, name, blank) for name in _solvers(problem)]
     answers = [x, *(answer for _, answer in others)]
     ours, projected = (record, x) if subject is None else _asked(problem, None, blank)
     found = oracle.exact(problem, [a for a in (*answers, projected) if a is not None])

@@ -51,11 +51,16 @@ class PeerSubject:
         What must be installed for it.
     description
         What it computes, in a sentence.
+    equations, bounds
+        Whether it is asked about equations, and about polyhedra: `project(x, A, b)`, and
+        `project(x, A, b, G, h, lb, ub)`.
     """
 
     name: str
     distribution: str
     description: str
+    equations: bool = True
+    bounds: bool = False
 
     @property
     def spec(self) -> str:
@@ -74,9 +79,30 @@ PEERS = (
         "scipy_projections", "scipy", "The null-space projection of scipy's trust-constr, by QR."
     ),
     PeerSubject("cvxpy", "cvxpy", "A quadratic program, solved by Clarabel to tight tolerances."),
-    PeerSubject("jaxopt", "jaxopt", "projection_affine_set: the KKT system by GMRES, compiled."),
     PeerSubject(
-        "botorch", "botorch", "project_to_equality_constraints: one solve with the Gram matrix."
+        "jaxopt",
+        "jaxopt",
+        "projection_affine_set: the KKT system by GMRES, compiled; projection_polyhedron: OSQP.",
+        bounds=True,
+    ),
+    PeerSubject(
+        "botorch",
+        "botorch",
+        "project_to_equality_constraints: one solve with the Gram matrix; SLSQP for polyhedra.",
+        bounds=True,
+    ),
+    PeerSubject(
+        "cvxpylayers",
+        "cvxpylayers",
+        "A cvxpy program as a layer of torch, solved by SCS.",
+        equations=False,
+        bounds=True,
+    ),
+    PeerSubject(
+        "qpth", "qpth", "OptNet's batched interior point in torch.", equations=False, bounds=True
+    ),
+    PeerSubject(
+        "qpax", "qpax", "A primal-dual interior point in JAX.", equations=False, bounds=True
     ),
 )
 """Every adapter of this package."""
