@@ -323,7 +323,7 @@ class StepHooks:
         self._held = self._without_gradient()
         residuals = self._project(_skip(optimizer, self.log.device))
         if self.log.size and record:
-            self.log.record(residuals)
+            self.log.record(self.system.known_to_all(residuals))
         if self.settings.mode == "tangent":
             self._first(self._projected.put)
         self._note()

@@ -19,7 +19,7 @@ from projlab.training.agreement import agreed
 from projlab.training.blocks.base import Block, Shift, TouchedEntries, widest_dtype
 from projlab.training.blocks.factoring import inconsistent, make_block
 from projlab.training.blocks.polyhedral import PolyhedralBlock
-from projlab.training.blocks.shards import ShardsBlock
+from projlab.training.blocks.shards import ShardsBlock, shards_blocks
 from projlab.training.blocks.sums import SumsBlock
 from projlab.training.equations import StackedEquations
 from projlab.training.expressions.expression import Inequality
@@ -91,6 +91,8 @@ class ParameterSystem:
             [stacked.parameter_names[p] for p in stacked.parameters],
         )
         """Those that hold the parameters together; None where each has its own."""
+        self.apart_by_rank = False
+        """Whether some equations are known to one rank each."""
         self._variant = variant
         self.parameters: list[Tensor] = []
         """Those that vary, each once."""
@@ -214,7 +216,10 @@ class ParameterSystem:
             known = [plan for plan in plans if isinstance(plan, SumsPlan | MatrixPlan)]
             if not known:
                 return []
-            return [ShardsBlock(known, self.parameters, self._forms, self.ranks, variant, factored)]
+            found, self.apart_by_rank = shards_blocks(
+                known, self.parameters, self._forms, self.ranks, variant, factored
+            )
+            return found
         blocks: list[Block] = [
             SumsBlock(same, self.parameters) for same in alike(self._sums, self.parameters)
         ]
@@ -509,6 +514,8 @@ class ParameterSystem:
         for block, b in zip(self.blocks, self.right_sides(), strict=True):
             block.b = b
             block.price(y, own, shift)
+        if self.ranks is not None and self.apart_by_rank:
+            self._from_all_ranks(y)
         for first, others, height in self._repeated:
             share = y[first : first + height] / (1 + len(others))
             for start in (first, *others):
@@ -551,8 +558,14 @@ class ParameterSystem:
         return finite if self.ranks is None else not self.ranks.anywhere(not finite)
 
     def residuals(self) -> list[Tensor]:
-        """A x - b, block by block."""
+        """A x - b, block by block; of sharded parameters those that this rank knows."""
         return [block.residual(b) for block, b in self._current()]
+
+    def known_to_all(self, residuals: list[Tensor]) -> list[Tensor]:
+        """The residuals; where a rank has equations of its own, the largest on any rank."""
+        if self.ranks is None or not self.apart_by_rank:
+            return residuals
+        return [self.ranks.largest(residuals)]
 
     def _holds(self, block: Block, b: Tensor, r: Tensor, factor: float) -> Tensor:
         """Which rows hold up to `factor` roundings of the coarsest parameter."""
@@ -567,13 +580,27 @@ class ParameterSystem:
 
     def feasible(self, factor: float = tolerance.RESIDUAL_ROUNDINGS) -> tuple[bool, list[str]]:
         """Whether every row holds up to `factor` roundings, and some that do not; waits for it."""
-        off: list[str] = []
+        off: list[int] = []
         for block, b in self._current():
             r = block.residual(b)
             holds = self._holds(block, b, r, factor)
             if not bool(holds.all()):
-                off += [self.stacked.row_name(int(i)) for i in block.named(holds, b)[:3]]
-        return not off, off
+                off += block.named(holds, b)[:3].tolist()
+        if self.ranks is not None and self.apart_by_rank:
+            fails = torch.zeros(len(self._b), dtype=self.dtype, device=self.device)
+            fails[off] = 1
+            off = self._from_all_ranks(fails).nonzero().flatten()[:3].tolist()
+        return not off, [self.stacked.row_name(i) for i in off]
+
+    def _from_all_ranks(self, y: Tensor) -> Tensor:
+        """Put there what other ranks know of their own equations, (rows,), in place."""
+        assert self.ranks is not None
+        own = torch.zeros_like(y)
+        for block in self.blocks:
+            if isinstance(block, ShardsBlock) and block.alone:
+                own[block.rows] = y[block.rows]
+                y[block.rows] = 0
+        return y.add_(self.ranks.add_(own))
 
     def certificates(self, accuracy: float | None) -> list[Certificate]:
         """Of the current parameters as their own projection, block by block."""

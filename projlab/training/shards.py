@@ -4,6 +4,7 @@ Equations are written over whole parameters. Each rank knows all coefficients, a
 a parameter it holds; sums over entries are what ranks add up together.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -141,6 +142,49 @@ class Ranks:
                 f"here, where its placements say {tuple(shape)}. {REMEDY}"
             )
         return bounds
+
+    def owners(self, columns: Tensor, parameter: Tensor) -> Tensor:
+        """The number of the one rank that holds each entry (row-major); -1 where several do."""
+        if not is_shared(parameter) or not all(
+            parameter.placements[d].is_shard()  # type: ignore[attr-defined]
+            for d in self.dims
+        ):
+            return torch.full_like(columns, -1)
+        index = torch.unravel_index(columns, parameter.shape)
+        start = [torch.zeros_like(columns) for _ in index]
+        stop = [torch.full_like(columns, size) for size in parameter.shape]
+        owner = torch.zeros_like(columns)
+        for d in self.dims:
+            k = parameter.placements[d].dim  # type: ignore[attr-defined]
+            each = (-((start[k] - stop[k]) // self.mesh.size(d))).clamp(min=1)
+            coordinate = (index[k] - start[k]) // each
+            start[k] = start[k] + coordinate * each
+            stop[k] = torch.minimum(start[k] + each, stop[k])
+            owner = owner * self.mesh.size(d) + coordinate
+        return owner
+
+    @property
+    def number(self) -> int:
+        """Of this rank, as `owners` counts."""
+        number, coordinate = 0, self.mesh.get_coordinate()
+        for d in self.dims:
+            number = number * self.mesh.size(d) + int(coordinate[d])
+        return number
+
+    def largest(self, sizes: Sequence[Tensor]) -> Tensor:
+        """The largest absolute value on any rank, (); NaN where one has it."""
+        from torch import distributed
+
+        most = torch.zeros(2, device=self.mesh.device_type, dtype=torch.float32)
+        for t in sizes:
+            size = torch.linalg.vector_norm(t, math.inf).to(torch.float32)
+            # whether a maximum over ranks keeps NaN is the backend's: it is sent beside
+            undefined = size.isnan()
+            both = torch.stack([size.masked_fill(undefined, 0), undefined.to(torch.float32)])
+            most = torch.maximum(most, both)
+        for d in self.dims:
+            distributed.all_reduce(most, distributed.ReduceOp.MAX, group=self.mesh.get_group(d))
+        return torch.where(most[1] > 0, torch.nan, most[0])
 
     def places(self, columns: Tensor, parameter: Tensor) -> tuple[Tensor, Tensor]:
         """Which entries are here, and where they are among those here; both row-major."""

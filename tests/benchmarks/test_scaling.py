@@ -22,9 +22,16 @@ def test_one_rank_sends_nothing_and_a_doubling_is_two_hops_more():
 
 
 def test_more_than_one_number_a_row_is_an_error():
-    row = Measured("rows", 2, 1.0, 2.0, calls=2, sent=2 * 4 * SHAPES["rows"].numbers(2))
+    row = Measured("columns", 2, 1.0, 2.0, calls=2, sent=2 * 4 * SHAPES["columns"].numbers(2))
     check(row)
     with pytest.raises(ValueError, match="more is sent"):
         check(replace(row, sent=row.sent + 4))
     with pytest.raises(ValueError, match="more is sent"):
         check(replace(row, calls=4))
+
+
+def test_rows_of_one_rank_send_nothing():
+    row = Measured("rows", 2, 1.0, 2.0, calls=0, sent=0)
+    check(row)
+    with pytest.raises(ValueError, match="more is sent"):
+        check(replace(row, calls=2, sent=8))

@@ -3,10 +3,13 @@
 Every rank has the factors of all blocks, of which the columns of its own entries stay. A pass over
 all equations is a product with these, one sum over the ranks of as many numbers as there are rows,
 and a correction of the own entries; what is decided is decided on numbers that all ranks have.
+Equations whose entries one rank alone holds, as sums of rows of a parameter that is divided along
+them, are a block of that rank, which sends nothing and decides by itself.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -113,64 +116,120 @@ class _Group:
     parts: tuple[_Part, ...]
 
 
+class _Factored(NamedTuple):
+    """Blocks of one shape, and which of them are meant."""
+
+    plan: MatrixPlan
+    block: MatrixBlock
+    which: Tensor
+    """(k,) their numbers."""
+
+    def of(self, M: Tensor, dims: int) -> Tensor:
+        """Of a tensor for each block, or one of fewer dimensions for all, those that are meant."""
+        return M[self.which] if M.dim() > dims and len(self.which) < len(M) else M
+
+
+def shards_blocks(
+    plans: Sequence[SumsPlan | MatrixPlan],
+    parameters: Sequence[Tensor],
+    forms: Sequence[Tensor],
+    ranks: Ranks,
+    variant: str,
+    factored: Callable[[MatrixPlan, Sequence[Tensor], str], Block],
+) -> tuple[list[Block], bool]:
+    """The equations that ranks hold together as one block, those of this rank alone as another.
+
+    Also whether any rank has some of its own. `plans` are matrices and sums of views; `parameters`
+    vary, and are as the optimizer holds them; `forms` are plain tensors of their whole shapes,
+    whose values are not read; `factored` is `make_block`, but for the plan, the forms and the
+    variant.
+
+    Raises
+    ------
+    InputError
+        A variant without a basis.
+    """
+    if variant not in VARIANTS:
+        raise InputError(
+            f'variant="{variant}" has no basis of which a rank can hold columns; sharded '
+            f"parameters take {', '.join(sorted(VARIANTS))}"
+        )
+    shared: list[_Factored] = []
+    own: list[_Factored] = []
+    apart = False
+    for plan in plans:
+        matrix = _as_matrix(plan)
+        block = factored(matrix, forms, VARIANTS[variant])
+        assert isinstance(block, MatrixBlock)
+        owner = _owner(matrix, parameters, ranks)
+        apart |= bool((owner >= 0).any())
+        for mask, found in ((owner < 0, shared), (owner == ranks.number, own)):
+            if bool(mask.any()):
+                found.append(_Factored(matrix, block, mask.nonzero().flatten()))
+    blocks = [
+        ShardsBlock(found, parameters, ranks, VARIANTS[variant], alone=alone)
+        for found, alone in ((shared, False), (own, True))
+        if found
+    ]
+    return list(blocks), apart
+
+
 class ShardsBlock(Block):
-    """All equations of a system of which a parameter is a DTensor, as one block.
+    """Equations of a system of which a parameter is a DTensor, as one block.
 
     Parameters
     ----------
-    plans
-        Matrices, and sums of views.
+    found
+        The equations and their factors.
     parameters
         Those that vary, as the optimizer holds them.
-    forms
-        Plain tensors of their whole shapes, whose values are not read.
-    factored
-        `make_block`, but for the plan, the forms and the variant.
+    alone
+        Whether this rank holds all their entries, and no other does.
     """
 
     def __init__(
         self,
-        plans: Sequence[SumsPlan | MatrixPlan],
+        found: Sequence[_Factored],
         parameters: Sequence[Tensor],
-        forms: Sequence[Tensor],
         ranks: Ranks,
         variant: str,
-        factored: Callable[[MatrixPlan, Sequence[Tensor], str], Block],
+        *,
+        alone: bool,
     ) -> None:
-        if variant not in VARIANTS:
-            raise InputError(
-                f'variant="{variant}" has no basis of which a rank can hold columns; sharded '
-                f"parameters take {', '.join(sorted(VARIANTS))}"
-            )
-        self.ranks, self.variant = ranks, f"{VARIANTS[variant]}, sharded"
+        self.ranks, self.alone = ranks, alone
+        self.variant = f"{variant}, sharded, on this rank alone" if alone else f"{variant}, sharded"
         self.work = widest_dtype(parameters)
         device = here(parameters[0]).device
         self._groups: list[_Group] = []
         self.independent = True
         rows, start = [], 0
-        for plan in plans:
-            matrix = _as_matrix(plan)
-            block = factored(matrix, forms, VARIANTS[variant])
-            assert isinstance(block, MatrixBlock)
-            self.independent &= block.independent
-            stop = start + matrix.rows.numel()
-            self._groups.append(self._group(matrix, block, slice(start, stop), parameters, device))
-            rows.append(matrix.rows.reshape(-1))
+        for each in found:
+            self.independent &= each.block.independent
+            numbers = each.plan.rows.reshape(each.block.shape[:2])[each.which]
+            stop = start + numbers.numel()
+            self._groups.append(self._group(each, slice(start, stop), parameters, device))
+            rows.append(numbers.reshape(-1))
             start = stop
         self.rows = sent(torch.cat(rows), device)
         self.shape = (1, start, sum(p.numel() for p in parameters))
 
     def _group(
         self,
-        plan: MatrixPlan,
-        block: MatrixBlock,
+        each: _Factored,
         rows: slice,
         parameters: Sequence[Tensor],
         device: torch.device,
     ) -> _Group:
-        parts = []
-        for piece, part in zip(plan.pieces, block.parts, strict=True):
-            found = _part(piece, part.A, part.W, parameters[piece.parameter], self.ranks)
+        block, parts = each.block, []
+        for piece, part in zip(each.plan.pieces, block.parts, strict=True):
+            found = _part(
+                piece,
+                each.of(part.A, 2),
+                each.of(part.W, 2),
+                parameters[piece.parameter],
+                self.ranks,
+                each.which,
+            )
             if found is not None:
                 parts.append(
                     replace(
@@ -182,10 +241,12 @@ class ShardsBlock(Block):
                         W=sent(found.W, device, self.work),
                     )
                 )
-        K = sent(narrowed(block.K, self.work), device)
-        norms = sent(block.norms, device, self.work)
-        prices = K.mT if block.independent else sent(narrowed(block.prices, self.work), device)
-        return _Group(rows, block.shape, K.shape[-2], K, prices, norms, tuple(parts))
+        K = sent(narrowed(each.of(block.K, 2), self.work), device)
+        norms = sent(each.of(block.norms, 1), device, self.work)
+        prices = each.of(block.prices, 2)
+        prices = K.mT if block.independent else sent(narrowed(prices, self.work), device)
+        shape = (len(each.which), *block.shape[1:])
+        return _Group(rows, shape, K.shape[-2], K, prices, norms, tuple(parts))
 
     def residual(self, b: Tensor) -> Tensor:
         return self._times(self.ts, lambda part: part.A, torch.Tensor.detach) - b
@@ -224,7 +285,7 @@ class ShardsBlock(Block):
         return y
 
     def _coordinates_of(self, gs: Sequence[Tensor], shift: Shift | None) -> list[Tensor]:
-        """W (g + shift * x) of each group, (B, r); the same on every rank."""
+        """W (g + shift * x) of each group, (B, r); of shared ones the same on every rank."""
         sizes = [group.shape[0] * group.rank for group in self._groups]
         y = torch.zeros(sum(sizes), dtype=self.work, device=self.rows.device)
         ys = [
@@ -238,8 +299,12 @@ class ShardsBlock(Block):
                     x = part.read(self.ts[part.parameter], self.work)
                     v = v + x * shift[part.parameter]
                 _add(own, part, part.times(part.W, v))
-        self.ranks.add_(y)
+        self._add_up(y)
         return ys
+
+    def _add_up(self, y: Tensor) -> Tensor:
+        """Over the ranks, in place."""
+        return y if self.alone else self.ranks.add_(y)
 
     def together(self, holds: Tensor) -> Tensor:
         every = holds.clone()
@@ -262,7 +327,7 @@ class ShardsBlock(Block):
             for part in group.parts:
                 x = of(part.read(ts[part.parameter], self.work))
                 _add(own, part, part.times(matrix(part), x))
-        return self.ranks.add_(y)
+        return self._add_up(y)
 
     def _subtract(self, ts: Sequence[Tensor], ys: Sequence[Tensor]) -> None:
         for group, y in zip(self._groups, ys, strict=True):
@@ -290,10 +355,24 @@ def _as_matrix(plan: SumsPlan | MatrixPlan) -> MatrixPlan:
     return replace(plan, A=plan.A.to_dense())
 
 
-def _part(piece: Piece, A: Tensor, W: Tensor, parameter: Tensor, ranks: Ranks) -> _Part | None:
-    """What of the columns of one parameter is here; None where nothing is."""
+def _columns(piece: Piece) -> Tensor:
+    """The entries of a parameter that blocks touch, (B, n)."""
     where = piece.where
-    columns = where.columns().view(where.shape) if isinstance(where, Sums) else where
+    return where.columns().view(where.shape) if isinstance(where, Sums) else where
+
+
+def _owner(plan: MatrixPlan, parameters: Sequence[Tensor], ranks: Ranks) -> Tensor:
+    """The number of the rank that holds all entries of a block, (B,); -1 where several do."""
+    entries = [ranks.owners(_columns(piece), parameters[piece.parameter]) for piece in plan.pieces]
+    owners = torch.cat(entries, dim=1)
+    return owners[:, 0].masked_fill((owners != owners[:, :1]).any(1), -1)
+
+
+def _part(
+    piece: Piece, A: Tensor, W: Tensor, parameter: Tensor, ranks: Ranks, which: Tensor
+) -> _Part | None:
+    """What of the columns of one parameter is here, of these blocks; None where nothing is."""
+    columns = _columns(piece)[which]
     inside, places = ranks.places(columns, parameter)
     blocks = inside.any(1).nonzero().flatten()
     if not len(blocks):

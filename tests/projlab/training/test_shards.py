@@ -147,6 +147,37 @@ def a_step_adds_up_one_number_for_each_row(rank, world):
     assert reduced(optimizer.step) == [10, 10, 10, 10]
 
 
+def rows_of_one_rank_are_not_sent(rank, world):
+    torch.manual_seed(0)
+    w, v = sharded(torch.rand(9, 4, dtype=F64), dim=0), sharded(torch.rand(6, 9, dtype=F64), dim=0)
+    optimizer = torch.optim.Adam([w, v], lr=0.1)
+    # of the columns all ranks have entries, of the rows one; 0.25 in all of them is no solution
+    given = [expr(w).sum(dim=1) == 1, expr(v).sum(dim=0) == 2]
+    handle = constrain(optimizer, *given, start="project")
+
+    for i, p in enumerate((w, v)):
+        torch.manual_seed(i)
+        p.grad = sharded(torch.randn(p.shape, dtype=F64), dim=0).detach()
+    # coordinates of the gradients, a correction and the log, of the columns; then its maximum
+    *columns, last = reduced(optimizer.step)
+    assert set(columns) == {9}
+    assert last == 1
+    alone = torch.optim.Adam([w], lr=0.1)
+    handle.remove()
+    handle = constrain(alone, given[0])
+    # float32 of the log: the largest residual, and whether there is one
+    assert reduced(alone.step) == [1]
+    logged = handle.residuals[-1]
+    off = (w.full_tensor().sum(1) - 1).abs().max()
+    assert logged == off.float()
+    # what one rank alone has done is known to every one
+    w.grad = torch.zeros_like(w)
+    if rank == world - 1:
+        w.grad.to_local()[-1, 0] = torch.nan
+    alone.step()
+    assert handle.residuals[-1].isnan()
+
+
 def sums_hold_nothing_for_each_entry(rank, world):
     w = sharded(torch.ones(400, 20), dim=0)
     optimizer = torch.optim.SGD([w], lr=0.1)
@@ -323,6 +354,7 @@ def all_of_them(rank, world, folder):
     if world == 2:
         fully_sharded(rank, world)
         a_step_adds_up_one_number_for_each_row(rank, world)
+        rows_of_one_rank_are_not_sent(rank, world)
         sums_hold_nothing_for_each_entry(rank, world)
         refusals(rank, world)
         layers_under_fully_shard(rank, world)
