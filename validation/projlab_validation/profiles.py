@@ -91,11 +91,11 @@ PROFILES = {
         Profile(
             "quick",
             DTYPES,
-            6e9,
+            1e9,
             60.0,
             30.0,
             ("float64",),
-            1.0,
+            0.2,
             repeats=5,
             repeat_seconds=0.2,
             sparse=SMALLEST,

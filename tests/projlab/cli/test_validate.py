@@ -14,13 +14,38 @@ import pandas as pd
 import pytest
 
 import projlab
+import projlab.tolerance
 from projlab.cli import main
+from projlab_reports import publish
+from projlab_validation import runner, store
+from tests.validation.forked import Forked
 
 QUICK_RUN = ("validate", "--problem", "article_1", "--jobs", "1")
 # a shell starts what it runs in the background with Ctrl-C ignored
 INTERRUPTIBLE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+SMALL_RUN = (*QUICK_RUN, "--variant", "qr", "--dtype", "float64")
+# pages take longer than what they show, and most tests do not look at them
+NO_PAGES = """
+from projlab_reports import publish
+publish.write_run = lambda summary, folder: (folder / "report.html", folder / "report.md")
+"""
 SHAPES = ("3x10", "10x20", "10x100", "30x60")
 STRICTER = "import projlab.tolerance as t; t.forward_error_bound = lambda *a, **k: 1e-30"
+
+
+@pytest.fixture
+def here(monkeypatch, capfd, tmp_path):
+    """Runs of this process, whose workers are forked from it, in an empty folder; no pages."""
+    monkeypatch.setattr(runner, "start_process", Forked)
+    monkeypatch.setattr(publish, "write_run", lambda _, to: (to / "report.html", to / "report.md"))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        code = main(list(map(str, arguments)))
+        captured = capfd.readouterr()
+        return subprocess.CompletedProcess(arguments, code, captured.out, captured.err)
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -57,17 +82,21 @@ def test_pandas_reads_the_records_and_the_verdicts(finished):
     assert verdicts["environment"].iloc[0] in json.loads((folder / "environment.json").read_text())
 
 
-def test_resuming_judges_again_and_overwriting_measures_again(finished, projlab_command):
-    _, folder = finished
-    parts = {path: path.stat().st_mtime_ns for path in (folder / "records").iterdir()}
+def test_resuming_judges_again_and_overwriting_measures_again(here, tmp_path):
+    def again(*flag):
+        return here(*SMALL_RUN, "--out", "run", *flag).returncode
 
-    def again(flag):
-        return projlab_command(*QUICK_RUN, "--out", folder, flag, cwd=folder.parent).returncode
+    def written():
+        return {path: path.stat().st_mtime_ns for path in (tmp_path / "run/records").iterdir()}
 
+    assert again() == 0
+    parts = written()
+    (tmp_path / "run" / "verdicts.parquet").unlink()
     assert again("--resume") == 0
-    assert {path: path.stat().st_mtime_ns for path in (folder / "records").iterdir()} == parts
+    assert written() == parts
+    assert (tmp_path / "run" / "verdicts.parquet").exists()
     assert again("--overwrite") == 0
-    assert {path: path.stat().st_mtime_ns for path in (folder / "records").iterdir()} != parts
+    assert written() != parts
 
 
 def test_json_is_the_only_output_and_parses(projlab_command, tmp_path):
@@ -86,8 +115,7 @@ def test_json_is_the_only_output_and_parses(projlab_command, tmp_path):
 
 
 def test_a_failed_check_ends_with_1_and_the_command_that_repeats_it(projlab_command, tmp_path):
-    arguments = (*QUICK_RUN, "--variant", "qr", "--dtype", "float64", "--out", "run")
-    ended = projlab_command(*arguments, cwd=tmp_path, before=STRICTER)
+    ended = projlab_command(*SMALL_RUN, "--out", "run", cwd=tmp_path, before=STRICTER)
     assert ended.returncode == 1
     command = (
         "projlab validate --profile quick --problem article_1 --variant qr --dtype float64 "
@@ -96,14 +124,14 @@ def test_a_failed_check_ends_with_1_and_the_command_that_repeats_it(projlab_comm
     assert command in ended.stdout
     assert command in (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
     for _ in range(2):
-        again = projlab_command(*command.split()[1:], cwd=tmp_path, before=STRICTER)
+        again = projlab_command(*command.split()[1:], cwd=tmp_path, before=STRICTER + NO_PAGES)
         assert again.returncode == 1, again.stderr
         assert " failed: " in again.stdout
 
 
-def test_nothing_checked_ends_with_3(projlab_command, tmp_path):
+def test_nothing_checked_ends_with_3(here):
     overlapping = ("validate", "--problem", "article_3", "--variant", "single_row", "--jobs", "1")
-    ended = projlab_command(*overlapping, cwd=tmp_path)
+    ended = here(*overlapping)
     assert ended.returncode == 3
     assert "Nothing was checked" in ended.stdout
 
@@ -153,7 +181,8 @@ def test_a_run_that_is_stopped_can_be_resumed(sent, projlab_program, projlab_com
         assert time.monotonic() < patience
         time.sleep(0.05)
     kept = {path: path.stat().st_mtime_ns for path in records.glob("*.parquet")}
-    resumed = projlab_command(*arguments, "--out", "run", "--resume", cwd=tmp_path)
+    again = (*arguments, "--out", "run", "--resume")
+    resumed = projlab_command(*again, cwd=tmp_path, before=NO_PAGES)
     assert resumed.returncode == 0, resumed.stderr
     after = {path: path.stat().st_mtime_ns for path in records.glob("*.parquet")}
     assert kept.items() < after.items()
@@ -170,7 +199,7 @@ def test_two_processes_on_one_folder_the_second_is_told_and_the_first_goes_on(
     several = [option for name in names for option in ("--problem", name)]
     arguments = ("validate", *several, "--variant", "qr", "--jobs", "1", "--out", "run")
     running = subprocess.Popen(
-        [*projlab_program(""), *arguments], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+        [*projlab_program(NO_PAGES), *arguments], cwd=tmp_path, stdout=subprocess.PIPE, text=True
     )
     while not (tmp_path / "run" / "run.json").exists():
         assert running.poll() is None
@@ -186,62 +215,55 @@ def test_two_processes_on_one_folder_the_second_is_told_and_the_first_goes_on(
     assert set(frame["problem"]) == set(names)
 
 
-LOSES_A_PART = """
-from projlab_validation import store
-write = store.Store.write
-def lossy(self, records):
-    path = write(self, records)
-    if records[0].dtype == "float32":
-        path.unlink()
-    return path
-store.Store.write = lossy
-"""
+def test_fewer_records_than_the_profile_demands_is_a_failure(here, monkeypatch):
+    write = store.Store.write
 
+    def lossy(self, records):
+        path = write(self, records)
+        if records[0].dtype == "float32":
+            path.unlink()
+        return path
 
-def test_fewer_records_than_the_profile_demands_is_a_failure(projlab_command, tmp_path):
-    ended = projlab_command(*QUICK_RUN, "--out", "run", cwd=tmp_path, before=LOSES_A_PART)
+    run = (*QUICK_RUN, "--variant", "single_row", "--variant", "qr", "--out", "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(store.Store, "write", lossy)
+        ended = here(*run)
     assert ended.returncode == 1
     assert "Every check held" not in ended.stdout
-    lost = len(projlab.variants())
-    what = f"{lost} measurements are missing, single_row on article_1 in float32 the first"
+    what = "2 measurements are missing, single_row on article_1 in float32 the first"
     assert f"Incomplete: {what}. Of what was measured until then: " in ended.stdout
     assert ended.stderr == f"projlab: {what}; --resume goes on\n"
-    assert projlab_command("report", "run", cwd=tmp_path).returncode == 1
-    resumed = projlab_command(*QUICK_RUN, "--out", "run", "--resume", cwd=tmp_path)
+    assert here("report", "run").returncode == 1
+    resumed = here(*run, "--resume")
     assert resumed.returncode == 0
     assert "Every check held" in resumed.stdout
 
 
-def test_too_few_records_for_what_is_demanded_is_a_failure(projlab_command, tmp_path):
-    run = (*QUICK_RUN, "--variant", "qr", "--out", "run")
-    demanding = projlab_command(*run, "--minimum-records", "1000", cwd=tmp_path)
+def test_too_few_records_for_what_is_demanded_is_a_failure(here):
+    run = (*SMALL_RUN, "--out", "run")
+    demanding = here(*run, "--minimum-records", "1000")
     assert demanding.returncode == 1
     assert "records were checked, and 1,000 are demanded" in demanding.stdout
     assert "Every check held" not in demanding.stdout
-    modest = projlab_command(*run, "--resume", "--minimum-records", "1", cwd=tmp_path)
+    modest = here(*run, "--resume", "--minimum-records", "1")
     assert modest.returncode == 0
 
 
-def test_a_part_that_is_damaged_is_measured_again(finished, projlab_command):
-    _, folder = finished
-    part = next((folder / "records").glob("article_1.float64.*.parquet"))
+def test_a_part_that_is_damaged_is_measured_again(here):
+    run = (*SMALL_RUN, "--out", "run")
+    assert here(*run).returncode == 0
+    part = next(Path("run/records").glob("article_1.float64.*.parquet"))
     part.write_bytes(part.read_bytes()[:100])
-    refused = projlab_command(*QUICK_RUN, "--out", folder, cwd=folder.parent)
-    assert refused.returncode == 2
-    resumed = projlab_command(*QUICK_RUN, "--out", folder, "--resume", cwd=folder.parent)
+    assert here(*run).returncode == 2
+    resumed = here(*run, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert resumed.stderr == (f"projlab: {part} cannot be read; what it held is measured again\n")
 
 
-def test_for_ci_there_are_xml_and_annotations(projlab_program, tmp_path):
-    arguments = (*QUICK_RUN, "--variant", "qr", "--dtype", "float64", "--out", "run", "--json")
-    ended = subprocess.run(
-        [*projlab_program(STRICTER), *arguments, "--junit", "new/results.xml"],
-        cwd=tmp_path,
-        env={**os.environ, "GITHUB_ACTIONS": "true"},
-        capture_output=True,
-        text=True,
-    )
+def test_for_ci_there_are_xml_and_annotations(here, monkeypatch, tmp_path):
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setattr(projlab.tolerance, "forward_error_bound", lambda *_, **__: 1e-30)
+    ended = here(*SMALL_RUN, "--out", "run", "--json", "--junit", "new/results.xml")
     assert ended.returncode == 1
     failures = json.loads(ended.stdout)["failures"]
     assert ended.stderr.count("::error title=qr on article_1 in float64::") == len(failures)
@@ -270,27 +292,25 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(code, says, tmp_path, mon
     assert not list(tmp_path.iterdir())
 
 
-FULL_DISK = """
-import errno, os
-synced, calls = os.fsync, []
-def full(descriptor):
-    calls.append(1)
-    if len(calls) > 4:
-        raise OSError(errno.ENOSPC, "No space left on device", "run/records")
-    synced(descriptor)
-os.fsync = full
-"""
+def test_a_disk_that_fills_up_ends_with_2_and_is_resumed(here, monkeypatch):
+    synced, calls = os.fsync, []
 
+    def full(descriptor):
+        calls.append(1)
+        if len(calls) > 4:
+            raise OSError(errno.ENOSPC, "No space left on device", "run/records")
+        synced(descriptor)
 
-def test_a_disk_that_fills_up_ends_with_2_and_is_resumed(projlab_command, tmp_path):
-    run = (*QUICK_RUN, "--problem", "article_2", "--out", "run")
-    ended = projlab_command(*run, cwd=tmp_path, before=FULL_DISK)
+    run = (*SMALL_RUN, "--problem", "article_2", "--problem", "article_3", "--out", "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        ended = here(*run)
     assert ended.returncode == 2
     assert ended.stderr.startswith(
         "projlab: run/records cannot be written: no space left on device"
     )
     assert ended.stderr.count("\n") == 1
-    resumed = projlab_command(*run, "--resume", cwd=tmp_path)
+    resumed = here(*run, "--resume")
     assert resumed.returncode == 0, resumed.stderr
 
 
@@ -298,7 +318,7 @@ def test_a_disk_that_fills_up_ends_with_2_and_is_resumed(projlab_command, tmp_pa
 def test_a_table_is_shown_in_any_encoding(encoding, finished, projlab_program):
     _, folder = finished
     ended = subprocess.run(
-        [*projlab_program(""), *QUICK_RUN, "--out", folder, "--resume"],
+        [*projlab_program(NO_PAGES), *QUICK_RUN, "--out", folder, "--resume"],
         env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
         capture_output=True,
     )
@@ -309,8 +329,8 @@ def test_a_table_is_shown_in_any_encoding(encoding, finished, projlab_program):
     assert re.search(r"\|\s+ku \|", shown)
 
 
-def test_no_time_limit_is_too_long(projlab_command, tmp_path):
-    long = projlab_command(*QUICK_RUN, "--time-limit", "1e8", cwd=tmp_path)
+def test_no_time_limit_is_too_long(here):
+    long = here(*SMALL_RUN, "--time-limit", "1e8")
     assert long.returncode == 0, long.stderr
 
 

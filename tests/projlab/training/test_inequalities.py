@@ -112,11 +112,13 @@ PROBLEMS = {
 }
 FEW = ("SGD, momentum", "Adam", "RMSprop, centered")
 """Optimizers that are tried on every problem; the others on the one that has all kinds of rows."""
+SAME_STEPS = ("SGD, foreach", "SGD, fused", "Adam, foreach")
+"""Those of others, computed otherwise."""
 INSTANCES = [
     (problem, name)
     for problem in PROBLEMS
     for name in SETTINGS
-    if name != "LBFGS" and (problem == "budgets" or name in FEW)
+    if name != "LBFGS" and (name in FEW or (problem == "budgets" and name not in SAME_STEPS))
 ]
 REACH = 10.0
 """Curvatures are a tenth of those that `Setting.reach` was stated for."""
