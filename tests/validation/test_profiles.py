@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from projlab import variants
 from projlab.engine.variants import get
 from projlab_validation.problems.problem import Problem
-from projlab_validation.profiles import PROFILES, over_budget
+from projlab_validation.profiles import PROFILES, gets_every_check, over_budget
 from tests.validation.problems.catalogued import problem
 
 QUICK, STANDARD, FULL = PROFILES.values()
@@ -38,7 +38,7 @@ def test_full_takes_everything():
 def test_a_skip_says_what_it_needs_and_a_profile_that_runs_it():
     reason = over_budget(QUICK, "qr", shaped(2806, 4131, overlap=True))
     assert reason == (
-        "needs 32.5 GFlop of dense factorisation, the quick profile stops at 6; "
+        "needs 32.5 GFlop of dense factorisation, the quick profile stops at 1; "
         "`projlab validate --profile standard` runs it"
     )
     assert over_budget(STANDARD, "qr", shaped(2806, 4131, overlap=True)) is None
@@ -54,14 +54,24 @@ def test_only_what_keeps_rows_sparse_is_asked_beyond_a_dense_factorisation(varia
 
 
 def test_an_iteration_is_asked_where_as_many_steps_as_rows_are_affordable():
-    middle = shaped(1355, 1614, overlap=True)
-    assert over_budget(QUICK, "iterative", shaped(300, 400, overlap=True)) is None
+    middle = shaped(700, 1600, overlap=True)
+    assert over_budget(QUICK, "iterative", shaped(200, 300, overlap=True)) is None
     assert over_budget(QUICK, "qr", middle) is None
     reason = over_budget(QUICK, "iterative", middle)
     assert reason == (
-        "iterations of 1355 steps may take 94.8 GFlop, the quick profile stops at 6; "
-        "`projlab validate --profile full` runs it"
+        "iterations of 700 steps may take 25.1 GFlop, the quick profile stops at 1; "
+        "`projlab validate --profile standard` runs it"
     )
+
+
+@pytest.mark.parametrize("variant", variants())
+def test_an_iteration_gets_every_check_of_the_quick_profile_on_the_smallest_systems(variant):
+    sizes = (10, 100), (30, 60), (300, 400)
+    smallest, small, large = (shaped(*size, overlap=True) for size in sizes)
+    assert gets_every_check(QUICK, variant, smallest)
+    assert gets_every_check(QUICK, variant, small) != get(variant).iterates
+    assert gets_every_check(STANDARD, variant, small)
+    assert not gets_every_check(QUICK, variant, large)
 
 
 @pytest.mark.parametrize("variant", variants())
