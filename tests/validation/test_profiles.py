@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from projlab import variants
 from projlab.engine.variants import get
 from projlab_validation.problems.problem import Problem
-from projlab_validation.profiles import PROFILES, gets_every_check, over_budget
+from projlab_validation.profiles import PROFILES, over_budget
 from tests.validation.problems.catalogued import problem
 
 QUICK, STANDARD, FULL = PROFILES.values()
@@ -62,16 +62,6 @@ def test_an_iteration_is_asked_where_as_many_steps_as_rows_are_affordable():
         "iterations of 700 steps may take 25.1 GFlop, the quick profile stops at 1; "
         "`projlab validate --profile standard` runs it"
     )
-
-
-@pytest.mark.parametrize("variant", variants())
-def test_an_iteration_gets_every_check_of_the_quick_profile_on_the_smallest_systems(variant):
-    sizes = (10, 100), (30, 60), (300, 400)
-    smallest, small, large = (shaped(*size, overlap=True) for size in sizes)
-    assert gets_every_check(QUICK, variant, smallest)
-    assert gets_every_check(QUICK, variant, small) != get(variant).iterates
-    assert gets_every_check(STANDARD, variant, small)
-    assert not gets_every_check(QUICK, variant, large)
 
 
 @pytest.mark.parametrize("variant", variants())

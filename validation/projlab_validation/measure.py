@@ -15,7 +15,7 @@ import numpy as np
 from projlab_validation import subjects
 from projlab_validation.examine import examine_subject, examine_variant
 from projlab_validation.outcome import Array, Outcome, Rule, ask, described, load_libraries
-from projlab_validation.profiles import Profile, gets_every_check, over_budget, within
+from projlab_validation.profiles import Profile, over_budget, within
 from projlab_validation.record import NAN, Check, Record, blank_record
 from projlab_validation.truth import Truth
 from projlab_validation.watch import Answered, Asked, Tell, nobody
@@ -186,7 +186,7 @@ def _further(
     from projlab_validation.drift import drift_records
 
     problem = truth.problem
-    if gets_every_check(profile, base.variant, problem):
+    if within(problem, profile.check_flops):
         yield from examine_variant(truth, base, x, profile, tell)
     if problem.group == "drift":
         tell(Asked(base.variant, "drift"))

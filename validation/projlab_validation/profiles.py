@@ -47,8 +47,6 @@ class Profile:
     check_flops, subject_flops
         Variants, and subjects, get every check on systems up to this count, and on larger ones
         those of x₀ alone.
-    iterated_flops
-        As `check_flops`, of variants of which each projection is an iteration.
     drift_exponent, drift_long
         Drift is followed for 10 to the power of this many steps; on these problems for a million.
     drift_iterated
@@ -73,7 +71,6 @@ class Profile:
     sparse_rows: float = math.inf
     check_flops: float = 1e6
     subject_flops: float = 1e8
-    iterated_flops: float = math.inf
     drift_exponent: int = 4
     drift_long: tuple[str, ...] = ()
     drift_iterated: int = 2
@@ -103,7 +100,6 @@ PROFILES = {
             repeat_seconds=0.2,
             sparse=SMALLEST,
             sparse_rows=0,
-            iterated_flops=1e4,
             training=(
                 "train_article_2",
                 "train_mixture",
@@ -161,14 +157,6 @@ def within(problem: Problem, flops: float) -> bool:
     """Whether a dense factorisation takes at most so much, or the system is sparse and small."""
     small = problem.stays_sparse and problem.m <= SPARSE_ROWS
     return small or problem.m * problem.m * problem.n <= flops
-
-
-def gets_every_check(profile: Profile, variant: str, problem: Problem) -> bool:
-    """Whether a variant is asked about more than x₀."""
-    most = profile.check_flops
-    if get(variant).iterates:
-        most = min(most, profile.iterated_flops)
-    return within(problem, most)
 
 
 def over_budget(profile: Profile, variant: str, problem: Problem) -> str | None:
