@@ -232,7 +232,9 @@ FAMILIES = ("simplex", "nonneg", "box_", "polyhedron", "empty")
 
 
 def bounds(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row a family of bounded problems and who answered: judged answers, and solvers."""
+    """One row a family of bounded problems and who answered: judged answers, solvers and peers."""
+    # what a peer was not asked is no row of its
+    frame = frame[(frame["role"] == "answer") | (frame["status"] != "skip")]
     short = frame["problem"].str.removeprefix("bounds_")
 
     def family(name: str) -> str:
@@ -248,7 +250,8 @@ def bounds(frame: pd.DataFrame) -> pd.DataFrame:
             table.append(
                 {
                     "family": kind,
-                    "answered by": variant or ", ".join(sorted(own["variant"].unique())),
+                    "answered by": peer_name(str(variant))
+                    or ", ".join(sorted(own["variant"].unique())),
                     "problems": len(own),
                     "x* known": int(known.sum()),
                     "worst distance": error(float(own["distance"].max())),

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from projlab_reports import bounded, charts
+from projlab_reports import bounded, charts, tables
 from projlab_reports.summary import rows
 from projlab_validation.bounds.section import BoundsRecord
 from tests.reports.runs import BASE, summary_of
@@ -43,6 +43,22 @@ def test_only_what_all_were_asked_is_compared(run):
     assert list(asked.distances.index) == ["bounds_one", "bounds_two", "bounds_three"]
     assert asked.distances["projlab"].tolist() == [1e-16, 1e-14, 0.0]
     assert asked.distances["CLARABEL"].tolist() == [1e-9, math.inf, 1e-3]
+
+
+def test_peers_go_by_their_module_and_what_they_were_not_asked_is_left_out():
+    spec = "projlab_validation.subjects.qpth:project"
+    peer = replace(SOLVER, variant=spec, distance=1e-11, seconds=0.5)
+    run = summary_with(
+        replace(OURS, distance=1e-16, seconds=1.0),
+        peer,
+        replace(OURS, problem="bounds_large", distance=1e-16, seconds=1.0),
+        replace(peer, problem="bounds_large", status="skip", distance=math.nan),
+    )
+    distances = bounded.asked(run).distances
+    assert list(distances.index) == ["bounds_one"]
+    assert list(distances.columns) == ["projlab", "qpth"]
+    shown = tables.bounds(run.bounds).set_index("answered by")
+    assert shown["problems"].to_dict() == {"active_set": 2, "qpth": 1}
 
 
 def test_a_quick_wrong_answer_has_no_time(run):
