@@ -129,6 +129,8 @@ def _shares(axes: Axes, shares: pd.DataFrame, problems: int, known: Sequence[str
     places = {v: i for i, v in enumerate(known)}
     for k, name in enumerate(shares.columns):
         i = places.setdefault(name, len(places))
+        # colours and markers come round again dashed and hollow
+        again = i >= len(PALETTE)
         axes.step(
             shares.index,
             100 * shares[name],
@@ -137,6 +139,8 @@ def _shares(axes: Axes, shares: pd.DataFrame, problems: int, known: Sequence[str
             marker=MARKERS[i % len(MARKERS)],
             markevery=(10 * k, 40),
             markersize=5,
+            linestyle="--" if again else "-",
+            markerfacecolor="none" if again else PALETTE[i % len(PALETTE)],
             label=name,
         )
     axes.set_xscale("log")

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from projlab_reports import bounded, charts, tables
 from projlab_reports.summary import rows
@@ -95,3 +96,15 @@ def test_what_was_run_names_the_sections_that_were(run):
     assert run.what_was_run.endswith("; 5 problems with inequalities or bounds.")
     alone = replace(run, verdicts=run.verdicts.iloc[:0])
     assert alone.what_was_run == "5 problems with inequalities or bounds."
+
+
+def test_no_two_of_ten_look_alike():
+    pair = [replace(OURS, problem=f"bounds_{i}", distance=1e-16, seconds=1.0) for i in range(2)]
+    others = [replace(r, role="solver", variant=f"peer{k}") for r in pair for k in range(9)]
+    figure = Figure()
+    charts.bounds(summary_with(*pair, *others))[0].draw(axes := figure.subplots())
+    looks = {
+        (line.get_color(), line.get_marker(), line.get_linestyle(), line.get_markerfacecolor())
+        for line in axes.get_lines()
+    }
+    assert len(looks) == len(axes.get_lines()) == 10
