@@ -16,7 +16,7 @@ from projlab.proof.certificate import Certificate
 from projlab.system.constraint import AffineConstraint
 from projlab.system.inputs import working_dtype
 from projlab.training.agreement import agreed
-from projlab.training.blocks.base import Block, Shift, TouchedEntries, widest_dtype
+from projlab.training.blocks.base import Block, Shift, TouchedEntries, largest_of_all, widest_dtype
 from projlab.training.blocks.factoring import inconsistent, make_block
 from projlab.training.blocks.polyhedral import PolyhedralBlock
 from projlab.training.blocks.shards import ShardsBlock, shards_blocks
@@ -565,7 +565,7 @@ class ParameterSystem:
         """The residuals; where a rank has equations of its own, the largest on any rank."""
         if self.ranks is None or not self.apart_by_rank:
             return residuals
-        return [self.ranks.largest(residuals)]
+        return [self.ranks.largest(largest_of_all(residuals, self.device))]
 
     def _holds(self, block: Block, b: Tensor, r: Tensor, factor: float) -> Tensor:
         """Which rows hold up to `factor` roundings of the coarsest parameter."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from projlab.numerics.transfer import reads_values
-from projlab.training.blocks.base import largest_of
+from projlab.training.blocks.base import largest_of, largest_of_all
 
 _LARGEST = torch.finfo(torch.float32).max
 
@@ -44,8 +44,7 @@ class ResidualLog:
             return
         largest = self._largest
         assert isinstance(largest, Tensor)
-        sizes = [torch.linalg.vector_norm(r, math.inf).to(torch.float32) for r in residuals]
-        value = torch.stack(sizes).amax() if sizes else torch.zeros_like(largest)
+        value = largest_of_all(residuals, self.device)
         self._values.index_copy_(0, (self.steps % self.size).reshape(1), value.reshape(1))
         self.steps.add_(1)
         torch.maximum(largest, value, out=largest)

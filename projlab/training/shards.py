@@ -4,9 +4,8 @@ Equations are written over whole parameters. Each rank knows all coefficients, a
 a parameter it holds; sums over entries are what ranks add up together.
 """
 
-import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -104,8 +103,13 @@ class Ranks:
         """The sum over the ranks, in place, to the same bits on each of them."""
         from torch import distributed
 
+        return self._reduced_(t, distributed.ReduceOp.SUM)
+
+    def _reduced_(self, t: Tensor, op: Any) -> Tensor:
+        from torch import distributed
+
         for d in self.dims:
-            distributed.all_reduce(t, group=self.mesh.get_group(d))
+            distributed.all_reduce(t, op, group=self.mesh.get_group(d))
         return t
 
     def anywhere(self, here: bool) -> bool:
@@ -131,8 +135,7 @@ class Ranks:
         for d, placement in enumerate(parameter.placements):  # type: ignore[attr-defined]
             if placement.is_shard():
                 start, stop = bounds[placement.dim]
-                # as torch.chunk divides: the last ranks may hold less, or nothing
-                each = -(-(stop - start) // self.mesh.size(d))
+                each = _each(start, stop, self.mesh.size(d))
                 low = min(start + coordinate[d] * each, stop)
                 bounds[placement.dim] = (low, min(low + each, stop))
         shape = [stop - start for start, stop in bounds]
@@ -151,16 +154,17 @@ class Ranks:
         ):
             return torch.full_like(columns, -1)
         index = torch.unravel_index(columns, parameter.shape)
-        start = [torch.zeros_like(columns) for _ in index]
-        stop = [torch.full_like(columns, size) for size in parameter.shape]
+        # of each index of a dimension, the part that it is in so far
+        start = [torch.zeros(size, dtype=torch.long, device="cpu") for size in parameter.shape]
+        stop = [torch.full_like(t, len(t)) for t in start]
         owner = torch.zeros_like(columns)
         for d in self.dims:
             k = parameter.placements[d].dim  # type: ignore[attr-defined]
-            each = (-((start[k] - stop[k]) // self.mesh.size(d))).clamp(min=1)
-            coordinate = (index[k] - start[k]) // each
+            each = _each(start[k], stop[k], self.mesh.size(d))
+            coordinate = (torch.arange(len(each), device="cpu") - start[k]) // each
             start[k] = start[k] + coordinate * each
             stop[k] = torch.minimum(start[k] + each, stop[k])
-            owner = owner * self.mesh.size(d) + coordinate
+            owner = owner * self.mesh.size(d) + coordinate[index[k]]
         return owner
 
     @property
@@ -171,19 +175,14 @@ class Ranks:
             number = number * self.mesh.size(d) + int(coordinate[d])
         return number
 
-    def largest(self, sizes: Sequence[Tensor]) -> Tensor:
-        """The largest absolute value on any rank, (); NaN where one has it."""
+    def largest(self, value: Tensor) -> Tensor:
+        """Of a number that is not negative, (), on each rank; NaN where one has it."""
         from torch import distributed
 
-        most = torch.zeros(2, device=self.mesh.device_type, dtype=torch.float32)
-        for t in sizes:
-            size = torch.linalg.vector_norm(t, math.inf).to(torch.float32)
-            # whether a maximum over ranks keeps NaN is the backend's: it is sent beside
-            undefined = size.isnan()
-            both = torch.stack([size.masked_fill(undefined, 0), undefined.to(torch.float32)])
-            most = torch.maximum(most, both)
-        for d in self.dims:
-            distributed.all_reduce(most, distributed.ReduceOp.MAX, group=self.mesh.get_group(d))
+        # whether a maximum over ranks keeps NaN is the backend's: it is sent beside
+        undefined = value.isnan()
+        both = torch.stack([value.masked_fill(undefined, 0), undefined.to(value.dtype)])
+        most = self._reduced_(both, distributed.ReduceOp.MAX)
         return torch.where(most[1] > 0, torch.nan, most[0])
 
     def places(self, columns: Tensor, parameter: Tensor) -> tuple[Tensor, Tensor]:
@@ -196,6 +195,14 @@ class Ranks:
             inside &= (i >= start) & (i < stop)
             place = place * (stop - start) + (i - start)
         return inside, place
+
+
+IntOrTensor = TypeVar("IntOrTensor", int, Tensor)
+
+
+def _each(start: IntOrTensor, stop: IntOrTensor, parts: int) -> IntOrTensor:
+    """How many indices a part holds, as torch.chunk divides: the last may hold less, or nothing."""
+    return -((start - stop) // parts)
 
 
 def form(parameter: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from projlab_validation.judge import judge
 from projlab_validation.measure import measure
 from projlab_validation.problems import catalogue
 from projlab_validation.record import table
+from projlab_validation.subjects import rows
 from tests.validation.asked import BRIEF
 
 
@@ -115,6 +116,15 @@ def test_adapters_project_onto_polyhedra(peer, kind):
     answer = subjects.load(peer.spec)(x, *asked)
     assert answer.shape == x.shape
     assert float((answer - projector(**parts)(x)).abs().max()) <= WITHIN[peer.name]
+
+
+def test_as_rows_bounds_keep_what_no_point_satisfies_and_lose_what_every_one_does():
+    inf = torch.inf
+    x, lb, ub = torch.zeros(3), torch.tensor([0.0, -inf, inf]), torch.tensor([inf, 2.0, -inf])
+    parts = rows.program(x, None, None, torch.ones(2, 3), torch.tensor([1.0, inf]), lb, ub)
+    assert (len(parts.A), len(parts.b)) == (0, 0)
+    assert parts.G.tolist() == [[1, 1, 1], [-1, 0, 0], [0, 0, -1], [0, 1, 0], [0, 0, 1]]
+    assert parts.h.tolist() == [1, 0, -inf, 2, -inf]
 
 
 @pytest.mark.needs("jax", "jaxopt")

@@ -248,6 +248,14 @@ def largest_of(r: Tensor) -> float:
     return abs(r.item()) if r.numel() == 1 else r.abs().max().item()
 
 
+def largest_of_all(residuals: Sequence[Tensor], device: torch.device) -> Tensor:
+    """The same of several, or zero, as a float32 on the device, which is not waited for."""
+    sizes = [torch.linalg.vector_norm(r, math.inf).to(torch.float32) for r in residuals]
+    return (
+        torch.stack(sizes).amax() if sizes else torch.zeros((), device=device, dtype=torch.float32)
+    )
+
+
 def skipped(t: Tensor, skip: Tensor | None) -> Tensor:
     """t with zeros where `skip` (broadcast to it) is true: rows that are to stay as they are."""
     return t if skip is None else t.masked_fill(skip, 0)

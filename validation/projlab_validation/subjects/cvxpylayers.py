@@ -1,4 +1,4 @@
-"""cvxpylayers: a cvxpy program as a layer of torch, by diffcp and the solver that it chooses.
+"""cvxpylayers: a cvxpy program as a layer of torch, by diffcp and SCS, with tight tolerances.
 
 The distance is the parameter's; the set is constant, and the layer is made at each call.
 """

@@ -17,7 +17,7 @@ from torch import Tensor
 from projlab_validation.subjects.rows import program
 
 TOLERANCE = 1e-10
-"""Of its residuals and gap; with less it does not end on problems as small as three variables."""
+"""Of its residuals and gap, for 1e-6 by default; less changed no digit where it was tried."""
 
 
 def project(

@@ -30,7 +30,7 @@ def program(
     lb: Tensor | None,
     ub: Tensor | None,
 ) -> Program:
-    """Write bounds as rows; what is infinite is no row. `x` (..., n) tells dtype and size."""
+    """Write bounds as rows; what an infinity leaves out is no row. x (..., n) tells dtype and n."""
     n = x.shape[-1]
     none, nothing = x.new_zeros(0, n), x.new_zeros(0)
     eye = torch.eye(n, dtype=x.dtype, device=x.device)
@@ -40,7 +40,7 @@ def program(
         if M is None or bound is None:
             continue
         values = bound.expand(len(M))
-        there = torch.isfinite(values)
+        there = sign * values != torch.inf  # the other infinity is no point's, and stays
         rows.append(sign * M[there])
         right.append(sign * values[there])
     return Program(
