@@ -37,11 +37,13 @@ class Times:
         return [float(r) for r in self.samples[ours] / self.samples[theirs]]
 
 
-def interleaved(calls: Mapping[str, Callable[[], object]], budget: float = 0.3) -> Times:
+def interleaved(
+    calls: Mapping[str, Callable[[], object]], budget: float = 0.3, shortest: float = SHORTEST
+) -> Times:
     """Time each call in turn, round after round, for about `budget` seconds in all.
 
     Every round has an order of its own, so that none always follows the same one and finds the
-    same data in the caches.
+    same data in the caches. A call is repeated until `shortest` seconds have passed.
     """
     names = list(calls)
     repeats = {}
@@ -50,11 +52,11 @@ def interleaved(calls: Mapping[str, Callable[[], object]], budget: float = 0.3) 
         start = time.perf_counter()
         call()
         first = time.perf_counter() - start
-        repeats[name] = max(1, math.ceil(SHORTEST / max(first, 1e-8)))
+        repeats[name] = max(1, math.ceil(shortest / max(first, 1e-8)))
         if repeats[name] > 1:
             # a second call may still be a slow one: calibrate over enough of them
             each = timeit.timeit(call, number=repeats[name]) / repeats[name]
-            repeats[name] = max(1, math.ceil(SHORTEST / max(each, 1e-8)))
+            repeats[name] = max(1, math.ceil(shortest / max(each, 1e-8)))
     taken: dict[str, list[float]] = {name: [] for name in names}
     order = random.Random(0)  # noqa: S311  # nothing secret
     collecting = gc.isenabled()

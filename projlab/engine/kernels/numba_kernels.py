@@ -21,12 +21,6 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-COLUMNS = 1024
-"""Columns of four rows that are used again at once, a constant when compiled. Used again from the
-last to the first: 109 us against 146 from the first to the last, at 500 x 2000; 128 in pieces of
-64 columns."""
-
-
 @intrinsic
 def _pointer(typing_context: Any, address: Any) -> Any:  # noqa: ARG001  # numba's signature
     """An address as the pointer that `carray` takes."""
@@ -44,13 +38,14 @@ pointer: Any = _pointer  # called without the typing context
 def project(x: Any, W: Any, c: Any) -> None:
     """x -= W'(W x + c), rows in groups of four, two and one: each group is read once.
 
-    The columns of a group that were read last are used again first: they are in the nearest cache.
+    A group of four is taken off x in the loop that multiplies x by the next four, so that rows come
+    from memory while others are used again: 206 us against 230 in two loops, at 500 x 2000.
     """
     m, n = W.shape
     zero = x.dtype.type(0)
     i = 0
-    while i + 4 <= m:
-        p, q, r, s = W[i], W[i + 1], W[i + 2], W[i + 3]
+    if i + 4 <= m:
+        p, q, r, s = W[0], W[1], W[2], W[3]
         a, b, d, e = zero, zero, zero, zero
         for j in range(n):
             xj = x[j]
@@ -58,18 +53,23 @@ def project(x: Any, W: Any, c: Any) -> None:
             b += q[j] * xj
             d += r[j] * xj
             e += s[j] * xj
-        a += c[i]
-        b += c[i + 1]
-        d += c[i + 2]
-        e += c[i + 3]
-        end = n
-        while end > 0:
-            start = max(end - COLUMNS, 0)
-            y, t, u, v, w = x[start:end], p[start:end], q[start:end], r[start:end], s[start:end]
-            for j in range(end - start):
-                y[j] -= (a * t[j] + b * u[j]) + (d * v[j] + e * w[j])
-            end = start
-        i += 4
+        a, b, d, e = a + c[0], b + c[1], d + c[2], e + c[3]
+        i = 4
+        while i + 4 <= m:
+            t, u, v, w = W[i], W[i + 1], W[i + 2], W[i + 3]
+            f, g, h, k = zero, zero, zero, zero
+            for j in range(n):
+                xj = x[j] - ((a * p[j] + b * q[j]) + (d * r[j] + e * s[j]))
+                x[j] = xj
+                f += t[j] * xj
+                g += u[j] * xj
+                h += v[j] * xj
+                k += w[j] * xj
+            a, b, d, e = f + c[i], g + c[i + 1], h + c[i + 2], k + c[i + 3]
+            p, q, r, s = t, u, v, w
+            i += 4
+        for j in range(n):
+            x[j] -= (a * p[j] + b * q[j]) + (d * r[j] + e * s[j])
     if i + 2 <= m:
         p, q = W[i], W[i + 1]
         a, b = zero, zero
