@@ -153,8 +153,10 @@ class SystemBuffers(nn.Module):
 
     def _own(self) -> Named:
         """The buffers of A and b, by name."""
-        names = ("A", "b") if self._size is None else ("A_indices", "A_values", "b")
-        return {name: self._buffers[name] for name in names}  # type: ignore[misc]  # tensors all
+        own: Any = self._buffers
+        if self._size is None:
+            return {"A": own["A"], "b": own["b"]}
+        return {name: own[name] for name in ("A_indices", "A_values", "b")}
 
     def _look(self) -> None:
         """Remember the buffers as they are."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from projlab.engine import sparse
 from projlab.engine.facts import Facts
-from projlab.engine.select import Traits, choose, undecided
+from projlab.engine.select import Reason, Traits, choose, undecided
 from projlab.engine.solver import Solver
 from projlab.engine.variants import Factor
 from projlab.errors import AccuracyError, InputError, ProjlabError, RankDeficientError
@@ -61,7 +61,7 @@ def decided(
     )
     if not measured and undecided(options.variant, system, options.accuracy, options.applications):
         conditions = tuple(d.measure().condition for d in decisions)
-        system = replace(system, condition=max(conditions), measured=True)
+        system = system._replace(condition=max(conditions), measured=True)
     names = constraint.names
     if kept is not None and constraint.batch is None:
         names = tuple(names[i] for i in kept.tolist())
@@ -69,7 +69,7 @@ def decided(
         name, reason, factor = _sparse_factor(constraint, rows, system, options, names)
     else:
         name, reason, factor = _factor(rows, reflectors, system, options, names)
-    reason += _tolerated(analysis)
+    reason = f"{reason}{_tolerated(analysis)}"
     units = power_of_two(exponent, dtype)
     padding = (rows.row_max() == 0) if constraint.batch is not None and rows.shape[0] else None
     if padding is not None:
@@ -234,7 +234,7 @@ def _sparse_factor(
     system: Traits,
     options: Options,
     names: tuple[str, ...],
-) -> tuple[str, str, Factor | None]:
+) -> tuple[str, str | Reason, Factor | None]:
     """As `_factor`, by a sparse one where "auto" takes it: accurate enough, and cheaper."""
     if options.variant == sparse.NAME:
         return _factor(rows, None, system, options, names)
@@ -257,7 +257,7 @@ def _factor(
     system: Traits,
     options: Options,
     names: tuple[str, ...],
-) -> tuple[str, str, Factor | None]:
+) -> tuple[str, str | Reason, Factor | None]:
     m, n = rows.shape
     variant, reason = choose(options.variant, system, options.accuracy, options.applications)
     if variant.needs_disjoint_rows:

@@ -115,16 +115,19 @@ def _filled(kind: type[T], values: dict[str, Any]) -> T:
 
 def marked(watched: list[Tensor]) -> Tensor | None:
     """Where buffers lie and how often they were changed, on the host: what `solve` compares."""
-    if any(t.is_meta for t in watched):
-        return None
-    marks = array("q", [number for t in watched for number in (t.data_ptr(), t._version)])
-    return torch.frombuffer(marks, dtype=torch.long).view(-1, 2)
+    marks = array("q")
+    for t in watched:
+        if t.is_meta:
+            return None
+        marks.extend((t.data_ptr(), t._version))
+    return torch.frombuffer(marks, dtype=torch.long)
 
 
 def _require_unchanged(watched: list[Tensor], mark: Tensor | None) -> None:
     if mark is None:
         return
-    for t, (address, version) in zip(watched, mark.tolist(), strict=True):
+    numbers = mark.tolist()
+    for t, address, version in zip(watched, numbers[::2], numbers[1::2], strict=True):
         if not t.is_inference() and t.data_ptr() == address and t._version != version:
             raise InputError(
                 "A was changed in place since it was factored, and a compiled program does not "

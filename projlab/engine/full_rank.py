@@ -4,7 +4,7 @@ import torch
 
 from projlab import tolerance
 from projlab.engine.facts import Facts
-from projlab.engine.select import Traits, choose, undecided
+from projlab.engine.select import Reason, Traits, settled
 from projlab.engine.solver import Solver, of_rows
 from projlab.engine.variants.qr import QR
 from projlab.numerics.scaling import widened
@@ -32,7 +32,10 @@ def of_full_rank(
     reflectors = householder(widened(E).mT)
     bounds = tuple(condition_bound(reflectors.R).reshape(-1).tolist())
     dtype = system.rows.dtype
-    reason = qr_reason(bounds, m, n, dtype, options, data, stretch)
+    limit = tolerance.proven_condition(m, n, tolerance.unit_roundoff(data))
+    if not all(stretch * bound <= limit for bound in bounds):  # NaN too
+        return None
+    reason = qr_reason(max(bounds), m, n, dtype, options)
     if reason is None:
         return None
     factor = QR().factor_from(reflectors, system.rows, tolerance.unit_roundoff(dtype))
@@ -41,31 +44,20 @@ def of_full_rank(
 
 
 def qr_reason(
-    bounds: tuple[float, ...],
-    m: int,
-    n: int,
-    dtype: torch.dtype,
-    options: Options,
-    data: torch.dtype,
-    stretch: float = 1.0,
-) -> str | None:
-    """Why QR is taken, where bounds on the condition numbers prove full rank and suffice for it."""
-    limit = tolerance.proven_condition(m, n, tolerance.unit_roundoff(data))
-    if not all(stretch * bound <= limit for bound in bounds):  # NaN too
-        return None
+    bound: float, m: int, n: int, dtype: torch.dtype, options: Options
+) -> str | Reason | None:
+    """Why QR is taken of rows of full rank, where a bound on their condition suffices for it."""
     known = Traits(
         m=m,
         n=n,
         disjoint=False,
         diagonal_metric=True,
-        condition=max(bounds),
+        condition=bound,
         measured=False,
         dtype=dtype,
     )
-    if undecided(options.variant, known, options.accuracy, options.applications):
-        return None
-    variant, reason = choose(options.variant, known, options.accuracy, options.applications)
-    return reason if variant.name == QR.name else None
+    found = settled(options.variant, known, options.accuracy, options.applications)
+    return None if found is None or found[0].name != QR.name else found[1]
 
 
 def proven_facts(

@@ -271,7 +271,7 @@ class Projector(SystemBuffers):
     def reason(self) -> str:
         """Why this variant, in a sentence."""
         self._follow()
-        return self._solver.reason
+        return str(self._solver.reason)
 
     @property
     def rank(self) -> Any:

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 
@@ -16,8 +16,7 @@ MANY = 1000
 """Projections that a kept factorisation is expected to serve; `project` serves one."""
 
 
-@dataclass(frozen=True)
-class Traits:
+class Traits(NamedTuple):
     """What the choice depends on: the kept rows and the working precision."""
 
     m: int
@@ -34,6 +33,34 @@ class Traits:
         return tolerance.unit_roundoff(self.dtype)
 
 
+class Reason(NamedTuple):
+    """Why a variant is taken; `str` makes the sentence, which a small set-up has no time for."""
+
+    variant: Variant
+    ruled_out: tuple[str, ...]
+    """Cheaper ones that would not be accurate enough."""
+    system: Traits
+    accuracy: float | None
+    applications: int
+
+    def __str__(self) -> str:
+        name, system, accuracy = self.variant.name, self.system, self.accuracy
+        if self.variant.needs_disjoint_rows:
+            rows = "one row" if system.m == 1 else f"no two of the {system.m} rows share a column"
+            return f"{name}: {rows}, so that a projection costs O(nnz) and needs no matrix"
+        asked = "what a backward-stable method reaches" if accuracy is None else f"{accuracy:.2g}"
+        use = "one projection" if self.applications == 1 else "many projections"
+        cheaper = (
+            f"{' and '.join(self.ruled_out)} would be cheaper but loses digits there"
+            if self.ruled_out
+            else f"the cheapest for {use} of {system.m} rows in {system.n} variables"
+        )
+        return (
+            f"{name}: predicted to reach {asked} at condition number "
+            f"{'' if system.measured else 'at most '}{system.condition:.2g}, and {cheaper}"
+        )
+
+
 def check_variant(variant: object) -> str:
     """The `variant` argument: "auto" or the name of a variant, or `InputError`."""
     return "auto" if isinstance(variant, str) and variant == "auto" else get(variant).name
@@ -46,7 +73,7 @@ def asked(n: int, variant: object, keywords: Mapping[str, object], *, applicatio
 
 def choose(
     name: str, system: Traits, accuracy: float | None, applications: int
-) -> tuple[Variant, str]:
+) -> tuple[Variant, str | Reason]:
     """The variant named, or for "auto" the cheapest that reaches the accuracy; with the reason.
 
     Raises
@@ -65,8 +92,8 @@ def choose(
     able = _by_cost(system, applications)
     for i, variant in enumerate(able):
         if _predicted(variant, system) <= target:
-            ruled_out = [v.name for v in able[:i]]
-            return variant, _reason(variant, ruled_out, system, accuracy, applications)
+            ruled_out = tuple(v.name for v in able[:i])
+            return variant, Reason(variant, ruled_out, system, accuracy, applications)
     best = min(able, key=lambda v: _predicted(v, system))
     raise AccuracyError(_unreachable(target, system, "no variant", best))
 
@@ -77,6 +104,19 @@ def undecided(name: str, system: Traits, accuracy: float | None, applications: i
         return accuracy is not None and _predicted(get(name), system) > accuracy
     cheapest = _by_cost(system, applications)[0]
     return _predicted(cheapest, system) > _target(system, accuracy)
+
+
+def settled(
+    name: str, system: Traits, accuracy: float | None, applications: int
+) -> tuple[Variant, str | Reason] | None:
+    """`choose`, or None where `undecided`: of "auto" it is the cheapest that is looked at alone."""
+    if name != "auto":
+        found = undecided(name, system, accuracy, applications)
+        return None if found else choose(name, system, accuracy, applications)
+    cheapest = _by_cost(system, applications)[0]
+    if _predicted(cheapest, system) > _target(system, accuracy):
+        return None
+    return cheapest, Reason(cheapest, (), system, accuracy, applications)
 
 
 def _by_cost(system: Traits, applications: int) -> tuple[Variant, ...]:
@@ -122,27 +162,4 @@ def _unreachable(accuracy: float, system: Traits, who: str, best: Variant) -> st
     return (
         f"accuracy={accuracy:.2g}: {who} is predicted to reach it in {dtype} at condition number "
         f"{system.condition:.2g}; {reachable}{wider}"
-    )
-
-
-def _reason(
-    variant: Variant,
-    ruled_out: list[str],
-    system: Traits,
-    accuracy: float | None,
-    applications: int,
-) -> str:
-    use = "one projection" if applications == 1 else "many projections"
-    asked = "what a backward-stable method reaches" if accuracy is None else f"{accuracy:.2g}"
-    if variant.needs_disjoint_rows:
-        rows = "one row" if system.m == 1 else f"no two of the {system.m} rows share a column"
-        return f"{variant.name}: {rows}, so that a projection costs O(nnz) and needs no matrix"
-    cheaper = (
-        f"{' and '.join(ruled_out)} would be cheaper but loses digits there"
-        if ruled_out
-        else f"the cheapest for {use} of {system.m} rows in {system.n} variables"
-    )
-    return (
-        f"{variant.name}: predicted to reach {asked} at condition number "
-        f"{'' if system.measured else 'at most '}{system.condition:.2g}, and {cheaper}"
     )

@@ -32,7 +32,7 @@ from projlab.engine.kernels import small_qr
 from projlab.engine.solver import Solver, of_rows
 from projlab.engine.variants import Factor, get
 from projlab.engine.variants.cholesky import CholeskyFactor
-from projlab.engine.variants.qr import QR, QRFactor
+from projlab.engine.variants.qr import QR, SmallQRFactor
 from projlab.errors import (
     InconsistentError,
     MemoryLimitError,
@@ -179,13 +179,11 @@ def _small(
         return None
     limit = tolerance.proven_condition(m, n, tolerance.unit_roundoff(data))
     made = small_qr.factored(rows.entries, constraint.b, safe_norms(dtype), limit)
-    if made is None:
+    if made is None or not made.bound <= limit:  # NaN too
         return None
-    bounds = (made.bound,)
-    reason = qr_reason(bounds, m, n, dtype, options, data)
+    reason = qr_reason(made.bound, m, n, dtype, options)
     if reason is None:
         return None
-    factor = QRFactor(made.W, made.R)
     return Solver(
         shape=(m, n),
         batch=None,
@@ -193,13 +191,13 @@ def _small(
         device=rows.device,
         variant=QR.name,
         reason=reason,
-        facts=proven_facts(constraint, dtype, options, data, bounds),
-        factor=factor,
+        facts=proven_facts(constraint, dtype, options, data, (made.bound,)),
+        factor=SmallQRFactor(made.W, made.R).with_kernel(made.kernel),
         kept=None,
         units=(made.D,),
         range_basis=None,
         metric=None,
-        c=factor.right_side(made.f),  # to the bits of any b that is given beside x
+        c=made.c,
     )
 
 

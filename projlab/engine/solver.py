@@ -19,6 +19,7 @@ from torch import Tensor
 
 from projlab.engine.facts import Facts
 from projlab.engine.kernels.native import PLAIN
+from projlab.engine.select import Reason
 from projlab.engine.variants import Factor
 from projlab.engine.variants.base import InPlace
 from projlab.numerics.precision import lowered, stated_precision
@@ -62,7 +63,7 @@ class Solver:
     dtype: torch.dtype
     device: torch.device
     variant: str
-    reason: str
+    reason: str | Reason
     facts: Facts
     factor: Factor | None
     """None where no row is left: the projection is the identity."""
@@ -297,7 +298,7 @@ def of_rows(
     system: Equilibrated,
     factor: Factor,
     variant: str,
-    reason: str,
+    reason: str | Reason,
     facts: Facts,
     *,
     decided: bool = True,

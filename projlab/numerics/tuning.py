@@ -155,7 +155,7 @@ takes a few seconds, and names the combination."""
 def rows_per_block(W: Tensor) -> int:
     """How many rows of W (..., r, n) are projected onto at a time: all of them where it is best."""
     r, n = W.shape[-2:]
-    if W.dim() == 3 or W.device.type != "cpu" or W.nbytes <= CACHE:
+    if W.nbytes <= CACHE or W.dim() == 3 or W.device.type != "cpu":
         return max(r, 1)
     row = n * W.itemsize
     if LEAST_ROWS * row > LARGEST_BLOCK:

@@ -69,8 +69,8 @@ class AffineConstraint:
         if b is None:
             raise InputError("b is missing: give a scalar or one value a row")
         with outside_inference_mode():
-            named = not isinstance(A, Rows) and is_operator(A)
-            rows = operator_rows(A) if named else as_rows(A)
+            operator = is_operator(A) and not isinstance(A, Rows)
+            rows = operator_rows(A) if operator else as_rows(A)
             right = _right_side(b, rows)
             stated = None if _is_zero(b_error) else _stated(check_b_error(b_error), right)
         given = None if names is None else _names(names, rows.shape[0])
@@ -201,7 +201,7 @@ def _right_side(b: Any, rows: Rows) -> Tensor:
     if given != shape:
         tensor = tensor.expand(shape)
     # a right-hand side in a narrower dtype than A is taken as it is; a wider one keeps its digits
-    return tensor.to(rows.device).contiguous()
+    return (tensor if tensor.device == rows.device else tensor.to(rows.device)).contiguous()
 
 
 def _names(names: Sequence[str], m: int) -> tuple[str, ...]:

@@ -87,6 +87,8 @@ def check_options(
     InputError
         A value that its keyword does not take.
     """
+    if not keywords:
+        return _without_keywords(variant, applications)
     refuse_unknown(keywords, ProjectorKeywords)
     checks: dict[str, Callable[[object], Any]] = {
         "accuracy": check_accuracy,
@@ -101,6 +103,11 @@ def check_options(
     }
     checked = {name: checks[name](value) for name, value in keywords.items()}
     return Options(variant=variant, applications=applications, **checked)
+
+
+@cache  # of few names, and immutable
+def _without_keywords(variant: str, applications: int) -> Options:
+    return Options(variant=variant, applications=applications)
 
 
 def refuse_unknown(keywords: Mapping[str, object], known: type) -> None:

@@ -386,18 +386,22 @@ def _nonzero(indices: Tensor, values: Tensor, shape: tuple[int, int]) -> SparseR
 
 def as_rows(A: Any) -> Rows:
     """Rows as they are, or a copy of whatever else `AffineConstraint` takes as A."""
+    if isinstance(A, Tensor):
+        return _dense(A) if A.layout == torch.strided else _sparse(A)
     if isinstance(A, Rows):
         return A
     if is_scipy_sparse(A):
         rows, cols, entries, shape = from_scipy(A)
         return sparse_rows(rows, cols, _stored(entries, shape), shape)
-    if isinstance(A, Tensor) and A.layout != torch.strided:
-        if A.dim() != 2 or A.dense_dim() != 0:
-            raise InputError(f"A is a sparse tensor of shape {tuple(A.shape)}; it must be (m, n)")
-        coo = A.detach().to_sparse_coo().coalesce()
-        shape = (A.shape[0], A.shape[1])
-        return _nonzero(coo.indices(), _stored(coo.values(), shape), shape)
     return _dense(A)
+
+
+def _sparse(A: Tensor) -> SparseRows:
+    if A.dim() != 2 or A.dense_dim() != 0:
+        raise InputError(f"A is a sparse tensor of shape {tuple(A.shape)}; it must be (m, n)")
+    coo = A.detach().to_sparse_coo().coalesce()
+    shape = (A.shape[0], A.shape[1])
+    return _nonzero(coo.indices(), _stored(coo.values(), shape), shape)
 
 
 def _stored(values: Any, shape: tuple[int, int]) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from projlab.engine.kernels import native
 from projlab.numerics import tuning
@@ -22,10 +23,12 @@ class SmallQR(NamedTuple):
     """On kappa of D A; where it exceeds what was allowed, or is NaN, nothing else is set."""
     W: Tensor
     R: Tensor
-    f: Tensor
-    """D b."""
+    c: Tensor
+    """(m,), -R^-T D b."""
     D: Tensor
     """(m,)."""
+    kernel: native.NativeRows
+    """That projects onto W."""
 
 
 @cache
@@ -38,6 +41,41 @@ def kernel(dtype: torch.dtype) -> Kernel | None:
 
     found: Kernel | None = native.loaded("small_qr_kernels", dtype, tried)
     return found
+
+
+@cache
+def _solving(dtype: torch.dtype) -> Callable[[int, int, int], None] | None:
+    """`triangle_kernels.float64` or `float32`, as `kernel`."""
+    found: Callable[[int, int, int], None] | None = native.loaded(
+        "triangle_kernels", dtype, lambda function: function(0, 0, 0)
+    )
+    return found
+
+
+def right_side(R: Tensor, f: Tensor) -> Tensor | None:
+    """-R^-T f to the bits that `factored` has, for one f (m,) of constants; None where torch is to.
+
+    R (m, m) is upper triangular.
+    """
+    if not (
+        type(f) in native.PLAIN
+        and f.dim() == 1
+        and f.is_cpu
+        and f.dtype is R.dtype
+        and R.is_contiguous()
+        and not (f.requires_grad and torch.is_grad_enabled())
+        and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
+        and not native.recorded()
+        and native.wanted()
+    ):
+        return None
+    compiled = None if native.kernel(R.dtype) is None else _solving(R.dtype)
+    if compiled is None:
+        return None
+    c = f.clone(memory_format=torch.contiguous_format)
+    compiled(R.data_ptr(), c.data_ptr(), len(c))
+    return c
 
 
 def factored(A: Tensor, b: Tensor, norms: tuple[float, float], condition: float) -> SmallQR | None:
@@ -58,17 +96,18 @@ def factored(A: Tensor, b: Tensor, norms: tuple[float, float], condition: float)
     ):
         return None
     # where numba fails, the kernel that projects has said so
-    compiled = None if native.kernel(A.dtype) is None else kernel(A.dtype)
-    if compiled is None:
+    projects = native.kernel(A.dtype)
+    compiled = None if projects is None else kernel(A.dtype)
+    if projects is None or compiled is None:
         return None
-    (m, n), dtype = A.shape, A.dtype
-    W, R, f, D = (torch.empty(s, dtype=dtype, device="cpu") for s in ((m, n), (m, m), (m,), (m,)))
+    m, n = A.shape
+    W, R, c, D = torch.empty_like(A), A.new_empty((m, m)), torch.empty_like(b), torch.empty_like(b)
     try:  # functorch's wrappers have no memory, or one at zero
-        addresses = [t.data_ptr() for t in (A, b, W, R, f, D)]
+        addresses = [t.data_ptr() for t in (A, b, W, R, c, D)]
     except RuntimeError:
         return None
     if 0 in addresses:
         return None
     plan = array("q", [*addresses, m, n])
     bound = compiled(plan.buffer_info()[0], *norms, condition)
-    return None if bound < 0 else SmallQR(bound, W, R, f, D)
+    return None if bound < 0 else SmallQR(bound, W, R, c, D, native.NativeRows(W, projects))

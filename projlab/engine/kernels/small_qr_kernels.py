@@ -14,6 +14,7 @@ import numpy as np
 from numba import carray, njit  # type: ignore[attr-defined]  # exported at run time
 
 from projlab.engine.kernels.numba_kernels import OPTIONS, pointer
+from projlab.engine.kernels.triangle_kernels import solve
 
 
 @njit(**OPTIONS)
@@ -126,8 +127,8 @@ def bounded(V: Any, X: Any) -> float:
 
 
 @njit(**OPTIONS)
-def factored(A: Any, b: Any, W: Any, R: Any, f: Any, D: Any, limits: Any) -> float:
-    """W and R of a `QRFactor`, f and D of the equilibration; returns the bound on kappa.
+def factored(A: Any, b: Any, W: Any, R: Any, c: Any, D: Any, limits: Any) -> float:
+    """W and R of a `QRFactor`, its c for D b, D of the equilibration; returns the bound on kappa.
 
     -1 where rows have to be looked at otherwise, and W is not made where the bound is no proof.
     """
@@ -136,7 +137,7 @@ def factored(A: Any, b: Any, W: Any, R: Any, f: Any, D: Any, limits: Any) -> flo
         return -1.0
     V, X = np.empty((m, n)), np.empty((m, m))
     tau = np.empty(m)
-    if not scaled(A, b, V, D, f, low, high):
+    if not scaled(A, b, V, D, c, low, high):
         return -1.0
     for k in range(m):
         tau[k] = reflection(V[k], k)
@@ -148,6 +149,7 @@ def factored(A: Any, b: Any, W: Any, R: Any, f: Any, D: Any, limits: Any) -> flo
         for k in range(i):
             R[k, i], R[i, k] = V[i, k], 0.0
         R[i, i] = V[i, i]
+    solve(R, c)
     for k in range(m - 1, -1, -1):
         reflect_formed(V, k, tau[k])
     for i in range(m):

@@ -6,6 +6,7 @@ is orthogonal to the others, so that their coordinates are the same before and a
 """
 
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 from torch import Tensor, addmv
@@ -44,8 +45,13 @@ class OrthonormalRows(Factor):
             _blocks=(W,) if rows >= r else W.split(rows, dim=-2),
         )
 
+    def with_kernel(self, kernel: native.NativeRows) -> Self:
+        """Itself, with the kernel for W that `bound` would ask for."""
+        vars(self)["_native"] = kernel
+        return self
+
     def bound(self, c: Tensor) -> Bound:
-        kernel = native.rows(self.W)
+        kernel = native.rows(self.W) if self._native is None else self._native
         small = kernel is None and self.W.dim() == 2 and self.W.nbytes <= tuning.SMALL
         if not small or self._negated is None:
             negated = (-self.W).mT if small else None

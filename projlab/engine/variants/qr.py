@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from projlab import tolerance
+from projlab.engine.kernels import small_qr
 from projlab.engine.variants.base import Variant
 from projlab.engine.variants.orthonormal import OrthonormalRows
 from projlab.numerics import tuning
@@ -44,6 +45,15 @@ class QRFactor(OrthonormalRows):
         rest = triangular_solve(self.last, r[..., k:], transpose=False)
         first = r[..., :k] - rest @ self.corner.mT
         return torch.cat([triangular_solve(self.R, first, transpose=False), rest], -1)
+
+
+@dataclass(frozen=True)
+class SmallQRFactor(QRFactor):
+    """Made by a kernel, which also solves for another right side: to the bits of the first one."""
+
+    def right_side(self, f: Tensor) -> Tensor:
+        found = small_qr.right_side(self.R, f)
+        return super().right_side(f) if found is None else found
 
 
 class QR(Variant):

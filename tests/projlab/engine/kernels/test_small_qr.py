@@ -52,7 +52,7 @@ def test_it_says_what_the_operators_say(m, n, dtype):
     A, b = system(m, n, dtype)
     made = factored(A, b)
     equilibrated, bound, factor = in_operators(A, b)
-    assert made.W.dtype is made.R.dtype is made.f.dtype is made.D.dtype is dtype
+    assert made.W.dtype is made.R.dtype is made.c.dtype is made.D.dtype is dtype
     assert torch.equal(made.D, equilibrated.factor), "powers of two are the same to the bit"
     # rows equal to rounding, which either way errs by dimension_factor u kappa in each factor
     u, c = tolerance.unit_roundoff(dtype), tolerance.dimension_factor(m, n)
@@ -62,7 +62,10 @@ def test_it_says_what_the_operators_say(m, n, dtype):
     assert torch.equal(made.R, made.R.triu())
     assert (made.R - factor.R).norm() <= allowed * factor.R.norm()
     assert (made.W - factor.W).norm() <= allowed * math.sqrt(m)
-    assert torch.equal(made.f, equilibrated.f)
+    y = torch.linalg.solve_triangular(
+        factor.R.double().mT, -equilibrated.f.double()[:, None], upper=False
+    )
+    assert (made.c - y[:, 0]).norm() <= allowed * bound * y.norm()
     # whatever kappa is: orthonormal, and a product that is the rows, to rounding
     E = equilibrated.rows.to_dense().double()
     eye = torch.eye(m, dtype=F64)
@@ -139,7 +142,7 @@ def test_powers_of_two_in_rows_change_no_bit(dtype):
     D = 2.0 ** torch.tensor([3, -5, 0, 9, -2, 4], dtype=dtype)
     made, other = factored(A, b), factored(A * D.unsqueeze(-1), b * D)
     assert made.bound == other.bound
-    for name in ("W", "R", "f"):
+    for name in ("W", "R", "c"):
         assert torch.equal(getattr(made, name), getattr(other, name))
     assert torch.equal(made.D, other.D * D)
 
@@ -172,6 +175,33 @@ def test_the_projector_takes_it_and_projects_as_without_it(monkeypatch):
     projlab.projector(A, b, rank=1e-10)
     projlab.projector(torch.stack([A, A]), b)
     assert not any(seen)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_another_right_side_is_solved_for_to_the_same_bits(dtype, monkeypatch):
+    A, b = system(10, 100, dtype)
+    x = torch.randn(100, dtype=dtype)
+    P = projlab.projector(A, b)
+    factor, D = P._solver.factor, P._solver.units[0]
+    c = factor.right_side(D * b)
+    assert torch.equal(c, P._solver.c)
+    assert torch.equal(P(x, b), P(x))
+    assert torch.equal(P(x, torch.stack([b, b]).T[:, 0]), P(x)), "whatever its strides"
+    for seen in (False, True):  # by autograd and transforms, too, but for rounding
+        given = b.clone().requires_grad_(seen)
+        found = torch.vmap(P, in_dims=(None, 0))(x, given[None])[0] if not seen else P(x, given)
+        allowed = tolerance.dimension_factor(10, 100) * tolerance.unit_roundoff(dtype)
+        size = max(x.norm(), P(x).norm())
+        assert (found.detach() - P(x)).norm() <= 4 * allowed * P.condition * size
+    calls = []
+    monkeypatch.setattr(small_qr, "_solving", lambda _: calls.append(1))
+    assert factor.right_side(torch.stack([b, b])).shape == (2, 10)
+    monkeypatch.setenv("PROJLAB_NATIVE", "off")
+    factor.right_side(b)
+    assert not calls, "many at once, and where kernels are off, by torch"
+    monkeypatch.setenv("PROJLAB_NATIVE", "on")
+    assert (factor.right_side(D * b) - c).norm() <= allowed * P.condition * c.norm()
+    assert calls, "and where it cannot be had"
 
 
 factored_by = small_qr.factored
