@@ -88,6 +88,14 @@ MARGINS = 2**16
 against 22 at 256 x 256, 27 against 58 at 512 x 512. A small one is not worth the second in which
 numba is imported."""
 
+SUMS = 2**16
+"""Entries of all sums from which a kernel meets them in training: the column sums of a 128 x 784
+matrix take 28 us in float32, with torch's operators 92. Fewer are not worth the import of numba."""
+
+MANY_SUMS = 2**17
+"""Entries of one block from which more than two threads of torch's are the faster: reckoned from
+0.4 ns an entry of the kernel, in one thread, and 50 us for the calls of the operators."""
+
 IN_PARTS = 256
 """Rows from which R is kept without the quarter of it that is zero: at 500 x 2000 that is 6 % of W,
 and another right-hand side takes 54 us instead of 33."""

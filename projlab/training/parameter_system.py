@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from projlab import tolerance
+from projlab.engine.kernels import sums as kernels
 from projlab.errors import InputError, ProjlabError
 from projlab.numerics.transfer import capturing, reads_values, sent
 from projlab.proof import certificate
@@ -220,13 +221,19 @@ class ParameterSystem:
                 known, self.parameters, self._forms, self.ranks, variant, factored
             )
             return found
-        blocks: list[Block] = [
-            SumsBlock(same, self.parameters) for same in alike(self._sums, self.parameters)
-        ]
-        return blocks + [
+        return self._sums_blocks(self._sums) + [
             factored(plan, self.parameters, variant)
             for plan in plans
             if not isinstance(plan, SumsPlan)
+        ]
+
+    def _sums_blocks(self, plans: Sequence[SumsPlan]) -> list[Block]:
+        """Sums that are laid out alike, together; a kernel for all of them where it pays."""
+        entries = sum(plan.rows.numel() * t.count for plan in plans for _, t in plan.terms)
+        natively = kernels.wanted(entries, self.device)
+        return [
+            SumsBlock(same, self.parameters, natively=natively)
+            for same in alike(plans, self.parameters)
         ]
 
     def _fix(self) -> None:
@@ -262,7 +269,7 @@ class ParameterSystem:
             own[e.start : e.start + e.height] = True
         part = copy.copy(self)
         sums = [plan for plan in self._sums if bool(own[plan.rows.flatten()[0]])]
-        part.blocks = [SumsBlock(same, self.parameters) for same in alike(sums, self.parameters)]
+        part.blocks = self._sums_blocks(sums)
         part.blocks += [
             block
             for block in self.blocks

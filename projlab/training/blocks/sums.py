@@ -4,6 +4,7 @@ Equal sums of several parameters, as of the weights of equal layers, are one blo
 the entries is one operator a parameter, and whatever is done to residuals is done to all at once.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from projlab import tolerance
+from projlab.engine.kernels import sums as kernels
 from projlab.numerics import tuning
 from projlab.numerics.transfer import sent
 from projlab.training.blocks.base import Block, Shift, largest_of, skipped, widest_dtype
@@ -57,12 +59,16 @@ class SumsBlock(Block):
     ----------
     plans
         Of one shape, with equal terms over parameters of equal dtypes (`partition.alike`).
+    natively
+        Whether a kernel is to meet them, where it can.
     """
 
     disjoint = True
     independent = True
 
-    def __init__(self, plans: Sequence[SumsPlan], parameters: Sequence[Tensor]) -> None:
+    def __init__(
+        self, plans: Sequence[SumsPlan], parameters: Sequence[Tensor], *, natively: bool = False
+    ) -> None:
         first = plans[0].terms
         device = parameters[0].device
         self.work = widest_dtype([parameters[p] for p, _ in first])
@@ -85,6 +91,25 @@ class SumsBlock(Block):
         one = len(first) == 1
         self._r = self._sums_of_terms[0] if one else torch.empty_like(self._sums_of_terms[0])
         self._rs = self._r.unbind(0)
+        self._native = self._kernel(parameters) if natively else None
+        self._left = torch.zeros(1, dtype=torch.float64, device="cpu")
+        self._left_number = self._left.numpy()
+
+    def _kernel(self, parameters: Sequence[Tensor]) -> kernels.NativeSums | None:
+        """The kernel for these rows, where all terms read dense pieces of one precision alike."""
+        count, views = len(self._rs), self._views
+        shapes = {_dense(v.sums) for v in views}
+        if len(shapes) != 1 or None in shapes or not kernels.pay(self.shape[0] * self.shape[2]):
+            return None
+        if any(parameters[v.parameter].dtype is not self.work for v in views):
+            return None
+        rows, columns = shapes.pop() or (0, False)
+        pieces = [
+            [kernels.Piece(v.parameter, v.sums.offset, v.sums.count) for v in views[i::count]]
+            for i in range(count)
+        ]
+        scales = [v.sums.scale for v in views[::count]]
+        return kernels.of(kernels.Blocks(rows, columns, pieces, scales, self._steps), self.work)
 
     @property
     def large(self) -> bool:
@@ -97,6 +122,15 @@ class SumsBlock(Block):
         self._sampled = [
             s.view(ts[v.parameter]) for v, s in zip(self._views, self._samples, strict=True)
         ]
+
+    def project_(self, b: Tensor, skip: Tensor | None, *, reads: bool, last: bool) -> Tensor:
+        if self._native is not None and skip is None:
+            right = None if self.homogeneous else b
+            left = self._native.meet(self.ts, right, tolerance.ONE_CORRECTION, self.corrections)
+            if left is not None:
+                self._left_number[0] = left
+                return self._left
+        return super().project_(b, skip, reads=reads, last=last)
 
     def residual(self, b: Tensor) -> Tensor:
         r = self._sums(self._own)
@@ -125,6 +159,9 @@ class SumsBlock(Block):
         return super().one_is_enough(b, r)
 
     def tangent(self, gs: Sequence[Tensor], shift: Shift | None) -> None:
+        native = self._native if shift is None else None
+        if native is not None and native.meet(gs, None, 0.0, 0) is not None:
+            return
         views = [v.of(gs) for v in self._views]
         self._subtract(views, self._sums(views, shift))
 
@@ -199,6 +236,31 @@ def _laid(
         t = replace(t, inner=t.inner + ((1, 1),) * (axes - len(t.inner)))
         views.append(_View(p, t, False, dims, _by_product(t, parameters[p], work), None))
     return plan.rows.reshape(*plan.rows.shape, *[1] * axes), views
+
+
+def _dense(sums: Sums) -> tuple[int, bool] | None:
+    """Of sums over pieces of memory without gaps: `rows` and `columns` of `kernels.Blocks`."""
+    rows = math.prod(sums.shape)
+    out = _pitch(sums.out)
+    inner = _pitch(sorted(sums.inner, key=lambda axis: -axis[1]))
+    if inner == 1 and (rows == 1 or out == sums.count):
+        return rows, False
+    if out == 1 and inner == rows:
+        return rows, True
+    return None
+
+
+def _pitch(axes: Sequence[tuple[int, int]]) -> int | None:
+    """The distance of entries that are equally far apart, in the order of the axes; else None."""
+    pitch, expected = None, None
+    for size, stride in reversed(axes):
+        if size == 1:
+            continue
+        if expected is not None and stride != expected:
+            return None
+        pitch = stride if pitch is None else pitch
+        expected = size * stride
+    return pitch
 
 
 def _dimensions(

@@ -24,7 +24,8 @@ def test_row_sums_of_a_large_matrix_cost_what_a_sum_costs():
     (block,) = handle._hooks.system.blocks
     assert isinstance(block, SumsBlock)
     held = sum(t.numel() for t in vars(block).values() if torch.is_tensor(t))
-    assert held == 3 * 1024 + 1  # the row numbers, the sums as a term and as a residual, a scale
+    # the row numbers, the sums as a term and as a residual, a scale, the largest residual
+    assert held == 3 * 1024 + 2
     assert peak < 1e6
     W.grad = torch.randn_like(W)
     hooks = handle._hooks
