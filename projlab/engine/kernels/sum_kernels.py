@@ -219,7 +219,7 @@ def meet_columns(mem: Any, terms: Any, factors: Any, b: Any, rows: int, how: Any
 
 @njit(**OPTIONS)
 def meet(mem: Any, plan: int, factors: int, needed: float, corrections: int) -> float:
-    """All blocks of a plan (see `sums.Plan`)."""
+    """All blocks, of what `sums.NativeSums` put at these addresses."""
     head = carray(pointer(plan), 5, np.int64)
     blocks, terms, rows, columns, right = head[0], head[1], head[2], head[3], head[4]
     table = carray(pointer(plan + 40), (blocks, terms, 2), np.int64)

@@ -82,7 +82,6 @@ class NativeSums:
         head = [len(blocks.pieces), len(blocks.scales), blocks.rows, blocks.columns, 0]
         self._plan = array("q", [*head, *(n for p in pieces for n in (0, p.height))])
         self._factors = array("d", [*blocks.scales, *blocks.steps])
-        self._addresses = self._plan.buffer_info()[0], self._factors.buffer_info()[0]
         places = range(HEAD, len(self._plan), 2)
         self._where = [(i, p.tensor, p.offset) for i, p in zip(places, pieces, strict=True)]
         self._touched = sorted({p.tensor for p in pieces})
@@ -101,10 +100,11 @@ class NativeSums:
         plan, itemsize, starts = self._plan, self._itemsize, {}
         touched = [tensors[i] for i in self._touched]
         for i, t in zip(self._touched, touched, strict=True):
-            start, odd = divmod(t.data_ptr(), itemsize)
-            if odd or not start or type(t) not in native.PLAIN or t.dtype is not self._dtype:
+            if type(t) not in native.PLAIN or t.dtype is not self._dtype:
                 return None
-            starts[i] = start
+            starts[i], odd = divmod(t.data_ptr(), itemsize)
+            if odd or not starts[i]:
+                return None
         plan[4] = 0
         if b is not None:
             plan[4], odd = divmod(b.data_ptr(), itemsize)
@@ -116,4 +116,5 @@ class NativeSums:
             increment_version(touched)  # autograd's saved tensors see it, as after an operator
         except RuntimeError:
             return None
-        return self._kernel(*self._addresses, needed, corrections)
+        factors = self._factors.buffer_info()[0]
+        return self._kernel(plan.buffer_info()[0], factors, needed, corrections)
