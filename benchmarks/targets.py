@@ -30,6 +30,7 @@ from benchmarks import (
     kernels,
     layer,
     one_off,
+    scaling,
     sparse,
     structured,
     yardstick,
@@ -313,6 +314,19 @@ def _flow_step(dtype: torch.dtype) -> Iterator[Cell]:
     yield Cell(f"{2 * k * (k - 1)} edges {dtype}", added / times.best("passes"))
 
 
+def _sharded() -> Iterator[Cell]:
+    """What a step on two ranks adds, over the same entries on one and bare all-reduces."""
+    names = list(scaling.SHAPES)
+    alone, _ = scaling.on(1, names)
+    together, bare = scaling.on(2, names)
+    network = scaling.fitted(bare)
+    for one, two in zip(alone, together, strict=True):
+        scaling.check(two)
+        sending = network.seconds(two.world, two.calls, two.sent)
+        added = [row.constrained - row.plain for row in (one, two)]
+        yield Cell(f"{two.shape}, 2 ranks", added[1] / (added[0] + sending))
+
+
 def _set_up(*sizes: str) -> Iterator[Cell]:
     for size in sizes:
         case = common.system(size, "float64")
@@ -547,6 +561,8 @@ TARGETS: tuple[Target, ...] = (
            "% of copy bandwidth", LEAST, 80, _dense_rows),
     Target("sums", "row and column sums of one weight, a step", "≤ 1.3",
            "step over one with the bare passes", MOST, 1.3, _sums_step),
+    Target("sharded", "parameters that two ranks share, a step", "≤ 1.2",
+           "what equations add, over that on one rank and the all-reduces", MOST, 1.2, _sharded),
     Target("hooks", "column sums of equal matrices, a step", "≤ 40 µs",
            "µs of hooks beside the bare passes", MOST, 40, _hooks),
     Target("hooks-many", "the same, 48 matrices", "≤ 3", "over that of one", MOST, 3,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import pytest
 
@@ -145,3 +146,41 @@ def test_the_command_says_where_nobody_is(tmp_path, projlab_command):
     assert ended.returncode == 2
     assert "no Dask scheduler answers there" in ended.stderr
     assert not (tmp_path / "run").exists()
+
+
+SBATCH = """#!/bin/sh
+# Slurm's answer, and the job's script at once, in a session of its own
+for script; do :; done
+cp "$script" "{folder}/script"
+setsid sh "{folder}/script" > "{folder}/output" 2>&1 &
+echo $! > "{folder}/session"
+echo "Submitted batch job 1"
+"""
+SCANCEL = """#!/bin/sh
+kill -- "-$(cat "{folder}/session")" 2> "{folder}/cancelled"
+true
+"""
+
+
+@pytest.mark.needs("dask_jobqueue")
+def test_workers_that_slurm_starts(tmp_path, monkeypatch):
+    """dask-jobqueue, as `docs/validate.md` has it, with stand-ins for Slurm's two commands."""
+    jobqueue = pytest.importorskip("dask_jobqueue")
+    for name, script in (("sbatch", SBATCH), ("scancel", SCANCEL)):
+        command = tmp_path / name
+        command.write_text(script.format(folder=tmp_path), encoding="utf-8")
+        command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with jobqueue.SLURMCluster(
+        cores=2,
+        processes=2,
+        memory="4GB",
+        walltime="01:00:00",
+        scheduler_options={"dashboard_address": ":0"},
+    ) as slurm:
+        slurm.scale(jobs=1)
+        slurm.wait_for_workers(2, timeout=120)
+        with cluster.reached(slurm.scheduler_address) as reached:
+            there = figures(reached.measured(tasks(), 60.0))
+    assert there == figures(measured(tasks(), 1, 60.0))
+    assert (tmp_path / "cancelled").exists(), "the job ends with its cluster"
