@@ -8,6 +8,7 @@ is what the table shows. Every answer is checked before it is timed.
 import argparse
 import gc
 import json
+import math
 import os
 import platform
 import subprocess
@@ -41,7 +42,7 @@ from benchmarks.parameters import DTYPES
 from benchmarks.peers import PEERS, NotApplicable, nonnegative
 from benchmarks.systems import Exact
 from benchmarks.table import PACKAGES, installed
-from benchmarks.training import ROWS, Training
+from benchmarks.training import ROWS, TOKENS, Training, Transformer
 
 
 @dataclass(frozen=True)
@@ -314,6 +315,24 @@ def _flow_step(dtype: torch.dtype) -> Iterator[Cell]:
     yield Cell(f"{2 * k * (k - 1)} edges {dtype}", added / times.best("passes"))
 
 
+def _transformer() -> Iterator[Cell]:
+    """What equations add to the optimizer's step, over the whole step without them.
+
+    Whole steps take a second or more, and differ by more than equations make of them.
+    """
+    free, held = Transformer(constrained=False), Transformer(constrained=True)
+    calls = {
+        "step": free.step,
+        "without": free.optimizer.step,
+        "with": held.optimizer.step,
+    }
+    times = interleaved(calls, budget=30)
+    added = times.best("with") - times.best("without")
+    count = sum(p.numel() for p in free.model.parameters())
+    tokens = math.prod(TOKENS)
+    yield Cell(f"{count} parameters, {tokens} tokens", 100 * added / times.best("step"))
+
+
 def _sharded() -> Iterator[Cell]:
     """What a step on two ranks adds, over the same entries on one and bare all-reduces."""
     names = list(scaling.SHAPES)
@@ -563,6 +582,8 @@ TARGETS: tuple[Target, ...] = (
            "step over one with the bare passes", MOST, 1.3, _sums_step),
     Target("sharded", "parameters that two ranks share, a step", "≤ 1.2",
            "what equations add, over that on one rank and the all-reduces", MOST, 1.2, _sharded),
+    Target("transformer", "a transformer of 1e7 parameters, columns of its weights", "≤ 1.5 %",
+           "% more than the step without", MOST, 1.5, _transformer),
     Target("hooks", "column sums of equal matrices, a step", "≤ 40 µs",
            "µs of hooks beside the bare passes", MOST, 40, _hooks),
     Target("hooks-many", "the same, 48 matrices", "≤ 3", "over that of one", MOST, 3,

@@ -102,6 +102,38 @@ class Training:
         return torch.cat([W.detach().flatten() for W in self.weights])
 
 
+LAYERS, WIDTH, HEADS, WORDS = 4, 448, 8, 1000
+TOKENS = (8, 128)
+
+
+class Transformer:
+    """One of 1e7 parameters, and Adam; `constrained`: its layers' columns sum to zero."""
+
+    def __init__(self, *, constrained: bool) -> None:
+        torch.manual_seed(0)
+        layer = nn.TransformerEncoderLayer(WIDTH, HEADS, 4 * WIDTH, dropout=0.0, batch_first=True)
+        self.model = nn.Sequential(
+            nn.Embedding(WORDS, WIDTH),
+            nn.TransformerEncoder(layer, LAYERS, enable_nested_tensor=False),
+            nn.Linear(WIDTH, WORDS),
+        )
+        self.tokens = torch.randint(WORDS, TOKENS)
+        self.optimizer = ADAM(self.model.parameters())
+        self.weights = [p for p in self.model[1].parameters() if p.dim() == 2]
+        if constrained:
+            projlab.constrain(self.optimizer, *(projlab.expr(W).sum(0) == 0 for W in self.weights))
+        self.step()
+        if constrained and any(_excess(W.T, None, 0.0) > 8 for W in self.weights):
+            raise AssertionError("columns do not sum to zero after a step")
+
+    def step(self) -> None:
+        """Gradients of each token's own, and a step."""
+        self.optimizer.zero_grad()
+        scores = self.model(self.tokens).flatten(0, 1)
+        nn.functional.cross_entropy(scores, self.tokens.flatten()).backward()
+        self.optimizer.step()
+
+
 def _excess(x: Tensor, A: Tensor | None, b: float) -> float:
     """Largest |row - b| over u (sum |a_i x_i| + |b|), for sums of the rows of x or for A x."""
     terms = x.detach().double() if A is None else A.double() * x.detach().double()

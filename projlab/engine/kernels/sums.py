@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C import _is_tracing, _len_torch_dispatch_stack
 from torch.autograd.graph import increment_version
 
 from projlab.engine.kernels import native
@@ -95,7 +96,8 @@ class NativeSums:
         right sides of all blocks, one after the other; None is zero. The largest residual that is
         left; None where torch is to do it: nothing has changed then.
         """
-        if native.recorded():
+        # no compiler sees a step's hooks: modes and traces might
+        if _len_torch_dispatch_stack() or _is_tracing():
             return None
         plan, itemsize, starts = self._plan, self._itemsize, {}
         touched = [tensors[i] for i in self._touched]
