@@ -36,7 +36,6 @@ def kernels() -> None:
         for group in (1, 2, 4, 8):
             timed[f"groups of {group}"] = partial(compiled(group, "apart"), *arrays)
             timed[f"groups of {group}, last first"] = partial(compiled(group, "back"), *arrays)
-        timed["groups of 4, fused with the next"] = partial(compiled(4, "fused"), *arrays)
         timed["groups of 8, one dot at a time"] = partial(compiled(8, "single"), *arrays)
         timed["two passes, 8 rows at a time"] = partial(compiled(8, "passes"), *arrays)
         for name, design in timed.items():
@@ -76,12 +75,6 @@ def compiled(group: int, shape: str) -> Callable[..., None]:
         "end = n\nwhile end > 0:\n    start = max(end - 1024, 0)\n    y = x[start:end]; "
         f"{pieces}\n    for j in range(end - start):\n        y[j] -= {used}\n    end = start"
     )
-    following = "; ".join(f"v{k} = W[i + {group + k}]" for k in each)
-    sums = "; ".join(f"b{k} = c[i + {group + k}]" for k in each)
-    fused = f"for j in range(n):\n    {update}\n    xj = x[j]\n    " + "; ".join(
-        f"b{k} += v{k}[j] * xj" for k in each
-    )
-    shift = "; ".join(f"w{k} = v{k}; a{k} = b{k}" for k in each)
     loop = f"for i in range(0, m, {group}):\n"
     body = {
         "apart": loop + indent(f"{rows}; {zeros}\n{together}\n{change}", "    "),
@@ -95,10 +88,6 @@ def compiled(group: int, shape: str) -> Callable[..., None]:
         + "\n"
         + loop
         + indent(f"{rows}; {zeros.replace('c[', 'r[')}\n{change}", "    "),
-        "fused": f"i = 0; {rows}; {zeros}\n{together}\n"
-        + f"for i in range(0, m - {group}, {group}):\n"
-        + indent(f"{following}; {sums}\n{fused}\n{shift}", "    ")
-        + f"\n{change}",
     }[shape]
     scope: dict[str, Any] = {}
     source = "def project(x, W, c):\n" + indent("m, n = W.shape\n" + body, "    ")
