@@ -20,8 +20,8 @@ pieces of a row."""
 HEIGHT, GROUP = 32, 64 * 32
 """The same of entries that lie in a column."""
 CHUNK, NARROWEST, WIDEST = 2**15, 64, 1024
-"""Entries of columns that are met at a time. Where that is less than so many columns, as many as
-this are met in passes over memory: a few entries of each of many long rows are read slowly."""
+"""Entries of columns that are met at a time. Where that is less than so many columns, the most are
+met in passes over memory: a few entries of each of many long rows are read slowly."""
 ALL = 2**56
 
 
@@ -177,7 +177,7 @@ def meet_columns(mem: Any, terms: Any, factors: Any, b: Any, rows: int, how: Any
     for t in range(len(terms)):
         height += terms[t, 1]
     widest = CHUNK // max(height, 1)
-    if widest < NARROWEST:
+    if not NARROWEST <= widest <= WIDEST:
         widest = WIDEST
     widest = min(widest, rows)
     scratch, sums = np.empty((3, widest), mem.dtype), np.empty((4, widest))
