@@ -5,10 +5,9 @@ from benchmarks import interleave
 
 def test_interleaved_calls_alternate(monkeypatch):
     monkeypatch.setattr(interleave, "FEWEST", 3)
-    monkeypatch.setattr(interleave, "SHORTEST", 0.0)
     called = []
     times = interleave.interleaved(
-        {"a": lambda: called.append("a"), "b": lambda: called.append("b")}, budget=0.0
+        {"a": lambda: called.append("a"), "b": lambda: called.append("b")}, budget=0.0, shortest=0.0
     )
     last = called[-6:]
     rounds = [tuple(last[i : i + 2]) for i in (0, 2, 4)]
