@@ -11,7 +11,7 @@ from torch import Tensor
 
 from projlab.engine import sparse
 from projlab.engine.facts import Facts
-from projlab.engine.select import Reason, Traits, choose, undecided
+from projlab.engine.select import Reason, Traits, choose, settled
 from projlab.engine.solver import Solver
 from projlab.engine.variants import Factor
 from projlab.errors import AccuracyError, InputError, ProjlabError, RankDeficientError
@@ -59,7 +59,8 @@ def decided(
         measured=measured,
         dtype=dtype,
     )
-    if not measured and undecided(options.variant, system, options.accuracy, options.applications):
+    asked = (options.variant, system, options.accuracy, options.applications)
+    if not measured and settled(*asked) is None:
         conditions = tuple(d.measure().condition for d in decisions)
         system = system._replace(condition=max(conditions), measured=True)
     names = constraint.names

@@ -98,21 +98,16 @@ def choose(
     raise AccuracyError(_unreachable(target, system, "no variant", best))
 
 
-def undecided(name: str, system: Traits, accuracy: float | None, applications: int) -> bool:
-    """Whether a condition number below the bound could change the choice, or refuse less."""
-    if name != "auto":
-        return accuracy is not None and _predicted(get(name), system) > accuracy
-    cheapest = _by_cost(system, applications)[0]
-    return _predicted(cheapest, system) > _target(system, accuracy)
-
-
 def settled(
     name: str, system: Traits, accuracy: float | None, applications: int
 ) -> tuple[Variant, str | Reason] | None:
-    """`choose`, or None where `undecided`: of "auto" it is the cheapest that is looked at alone."""
+    """`choose`, or None where a condition number below the bound could change it.
+
+    Or could refuse less.
+    """
     if name != "auto":
-        found = undecided(name, system, accuracy, applications)
-        return None if found else choose(name, system, accuracy, applications)
+        missed = accuracy is not None and _predicted(get(name), system) > accuracy
+        return None if missed else choose(name, system, accuracy, applications)
     cheapest = _by_cost(system, applications)[0]
     if _predicted(cheapest, system) > _target(system, accuracy):
         return None

@@ -13,6 +13,7 @@ import numpy as np
 from numba import carray, njit  # type: ignore[attr-defined]  # exported at run time
 
 from projlab.engine.kernels.numba_kernels import OPTIONS, pointer
+from projlab.engine.kernels.sums import HEAD
 
 PIECE, PIECES = 256, 64
 """Entries of a row that are added up at a time, in the four or more running sums of a vector, and
@@ -147,9 +148,8 @@ def meet_rows(mem: Any, terms: Any, factors: Any, b: Any, rows: int, how: Any) -
             size += abs(factors[0, t]) * m
         right = float(b[k]) if len(b) else 0.0
         r = total - right
-        most = corrections
-        if corrections > 0 and needed * abs(r) <= size + abs(right):
-            most = 1
+        once = needed * abs(r) <= size + abs(right)
+        most = min(corrections, 1) if once else corrections
         if corrections == 0:
             for t in range(len(terms)):
                 at, L = terms[t, 0], terms[t, 1]
@@ -220,9 +220,9 @@ def meet_columns(mem: Any, terms: Any, factors: Any, b: Any, rows: int, how: Any
 @njit(**OPTIONS)
 def meet(mem: Any, plan: int, factors: int, needed: float, corrections: int) -> float:
     """All blocks, of what `sums.NativeSums` put at these addresses."""
-    head = carray(pointer(plan), 5, np.int64)
+    head = carray(pointer(plan), HEAD, np.int64)
     blocks, terms, rows, columns, right = head[0], head[1], head[2], head[3], head[4]
-    table = carray(pointer(plan + 40), (blocks, terms, 2), np.int64)
+    table = carray(pointer(plan + 8 * HEAD), (blocks, terms, 2), np.int64)
     both = carray(pointer(factors), (2, terms), np.float64)
     largest = 0.0
     for i in range(blocks):

@@ -17,6 +17,7 @@ Kernel = Callable[[int, int, float, int], float]
 """`sum_kernels.float64` or `float32`."""
 
 HEAD = 5
+"""Numbers of a plan before its pieces."""
 
 
 class Piece(NamedTuple):

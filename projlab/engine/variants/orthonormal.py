@@ -26,7 +26,7 @@ class OrthonormalRows(Factor):
     """-W' where W is small, from `bound` on and without a kernel: a second copy saves the keyword
     that would change the sign."""
     _native: native.NativeRows | None = field(init=False, repr=False, compare=False)
-    """From `bound` on: a single projection does not pay for importing numba."""
+    """From `with_kernel` or `bound` on: a single projection does not pay for importing numba."""
     _blocks: tuple[Tensor, ...] = field(init=False, repr=False, compare=False)
     """Views of W, by rows."""
     _systems: bool = field(init=False, repr=False, compare=False)
