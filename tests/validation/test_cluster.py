@@ -112,14 +112,17 @@ def test_other_versions_are_refused_by_name(local, monkeypatch):
         raise AssertionError("unreachable")
 
 
-def test_nobody_there(monkeypatch):
+@pytest.mark.parametrize(
+    "address",
+    ["tcp://127.0.0.1:1", "no address", "tcp://127.0.0.1:x", "ftp://127.0.0.1:1", "tls://[::1]:1"],
+)
+def test_nobody_there(address, monkeypatch):
     monkeypatch.setattr(cluster, "PATIENCE", 1.0)
-    for address in ("tcp://127.0.0.1:1", "no address"):
-        with (
-            pytest.raises(cluster.InputError, match="no Dask scheduler answers there"),
-            cluster.reached(address),
-        ):
-            raise AssertionError("unreachable")
+    with (
+        pytest.raises(cluster.InputError, match="no Dask scheduler answers there"),
+        cluster.reached(address),
+    ):
+        raise AssertionError("unreachable")
 
 
 def test_without_the_package_the_error_says_what_to_install(monkeypatch):
@@ -145,6 +148,7 @@ def test_the_command_says_where_nobody_is(tmp_path, projlab_command):
     ended = projlab_command("validate", "--cluster", "no address", "--out", "run", cwd=tmp_path)
     assert ended.returncode == 2
     assert "no Dask scheduler answers there" in ended.stderr
+    assert ended.stderr.count("\n") == 1  # dask's client, waiting for itself, would say more
     assert not (tmp_path / "run").exists()
 
 

@@ -147,8 +147,9 @@ def reached(
     from distributed import Client
 
     try:
+        asyncio.run(_answered(address))
         client = Client(address, timeout=PATIENCE, set_as_default=False)
-    except (OSError, ValueError) as fault:
+    except Exception as fault:  # whatever is wrong with an address, or with dask's settings of TLS
         raise InputError(
             f"--cluster {address}: no Dask scheduler answers there ({fault}); `dask scheduler` "
             "says where it listens"
@@ -174,6 +175,15 @@ def reached(
                 raise InputError(f"--cluster {address}: worker {worker} has {apart}")
         hosts = tuple(host for host, _ in found.values())
         yield Cluster(client, wanted, hosts, tuple(d["cpu"] for _, d in found.values()))
+
+
+async def _answered(address: str) -> None:
+    """Connect once: a client that fails over its address waits a minute for itself at its end."""
+    from distributed.core import connect
+    from distributed.security import Security
+
+    settings = Security().get_connection_args("client")
+    await (await connect(address, timeout=PATIENCE, **settings)).close()
 
 
 def description_there(wanted: Wanted) -> tuple[str, dict[str, str]]:
