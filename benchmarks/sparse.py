@@ -106,6 +106,12 @@ def chain(steps: int) -> Case:
     return of_flow(sp.csr_array(A))
 
 
+def banded(m: int) -> Case:
+    """Rows with a large entry each and two small ones, half as many as variables."""
+    A = sp.diags_array([3.0, 1.0, -1.0], offsets=[0, 1, 7], shape=(m, 2 * m), format="csr")
+    return of_flow(sp.csr_array(A))
+
+
 class Splu:
     """The peer's factor."""
 
@@ -182,6 +188,32 @@ def weighed(case: Case, budget: float) -> Times:
         },
         budget=budget,
     )
+
+
+def stacked(case: Case, systems: int, budget: float) -> Times:
+    """A batch of systems in one pattern, each with other values, and each by itself: a first x."""
+    rng = np.random.default_rng(3)
+    coo = case.A.tocoo()
+    indices = torch.from_numpy(np.stack(coo.coords).astype(np.int64))
+    values = torch.from_numpy(coo.data * rng.uniform(0.5, 2.0, (systems, coo.nnz)))
+    each = [
+        torch.sparse_coo_tensor(indices, v, coo.shape, check_invariants=True).coalesce()
+        for v in values
+    ]
+    A, x = torch.stack(each), case.point.expand(systems, -1).clone()
+    b = torch.from_numpy(np.stack([rng.standard_normal(coo.shape[0]) for _ in each]))
+
+    def batch() -> torch.Tensor:
+        return projlab.projector(A, b, "sparse_cholesky")(x)
+
+    def one_by_one() -> torch.Tensor:
+        ways = zip(each, b, x, strict=True)
+        return torch.stack([projlab.projector(M, c, "sparse_cholesky")(z) for M, c, z in ways])
+
+    u, apart = tolerance.unit_roundoff("float64"), (batch() - one_by_one()).abs().max()
+    if not apart <= tolerance.dimension_factor(*coo.shape) * u * 1e3:
+        raise AssertionError(f"answers differ by {apart:.2g}")
+    return interleaved({"batch": batch, "each": one_by_one}, budget=budget)
 
 
 def passes(P: projlab.Projector) -> int:

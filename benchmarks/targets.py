@@ -425,6 +425,12 @@ def _sparse_metric() -> Iterator[Cell]:
     yield Cell("flow on 100 x 100", sparse.weighed(sparse.grid(100), 4.0).ratio("metric", "plain"))
 
 
+def _sparse_batch() -> Iterator[Cell]:
+    for m, systems in ((300, 64), (3000, 8)):
+        times = sparse.stacked(sparse.banded(m), systems, budget=2.0)
+        yield Cell(f"{systems} of {m} rows", times.ratio("batch", "each"))
+
+
 def _sparse_grid_set_up() -> Iterator[Cell]:
     times = sparse.factored(sparse.grid(300), budget=10.0)
     yield Cell("90000 nodes", times.ratio("projlab", "splu"))
@@ -634,6 +640,8 @@ TARGETS: tuple[Target, ...] = (
            "solver's time over ours", LEAST, 20, lambda: _sparse_solvers(1)),
     Target("sparse-metric", "sparse systems in a diagonal metric, set-up", "≤ 2",
            "over set-up without", MOST, 2, _sparse_metric),
+    Target("sparse-batch", "batches of sparse systems in one pattern, the first answer", "≤ 1",
+           "over each system by itself", MOST, 1, _sparse_batch),
     Target("sparse-grid-set-up", "flow on 300 × 300, set-up", "≤ 1.5", "over splu", MOST, 1.5,
            _sparse_grid_set_up),
     Target("sparse-grid", "flow on 300 × 300, a projection", "≤ 3",

@@ -23,7 +23,7 @@ from projlab.numerics.precision import stated_precision
 
 
 class Pattern(NamedTuple):
-    """Where sparse A (m, n) stores values (k,), which then are given in its place."""
+    """Where sparse A (m, n) stores values (k,), or (B, k), which then are given in its place."""
 
     rows: Tensor
     cols: Tensor
@@ -63,7 +63,7 @@ def solve(
 ) -> tuple[Tensor, Tensor | None]:
     """x* and, where wanted, y (see `Solver.solve`), differentiable in x, A and b.
 
-    A is None for constants, the stored values (k,) where the source has a pattern; b None for the
+    A is None for constants, the stored values where the source has a pattern; b None for the
     constraint's own (or zero, where homogeneous); otherwise b is (m,), (B, m), or has the leading
     dimensions of x.
     """
@@ -170,7 +170,7 @@ class _Solve(torch.autograd.Function):
         if A is not None:
             _refuse_forward_over_forward()
         if db is not None:
-            batched = ctx.source.batched if A is None else A.dim() == 3
+            batched = _batched(A, ctx.source)
             db = _beside(db, dx, batched).expand(*dx.shape[:-1], db.shape[-1])
         if dA is not None:
             assert projected is not None
@@ -206,10 +206,10 @@ class _Solve(torch.autograd.Function):
     ) -> tuple[Any, Any]:
         size = info.batch_size
         x_dim, A_dim, b_dim = in_dims[:3]
-        batched = source.batched if A is None else A.dim() - (A_dim is not None) == 3
         lanes = A_dim is not None
         if lanes and source.pattern is not None:
             raise InputError("vmap over the values of a sparse A: give dense A, or loop over them")
+        batched = A.dim() == 4 if A is not None and lanes else _batched(A, source)
         if A is not None and A_dim is not None:
             A, x = _to_front(A, A_dim, size), _to_front(x, x_dim, size)
             b = None if b is None else _to_front(b, b_dim, size)
@@ -263,6 +263,13 @@ class _MetricInverse(torch.autograd.Function):
         return _metric_inverse(v, source), in_dims[0]
 
 
+def _batched(A: Tensor | None, source: Source) -> bool:
+    """Whether A, as `solve` takes it, is a batch of systems."""
+    if A is None:
+        return source.batched
+    return A.dim() == (3 if source.pattern is None else 2)
+
+
 def _beside(b: Tensor, x: Tensor, batched: bool) -> Tensor:
     """(m,) or (B, m) with the leading dimensions of x made room for."""
     while b.dim() < x.dim():
@@ -301,7 +308,7 @@ def _outer(left: Tensor, right: Tensor, A: Tensor, pattern: Pattern | None) -> T
     """Sum over the vectors of left right', in the shape of A."""
     if pattern is not None:
         products = left[..., pattern.rows] * right[..., pattern.cols]
-        return products.reshape(-1, len(A)).sum(0)
+        return products.reshape(*A.shape[:-1], -1, A.shape[-1]).sum(-2)
     lead = A.shape[:-2]
     left = left.reshape(*lead, -1, left.shape[-1])
     right = right.reshape(*lead, -1, right.shape[-1])
@@ -314,7 +321,8 @@ def _rows_times(v: Tensor, A: Tensor, *, source: Source, transposed: bool = Fals
     if pattern is not None:
         rows, cols, (m, n) = pattern
         taken, given, length = (cols, rows, m) if transposed else (rows, cols, n)
-        products = v[..., taken] * A
+        values = A.reshape(*A.shape[:-1], *[1] * (v.dim() - A.dim()), A.shape[-1])
+        products = v[..., taken] * values
         return products.new_zeros(*products.shape[:-1], length).index_add(-1, given, products)
     A = A.mT if transposed else A
     if A.dim() == 2:

@@ -1,5 +1,7 @@
 """A and b as the buffers of a module: dense A as it is, sparse A as its indices and its values.
 
+Of B systems in one pattern, the values are (B, k).
+
 Data-parallel training broadcasts plain tensors only, and safetensors stores no others: a sparse
 tensor among the buffers would shut both out. Its shape is no tensor; a state dict has it in its
 metadata, where a file format keeps that.
@@ -17,7 +19,7 @@ from projlab.engine.kernels.native import PLAIN
 from projlab.errors import InputError
 from projlab.numerics.precision import outside_inference_mode
 from projlab.system.constraint import AffineConstraint
-from projlab.system.rows import Rows, SparseRows, as_rows
+from projlab.system.rows import Rows, StoredRows, as_rows, batch_tensor, coalesced, one_pattern
 
 UNSEEN = torch.empty(0, device="cpu", dtype=torch.float32)
 """In the place of buffers that were assigned to since they were last looked at."""
@@ -66,7 +68,7 @@ class SystemBuffers(nn.Module):
     """The entries of A, b, and how often each had been changed when they were last looked at."""
     _known_indices: tuple[Tensor, int]
     _size: tuple[int, int] | None
-    """The shape of sparse A; None where A is dense."""
+    """(m, n) of sparse A; None where A is dense."""
     _entries: str
     """The name of the buffer with the entries."""
     _assembled: "_Assembled | None"
@@ -104,22 +106,19 @@ class SystemBuffers(nn.Module):
         if made is None or made.tensor._version == made.version:
             return
         tensor = made.tensor
-        if tuple(tensor.shape) != self._size:
-            raise InputError(f"A was resized in place from {self._size} to {tuple(tensor.shape)}")
+        if tensor.shape != self._shape():
+            raise InputError(
+                f"A was resized in place from {tuple(self._shape())} to {tuple(tensor.shape)}"
+            )
         self._take(tensor)
 
     def _take(self, A: Tensor) -> None:
         """Hold the entries of this sparse tensor, and follow what is done to it in place."""
-        coo = A.to_sparse_coo().coalesce()
-        if coo.dim() != 2 or coo.dense_dim():
-            raise InputError(f"A is a sparse tensor of shape {tuple(A.shape)}; it must be (m, n)")
-        values = coo.values()
+        coo = coalesced(A)
+        indices, values = (coo.indices(), coo.values()) if coo.dim() == 2 else one_pattern(coo)
         # not as views of a sparse tensor, which the compiler takes for strided
-        indices, values = (
-            coo.indices().detach(),
-            values if values.requires_grad else values.detach(),
-        )
-        self._put({"A_indices": indices, "A_values": values}, (coo.shape[0], coo.shape[1]))
+        indices, values = indices.detach(), values if values.requires_grad else values.detach()
+        self._put({"A_indices": indices, "A_values": values}, (coo.shape[-2], coo.shape[-1]))
         if A.layout is torch.sparse_coo and constant(values):
             versions = (indices._version, values._version)
             vars(self)["_assembled"] = _Assembled(A, A._version, indices, values, versions)
@@ -139,7 +138,7 @@ class SystemBuffers(nn.Module):
     def _hold(self, constraint: AffineConstraint) -> None:
         """A and b of a constraint, in its memory."""
         rows = constraint.rows
-        if isinstance(rows, SparseRows):
+        if isinstance(rows, StoredRows):
             with outside_inference_mode():  # tensors with a count of their changes
                 indices = torch.stack([rows.rows, rows.cols])
             own = {"A_indices": indices, "A_values": rows.values, "b": constraint.b}
@@ -149,7 +148,9 @@ class SystemBuffers(nn.Module):
 
     def _shape(self) -> torch.Size:
         """Of A."""
-        return self._own()["A"].shape if self._size is None else torch.Size(self._size)
+        if self._size is None:
+            return self._own()["A"].shape
+        return torch.Size((*self._own()["A_values"].shape[:-1], *self._size))
 
     def _own(self) -> Named:
         """The buffers of A and b, by name."""
@@ -187,8 +188,8 @@ class SystemBuffers(nn.Module):
 
     def _holds(self, rows: Rows) -> bool:
         """Whether the buffers hold what these rows do: no, where they share memory with them."""
-        entries, sparse = self._own()[self._entries], isinstance(rows, SparseRows)
-        kept = rows.values if isinstance(rows, SparseRows) else rows.as_tensor()
+        entries, sparse = self._own()[self._entries], isinstance(rows, StoredRows)
+        kept = rows.values if isinstance(rows, StoredRows) else rows.as_tensor()
         if entries.data_ptr() == kept.data_ptr() or sparse != (self._size is not None):
             return False  # of what was changed in place no copy tells
         if entries.dtype != kept.dtype or entries.device != kept.device:
@@ -263,22 +264,17 @@ class SystemBuffers(nn.Module):
         """A of a state dict, by the names of its buffers; `InputError` where these are none."""
         if "A" in found:
             return found["A"]
-        size = metadata.get("A_shape", self._size)
-        if size is None:
-            shape = tuple(self._shape())
-            if len(shape) != 2:
-                raise InputError("a sparse A has no batch, and this one has")
-            size = (shape[0], shape[1])
+        size = metadata.get("A_shape", self._size) or self._shape()[-2:]
         return assembled(found["A_indices"], found["A_values"], (int(size[0]), int(size[1])))
 
 
 def assembled(indices: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
     """The sparse COO tensor of these entries, which it shares; `InputError` where there is none."""
-    plain = indices.dtype is torch.int64 and indices.dim() == 2 and values.dim() == 1
-    if not plain or indices.shape != (2, len(values)):
+    plain = indices.dtype is torch.int64 and indices.dim() == 2 and values.dim() in (1, 2)
+    if not plain or indices.shape != (2, values.shape[-1]):
         raise InputError(
             f"A_indices has shape {tuple(indices.shape)} and dtype {indices.dtype}, A_values shape "
-            f"{tuple(values.shape)}; they must be (2, k), int64, and (k,)"
+            f"{tuple(values.shape)}; they must be (2, k), int64, and (k,) or (B, k)"
         )
     if not indices.is_meta:
         limit = torch.tensor(size, device=indices.device, dtype=torch.long).unsqueeze(-1)
@@ -291,6 +287,8 @@ def assembled(indices: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
             )
     ordered = indices[0] * size[1] + indices[1]
     in_order = indices.is_meta or bool((ordered[1:] > ordered[:-1]).all())
+    if values.dim() == 2:
+        return batch_tensor(indices, values, size, in_order=in_order)
     return torch.sparse_coo_tensor(
         indices,
         values,

@@ -43,7 +43,13 @@ from projlab.system.options import (
     refuse_keywords,
 )
 from projlab.system.polyhedron import Polyhedron
-from projlab.system.rows import is_scipy_sparse, sparse_rows
+from projlab.system.rows import (
+    coalesced,
+    is_scipy_sparse,
+    one_pattern,
+    sparse_batch,
+    sparse_rows,
+)
 
 
 class OneOff:
@@ -88,7 +94,8 @@ class OneOff:
                 else:
                     require_finite(rows, "A's stored values")
                     i, j, shape = self.pattern
-                    rows, sides = sparse_rows(i, j, rows, shape), [b.detach()]
+                    of_pattern = sparse_rows if rows.dim() == 1 else sparse_batch
+                    rows, sides = of_pattern(i, j, rows, shape), [b.detach()]
                 error = self.options.b_error
                 self.constraint = AffineConstraint(rows, sides[0], b_error=error)
                 self.solver = build(self.constraint, self.dtype, self.options, self.data)
@@ -389,26 +396,29 @@ def _in_stored_values(
     x: Tensor, A: Tensor, b: Any, variant: str, keywords: ProjectorKeywords
 ) -> Tensor:
     """The projection by sparse A, differentiable in its stored values and in b."""
-    if b is None or A.dim() != 2 or A.dense_dim():
+    if b is None:
         as_constraint(A.detach(), b)  # refuses it by name
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         raise InputError(
             "A is sparse and not constant: torch has no sparse tensors under a transform or in "
             "forward mode. Differentiate by backward, or give dense A"
         )
-    coo = A.to_sparse_coo().coalesce()
+    coo = coalesced(A)
     if not A.is_floating_point():
         raise InputError(f"A has dtype {A.dtype}; where b requires grad, sparse A must be floats")
-    (m, n), indices = coo.shape, coo.indices()
+    *lead, m, n = coo.shape
+    given, indices = (coo.values(), coo.indices())
+    if lead:
+        indices, given = one_pattern(coo)
     b = _right_side(b, A.device)
-    if b.shape not in {torch.Size(()), torch.Size((m,))}:
+    if b.shape not in {torch.Size(()), torch.Size((m,)), torch.Size((*lead, m))}:
         AffineConstraint(A.detach(), b.detach())  # refuses it by name
-    check_vector(x, n, None, A.device)
+    check_vector(x, n, lead[0] if lead else None, A.device)
     options = asked(n, variant, keywords, applications=1)
     dtype = working_dtype(torch.promote_types(x.dtype, A.dtype))
     pattern = Pattern(indices[0], indices[1], (m, n))
     source = OneOff(options, dtype, working_dtype(A.dtype), pattern=pattern)
-    values, right = coo.values().to(dtype), b.to(dtype).expand(m)
+    values, right = given.to(dtype), b.to(dtype).expand(*lead, m)
     out, _ = solve(
         x.to(dtype), values, right, source, homogeneous=False, dual=False, want_multipliers=True
     )

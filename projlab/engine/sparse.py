@@ -16,6 +16,7 @@ from projlab.engine.variants.sparse_cholesky import (
     SparseCholeskyFactor,
     gram_of,
     judged,
+    judged_alone,
     too_slow,
 )
 from projlab.errors import InconsistentError, InputError, MemoryLimitError, RankDeficientError
@@ -24,7 +25,7 @@ from projlab.numerics.sparse_gram import SparseGram
 from projlab.system.constraint import AffineConstraint
 from projlab.system.equilibration import Equilibrated
 from projlab.system.options import Options
-from projlab.system.rows import Rows, SparseRows
+from projlab.system.rows import Rows
 
 NAME = "sparse_cholesky"
 
@@ -33,7 +34,7 @@ def possible(constraint: AffineConstraint, options: Options) -> bool:
     """Whether a sparse factor, of all rows or of those that carry the rank, can be what is used."""
     return (
         constraint.m > 1
-        and constraint.batch is None
+        and (constraint.batch is None or constraint.rows.sparse)
         and options.metric is None
         and options.on_inconsistent == "raise"
         and (options.variant == NAME or (options.variant == "auto" and constraint.rows.sparse))
@@ -52,7 +53,8 @@ def takes(constraint: AffineConstraint, options: Options) -> bool:
 
 def dense_fits(constraint: AffineConstraint) -> bool:
     """Whether a dense factor fits into memory."""
-    needed = memory.factorisation_bytes(constraint.m, constraint.n, torch.float64)
+    B = constraint.batch or 1
+    needed = memory.factorisation_bytes(constraint.m, constraint.n, torch.float64, B)
     return needed <= memory.limit(constraint.device)
 
 
@@ -60,7 +62,7 @@ def costly(constraint: AffineConstraint, options: Options) -> bool:
     """Whether a dense factor takes longer than calls of a sparse one, or does not fit."""
     if not dense_fits(constraint):
         return True
-    return _dense_operations(constraint.rows.shape, options) > _operations(None, options)
+    return _dense_operations(constraint.rows, options) > _operations(None, options)
 
 
 def solver(
@@ -84,9 +86,10 @@ def solver(
     auto = options.variant == "auto"
     if auto and not costly(constraint, options):
         return None
-    fits, dense = dense_fits(constraint), _dense_operations(constraint.rows.shape, options)
+    fits, dense = dense_fits(constraint), _dense_operations(constraint.rows, options)
+    batch = constraint.batch
     try:
-        gram = gram_of(*system.rows.triplets(), system.rows.shape)
+        gram = gram_of(*system.rows.triplets(), system.rows.shape, batch)
         if auto and fits and dense <= _operations(gram, options):
             return None
         gram.factor()
@@ -97,7 +100,7 @@ def solver(
     # where each correction takes many steps, a dense factor that fits is faster
     steps = tolerance.INNER_STEPS[:1] if fits and auto else tolerance.INNER_STEPS
     best = judged(gram, system.rows, system.f.double(), steps)
-    factor = best.factor(constraint.rows.shape)
+    factor = best.factor(constraint.rows.shape, batch)
     dtype = system.rows.dtype
     facts = Facts(constraint, dtype, options.rank, data, factor=factor, stretch=stretch)
     try:
@@ -106,7 +109,7 @@ def solver(
         if fits:
             return None
         raise
-    reason, decided = _reason(constraint.rows.shape, best, options, fits), bool(facts.known_ranks)
+    reason, decided = _reason(constraint.rows, best, options, fits), bool(facts.known_ranks)
     return of_rows(constraint, system, factor, NAME, reason, facts, decided=decided)
 
 
@@ -118,8 +121,10 @@ def _require_answer(constraint: AffineConstraint, found: Corrected, facts: Facts
     u = tolerance.unit_roundoff(facts.data)
     allowed = tolerance.consistency_factor(tolerance.rank_cutoff(m, n, u))
     if not found.off <= allowed:
+        system, row = divmod(found.worst, m)
+        where = "A x = b" if constraint.batch is None else f"system {system} of the batch"
         raise InconsistentError(
-            f"A x = b has no solution: at the nearest point {constraint.names[found.worst]} is off "
+            f"{where} has no solution: at the nearest point {constraint.names[row]} is off "
             f"by {found.off:.2g} of ||a_i|| ||x|| + |b_i|, more than rounding of the data, "
             f"{allowed:.2g}. Mend b, or leave rows out that contradict others."
         )
@@ -139,29 +144,28 @@ def of_kept(
     None where "auto" has something cheaper that fits, or corrections are too slow and a dense
     factor fits; otherwise they raise `RankDeficientError`.
     """
-    fits, dense = dense_fits(constraint), _dense_operations(rows.shape, options)
+    fits, dense = dense_fits(constraint), _dense_operations(rows, options)
     if fits and dense <= _operations(None, options):
         return None
     try:
-        gram = gram_of(*rows.triplets(), rows.shape)
+        gram = gram_of(*rows.triplets(), rows.shape, rows.batch)
         if fits and dense <= _operations(gram, options):
             return None
         gram.factor()
-        whole = SparseRows(*gram.entries, gram.shape)
-        best = judged(gram, whole, whole.values.new_zeros(rows.shape[0]))
+        best = judged_alone(gram, rows)
         if not best.found.at_rest:
             raise RankDeficientError(too_slow(*rows.shape, best.found))
     except (MemoryLimitError, InputError, RankDeficientError):
         if fits:
             return None
         raise
-    return best.factor(rows.shape), _reason(rows.shape, best, options, fits)
+    return best.factor(rows.shape, rows.batch), _reason(rows, best, options, fits)
 
 
-def _dense_operations(shape: tuple[int, int], options: Options) -> float:
-    """Of a dense QR and the projections that are to come."""
-    m, n = shape
-    return 4.0 * m * n * (min(m, n) + options.applications)
+def _dense_operations(rows: Rows, options: Options) -> float:
+    """Of a dense QR of every system, and the projections that are to come."""
+    m, n = rows.shape
+    return 4.0 * (rows.batch or 1) * m * n * (min(m, n) + options.applications)
 
 
 def _operations(gram: SparseGram | None, options: Options) -> float:
@@ -174,15 +178,16 @@ def _operations(gram: SparseGram | None, options: Options) -> float:
     return calls + tuning.SPARSE_GAIN * (gram.fill.operations + options.applications * each)
 
 
-def _reason(shape: tuple[int, int], best: Judged, options: Options, fits: bool) -> str:
-    (m, n), (gram, inner, found) = shape, best
+def _reason(rows: Rows, best: Judged, options: Options, fits: bool) -> str:
+    (m, n), (gram, inner, found) = rows.shape, best
+    systems = "" if rows.batch is None else f"{rows.batch} systems of "
     steps = f" of {inner} steps of conjugate gradients" if inner else ""
     apart = f", {gram.apart} long columns kept apart" if gram.apart else ""
     why = (
         "asked for by name"
         if options.variant == NAME
         else (
-            f"a dense factor of {m} rows in {n} variables "
+            f"a dense factor of {systems}{m} rows in {n} variables "
             + ("would take longer" if fits else "does not fit into memory")
         )
     )

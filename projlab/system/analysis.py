@@ -65,6 +65,9 @@ def analyse(
     u = tolerance.unit_roundoff(data)
     if constraint.batch is None:
         decisions = (_decided(system.rows, u, rule),)
+    elif system.rows.sparse and _large(system.rows):
+        elements = range(constraint.batch)
+        decisions = tuple(_decided(system.rows.element(i), u, rule) for i in elements)
     else:
         decisions = decide_each(system.rows, u, rule)
     if measured:
@@ -89,12 +92,10 @@ def analyse(
 
 def _decided(rows: Rows, u: float, rule: RankRule) -> Rank:
     """By blocks where that pays, else by sparse factors where those do, else by a dense matrix."""
-    m, n = rows.shape
     # entries taken literally are dense integers, unless they are eliminated as sparse ones
     blocks = None if rule == "exact" else worthwhile_blocks(rows)
-    operations = float(min(m, n)) * m * n if blocks is None else blocks.operations
+    large = _large(rows) if blocks is None else blocks.operations >= tuning.SPARSE_DECISION
     why = ""
-    large = operations >= tuning.SPARSE_DECISION
     if large and isinstance(rows, SparseRows) and not rows.disjoint():
         try:
             return decide_sparse(rows, u, rule)
@@ -108,6 +109,12 @@ def _decided(rows: Rows, u: float, rule: RankRule) -> Rank:
         raise MemoryLimitError(
             f"the rank is undecided. By sparse factors: {why}. By singular values: {error}"
         ) from error
+
+
+def _large(rows: Rows) -> bool:
+    """Whether a dense decision takes longer than a sparse one."""
+    m, n = rows.shape
+    return float(min(m, n)) * m * n >= tuning.SPARSE_DECISION
 
 
 def _conflicting(system: Equilibrated, decision: Rank, u: float, rule: RankRule) -> list[int]:

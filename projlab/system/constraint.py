@@ -22,7 +22,8 @@ class AffineConstraint:
     ----------
     A
         (m, n); (n,) for one row; (B, m, n) for B systems of one shape. Dense torch or numpy array,
-        nested lists, scipy.sparse, or a torch sparse tensor (two-dimensional). Integers and Python
+        nested lists, scipy.sparse, or a torch sparse tensor, a batch of which is kept as one
+        pattern, with zeros where a system does not store what another does. Integers and Python
         numbers are taken as float64. Copied. Or an operator: a
         `scipy.sparse.linalg.LinearOperator`, or any object with `shape`, `matvec` and `rmatvec`,
         of tensors or of numpy arrays; `matmat` and `rmatmat` are used where both stand beside them.

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -247,12 +247,13 @@ class DenseRows(Rows):
 
 
 @dataclass(frozen=True)
-class SparseRows(Rows):
+class StoredRows(Rows):
     """Nonzero entries only, sorted by row and column, no duplicates: O(nnz) memory."""
 
     rows: Tensor
     cols: Tensor
     values: Tensor
+    """(k,), or (B, k) for B systems of one pattern."""
     size: tuple[int, int]
     sparse = True
 
@@ -270,38 +271,28 @@ class SparseRows(Rows):
 
     @property
     def nnz(self) -> int:
-        return len(self.values)
+        return self.values.numel()
 
-    def to(
-        self, dtype: torch.dtype | None = None, device: torch.device | None = None
-    ) -> "SparseRows":
-        return SparseRows(
-            _placed(self.rows, device),
-            _placed(self.cols, device),
-            _placed(self.values, device, dtype),
-            self.size,
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Self:
+        return replace(
+            self,
+            rows=_placed(self.rows, device),
+            cols=_placed(self.cols, device),
+            values=_placed(self.values, device, dtype),
         )
 
     def to_dense(self) -> Tensor:
-        m, n = self.size
+        (m, n), B = self.size, self.batch
+        systems = "" if B is None else f"{B} systems of "
         memory.require(
-            memory.factorisation_bytes(m, n, self.dtype),
-            f"a dense factorisation of the sparse {m} x {n} system",
+            memory.factorisation_bytes(m, n, self.dtype, B or 1),
+            f"a dense factorisation of the sparse {systems}{m} x {n} system",
             self.device,
         )
-        dense = torch.zeros(m, n, dtype=self.dtype, device=self.device)
-        dense[self.rows, self.cols] = self.values
+        lead = () if B is None else (B,)
+        dense = torch.zeros(*lead, m, n, dtype=self.dtype, device=self.device)
+        dense[..., self.rows, self.cols] = self.values
         return dense
-
-    def as_tensor(self) -> Tensor:
-        return torch.sparse_coo_tensor(
-            torch.stack([self.rows, self.cols]),
-            self.values,
-            self.size,
-            device=self.device,
-            is_coalesced=True,
-            check_invariants=False,
-        )
 
     def triplets(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.rows, self.cols, self.values
@@ -313,8 +304,77 @@ class SparseRows(Rows):
         return self._product(y, self.rows, self.cols, self.size[1])
 
     def _product(self, vectors: Tensor, source: Tensor, target: Tensor, length: int) -> Tensor:
-        products = vectors[..., source] * self.values
+        values = self.values
+        if self.batch is not None:
+            values = values.reshape(len(values), *[1] * (vectors.dim() - 2), values.shape[1])
+        products = vectors[..., source] * values
         return products.new_zeros(*products.shape[:-1], length).index_add(-1, target, products)
+
+    def abs(self) -> Self:
+        return self._with(self.values.abs())
+
+    def scale_rows(self, exponent: Tensor) -> Self:
+        return self._with(scale(self.values, exponent[..., self.rows]))
+
+    def multiply_rows(self, factor: Tensor) -> Self:
+        return self._with(self.values * factor[..., self.rows])
+
+    def divide_columns(self, d: Tensor) -> Self:
+        return self._with(self.values / d[self.cols])
+
+    def _with(self, values: Tensor) -> Self:
+        return replace(self, values=values)
+
+    def select(self, keep: Tensor) -> Self:
+        position = torch.full((self.size[0],), -1, dtype=torch.long, device=self.device)
+        position[keep] = torch.arange(len(keep), device=self.device)
+        rows = position[self.rows]
+        kept = (rows >= 0).nonzero().flatten()
+        kept = kept[torch.argsort(rows[kept], stable=True)]
+        return replace(
+            self,
+            rows=rows[kept],
+            cols=self.cols[kept],
+            values=self.values[..., kept],
+            size=(len(keep), self.size[1]),
+        )
+
+    def row_max(self) -> Tensor:
+        where = self.rows.expand(self.values.shape)
+        return self._zeros(0).scatter_reduce(-1, where, self.values.abs(), "amax")
+
+    def row_norms(self) -> Tensor:
+        return self._zeros(0).index_add(-1, self.rows, self.values.square()).sqrt()
+
+    def _zeros(self, dim: int) -> Tensor:
+        """(m,) or (n,), for every system."""
+        return self.values.new_zeros(*self.values.shape[:-1], self.size[dim])
+
+    def overlap(self) -> tuple[int, int, int] | None:
+        nonzero = (self.values != 0).long()
+        count = self._zeros(1).long().index_add(-1, self.cols, nonzero)
+        shared = (count.reshape(-1, self.size[1]) > 1).nonzero()
+        if len(shared) == 0:
+            return None
+        system, column = shared[0].tolist()
+        stored = nonzero.reshape(-1, len(self.rows))[system] > 0
+        rows = self.rows[stored & (self.cols == column)]
+        return int(rows[0]), int(rows[1]), column
+
+
+@dataclass(frozen=True)
+class SparseRows(StoredRows):
+    """Those of one system."""
+
+    def as_tensor(self) -> Tensor:
+        return torch.sparse_coo_tensor(
+            torch.stack([self.rows, self.cols]),
+            self.values,
+            self.size,
+            device=self.device,
+            is_coalesced=True,
+            check_invariants=False,
+        )
 
     def matvec_pair(self, x: Pair) -> Pair:
         return sparse_product(self.values, self.cols, self.rows, self.size[0], x)
@@ -322,46 +382,62 @@ class SparseRows(Rows):
     def rmatvec_pair(self, y: Pair) -> Pair:
         return sparse_product(self.values, self.rows, self.cols, self.size[1], y)
 
-    def abs(self) -> "SparseRows":
-        return self._with(self.values.abs())
 
-    def scale_rows(self, exponent: Tensor) -> "SparseRows":
-        return self._with(scale(self.values, exponent[self.rows]))
+@dataclass(frozen=True)
+class SparseBatch(StoredRows):
+    """Those of B systems, in one pattern: what is nonzero in any of them is stored for all."""
 
-    def multiply_rows(self, factor: Tensor) -> "SparseRows":
-        return self._with(self.values * factor[self.rows])
+    @property
+    def batch(self) -> int:
+        return len(self.values)
 
-    def divide_columns(self, d: Tensor) -> "SparseRows":
-        return self._with(self.values / d[self.cols])
+    def as_tensor(self) -> Tensor:
+        return batch_tensor(torch.stack([self.rows, self.cols]), self.values, self.size)
 
-    def _with(self, values: Tensor) -> "SparseRows":
-        return SparseRows(self.rows, self.cols, values, self.size)
+    def element(self, i: int) -> SparseRows:
+        return _nonzero(torch.stack([self.rows, self.cols]), self.values[i], self.size)
 
-    def select(self, keep: Tensor) -> "SparseRows":
-        position = torch.full((self.size[0],), -1, dtype=torch.long, device=self.device)
-        position[keep] = torch.arange(len(keep), device=self.device)
-        rows = position[self.rows]
-        kept = rows >= 0
-        rows, cols, values = rows[kept], self.cols[kept], self.values[kept]
-        order = torch.argsort(rows, stable=True)
-        return SparseRows(rows[order], cols[order], values[order], (len(keep), self.size[1]))
+    def matvec_pair(self, x: Pair) -> Pair:
+        raise NotImplementedError("of one system at a time: element(i)")
 
-    def row_max(self) -> Tensor:
-        zeros = self.values.new_zeros(self.size[0])
-        return zeros.scatter_reduce(0, self.rows, self.values.abs(), "amax")
+    def rmatvec_pair(self, y: Pair) -> Pair:
+        raise NotImplementedError("of one system at a time: element(i)")
 
-    def row_norms(self) -> Tensor:
-        zeros = self.values.new_zeros(self.size[0])
-        return zeros.index_add(0, self.rows, self.values.square()).sqrt()
 
-    def overlap(self) -> tuple[int, int, int] | None:
-        count = torch.bincount(self.cols, minlength=self.size[1])
-        shared = (count > 1).nonzero().flatten()
-        if len(shared) == 0:
-            return None
-        column = int(shared[0])
-        rows = self.rows[self.cols == column]
-        return int(rows[0]), int(rows[1]), column
+def batch_tensor(
+    indices: Tensor, values: Tensor, size: tuple[int, int], *, in_order: bool = True
+) -> Tensor:
+    """The sparse COO tensor (B, m, n) of values (B, k) in one pattern (2, k)."""
+    B, k = values.shape
+    system = torch.arange(B, device=values.device).repeat_interleave(k)
+    return torch.sparse_coo_tensor(
+        torch.cat([system.unsqueeze(0), indices.repeat(1, B)]),
+        values.flatten(),
+        (B, *size),
+        device=values.device,
+        is_coalesced=in_order or None,
+        check_invariants=False,
+    )
+
+
+def one_pattern(coo: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices (2, k), in order, and values (B, k) of a coalesced tensor (B, m, n).
+
+    Zeros where a system does not store what another one does. The values are differentiable.
+    """
+    (B, _, n), (system, i, j) = coo.shape, coo.indices()
+    if coo.is_meta:  # as many entries as there would be in one pattern
+        k = coo.values().numel() // max(B, 1)
+        return coo.indices()[1:, :k], coo.values()[: B * k].reshape(B, k)
+    places, position = torch.unique(i * n + j, return_inverse=True)
+    memory.require(
+        B * len(places) * coo.dtype.itemsize,
+        f"the values of {B} sparse systems in the pattern of all of them",
+        coo.device,
+        "Give systems that store the same entries, or a few of them at a time.",
+    )
+    values = coo.values().new_zeros(B, len(places)).index_put((system, position), coo.values())
+    return torch.stack([places // n, places % n]), values
 
 
 def sparse_rows(rows: Tensor, cols: Tensor, values: Tensor, shape: tuple[int, int]) -> SparseRows:
@@ -377,11 +453,21 @@ def sparse_rows(rows: Tensor, cols: Tensor, values: Tensor, shape: tuple[int, in
     return _nonzero(coo.indices(), coo.values(), shape)
 
 
+def sparse_batch(rows: Tensor, cols: Tensor, values: Tensor, shape: tuple[int, int]) -> SparseBatch:
+    """From values (B, k) in one sorted pattern, less what is zero in all systems."""
+    if not values.is_meta:
+        kept = (values != 0).any(0)
+        rows, cols, values = rows[kept], cols[kept], values[:, kept]
+    return SparseBatch(rows, cols, values, shape)
+
+
 def _nonzero(indices: Tensor, values: Tensor, shape: tuple[int, int]) -> SparseRows:
     """From the parts of a coalesced COO tensor, which may store zeros."""
-    kept = values != 0
-    rows, cols = indices[:, kept]
-    return SparseRows(rows, cols, values[kept], shape)
+    if not values.is_meta:
+        kept = values != 0
+        indices, values = indices[:, kept], values[kept]
+    rows, cols = indices
+    return SparseRows(rows, cols, values, shape)
 
 
 def as_rows(A: Any) -> Rows:
@@ -391,20 +477,43 @@ def as_rows(A: Any) -> Rows:
     if isinstance(A, Rows):
         return A
     if is_scipy_sparse(A):
+        if A.ndim == 3:
+            return _sparse(_batch_from_scipy(A))
         rows, cols, entries, shape = from_scipy(A)
         return sparse_rows(rows, cols, _stored(entries, shape), shape)
     return _dense(A)
 
 
-def _sparse(A: Tensor) -> SparseRows:
-    if A.dim() != 2 or A.dense_dim() != 0:
-        raise InputError(f"A is a sparse tensor of shape {tuple(A.shape)}; it must be (m, n)")
-    coo = A.detach().to_sparse_coo().coalesce()
-    shape = (A.shape[0], A.shape[1])
-    return _nonzero(coo.indices(), _stored(coo.values(), shape), shape)
+def coalesced(A: Tensor) -> Tensor:
+    """Sparse A (m, n) or (B, m, n) of any layout as COO, duplicates summed; refused by name."""
+    wanted = A.dim() in (2, 3) and A.dense_dim() == 0
+    if wanted and A.is_meta:  # nothing to convert, and torch converts nothing there
+        k = (A._values() if A.layout is torch.sparse_coo else A.values()).numel()
+        none = torch.empty(A.dim(), k, dtype=torch.long, device=A.device)
+        values = torch.empty(k, dtype=A.dtype, device=A.device)
+        return torch.sparse_coo_tensor(
+            none, values, A.shape, device=A.device, is_coalesced=True, check_invariants=False
+        )
+    coo = A.to_sparse_coo().coalesce() if wanted else A
+    if not wanted or coo.sparse_dim() != coo.dim():
+        raise InputError(
+            f"A is a sparse tensor of shape {tuple(A.shape)}, {A.dense_dim()} of its dimensions "
+            "dense; it must be (m, n) or (B, m, n), with none"
+        )
+    return coo
 
 
-def _stored(values: Any, shape: tuple[int, int]) -> Tensor:
+def _sparse(A: Tensor) -> StoredRows:
+    coo = coalesced(A.detach())
+    _require_columns(A.shape)
+    if coo.dim() == 2:
+        shape = (A.shape[0], A.shape[1])
+        return _nonzero(coo.indices(), _stored(coo.values(), shape), shape)
+    (rows, cols), values = one_pattern(coo)
+    return sparse_batch(rows, cols, _stored(values, A.shape), (A.shape[1], A.shape[2]))
+
+
+def _stored(values: Any, shape: Sequence[int]) -> Tensor:
     """The values of sparse rows of that shape, checked."""
     _require_columns(shape)
     tensor = to_tensor(values, "A")
@@ -441,13 +550,26 @@ def is_scipy_sparse(A: Any) -> bool:
 def from_scipy(A: Any) -> tuple[Tensor, Tensor, Any, tuple[int, int]]:
     """Indices and values of a scipy.sparse matrix or array of two dimensions."""
     if A.ndim != 2:
-        raise InputError(f"A is a scipy.sparse array of shape {A.shape}; it must be (m, n)")
+        raise InputError(
+            f"A is a scipy.sparse array of shape {A.shape}; it must be (m, n), or (B, m, n) where "
+            "batches are taken"
+        )
     coo = A.tocoo()
     return (
         torch.from_numpy(np.array(coo.row, dtype=np.int64)),
         torch.from_numpy(np.array(coo.col, dtype=np.int64)),
         coo.data,
         (int(A.shape[0]), int(A.shape[1])),
+    )
+
+
+def _batch_from_scipy(A: Any) -> Tensor:
+    """A scipy.sparse array (B, m, n) as a sparse tensor."""
+    coo = A.tocoo()
+    indices = torch.from_numpy(np.stack(coo.coords).astype(np.int64))
+    values = to_tensor(coo.data, "A")
+    return torch.sparse_coo_tensor(
+        indices, values, A.shape, device=values.device, check_invariants=True
     )
 
 

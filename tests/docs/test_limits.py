@@ -183,9 +183,9 @@ LIMITS: dict[str, tuple[type[Exception], Callable[[], object]]] = {
         lambda: projector(Operator(), B).to("meta"),
     ),
     "more digits by iteration than its steps reach": (projlab.AccuracyError, too_slow),
-    "a batch of sparse systems": (
+    "`preconditioner=` for a batch": (
         projlab.InputError,
-        lambda: projector(torch.stack([A, A]).to_sparse(), B),
+        lambda: projector(torch.stack([A, A]).to_sparse(), B, preconditioner=lambda r: r),
     ),
     "complex numbers": (projlab.InputError, lambda: projector(A.to(torch.complex64), B)),
     "integer x, float8": (projlab.InputError, lambda: project(X.long(), A, B)),

@@ -179,7 +179,7 @@ def reached(
 
 async def _answered(address: str) -> None:
     """Connect once: a client that fails over its address waits a minute for itself at its end."""
-    from distributed.core import connect
+    from distributed.comm.core import connect
     from distributed.security import Security
 
     settings = Security().get_connection_args("client")

@@ -104,7 +104,7 @@ def examine_variant(
         return
     tell(Answered())
     yield from examination.further(examination.tensor(answer))
-    if not examination.sparse:  # there are no batches of them
+    if not (examination.sparse and get(base.variant).iterates):  # one system at a time
         yield examination.batched()
     yield examination.gradients(profile)
     yield examination.same_bits(first, inputs)
@@ -388,14 +388,17 @@ class _Examination:
 
     def batched(self) -> Record:
         """Project x₀ in a batch of three systems with one affine set; keep the worst."""
+        import torch
+
         p = self.problem
         rng = np.random.default_rng([p.seed, 4])
-        A, b, rows = p.dense(), p.b, rng.permutation(p.m)
-        systems = np.stack([A, A[rows], -A]), np.stack([b, b[rows], -b])
+        A, b, rows = p.csr(), p.b, rng.permutation(p.m)
+        systems, sides = (A, sp.csr_array(A[rows]), -A), np.stack([b, b[rows], -b])
 
         def work() -> Any:
-            x0 = self.tensor(p.x0).expand(len(systems[0]), -1).clone()
-            answers = _array(self.ask(x0, self.tensor(systems[0]), self.tensor(systems[1])))
+            x0 = self.tensor(p.x0).expand(len(systems), -1).clone()
+            stacked = torch.stack([self.matrix(system) for system in systems])
+            answers = _array(self.ask(x0, stacked, self.tensor(sides)))
             return max(answers, key=self.truth.forward_error)
 
         return self.against_x_star("batched", work)

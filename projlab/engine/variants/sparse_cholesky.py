@@ -34,7 +34,7 @@ from projlab.engine.kernels import elimination
 from projlab.engine.variants.base import Bound, Factor, Variant
 from projlab.errors import InputError, RankDeficientError
 from projlab.numerics.sparse_gram import SparseGram
-from projlab.system.rows import Rows, SparseRows
+from projlab.system.rows import Rows, SparseBatch, SparseRows
 
 _grams: WeakValueDictionary[int, SparseGram] = WeakValueDictionary()
 """The factors in use, for compiled programs, which hold tensors and numbers alone."""
@@ -326,11 +326,14 @@ def judged(
     gram: SparseGram, rows: Rows, f: Tensor, steps: Sequence[int] = tolerance.INNER_STEPS
 ) -> Judged:
     """The first way that does: this shift or a smaller one, or steps within each correction."""
-    f = f[gram.order]
-    if rows.dtype is torch.float64 and rows.batch is None:
-        ordered: Rows = SparseRows(*gram.E.entries(), gram.shape)  # the same, in order already
+    if rows.batch is not None:  # each system by its own norms: rows (B, m, n) and f (B, m)
+        ordered: Rows = SparseBatch(*rows.to(torch.float64).triplets(), rows.shape)
     else:
-        ordered = rows.select(gram.order)
+        f = f[gram.order]
+        if rows.dtype is torch.float64:
+            ordered = SparseRows(*gram.E.entries(), gram.shape)  # the same, in order already
+        else:
+            ordered = rows.select(gram.order)
     best = _tried(gram, 0, ordered, f)
     if not best.found.at_rest:
         smaller = gram.reshifted(gram.shift * tolerance.SMALLER_SHIFT)
@@ -342,11 +345,42 @@ def judged(
     return best
 
 
+def judged_alone(gram: SparseGram, rows: Rows) -> Judged:
+    """`judged` of rows without a right side."""
+    whole = rows if rows.batch is not None else SparseRows(*gram.entries, gram.shape)
+    lead = () if rows.batch is None else (rows.batch,)
+    f = torch.zeros(*lead, rows.shape[0], dtype=torch.float64, device=rows.device)
+    return judged(gram, whole, f)
+
+
 def _tried(gram: SparseGram, inner: int, ordered: Rows, f: Tensor) -> Judged:
-    """One way; rows and f in the order of the factor."""
+    """One way; rows and f in the order of the factor, of a batch in their own."""
     solve: Callable[[Tensor], Tensor] = partial(gram.solve, steps=inner)
+    if ordered.batch is not None:
+        return Judged(gram, inner, corrected(ordered, f, _of_systems(gram, solve, ordered.batch)))
     found = corrected(ordered, f, Products(gram.times, gram.transposed_times, solve))
     return Judged(gram, inner, found._replace(worst=int(gram.order[found.worst])))
+
+
+def _of_systems(gram: SparseGram, solve: Callable[[Tensor], Tensor], batch: int) -> Products:
+    """Products with vectors (B, k, n) and (B, k, m) of systems that the factor holds as one."""
+
+    def whole(v: Tensor) -> Tensor:
+        return v.transpose(0, 1).flatten(1)
+
+    def apart(v: Tensor) -> Tensor:
+        return v.reshape(len(v), batch, -1).transpose(0, 1)
+
+    def given_order(y: Tensor) -> Tensor:
+        given = torch.empty_like(y)
+        given[:, gram.order] = y
+        return apart(given)
+
+    return Products(
+        lambda x: given_order(gram.times(whole(x))),
+        lambda y: apart(gram.transposed_times(whole(y)[:, gram.order])),
+        lambda r: given_order(solve(whole(r)[:, gram.order])),
+    )
 
 
 class SparseCholesky(Variant):
@@ -359,8 +393,7 @@ class SparseCholesky(Variant):
         i, j, values = rows.triplets()
         gram = gram_of(i, j, values, rows.shape, rows.batch)
         gram.factor()
-        whole = SparseRows(*gram.entries, gram.shape)
-        best = judged(gram, whole, whole.values.new_zeros(gram.shape[0]))
+        best = judged_alone(gram, rows)
         if not best.found.at_rest:
             raise RankDeficientError(too_slow(*gram.shape, best.found))
         return best.factor(rows.shape, rows.batch)
