@@ -7,6 +7,7 @@ import os
 
 import torch
 
+import projlab_validation.oracles.cvx  # noqa: F401  # once, and not again in every worker
 from projlab_validation import runner
 
 

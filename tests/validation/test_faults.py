@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from projlab.cli import main
+from projlab_reports import publish
 from projlab_validation import runner, store
 from projlab_validation.judge import judge
 from projlab_validation.measure import measure
@@ -17,6 +18,13 @@ from projlab_validation.record import table
 from tests.validation import faults
 from tests.validation.asked import BRIEF, PROBLEMS, judged
 from tests.validation.forked import Forked
+
+
+@pytest.fixture
+def forked(monkeypatch):
+    """Runs of this process, whose workers are forked from it; nobody looks at their pages."""
+    monkeypatch.setattr(runner, "start_process", Forked)
+    monkeypatch.setattr(publish, "write_run", lambda _, to: (to / "report.html", to / "report.md"))
 
 
 @pytest.fixture
@@ -32,10 +40,8 @@ def test_enough_faults_are_planted():
 
 
 @pytest.mark.parametrize("name", faults.FAULTS)
-def test_a_planted_fault_ends_the_command_with_1(name, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(runner, "start_process", Forked)
+def test_a_planted_fault_ends_the_command_with_1(name, tmp_path, monkeypatch, capfd, forked):
     monkeypatch.setitem(PROFILES, "quick", BRIEF)
-    monkeypatch.setattr("projlab_reports.figures.draw", lambda *_: [])
     arguments = ["--subject", f"faults:{name}", "--profile", "quick", "--jobs", "1", "--fail-fast"]
     if name in faults.HANGS:
         arguments += ["--time-limit", "2"]
@@ -58,9 +64,7 @@ def test_nothing_sound_is_called_wrong(name):
 
 
 @pytest.mark.parametrize("name", faults.SPARSE_FAULTS)
-def test_a_sparse_fault_ends_the_command_with_1(name, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(runner, "start_process", Forked)
-    monkeypatch.setattr("projlab_reports.figures.draw", lambda *_: [])
+def test_a_sparse_fault_ends_the_command_with_1(name, tmp_path, capfd, forked):
     arguments = ["--subject", f"faults:{name}", "--jobs", "1", "--fail-fast", "--dtype", "float64"]
     if name == "overflows_32_bits":  # as only a large system shows
         arguments += ["--profile", "standard", "--problem", "sparse_chain_50000"]
@@ -83,11 +87,9 @@ def test_nothing_sparse_and_sound_is_called_wrong(name, asked):
         assert (frame["verdict"] == "pass").sum() >= len(frame) - 2
 
 
-def test_a_run_that_is_given_up_ends_with_1_and_says_so(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(runner, "start_process", Forked)
+def test_a_run_that_is_given_up_ends_with_1_and_says_so(tmp_path, monkeypatch, capfd, forked):
     monkeypatch.setattr(runner, "PATIENCE", 1)
     monkeypatch.setitem(PROFILES, "quick", BRIEF)
-    monkeypatch.setattr("projlab_reports.figures.draw", lambda *_: [])
     asked = ["--subject", "faults:ends_the_process_on_stacks", "--group", "article"]
     limited = [*asked, "--time-limit", "20", "--jobs", "1", "--json", "--out", str(tmp_path)]
     assert main(["validate", *limited]) == 1
