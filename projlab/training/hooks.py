@@ -428,17 +428,26 @@ class StepHooks:
         if self.settings.multipliers and not again:
             self._prices = self._priced(scale)
         for system in self._awake():
-            gs = [gradient_of(p) for p in system.parameters]
+            gs, shift = [gradient_of(p) for p in system.parameters], self._shift(system, scale)
             if system.sided:
                 system.ascend(self._of_each(system, optimizers.direction))
-            system.tangent_(gs, self._shift(system, scale))
-            if system.sided:
+                system.tangent_(gs, shift)
                 self._project_momenta(system)
+            elif self._ascends():
+                signs = self._of_each(system, optimizers.direction)
+                _tangent_of_each(system, gs, shift, signs)
+            else:
+                system.tangent_(gs, shift)
         if len(self._optimizers) > 1:
             for p in self.system.parameters:
                 self._projected.put(p)
         else:
             self._first(self._projected.put)
+
+    def _ascends(self) -> bool:
+        """Whether any group has `maximize`."""
+        groups = self._groups()
+        return any(groups[g].get("maximize", False) for g in self._trained_groups)
 
     def _awake(self) -> tuple[ParameterSystem, ...]:
         """The systems whose parameters have gradients."""
@@ -631,3 +640,19 @@ def _skip(optimizer: Optimizer, device: torch.device) -> Tensor | None:
 def _stated(device: torch.device) -> Iterator[None]:
     with torch.no_grad(), stated_precision(device):
         yield
+
+
+def _tangent_of_each(
+    system: ParameterSystem, gs: list[Tensor], shift: Shift | None, signs: list[float]
+) -> None:
+    """As `tangent_`, where some ascend: what optimizers turn round is on the null space then."""
+    turned = [g for g, sign in zip(gs, signs, strict=True) if sign < 0]
+    if shift is not None:
+        shift = [own * sign for own, sign in zip(shift, signs, strict=True)]
+    for g in turned:
+        g.neg_()
+    try:
+        system.tangent_(gs, shift)
+    finally:
+        for g in turned:
+            g.neg_()

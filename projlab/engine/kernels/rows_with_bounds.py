@@ -49,7 +49,8 @@ def project(
     own = lb.dim() > 1 or ub.dim() > 1
     shape = (k, n) if own else (1, n)
     bounds = [t.double().expand(shape).contiguous().numpy() for t in (lb, ub)]
-    out, multipliers = torch.empty_like(x), torch.empty(k, dtype=torch.float64, device="cpu")
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    multipliers = torch.empty(k, dtype=torch.float64, device="cpu")
     done = np.empty(k, dtype=np.bool_)
     compiled(
         x.contiguous().numpy(),

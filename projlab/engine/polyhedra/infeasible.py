@@ -25,10 +25,34 @@ from projlab.errors import InconsistentError, few
 
 def proof(system: System, right: Tensor, lb: Tensor, ub: Tensor) -> Tensor | None:
     """Multipliers v (m,) that prove one set empty, or None where none is found."""
+    if 0 in system.shape:
+        return None
+    found = _programme(system, right, lb, ub)
+    if found is None:
+        return None
+    v, x = found
+    if proves(system, right, lb, ub, v):
+        return v
+    # what is off by less than the solver tolerates is on another scale from where it ended
+    x = x.clamp(lb, ub)
+    rest = right - system.times(x[None])[0]
+    off = torch.where(system.is_equation, rest.abs(), (-rest).clamp_min(0))
+    size = float(off.max())
+    u = system.roundoff
+    known = torch.where(torch.isfinite(right), right, 0.0).abs()
+    sizes = system.rows.abs().matvec(x.abs()) + known
+    if not size > tolerance.ANSWERED * u * float(sizes.max()):
+        return None
+    found = _programme(system, rest / size, (lb - x) / size, (ub - x) / size)
+    return found[0] if found is not None and proves(system, right, lb, ub, found[0]) else None
+
+
+def _programme(
+    system: System, right: Tensor, lb: Tensor, ub: Tensor
+) -> tuple[Tensor, Tensor] | None:
+    """The multipliers (m,) of the least sum of violations, and where it is (n,)."""
     m, n = system.shape
     finite = torch.isfinite(right)
-    if m == 0 or n == 0:
-        return None
     i, j, values = (t.cpu().numpy() for t in system.rows.triplets())
     M = csr_array((values, (i, j)), shape=(m, n))
     p = system.equations
@@ -60,8 +84,8 @@ def proof(system: System, right: Tensor, lb: Tensor, ub: Tensor) -> Tensor | Non
         v[:p] = torch.from_numpy(-found.eqlin.marginals)
     if q:
         v[p:][torch.from_numpy(keep)] = torch.from_numpy(-found.ineqlin.marginals).clamp_min(0)
-    v = _tidy(v).to(right.device)
-    return v if proves(system, right, lb, ub, v) else None
+    at = torch.from_numpy(found.x[:n]).to(right.device)
+    return _tidy(v).to(right.device), at
 
 
 def _tidy(v: Tensor) -> Tensor:
@@ -86,8 +110,11 @@ def proves(system: System, right: Tensor, lb: Tensor, ub: Tensor, v: Tensor) -> 
 def _evaluated(
     system: System, right: Tensor, lb: Tensor, ub: Tensor, v: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """min of (M'v)'x over the box, its excess over v'r, and what rounding may make of that."""
-    u = tolerance.unit_roundoff("float64")
+    """min of (M'v)'x over the box, its excess over v'r, and what rounding may make of that.
+
+    Rounding of the data too: rows given in float32 contradict each other by that.
+    """
+    u = system.roundoff
     c, sizes = system.transposed(v[None])[0], system.sizes(v[None])[0]
     error = tolerance.ANSWERED * u * sizes
     c = torch.where(c.abs() <= error, 0.0, c)
@@ -110,7 +137,7 @@ def raise_empty(
     v = v / system.in_units(v).abs().max()  # the largest coefficient a reader sees is one
     least, gap, _ = _evaluated(system, right, lb, ub, v)
     c = system.transposed(v[None])[0]
-    u = tolerance.unit_roundoff("float64")
+    u = system.roundoff
     c = torch.where(c.abs() <= tolerance.ANSWERED * u * system.sizes(v[None])[0], 0.0, c)
     units = system.in_units(v)
     rows = [f"{float(units[i]):.6g} * {names[i]}" for i in (v != 0).nonzero().flatten().tolist()]

@@ -45,7 +45,11 @@ class Interior:
         self.has_low, self.has_high = torch.isfinite(lb), torch.isfinite(ub)
         self.fixed = lb == ub
         self.has_low, self.has_high = self.has_low & ~self.fixed, self.has_high & ~self.fixed
-        self.inequality = (~self.system.is_equation).expand_as(self.right)
+        self.equation = self.system.is_equation.expand_as(self.right)
+        # a row without a right side takes no part: its multiplier stays zero
+        self.inequality = ~self.equation & torch.isfinite(self.right)
+        self.absent = ~(self.equation | self.inequality)
+        self.right = torch.where(self.absent, 0.0, self.right)
         self.scale = _scale(self.x0, self.right, lb, ub)
         width = torch.where(self.has_low & self.has_high, ub - lb, torch.inf)
         room = torch.minimum(self.scale, width / 4)
@@ -80,13 +84,18 @@ class Interior:
         low, high = self.gaps
         at_low = (self.has_low & (self.zl > low)) | self.fixed
         at_high = self.has_high & (self.zu > high) & ~at_low
-        return Face(at_low, at_high, ~self.inequality | (self.y > self.t))
+        return Face(at_low, at_high, self.equation | (self.inequality & (self.y > self.t)))
+
+    def primal(self) -> Tensor:
+        """(k, m) what is left of the rows."""
+        left = self.system.times(self.x) + self.t - self.right
+        return torch.where(self.absent, 0.0, left)
 
     def residuals(self) -> Tensor:
         """(k,) norm of what is left of the equations."""
         norm = torch.linalg.vector_norm
         dual = self.x - self.x0 + self.system.transposed(self.y) - self.zl + self.zu
-        primal = self.system.times(self.x) + self.t - self.right
+        primal = self.primal()
         left: Tensor = norm(torch.where(self.fixed, 0.0, dual), dim=-1) + norm(primal, dim=-1)
         return left
 
@@ -118,12 +127,13 @@ class Interior:
         low, high = self.gaps
         weights = 1 / (1 + self.zl / low + self.zu / high)
         weights = torch.where(self.fixed, 0.0, weights)
-        ratio = torch.where(self.inequality, self.t / self.y, 0.0).clamp_max(_LARGEST_RATIO)
+        ratio = torch.where(self.inequality, self.t / self.y, 0.0)
+        ratio = torch.where(self.absent, _LARGEST_RATIO, ratio).clamp_max(_LARGEST_RATIO)
         shift = tolerance.gram_shift(max(1, self.y.shape[-1]))
         factor = self.system.weighted(weights, ratio + shift)
         dual = self.x - self.x0 + self.system.transposed(self.y) - self.zl + self.zu
         dual = torch.where(self.fixed, 0.0, dual)
-        primal = self.system.times(self.x) + self.t - self.right
+        primal = self.primal()
         mu = self.complementarity()
         solve = _Direction(self, factor, weights, ratio, dual, primal)
         affine = solve(-low * self.zl, -high * self.zu, -self.t * self.y)
@@ -201,6 +211,7 @@ class _Direction:
         for _ in range(2):  # what the shift left
             rest = right - system.times(self.weights * system.transposed(dy)) - self.ratio * dy
             dy = dy + self.factor.solve(rest)
+        dy = torch.where(at.absent, 0.0, dy)
         dx = self.weights * (q - system.transposed(dy))
         dt = torch.where(at.inequality, ct - self.ratio * dy, 0.0)
         return _Step(dx, dy, dt, (cl - at.zl * dx) / low, (cu + at.zu * dx) / high)

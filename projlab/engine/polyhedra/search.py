@@ -171,7 +171,8 @@ class Search:
 
     def _interior(self, still: Tensor) -> Tensor:
         """An interior-point method on these problems; those that are left, with its multipliers."""
-        native = self._native()
+        # the kernel's interior point knows no rows without a right side
+        native = self._native() if bool(torch.isfinite(self.right).all()) else None
         if native is not None:
             insist = self._by_kernel(native, "by_interior", interior.STEPS)
             if bool(insist.any()):

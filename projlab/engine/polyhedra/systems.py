@@ -16,6 +16,7 @@ from scipy.sparse import csc_array, csr_array, diags_array, eye_array
 from scipy.sparse.linalg import splu
 from torch import Tensor
 
+from projlab import tolerance
 from projlab.engine.kernels import faces
 from projlab.numerics import memory
 from projlab.numerics.scaling import power_of_two
@@ -48,6 +49,8 @@ class System(ABC):
     equations: int
     units: tuple[Tensor, Tensor]
     """Two factors whose product is 2**exponent."""
+    roundoff: float = tolerance.unit_roundoff("float64")
+    """Of the rows as they were given."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -327,7 +330,9 @@ def system_of(polyhedron: Polyhedron) -> System:
     rows: Rows = _stacked(wide, polyhedron.n, sparse=sparse, device=polyhedron.device)
     scaled, exponent = equilibrate_rows(rows)
     kind = SparseSystem if sparse else DenseSystem
-    return kind(scaled, exponent, polyhedron.m, power_of_two(exponent, torch.float64))
+    roundoff = max(map(tolerance.unit_roundoff, (torch.float64, *(part.dtype for part in parts))))
+    units = power_of_two(exponent, torch.float64)
+    return kind(scaled, exponent, polyhedron.m, units, roundoff)
 
 
 def _stacked(parts: list[Rows], n: int, *, sparse: bool, device: torch.device) -> Rows:

@@ -210,7 +210,8 @@ def _one_sided(rows: DisjointRows, lb: Tensor, ub: Tensor) -> bool:
 def _of_one_vector(rows: DisjointRows, x: Tensor, right: Tensor, lb: Tensor) -> Found | None:
     """As `_search` of one vector: entries that met their bound are left out as it goes.
 
-    None where there is no finite bound, or where nothing is left to be shared out.
+    None where there is no finite bound, where nothing is left to be shared out, or where that is
+    below the rounding of the entries.
     """
     w, floor, n = rows.weight, float(lb), x.shape[-1]
     assert w is not None
@@ -239,9 +240,11 @@ def _of_one_vector(rows: DisjointRows, x: Tensor, right: Tensor, lb: Tensor) -> 
         if bool(kept.all()):
             break
         free, entries = free[kept], entries[kept]
+    if not len(entries):
+        return None
     few = DisjointRows(rows.a[: len(entries)], None, 1, rows.inequality)
     multiplier = torch.full_like(right, t, dtype=_wide(x))
-    moved = (few.moved(entries, multiplier) if len(entries) else entries).reshape(1, -1)
+    moved = few.moved(entries, multiplier).reshape(1, -1)
     fixed = w * floor * (n - len(entries))
     moved, further_t = _corrected(
         few, moved, right - fixed, torch.ones_like(moved, dtype=torch.bool)

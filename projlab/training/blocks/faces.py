@@ -274,8 +274,6 @@ class Coupled(Faces):
         dtype, wide = x.dtype, torch.float64
         x, right = x.to(wide), right.to(wide)
         lb, ub = (t.to(wide).expand(x.shape) for t in (lb, ub))
-        far = 2 * self._absolute.matvec(x.clamp(lb, ub).abs()) + 1
-        right = torch.where(torch.isinf(right), far, right)
         none = (False,) * self.rows
         masks = [none] * len(x) if held is None else [tuple(row) for row in held.tolist()]
         whole = Onto(torch.empty_like(x), _true(right), torch.empty_like(right))
@@ -290,10 +288,15 @@ class Coupled(Faces):
         system, order, generals = self._of(mask)
         general = generals.setdefault(use, General(system, ()))
         found = general.answer(x, system.scaled(right[:, order]), lb, ub, checked=True)
+        # what ends within rounding of a bound is on it: others ask whether it is
+        roundings = tolerance.RESIDUAL_ROUNDINGS * tolerance.unit_roundoff(x.dtype)
+        near = roundings * x.abs().amax(-1, keepdim=True)
+        ends = torch.where((found.x - lb).abs() <= near, lb, found.x)
+        ends = torch.where((ends - ub).abs() <= near, ub, ends)
         rests, y = torch.empty_like(found.active), torch.empty_like(found.y)
         rests[:, order] = system.is_equation | (found.active & (found.y > 0))
         y[:, order] = system.in_units(found.y)
-        return Onto(found.x, rests, y)
+        return Onto(ends, rests, y)
 
     def refuse_empty(
         self, right: Tensor, lb: Tensor, ub: Tensor, names: Sequence[Sequence[str]]

@@ -76,7 +76,11 @@ def make_block(
         return ties
     if plan.A.layout == torch.strided and plan.A.shape[-2] == 1:
         single = _single_rows(plan, parameters, "single_row" if variant == "auto" else variant)
-        single.independent = True
+        empty = (plan.A == 0).all(-1).reshape(-1).cpu()
+        if strict:
+            bad = empty & (b.cpu()[plan.rows] != 0).reshape(-1)
+            _refuse(plan, b.cpu()[plan.rows], bad.nonzero().flatten().tolist(), names, data)
+        single.independent = not bool(empty.any())
         return single
     target = parameters[plan.pieces[0].parameter].device
     right = b.cpu()[plan.rows]
@@ -143,12 +147,18 @@ def decidable(A: Tensor) -> bool:
 
 
 def _single_rows(plan: MatrixPlan, parameters: Sequence[Tensor], variant: str) -> MatrixBlock:
-    """Blocks of one row, onto which every variant projects alike: by its direction."""
+    """Blocks of one row, onto which every variant projects alike: by its direction.
+
+    A row of zeros has none, and moves nothing.
+    """
     A = plan.A.double()
     largest = A.abs().amax(-1, keepdim=True)
-    W = A / largest
+    empty = largest == 0
+    W = A / torch.where(empty, 1.0, largest)
     length = torch.linalg.vector_norm(W, dim=-1, keepdim=True)
-    return MatrixBlock(plan, parameters, plan.A, W / length, 1 / length / largest, variant)
+    length = torch.where(empty, 1.0, length)
+    inverse = torch.where(empty, 0.0, 1 / length / largest)
+    return MatrixBlock(plan, parameters, plan.A, W / length, inverse, variant)
 
 
 def _off(solver: Solver, right: Tensor, u: float) -> Tensor:

@@ -17,6 +17,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -324,8 +325,10 @@ class MarginsBlock(Block):
     def _scaled_sizes(self, sizes: Tensor, b: Tensor) -> Tensor:
         return b.abs() + (sizes if self._scales is None else sizes * self._scales.abs())
 
-    def _pieces(self, view: Tensor) -> list[tuple[Tensor, slice]]:
+    def _pieces(self, view: Tensor) -> list[tuple[Tensor, Any]]:
         """The grid in parts along its first axis, and where each is."""
+        if not view.dim():  # one entry
+            return [(view, ...)]
         size = max(1, len(view) // tuning.GROUPS)
         starts = range(0, len(view), size)
         return [(view[i : i + size], slice(i, i + size)) for i in starts]

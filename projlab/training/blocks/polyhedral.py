@@ -45,7 +45,7 @@ from torch.autograd.graph import increment_version
 from projlab import tolerance
 from projlab.engine.kernels import cones
 from projlab.errors import InconsistentError, first_few
-from projlab.numerics.transfer import reads_values, sent
+from projlab.numerics.transfer import sent
 from projlab.proof.certificate import Certificate
 from projlab.system.rows import as_rows
 from projlab.training.blocks.base import Block, Shift, TouchedEntries, unit, widest_dtype
@@ -90,14 +90,6 @@ class _Face:
     """(B, n): 1 held to the lower bound, 2 to the upper one, 3 to both; else 0, -1 on a bound."""
     rows: Tensor | None
     """(B, m) inequalities that count as equations; None where there are none."""
-
-    def same(self, other: "_Face | None") -> bool:
-        """Whether they are one face; waits for the device."""
-        if other is None or not torch.equal(self.entries, other.entries):
-            return False
-        if self.rows is None or other.rows is None:
-            return self.rows is other.rows
-        return torch.equal(self.rows, other.rows)
 
     @property
     def low(self) -> Tensor:
@@ -414,19 +406,14 @@ class PolyhedralBlock(Block):
 
     def _hold(self, face: _Face) -> None:
         """From here on, until the next gradient."""
-        self._same = reads_values(face.entries.device) and face.same(self._face)
         # fresh memory costs as much as what is written to it: the one of the step before is next
         self._spare = None if self._face is None else self._face.entries
         self._face = face
 
     def velocities_(self, ms: Sequence[Tensor]) -> None:
-        """Minus these are velocities: onto the face that the last gradient left.
-
-        Where that is the face of the step before, they are on it: they were, and so was what has
-        been added since.
-        """
+        """Minus these are velocities: onto the face that the last gradient left."""
         face = self._face
-        if face is None or self._same:
+        if face is None:
             return
         sides, x = self._sides_of(self.b), self._read(self.ts)
         if self._plain and self._natively(ms, x, sides, face.entries, given=True):
