@@ -7,6 +7,9 @@ ALL := $(VENV)/.all-done
 QUICK := runs/quick
 STANDARD := runs/standard
 REFERENCE := reports/reference
+# These run the same lines many times over, and take twice as long where each is counted.
+UNCOUNTED := tests/projlab/training/test_optimizers.py tests/projlab/engine/test_autograd.py \
+  tests/projlab/test_precision_switches.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup validate reference test test-others test-device test-all coverage fuzz lint wheel-test bench
@@ -36,6 +39,7 @@ test: setup  ## run the tests
 
 test-others: setup  ## run the tests that `make coverage` leaves out
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --ignore-glob='tests/projlab/[!c]*'
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto $(UNCOUNTED)
 
 test-device: setup  ## run the tests marked gpu on a pretended device, which the CPU computes for
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --device pretended -m gpu tests/projlab/devices
@@ -51,7 +55,8 @@ test-all: $(ALL)  ## run the tests that `make test` skips: jax, botorch, lightni
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto -m 'needs or gpu' --nothing-missing
 
 coverage: setup  ## run the engine's tests; fail where they reach fewer of its lines and branches than pyproject.toml says
-	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest --numprocesses auto tests/projlab --ignore=tests/projlab/cli
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest --numprocesses auto tests/projlab \
+	  --ignore=tests/projlab/cli $(UNCOUNTED:%=--ignore=%)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --sort=cover
 

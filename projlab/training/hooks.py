@@ -152,6 +152,7 @@ class StepHooks:
             signature = Signature.of(p, trained=trained)
             home = self.homes.get(id(p))
             watched.append(Watched(p, name, signature, place.get(id(p)), home))
+        optimizers.require_apart([(w.parameter, w.name) for w in watched])
         system = ParameterSystem(
             stacked,
             self.actual,

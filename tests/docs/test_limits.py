@@ -170,6 +170,10 @@ LIMITS: dict[str, tuple[type[Exception], Callable[[], object]]] = {
         projlab.InputError,
         exported,
     ),
+    "`torch.export` of a projection onto bounds or inequalities": (
+        projlab.InputError,
+        lambda: torch.export.export(projlab.nn.Projection(lb=0.0, n=3), (X,)),
+    ),
     "a rank that sparse factors leave open, κ beyond 1e7 say": (
         projlab.MemoryLimitError,
         lambda: doubtful(diagnose),
@@ -230,6 +234,10 @@ LIMITS: dict[str, tuple[type[Exception], Callable[[], object]]] = {
     ),
     "tensor subclasses made of others, quantised ones say": (projlab.InputError, made_of_others),
     "parametrised tensors (not leaves)": (projlab.InputError, parametrised),
+    "parameters that overlap in memory": (
+        projlab.InputError,
+        lambda: kept(torch.nn.Parameter(torch.ones(1).expand(3))),
+    ),
     "parameters of one equation on several devices": (projlab.InputError, on_two_devices),
     "optimizers with `differentiable=True`": (
         projlab.InputError,

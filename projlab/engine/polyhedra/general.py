@@ -8,6 +8,7 @@ Reference: Amos and Kolter, "OptNet", ICML 2017, section 3.1; Dontchev and Rocka
 functions and solution mappings", 2nd ed., section 2.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -42,6 +43,25 @@ class Effort:
     interior_steps: int
 
 
+_SMALL, _LARGE = 1e-100, 1e100
+"""Between these, squares and their sums neither over- nor underflow."""
+
+
+_NEAR = 1e3
+"""Multipliers of normed rows are about as large as what they move."""
+
+
+def _largest(t: Tensor) -> float:
+    """Of the finite magnitudes."""
+    return float(t.abs().nan_to_num(0.0, 0.0, 0.0).max()) if t.numel() else 0.0
+
+
+def _times_power(t: Tensor, power: int) -> Tensor:
+    """t 2**power; in two steps, for a factor may be out of range where the product is not."""
+    half = power // 2
+    return t * 2.0**half * 2.0 ** (power - half)
+
+
 class General:
     """One system of rows; remembers its last answer, from which the next search starts."""
 
@@ -54,8 +74,13 @@ class General:
     def answer(self, x: Tensor, right: Tensor, lb: Tensor, ub: Tensor, *, checked: bool) -> Answer:
         """The projections of x (k, n), without a graph, everything in float64 and of k rows.
 
-        `checked` says that the right sides and bounds are known to leave some x.
+        `checked` says that the right sides and bounds are known to leave some x. Numbers whose
+        squares over- or underflow are brought to size one: everything scales together.
         """
+        size = max(map(_largest, (x, right, lb, ub)))
+        sides = torch.where(self.system.is_equation, right, 0.0)
+        if 0 < size < _SMALL or max(_largest(x), _largest(sides)) > _LARGE:
+            return self._of_size_one((x, right, lb, ub), size, checked=checked)
         begun = self._at_once(x, right, lb, ub) if len(x) == 1 else None
         if begun is not None and begun[1].each == [1]:
             found, ends = begun
@@ -63,7 +88,7 @@ class General:
             self.effort = Effort(torch.ones(1, dtype=torch.bool, device="cpu"), *ends[1:])
             return found
         require_room(self.system, len(x))
-        sought = Search(self.system, x, right, lb, ub, self._start(x))
+        sought = Search(self.system, x, right, lb, ub, self._start(x, right))
         if begun is not None and not bool(sought.polished.any()):
             sought.resume(*begun)
         else:
@@ -73,7 +98,7 @@ class General:
                 sought.retry()
             sought.run()
         if not checked:
-            self._refuse_empty(sought)
+            self._refuse_empty(sought.polished, sought.right, sought.lb, sought.ub)
         self.effort = Effort(
             sought.polished,
             sought.factorisations,
@@ -95,7 +120,9 @@ class General:
             return None
         last = self._last
         if last is not None and len(last.x) == 1:
-            found = Answer(torch.empty_like(x), *(t.clone() for t in last[1:]))
+            found = Answer(
+                torch.empty_like(x), self._start(x, right), *(t.clone() for t in last[2:])
+            )
         else:
             last = None
             found = Answer(
@@ -121,14 +148,37 @@ class General:
         if self.system.faces is not None:
             self.system.faces.forget()
 
-    def _start(self, x: Tensor) -> Tensor:
-        if self._last is not None and len(self._last.x) == len(x):
-            return self._last.y.clone()
-        return x.new_zeros(len(x), self.system.shape[0])
+    def _start(self, x: Tensor, right: Tensor) -> Tensor:
+        """The last multipliers, where they are of this problem's size.
 
-    def _refuse_empty(self, sought: Search) -> None:
-        for i in (~sought.polished).nonzero().flatten().tolist():
-            sides = sought.right[i], sought.lb[i], sought.ub[i]
+        Of rows that follow from each other some may have any size, and what they round to hides
+        what is off.
+        """
+        nothing = x.new_zeros(len(x), self.system.shape[0])
+        if self._last is None or len(self._last.x) != len(x) or not nothing.numel():
+            return nothing
+        y, sides = self._last.y, torch.where(torch.isfinite(right), right, 0.0)
+        size = torch.maximum(x.abs().amax(-1), sides.abs().amax(-1))
+        near = y.abs().amax(-1) <= _NEAR * size
+        return torch.where(near.unsqueeze(-1), y, 0.0)
+
+    def _of_size_one(
+        self, given: tuple[Tensor, Tensor, Tensor, Tensor], size: float, *, checked: bool
+    ) -> Answer:
+        """As `answer`, of everything times a power of two."""
+        power = -math.frexp(size)[1]
+        x, right, lb, ub = (_times_power(t, power) for t in given)
+        self._last = None  # of another scale, before and after
+        found = self.answer(x, right, lb, ub, checked=True)
+        self._last = None
+        if not checked and self.effort is not None:
+            self._refuse_empty(self.effort.polished, *given[1:])
+        x, y = (_times_power(t, -power) for t in found[:2])
+        return found._replace(x=x, y=y)
+
+    def _refuse_empty(self, polished: Tensor, right: Tensor, lb: Tensor, ub: Tensor) -> None:
+        for i in (~polished).nonzero().flatten().tolist():
+            sides = right[i], lb[i], ub[i]
             v = infeasible.proof(self.system, *sides)
             if v is not None:
                 infeasible.raise_empty(self.system, *sides, v, self.names)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.compiler import is_exporting
 
 from projlab import tolerance
 from projlab.engine import compiled
@@ -214,6 +215,11 @@ class PolyhedralProjector(nn.Module):
         ub: Any = None,
     ) -> Tensor:
         """Project x (..., n); see the class."""
+        if is_exporting():
+            raise InputError(
+                "a projection onto bounds and inequalities searches by values for what it rests "
+                "on, which no exported program can; export what comes before it"
+            )
         if b is None and h is None and lb is None and ub is None:
             found = self._at_once(x)
             if found is not None:

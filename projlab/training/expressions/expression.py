@@ -272,6 +272,10 @@ class Expression(Views):
         """The mean over one dimension, several or all."""
         dims = self._dims(dim)
         count = math.prod(self.shape[d] for d in dims)
+        if not count:
+            raise InputError(
+                f"the mean of no entries: the expression has shape {tuple(self.shape)}"
+            )
         total = self._reduced(dims, keepdim, "mean")
         mean = total._scaled(1.0 / count)
         mean.label = total.label

@@ -88,6 +88,61 @@ def test_a_right_side_below_the_rounding_of_x(dtype):
     assert two.tolist() == [u / 32, u / 32]
 
 
+# ---- size
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-162, 1e-99, 1e101, 1e150])
+def test_everything_scales_together(size):
+    x = torch.tensor([0.9, 0.4, -0.2], dtype=F64)
+    G, ones = torch.tensor([[1.0, -1, 0]], dtype=F64), torch.ones(3, dtype=F64)
+    P = projector(ones, size, G=G, h=0.0, lb=0.0, ub=0.6 * size)
+    for _ in range(2):
+        y = P(x * size)
+        assert torch.allclose(y / size, torch.tensor([0.5, 0.5, 0], dtype=F64), rtol=0, atol=8 * U)
+        assert P.certify(x * size, y).verdict == "certified"
+    if size < 1:
+        with pytest.raises(projlab.InconsistentError, match="1 \\* row 0"):
+            projector(ones, 2 * size, G=G, h=0.0, lb=0.0, ub=0.6 * size)
+
+
+@pytest.mark.parametrize("before", [1e-8, 1e10, 1e16, 1e50])
+@pytest.mark.parametrize("seed", range(12))
+def test_a_search_does_not_remember_another_size(seed, before):
+    generator = torch.Generator().manual_seed(seed)
+    G = integers(generator, -1, 2, 3, 4)
+    G[:, 0] = 1
+    h, x = torch.rand(3, generator=generator, dtype=F64), torch.randn(4, generator=generator)
+    P, x = projector(G=G, h=h, lb=0.0), x.double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", projlab.NotPolishedWarning)
+        P(x, h=h * before)
+        P(x * before, h=h * before)
+        expected = projector(G=G, h=h, lb=0.0)(x)
+        assert torch.allclose(P(x), expected, rtol=0, atol=1e3 * U)
+
+
+# ---- memory
+
+
+def test_parameters_that_overlap_are_refused():
+    base = torch.ones(8)
+    a, b = torch.nn.Parameter(base[:2]), torch.nn.Parameter(base[1:3])
+    with pytest.raises(projlab.InputError, match="p0 and p1 overlap in memory"):
+        constrain(torch.optim.SGD([a, b]), expr(a).sum() + expr(b).sum() == 1)
+    assert base.tolist() == [1.0] * 8
+    one = torch.nn.Parameter(torch.ones(1).expand(3))
+    with pytest.raises(projlab.InputError, match="one number of memory at several places"):
+        constrain(torch.optim.SGD([one]), expr(one).sum() == 1)
+    even, odd = torch.nn.Parameter(base[::2]), torch.nn.Parameter(base[1::2])
+    constrain(torch.optim.SGD([even, odd]), expr(even).sum() + expr(odd).sum() == 1)
+    assert abs(float(base.sum()) - 1) <= 8 * tolerance.unit_roundoff("float32")
+
+
+def test_the_mean_of_nothing_is_refused():
+    with pytest.raises(projlab.InputError, match="mean of no entries"):
+        expr(parameter([1.0, 2.0]))[:0].mean()
+
+
 # ---- prices
 
 
