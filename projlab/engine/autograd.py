@@ -310,8 +310,9 @@ def _outer(left: Tensor, right: Tensor, A: Tensor, pattern: Pattern | None) -> T
         products = left[..., pattern.rows] * right[..., pattern.cols]
         return products.reshape(*A.shape[:-1], -1, A.shape[-1]).sum(-2)
     lead = A.shape[:-2]
-    left = left.reshape(*lead, -1, left.shape[-1])
-    right = right.reshape(*lead, -1, right.shape[-1])
+    vectors = left.shape[len(lead) : -1].numel()  # of m = 0 rows -1 would be ambiguous
+    left = left.reshape(*lead, vectors, left.shape[-1])
+    right = right.reshape(*lead, vectors, right.shape[-1])
     return product(left.mT, right)
 
 

@@ -178,7 +178,7 @@ class BlockSolver:
         right = b
         if b is not None:  # one for all vectors stays one
             right = b.reshape(1, m) if b.dim() == 1 else b.expand(*lead, m).reshape(-1, m)
-        projected, y = flat, flat.new_zeros(len(flat), m) if want else None
+        projected, y = flat, flat.new_zeros(flat.shape[0], m) if want else None
         for rows, columns, solver in self.groups:
             part, multipliers = solver.solve(
                 flat[:, columns].transpose(0, 1),
@@ -187,11 +187,11 @@ class BlockSolver:
                 dual=dual,
                 want_multipliers=want,
             )
-            moved = part.transpose(0, 1).reshape(len(flat), -1)
+            moved = part.transpose(0, 1).reshape(flat.shape[0], -1)
             projected = projected.index_copy(-1, columns.flatten(), moved)
             if y is not None:
                 assert multipliers is not None
-                own = multipliers.transpose(0, 1).reshape(len(flat), -1)
+                own = multipliers.transpose(0, 1).reshape(flat.shape[0], -1)
                 y = y.index_copy(-1, rows.flatten(), own)
         projected = projected.clone() if projected is flat else projected
         return projected.reshape(x.shape), None if y is None else y.reshape(*lead, m)

@@ -208,6 +208,11 @@ class SystemBuffers(nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         """As of any module; a buffer that is assigned to is looked at before it is used."""
         started = "_known" in self.__dict__
+        if started and name in (*ENTRIES, "b") and isinstance(value, nn.Parameter):
+            raise InputError(
+                f"{name} is a buffer, and no Parameter can take its place: assign "
+                f"{name}.detach(), or give what is trained to each call"
+            )
         if started and name == "A" and isinstance(value, Tensor):
             if value.layout is not torch.strided:
                 self._take(value)
@@ -270,6 +275,7 @@ class SystemBuffers(nn.Module):
 
 def assembled(indices: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
     """The sparse COO tensor of these entries, which it shares; `InputError` where there is none."""
+    indices, values = (t.clone() if t.is_inference() else t for t in (indices, values))
     plain = indices.dtype is torch.int64 and indices.dim() == 2 and values.dim() in (1, 2)
     if not plain or indices.shape != (2, values.shape[-1]):
         raise InputError(

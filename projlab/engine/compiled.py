@@ -123,7 +123,8 @@ def marked(watched: list[Tensor]) -> Tensor | None:
     return torch.frombuffer(marks, dtype=torch.long)
 
 
-def _require_unchanged(watched: list[Tensor], mark: Tensor | None) -> None:
+def require_unchanged(watched: list[Tensor], mark: Tensor | None) -> None:
+    """Raise `InputError` where buffers were changed in place since they were `marked`."""
     if mark is None:
         return
     numbers = mark.tolist()
@@ -152,7 +153,7 @@ def solve(
     `tensors` and `form` are a solver, `taken_apart`; `mark` is what `marked` said then of
     `watched`, the buffers that hold A.
     """
-    _require_unchanged(watched, mark)
+    require_unchanged(watched, mark)
     projected, y = put_together(form, tensors, x).solve(
         x, b, homogeneous=homogeneous, dual=dual, want_multipliers=want_multipliers
     )

@@ -28,6 +28,7 @@ from projlab.system.inputs import (
     check_vector,
     refuse_elsewhere,
     refuse_kinds,
+    refuse_overlap,
     to_tensor,
     working_dtype,
 )
@@ -343,6 +344,8 @@ class Projector(SystemBuffers):
     def project_(self, x: Tensor) -> Tensor:
         """Project x in place, without a graph, and return it: the hot path."""
         if not is_dynamo_compiling():
+            if isinstance(x, Tensor) and x.layout is torch.strided and not x.is_contiguous():
+                refuse_overlap(x)
             A, a, c, v = self._known
             own = self._buffers
             if (
@@ -608,6 +611,7 @@ class Projector(SystemBuffers):
     def _solve_eagerly(
         self, solver: AnySolver, x: Tensor, b: Tensor | None, **how: bool
     ) -> tuple[Tensor, Tensor | None]:
+        compiled.require_unchanged([] if self._mark is None else self._watched(), self._mark)
         return self._solve(solver, x, b, **how)
 
     def _solver_for(self, x: Tensor, name: str = "x", *, decided: bool = False) -> AnySolver:
@@ -666,7 +670,8 @@ class Projector(SystemBuffers):
             shape = broadcast_shape(b.shape, (*lead, m))
         except RuntimeError:
             shape = torch.Size()
-        if not fits or len(shape) == 0 or (solver.batch is not None and len(shape) != x.dim()):
+        other = solver.batch is not None and (len(shape) != x.dim() or shape[0] != solver.batch)
+        if not fits or len(shape) == 0 or other:
             raise InputError(
                 f"b has shape {tuple(b.shape)}; beside x of shape {tuple(x.shape)} it must be a "
                 f"scalar or ({m},)" + (f", or {(*lead, m)}" if len(lead) else "")

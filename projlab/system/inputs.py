@@ -104,6 +104,25 @@ def refuse_elsewhere(value: Any, name: str, other: str, device: torch.device) ->
         raise InputError(f"{name} is on {value.device}, {other} on {device}; move one of them")
 
 
+def refuse_overlap(x: Tensor) -> None:
+    """Raise `InputError` for x, to be written to, that has one number of memory at two places."""
+    reach = 0
+    for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
+        if size > 1 and stride <= reach:
+            break
+        reach += (size - 1) * stride
+    else:
+        return
+    at = np.array(0)
+    for stride, size in zip(x.stride(), x.shape, strict=True):
+        at = np.add.outer(at, stride * np.arange(size))
+    if len(np.unique(at)) < at.size:
+        raise InputError(
+            f"x, of shape {tuple(x.shape)} and strides {x.stride()}, has one number of memory at "
+            "several places, which no projection can fill: give x.clone()"
+        )
+
+
 def require_values(value: Any, name: str) -> None:
     """Raise `InputError` for a tensor on the device meta, which is no part of a state."""
     if isinstance(value, Tensor) and value.is_meta:

@@ -47,7 +47,8 @@ class LinearMap:
             columns = self.together(flat.cpu().numpy().T)
             found = self._taken(columns, (self.shape[0], len(flat))).T.clone()
         else:
-            vectors = [self._one(v) for v in flat]
+            # copies, as above: one buffer may be behind all of them
+            vectors = [self._one(v).clone() for v in flat]
             found = torch.stack(vectors) if vectors else flat.new_zeros(0, self.shape[0])
         return found.to(x).reshape(*x.shape[:-1], self.shape[0])
 
@@ -55,7 +56,7 @@ class LinearMap:
         return self._taken(self.function(v.cpu().numpy() if self.numpy else v), (self.shape[0],))
 
     def _taken(self, found: Any, shape: tuple[int, ...]) -> Tensor:
-        product = torch.from_numpy(np.ascontiguousarray(found)) if self.numpy else found
+        product = torch.from_numpy(np.ascontiguousarray(found)) if self.numpy else found.detach()
         if tuple(product.shape) != shape:
             raise InputError(
                 f"{self.name} returned shape {tuple(product.shape)}; it must be {shape}"

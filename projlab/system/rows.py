@@ -504,7 +504,8 @@ def coalesced(A: Tensor) -> Tensor:
 
 
 def _sparse(A: Tensor) -> StoredRows:
-    coo = coalesced(A.detach())
+    A = A.detach()
+    coo = coalesced(A.clone() if A.is_inference() else A)
     _require_columns(A.shape)
     if coo.dim() == 2:
         shape = (A.shape[0], A.shape[1])

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from projlab_reports import files, page, scatter, units
+from projlab_reports.piped import PipedConsole
 from projlab_reports.terminal import STYLES
 from projlab_reports.units import MISSING
 
@@ -46,9 +47,9 @@ SHORT = {"certificate": "cert.", "high precision": "high p.", "nothing": MISSING
 def show(payload: Payload, console: Console | None = None) -> None:
     """Print every system: what it is, one line a variant, and the recommendation."""
     if console is None:
-        console = Console()
+        console = PipedConsole()
         if not console.is_terminal and "COLUMNS" not in os.environ:
-            console = Console(width=PIPE_WIDTH)
+            console = PipedConsole(width=PIPE_WIDTH)
     for i, system in enumerate(compared(payload)):
         if i:
             console.print()

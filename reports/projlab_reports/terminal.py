@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from projlab_reports.piped import PipedConsole
 from projlab_reports.summary import VERDICTS, Summary, rows
 from projlab_reports.units import duration, figure
 
@@ -22,7 +23,7 @@ STYLES = {"pass": "green", "expected": "yellow", "skip": "dim", "fail": "bold re
 
 def show(summary: Summary, report: Path, console: Console | None = None) -> None:
     """Print the table (a subject's is one of checks), failures, verdict and report's path."""
-    console = console or Console()
+    console = console or PipedConsole()
     if len(summary.by_variant):
         _print(checks_table(summary) if summary.subject else variants_table(summary), console)
     if len(summary.trained):

@@ -138,7 +138,9 @@ def structure(problem: Problem) -> SystemDescription:
     """Describe what needs no factorisation."""
     A = problem.csr()
     m, n = A.shape
-    norms = np.sqrt(np.asarray(A.multiply(A).sum(axis=1)).ravel())
+    largest = np.asarray(abs(A).max(axis=1).todense()).ravel()
+    scaled = sp.csr_array(sp.diags_array(1 / np.where(largest > 0, largest, 1.0)) @ A)
+    norms = largest * np.sqrt(np.asarray(scaled.multiply(scaled).sum(axis=1)).ravel())
     nonzero = norms[norms > 0]
     overlap = problem.rows_overlap
     density = A.nnz / (m * n)

@@ -23,7 +23,9 @@ from projlab import tolerance
 from projlab.engine.variants.base import Factor, Variant
 from projlab.errors import AccuracyError
 from projlab.numerics import lsqr, memory
+from projlab.numerics.scaling import scale
 from projlab.numerics.sparse_products import Compressed, both, compressed
+from projlab.system.equilibration import safe_norms
 from projlab.system.inputs import broadcast_shape
 from projlab.system.operator_rows import OperatorRows
 from projlab.system.rows import Rows, SparseRows
@@ -193,7 +195,20 @@ class IterativeFactor(Factor):
         return end.x, end.y, end.steps
 
     def iterated(self, x0: Tensor, c: Tensor | None) -> "End":
-        """Cycles for as long as they help."""
+        """Cycles for as long as they help, of what has squares: else times powers of two."""
+        size = x0.abs().amax(-1)
+        if c is not None:
+            size = torch.maximum(size, c.abs().amax(-1))
+        least, most = safe_norms(x0.dtype)
+        outside = (size > 0) & ~((least < size) & (size < most / x0.shape[-1])) & size.isfinite()
+        if not bool(outside.any()):
+            return self._cycles(x0, c)
+        power = torch.where(outside, -torch.frexp(size).exponent, 0).unsqueeze(-1)
+        end = self._cycles(scale(x0, power), None if c is None else scale(c, power))
+        x, y, r = (scale(t, -power) for t in (end.x, end.y, end.r))
+        return end._replace(x=x, y=y, r=r, off=scale(end.off.unsqueeze(-1), -power).squeeze(-1))
+
+    def _cycles(self, x0: Tensor, c: Tensor | None) -> "End":
         x = x0 if c is None else x0.expand(*broadcast_shape(x0.shape[:-1], c.shape[:-1]), -1)
         start = torch.linalg.vector_norm(x, dim=-1)
         y, total, before = torch.zeros_like(x[..., :1]), 0, None

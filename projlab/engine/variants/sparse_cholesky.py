@@ -179,11 +179,16 @@ class SparseCholeskyFactor(Factor):
 
     def _flat(self, x: Tensor) -> Tensor:
         """(B, k, n) as (k, B n)."""
-        return x if self.batch is None else x.transpose(0, 1).reshape(x.shape[1], -1)
+        if self.batch is None:
+            return x
+        return x.transpose(0, 1).reshape(x.shape[1], len(x) * x.shape[2])
 
     def _shaped(self, flat: Tensor, x: Tensor) -> Tensor:
         """(k, B r) as (B, k, r)."""
-        return flat if self.batch is None else flat.reshape(x.shape[1], len(x), -1).transpose(0, 1)
+        if self.batch is None:
+            return flat
+        width = flat.shape[-1] // len(x)
+        return flat.reshape(x.shape[1], len(x), width).transpose(0, 1)
 
     def _right(self, x: Tensor, c: Tensor | None) -> Tensor | None:
         if c is None or self.batch is None:
