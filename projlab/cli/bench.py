@@ -5,7 +5,13 @@ import math
 import sys
 from pathlib import Path
 
-from projlab.cli.common import BROKE_CODE, Command, positive_integer, require_suite
+from projlab.cli.common import (
+    BROKE_CODE,
+    Command,
+    named_path,
+    positive_integer,
+    require_suite,
+)
 from projlab.errors import InputError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -46,14 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--compare",
         nargs=2,
-        type=Path,
+        type=named_path,
         metavar=("BEFORE", "AFTER"),
         help="compare two of asv's results",
     )
     what.add_argument(
         "--targets", nargs="*", metavar="ID", help="measure the target table, or these rows of it"
     )
-    add("--out", type=Path, metavar="DIR", help="folder for the results (default: .asv)")
+    add("--out", type=named_path, metavar="DIR", help="folder for the results (default: .asv)")
     add("--filter", metavar="REGEX", help="only benchmarks whose name and parameters match")
     add("--verbose", action="store_true", help="show why benchmarks fail or are skipped")
     add(
@@ -69,7 +75,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FACTOR",
         help="with --compare: how much more than the noise seen is a regression (default: 1.15)",
     )
-    add("--write", type=Path, metavar="FILE", help="with --targets: put the table into this file")
+    add(
+        "--write",
+        type=named_path,
+        metavar="FILE",
+        help="with --targets: put the table into this file",
+    )
     add("--json", action="store_true", help="print the outcome as JSON instead of text")
 
 

@@ -14,6 +14,7 @@ from projlab.cli.common import (
     NOTHING_CHECKED,
     Command,
     chosen_variants,
+    named_path,
     positive_integer,
     positive_number,
     print_json,
@@ -65,7 +66,7 @@ among others included; 3 nothing was checked; {BROKE_CODE}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `projlab compare`."""
     add = parser.add_argument
-    add("files", nargs="+", type=Path, metavar="FILE", help="a system, or a folder of them")
+    add("files", nargs="+", type=named_path, metavar="FILE", help="a system, or a folder of them")
     add(
         "--b",
         type=_file_or_number,
@@ -126,7 +127,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print JSON instead of tables")
     add(
         "--out",
-        type=Path,
+        type=named_path,
         metavar="DIR",
         help="write compare.html and compare.json there (default: nothing is written)",
     )

@@ -1,9 +1,14 @@
 """`projlab report`: render what was measured as a page."""
 
 import argparse
-from pathlib import Path
 
-from projlab.cli.common import BROKE_CODE, Command, print_json, require_suite
+from projlab.cli.common import (
+    BROKE_CODE,
+    Command,
+    named_path,
+    print_json,
+    require_suite,
+)
 
 EPILOG = f"""
 examples:
@@ -40,11 +45,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "runs",
         nargs="+",
-        type=Path,
+        type=named_path,
         metavar="RESULT",
         help="a run's folder, compare.json, or asv's results: a folder of them or one file",
     )
-    add("--out", type=Path, metavar="FILE|DIR", help="where to (default: the last one's folder)")
+    add(
+        "--out",
+        type=named_path,
+        metavar="FILE|DIR",
+        help="where to (default: the last one's folder)",
+    )
     add("--json", action="store_true", help="print the outcome as JSON")
 
 

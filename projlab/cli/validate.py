@@ -14,6 +14,7 @@ from projlab.cli.common import (
     NOTHING_CHECKED,
     Command,
     chosen_variants,
+    named_path,
     positive_integer,
     positive_number,
     print_json,
@@ -89,7 +90,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="quick",
         help="how much: minutes, a quarter of an hour, over an hour (default: quick)",
     )
-    add("--out", type=Path, metavar="DIR", help="folder for the results (default: runs/PROFILE)")
+    add(
+        "--out",
+        type=named_path,
+        metavar="DIR",
+        help="folder for the results (default: runs/PROFILE)",
+    )
     add("--jobs", type=positive_integer, metavar="N", help="worker processes (default: all cores)")
     add(
         "--time-limit",
@@ -136,7 +142,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="measure on the workers of the Dask scheduler at ADDRESS; training and bounds "
         "are measured here",
     )
-    add("--junit", type=Path, metavar="FILE", help="write the outcome as JUnit XML too")
+    add("--junit", type=named_path, metavar="FILE", help="write the outcome as JUnit XML too")
     add(
         "--minimum-records",
         type=positive_integer,

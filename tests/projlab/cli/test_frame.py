@@ -85,6 +85,16 @@ def test_each_end_has_a_code_and_a_sentence(fault, code, says, ends, capsys):
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize(
+    "asked", [("compare", ""), ("report", ""), ("validate", "--out", ""), ("bench", "--out", "")]
+)
+def test_an_empty_path_is_a_slip(asked, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(list(asked))
+    assert ended.value.code == 2
+    assert "it is empty; a variable of the shell may not be set" in capsys.readouterr().err
+
+
 def test_a_full_output_is_a_sentence(projlab_program, tmp_path):
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
