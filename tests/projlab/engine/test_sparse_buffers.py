@@ -133,7 +133,7 @@ def test_entries_that_are_none_are_refused():
     with pytest.raises(projlab.InputError, match=r"A's stored values\[3\] is nan"):
         P(x)
     with pytest.raises(projlab.InputError, match=r"must be \(m, n\)"):
-        P.A = torch.zeros(2, 3, 6).to_sparse()
+        P.A = torch.zeros(1, 2, 3, 6).to_sparse()
 
 
 def test_values_written_again_cost_no_factors():
