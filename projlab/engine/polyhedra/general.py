@@ -51,6 +51,13 @@ _NEAR = 1e3
 """Multipliers of normed rows are about as large as what they move."""
 
 
+def _ordinary(x: Tensor, right: Tensor) -> bool:
+    """Whether two numbers tell that everything is as large as most things are."""
+    if not (x.numel() and right.numel() and _SMALL <= float(x.abs().max()) <= _LARGE):
+        return False
+    return float(right.abs().max()) <= _LARGE
+
+
 def _largest(t: Tensor) -> float:
     """Of the finite magnitudes."""
     return float(t.abs().nan_to_num(0.0, 0.0, 0.0).max()) if t.numel() else 0.0
@@ -77,10 +84,11 @@ class General:
         `checked` says that the right sides and bounds are known to leave some x. Numbers whose
         squares over- or underflow are brought to size one: everything scales together.
         """
-        size = max(map(_largest, (x, right, lb, ub)))
-        sides = torch.where(self.system.is_equation, right, 0.0)
-        if 0 < size < _SMALL or max(_largest(x), _largest(sides)) > _LARGE:
-            return self._of_size_one((x, right, lb, ub), size, checked=checked)
+        if not _ordinary(x, right):
+            size = max(map(_largest, (x, right, lb, ub)))
+            sides = torch.where(self.system.is_equation, right, 0.0)
+            if 0 < size < _SMALL or max(_largest(x), _largest(sides)) > _LARGE:
+                return self._of_size_one((x, right, lb, ub), size, checked=checked)
         begun = self._at_once(x, right, lb, ub) if len(x) == 1 else None
         if begun is not None and begun[1].each == [1]:
             found, ends = begun
