@@ -115,7 +115,7 @@ class SystemBuffers(nn.Module):
     def _take(self, A: Tensor) -> None:
         """Hold the entries of this sparse tensor, and follow what is done to it in place."""
         coo = coalesced(A)
-        indices, values = (coo.indices(), coo.values()) if coo.dim() == 2 else one_pattern(coo)
+        indices, values = one_pattern(coo)
         # not as views of a sparse tensor, which the compiler takes for strided
         indices, values = indices.detach(), values if values.requires_grad else values.detach()
         self._put({"A_indices": indices, "A_values": values}, (coo.shape[-2], coo.shape[-1]))

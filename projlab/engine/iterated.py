@@ -166,31 +166,12 @@ def built(
         preconditioner = _preconditioner(options, system.exponent, constraint)
     u = tolerance.unit_roundoff(data)
     factor = prepared(system.rows, u, options.accuracy, preconditioner)
-    if preconditioner is not None:
-        _require_seen(factor, system, options)
     c = factor.right_side(system.f)
     end = factor.iterated(torch.zeros(n, dtype=dtype, device=constraint.device), c)
     if not bool(end.reached):
         factor = replace(factor, left=_left(constraint, system, factor, end, u))
     facts.factor = factor
     return replace(solver, factor=factor, c=c, reason=_reason(constraint, options, factor, dtype))
-
-
-def _require_seen(factor: IterativeFactor, system: Equilibrated, options: Options) -> None:
-    """Raise `InputError` where rows are off that the norm of the preconditioner does not see."""
-    generator = torch.Generator("cpu").manual_seed(6)
-    like = factor.smallest
-    z = torch.randn(factor.size[1], generator=generator, dtype=torch.float64, device="cpu").to(like)
-    end = factor.iterated(z, None)
-    length = torch.linalg.vector_norm(z)
-    off = end.r.abs() / (system.rows.row_norms() * length).clamp_min(torch.finfo(z.dtype).tiny)
-    allowed = max(tolerance.unit_roundoff(z.dtype) ** 0.5, options.accuracy or 0.0)
-    if bool(end.reached.all()) and not float(off.max()) <= allowed:
-        raise InputError(
-            "preconditioner is not positive definite, or nearly so: where a random vector is "
-            f"projected to rounding by its norm, row {int(off.argmax())} is off by "
-            f"{float(off.max()):.2g} of its size"
-        )
 
 
 def _equilibrated(constraint: AffineConstraint, dtype: torch.dtype) -> Equilibrated:

@@ -406,10 +406,7 @@ def _in_stored_values(
     coo = coalesced(A)
     if not A.is_floating_point():
         raise InputError(f"A has dtype {A.dtype}; where b requires grad, sparse A must be floats")
-    *lead, m, n = coo.shape
-    given, indices = (coo.values(), coo.indices())
-    if lead:
-        indices, given = one_pattern(coo)
+    (*lead, m, n), (indices, given) = coo.shape, one_pattern(coo)
     b = _right_side(b, A.device)
     if b.shape not in {torch.Size(()), torch.Size((m,)), torch.Size((*lead, m))}:
         AffineConstraint(A.detach(), b.detach())  # refuses it by name

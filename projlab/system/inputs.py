@@ -104,19 +104,27 @@ def refuse_elsewhere(value: Any, name: str, other: str, device: torch.device) ->
         raise InputError(f"{name} is on {value.device}, {other} on {device}; move one of them")
 
 
+def places(t: Tensor) -> "np.typing.NDArray[np.int64]":
+    """Where the entries of a strided tensor lie in its storage, counted in entries."""
+    at = np.array(t.storage_offset())
+    for size, stride in zip(t.shape, t.stride(), strict=True):
+        at = np.add.outer(at, stride * np.arange(size))
+    return at.ravel()
+
+
+def overlaps_itself(t: Tensor) -> bool:
+    """Whether a strided tensor has one number of memory at several places."""
+    reach = 0
+    for stride, size in sorted(zip(t.stride(), t.shape, strict=True)):
+        if size > 1 and stride <= reach:  # may be, and is looked at
+            return len(np.unique(places(t))) < t.numel()
+        reach += (size - 1) * stride
+    return False
+
+
 def refuse_overlap(x: Tensor) -> None:
     """Raise `InputError` for x, to be written to, that has one number of memory at two places."""
-    reach = 0
-    for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
-        if size > 1 and stride <= reach:
-            break
-        reach += (size - 1) * stride
-    else:
-        return
-    at = np.array(0)
-    for stride, size in zip(x.stride(), x.shape, strict=True):
-        at = np.add.outer(at, stride * np.arange(size))
-    if len(np.unique(at)) < at.size:
+    if overlaps_itself(x):
         raise InputError(
             f"x, of shape {tuple(x.shape)} and strides {x.stride()}, has one number of memory at "
             "several places, which no projection can fill: give x.clone()"

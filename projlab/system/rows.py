@@ -423,8 +423,11 @@ def batch_tensor(
 def one_pattern(coo: Tensor) -> tuple[Tensor, Tensor]:
     """Indices (2, k), in order, and values (B, k) of a coalesced tensor (B, m, n).
 
-    Zeros where a system does not store what another one does. The values are differentiable.
+    Zeros where a system does not store what another one does. The values are differentiable. Of one
+    system (m, n) its own, (2, k) and (k,).
     """
+    if coo.dim() == 2:
+        return coo.indices(), coo.values()
     (B, _, n), (system, i, j) = coo.shape, coo.indices()
     if coo.is_meta:  # as many entries as there would be in one pattern
         k = coo.values().numel() // max(B, 1)
@@ -505,13 +508,14 @@ def coalesced(A: Tensor) -> Tensor:
 
 def _sparse(A: Tensor) -> StoredRows:
     A = A.detach()
-    coo = coalesced(A.clone() if A.is_inference() else A)
+    coo, shape = coalesced(A.clone() if A.is_inference() else A), (A.shape[-2], A.shape[-1])
     _require_columns(A.shape)
+    indices, values = one_pattern(coo)
+    values = _stored(values, A.shape)
     if coo.dim() == 2:
-        shape = (A.shape[0], A.shape[1])
-        return _nonzero(coo.indices(), _stored(coo.values(), shape), shape)
-    (rows, cols), values = one_pattern(coo)
-    return sparse_batch(rows, cols, _stored(values, A.shape), (A.shape[1], A.shape[2]))
+        return _nonzero(indices, values, shape)
+    rows, cols = indices
+    return sparse_batch(rows, cols, values, shape)
 
 
 def _stored(values: Any, shape: Sequence[int]) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from projlab.errors import InputError
+from projlab.system.inputs import overlaps_itself, places
 from projlab.training import shards, wrappers
 
 _DECOUPLED = ("AdamW", "Muon", "Adafactor")
@@ -111,35 +112,26 @@ def require_apart(named: Sequence[tuple[Tensor, str]]) -> None:
     for p, name in named:
         if p.layout is not torch.strided or shards.is_shared(p) or p.is_meta or not p.numel():
             continue
+        if overlaps_itself(p):
+            raise InputError(
+                f"{name} holds one number of memory at several places, of shape "
+                f"{tuple(p.shape)} and strides {p.stride()}; give it memory of its own: clone()"
+            )
         last = sum((size - 1) * stride for size, stride in zip(p.shape, p.stride(), strict=True))
         first = p.storage_offset() * p.itemsize
         span = (first, first + (last + 1) * p.itemsize, p, name)
         of_storage.setdefault(p.untyped_storage().data_ptr(), []).append(span)
-    for at, spans in of_storage.items():
+    for spans in of_storage.values():
         spans.sort(key=lambda span: span[:2])
-        for i, (_, end, p, name) in enumerate(spans if at else ()):
-            if end - spans[i][0] < p.numel() * p.itemsize:
-                raise InputError(
-                    f"{name} holds one number of memory at several places, of shape "
-                    f"{tuple(p.shape)} and strides {p.stride()}; give it memory of its own: clone()"
-                )
+        for i, (_, end, p, name) in enumerate(spans):
             for start, _, q, other in spans[i + 1 :]:
                 if start >= end:
                     break
-                if len(np.intersect1d(_places(p), _places(q))):
+                if len(np.intersect1d(places(p) * p.itemsize, places(q) * q.itemsize)):
                     raise InputError(
                         f"{name} and {other} overlap in memory: a step of one moves the other. "
                         "Give them memory of their own, or take one parameter and its slices"
                     )
-
-
-def _places(p: Tensor) -> "np.typing.NDArray[np.int64]":
-    """The bytes at which entries begin."""
-    at = np.array(p.storage_offset())
-    for size, stride in zip(p.shape, p.stride(), strict=True):
-        at = np.add.outer(at, np.arange(size) * stride)
-    places: np.typing.NDArray[np.int64] = at.ravel() * p.itemsize
-    return places
 
 
 def require_metric(optimizer: Optimizer) -> None:

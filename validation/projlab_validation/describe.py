@@ -138,9 +138,10 @@ def structure(problem: Problem) -> SystemDescription:
     """Describe what needs no factorisation."""
     A = problem.csr()
     m, n = A.shape
-    largest = np.asarray(abs(A).max(axis=1).todense()).ravel()
-    scaled = sp.csr_array(sp.diags_array(1 / np.where(largest > 0, largest, 1.0)) @ A)
-    norms = largest * np.sqrt(np.asarray(scaled.multiply(scaled).sum(axis=1)).ravel())
+    power = np.frexp(np.asarray(abs(A).max(axis=1).todense()).ravel())[1]  # squares may overflow
+    scaled = np.ldexp(A.data, -np.repeat(power, np.diff(A.indptr)))
+    squares = sp.csr_array((scaled * scaled, A.indices, A.indptr), shape=A.shape)
+    norms = np.ldexp(np.sqrt(np.asarray(squares.sum(axis=1)).ravel()), power)
     nonzero = norms[norms > 0]
     overlap = problem.rows_overlap
     density = A.nnz / (m * n)

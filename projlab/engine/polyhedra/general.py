@@ -21,6 +21,7 @@ from projlab.engine.polyhedra import infeasible, search
 from projlab.engine.polyhedra.face import Face, corrected, factor_of
 from projlab.engine.polyhedra.search import Search, limits
 from projlab.engine.polyhedra.systems import System, require_room
+from projlab.numerics.scaling import scale
 
 
 class Answer(NamedTuple):
@@ -46,7 +47,6 @@ class Effort:
 _SMALL, _LARGE = 1e-100, 1e100
 """Between these, squares and their sums neither over- nor underflow."""
 
-
 _NEAR = 1e3
 """Multipliers of normed rows are about as large as what they move."""
 
@@ -61,12 +61,6 @@ def _ordinary(x: Tensor, right: Tensor) -> bool:
 def _largest(t: Tensor) -> float:
     """Of the finite magnitudes."""
     return float(t.abs().nan_to_num(0.0, 0.0, 0.0).max()) if t.numel() else 0.0
-
-
-def _times_power(t: Tensor, power: int) -> Tensor:
-    """t 2**power; in two steps, for a factor may be out of range where the product is not."""
-    half = power // 2
-    return t * 2.0**half * 2.0 ** (power - half)
 
 
 class General:
@@ -174,14 +168,14 @@ class General:
         self, given: tuple[Tensor, Tensor, Tensor, Tensor], size: float, *, checked: bool
     ) -> Answer:
         """As `answer`, of everything times a power of two."""
-        power = -math.frexp(size)[1]
-        x, right, lb, ub = (_times_power(t, power) for t in given)
+        power = torch.tensor([-math.frexp(size)[1]], dtype=torch.int32, device=given[0].device)
+        x, right, lb, ub = (scale(t, power) for t in given)
         self._last = None  # of another scale, before and after
         found = self.answer(x, right, lb, ub, checked=True)
         self._last = None
         if not checked and self.effort is not None:
             self._refuse_empty(self.effort.polished, *given[1:])
-        x, y = (_times_power(t, -power) for t in found[:2])
+        x, y = (scale(t, -power) for t in found[:2])
         return found._replace(x=x, y=y)
 
     def _refuse_empty(self, polished: Tensor, right: Tensor, lb: Tensor, ub: Tensor) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from projlab import tolerance
 from projlab.engine.variants.base import Factor, Variant
-from projlab.errors import AccuracyError
+from projlab.errors import AccuracyError, InputError
 from projlab.numerics import lsqr, memory
 from projlab.numerics.scaling import scale
 from projlab.numerics.sparse_products import Compressed, both, compressed
@@ -196,9 +196,9 @@ class IterativeFactor(Factor):
 
     def iterated(self, x0: Tensor, c: Tensor | None) -> "End":
         """Cycles for as long as they help, of what has squares: else times powers of two."""
-        size = x0.abs().amax(-1)
+        size: Tensor = torch.linalg.vector_norm(x0, torch.inf, dim=-1)
         if c is not None:
-            size = torch.maximum(size, c.abs().amax(-1))
+            size = torch.maximum(size, torch.linalg.vector_norm(c, torch.inf, dim=-1))
         least, most = safe_norms(x0.dtype)
         outside = (size > 0) & ~((least < size) & (size < most / x0.shape[-1])) & size.isfinite()
         if not bool(outside.any()):
@@ -417,6 +417,8 @@ def prepared(
     ------
     AccuracyError
         The vector is not projected to `accuracy`, or to rounding, within the steps there are.
+    InputError
+        The preconditioner is not positive definite, or nearly so.
     MemoryLimitError
         The vectors of one iteration do not fit.
     """
@@ -463,11 +465,30 @@ def prepared(
     generator = torch.Generator("cpu").manual_seed(0)
     lead = () if batch is None else (batch, 1)
     z = torch.randn(*lead, n, generator=generator, dtype=rows.dtype, device="cpu").to(rows.device)
-    return _learned(blank, z)
+    learned, left = _learned(blank, z)
+    if preconditioner is not None:
+        _require_seen(left, rows, z, accuracy)
+    return learned
 
 
-def _learned(blank: IterativeFactor, z: Tensor) -> IterativeFactor:
-    """The factor, with what projecting random vectors z onto the null space shows."""
+def _require_seen(left: Tensor, rows: Rows, z: Tensor, accuracy: float | None) -> None:
+    """Raise `InputError` where rows are off that the norm of the preconditioner does not see.
+
+    `left` is E x of the projection x of a random vector z, which is rounding by that norm.
+    """
+    size = rows.row_norms() * torch.linalg.vector_norm(z)
+    off = left.abs() / size.clamp_min(torch.finfo(z.dtype).tiny)
+    allowed = max(tolerance.unit_roundoff(z.dtype) ** 0.5, accuracy or 0.0)
+    if not float(off.max()) <= allowed:
+        raise InputError(
+            "preconditioner is not positive definite, or nearly so: where a random vector is "
+            f"projected to rounding by its norm, row {int(off.argmax())} is off by "
+            f"{float(off.max()):.2g} of its size"
+        )
+
+
+def _learned(blank: IterativeFactor, z: Tensor) -> tuple[IterativeFactor, Tensor]:
+    """The factor, with what projecting random vectors z onto the null space shows, and E x then."""
     u = tolerance.unit_roundoff(z.dtype)
     start = torch.linalg.vector_norm(z, dim=-1)
     coefficients = lsqr.Coefficients()
@@ -487,10 +508,11 @@ def _learned(blank: IterativeFactor, z: Tensor) -> IterativeFactor:
         rough=torch.maximum(blank.rough, largest),
     )
     learned.require_reachable(u)
-    more = learned.solved(z - blank.products.rmatvec(y), None)[2]
-    taken = at.taken + more
+    end = learned.iterated(z - blank.products.rmatvec(y), None)
+    learned._require(end)
+    taken = at.taken + end.steps
     limit = min(tolerance.AGAIN * taken + LOOK, blank.limit)
-    return replace(learned, taken=taken, limit=limit)
+    return replace(learned, taken=taken, limit=limit), end.r
 
 
 @dataclass

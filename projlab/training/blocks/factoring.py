@@ -78,8 +78,9 @@ def make_block(
         single = _single_rows(plan, parameters, "single_row" if variant == "auto" else variant)
         empty = (plan.A == 0).all(-1).reshape(-1).cpu()
         if strict:
-            bad = empty & (b.cpu()[plan.rows] != 0).reshape(-1)
-            _refuse(plan, b.cpu()[plan.rows], bad.nonzero().flatten().tolist(), names, data)
+            right = b.cpu()[plan.rows]
+            bad = empty & (right != 0).reshape(-1)
+            _refuse(plan, right, bad.nonzero().flatten().tolist(), names, data)
         single.independent = not bool(empty.any())
         return single
     target = parameters[plan.pieces[0].parameter].device

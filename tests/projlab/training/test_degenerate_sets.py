@@ -130,9 +130,10 @@ def test_parameters_that_overlap_are_refused():
     with pytest.raises(projlab.InputError, match="p0 and p1 overlap in memory"):
         constrain(torch.optim.SGD([a, b]), expr(a).sum() + expr(b).sum() == 1)
     assert base.tolist() == [1.0] * 8
-    one = torch.nn.Parameter(torch.ones(1).expand(3))
-    with pytest.raises(projlab.InputError, match="one number of memory at several places"):
-        constrain(torch.optim.SGD([one]), expr(one).sum() == 1)
+    for shape, strides in (((3,), (0,)), ((3, 3), (1, 1)), ((2, 3), (4, 2))):
+        one = torch.nn.Parameter(torch.ones(9).as_strided(shape, strides))
+        with pytest.raises(projlab.InputError, match="one number of memory at several places"):
+            constrain(torch.optim.SGD([one]), expr(one).sum() == 1)
     even, odd = torch.nn.Parameter(base[::2]), torch.nn.Parameter(base[1::2])
     constrain(torch.optim.SGD([even, odd]), expr(even).sum() + expr(odd).sum() == 1)
     assert abs(float(base.sum()) - 1) <= 8 * tolerance.unit_roundoff("float32")
