@@ -8,6 +8,8 @@ import torch
 
 import projlab
 from projlab import constrain, expr, nn, projector, tolerance
+from projlab.engine.polyhedra.interior import Interior
+from projlab.engine.polyhedra.systems import system_of
 
 F64 = torch.float64
 INF = float("inf")
@@ -32,6 +34,17 @@ def test_an_infinite_side_of_a_row_is_none():
     assert H.residual().tolist() == [0, 0]
     P = projector(G=[[1.0, 1], [0.0, 1], [-1, 0]], h=[INF, 0.0, 0.0])
     assert torch.allclose(P(torch.tensor([-1.0, 2.0], dtype=F64)), torch.zeros(2, dtype=F64))
+
+
+def test_an_interior_point_holds_no_row_without_a_right_side():
+    G = torch.tensor([[1.0, 1], [0, 1], [-1, 0]], dtype=F64)
+    system = system_of(projlab.Polyhedron(G=G, h=[1.0, 0, 0]))
+    x, free = torch.tensor([[-1.0, 2]], dtype=F64), torch.full((1, 2), INF, dtype=F64)
+    problem = Interior(system, x, torch.tensor([[INF, 0, 0]], dtype=F64), -free, free)
+    for _ in range(30):
+        problem.step()
+        assert not problem.face().active[0, 0]
+    assert torch.allclose(problem.x, torch.zeros(1, 2, dtype=F64), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("lb", [-INF, 0.0])
@@ -145,6 +158,24 @@ def test_the_mean_of_nothing_is_refused():
 
 
 # ---- prices
+
+
+@pytest.mark.parametrize(
+    ("rows", "start", "end"),
+    [
+        ([[-1, -1], [-1, 1]], [-2, 2], [0, 0]),
+        ([[-1, -1, 1], [-1, 0, -1], [1, 1, -1]], [3, 1, -1], [1, 0, 1]),
+    ],
+)
+def test_prices_where_a_search_ends_beside_a_vertex(rows, start, end):
+    M, start = torch.tensor(rows, dtype=F64), torch.tensor(start, dtype=F64)
+    p = parameter(start)
+    optimizer = torch.optim.SGD([p])
+    H = constrain(optimizer, M @ expr(p) <= 0, expr(p) >= 0)
+    assert p.tolist() == end
+    p.grad = p.detach() - start
+    y, bounds = H.multipliers()
+    assert float((p.grad + M.T @ y - bounds).abs().max()) <= 100 * U * float(start.abs().max())
 
 
 @pytest.mark.parametrize("seed", range(60))
