@@ -108,7 +108,7 @@ def require_apart(named: Sequence[tuple[Tensor, str]]) -> None:
 
     What a step, or a projection, does to the one moves the other behind its back.
     """
-    of_storage: dict[int, list[tuple[Any, Any, Tensor, str]]] = {}
+    of_device: dict[torch.device, list[tuple[int, int, Tensor, str]]] = {}
     for p, name in named:
         if p.layout is not torch.strided or shards.is_shared(p) or p.is_meta or not p.numel():
             continue
@@ -117,21 +117,29 @@ def require_apart(named: Sequence[tuple[Tensor, str]]) -> None:
                 f"{name} holds one number of memory at several places, of shape "
                 f"{tuple(p.shape)} and strides {p.stride()}; give it memory of its own: clone()"
             )
+        # not the storage's: two storages may begin at different places of one numpy array
+        first = p.data_ptr()
+        if not first:  # a tensor that wraps another has no memory to compare
+            continue
         last = sum((size - 1) * stride for size, stride in zip(p.shape, p.stride(), strict=True))
-        first = p.storage_offset() * p.itemsize
-        span = (first, first + (last + 1) * p.itemsize, p, name)
-        of_storage.setdefault(p.untyped_storage().data_ptr(), []).append(span)
-    for spans in of_storage.values():
+        end = first + (last + 1) * p.itemsize
+        of_device.setdefault(p.device, []).append((first, end, p, name))
+    for spans in of_device.values():
         spans.sort(key=lambda span: span[:2])
-        for i, (_, end, p, name) in enumerate(spans):
+        for i, (first, end, p, name) in enumerate(spans):
             for start, _, q, other in spans[i + 1 :]:
                 if start >= end:
                     break
-                if len(np.intersect1d(places(p) * p.itemsize, places(q) * q.itemsize)):
+                if np.intersect1d(_bytes(p, first), _bytes(q, start)).size:
                     raise InputError(
                         f"{name} and {other} overlap in memory: a step of one moves the other. "
                         "Give them memory of their own, or take one parameter and its slices"
                     )
+
+
+def _bytes(p: Tensor, first: int) -> "np.typing.NDArray[np.int64]":
+    """Where the entries of p begin in memory, in bytes."""
+    return first + (places(p) - p.storage_offset()) * p.itemsize
 
 
 def require_metric(optimizer: Optimizer) -> None:

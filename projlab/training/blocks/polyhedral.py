@@ -320,8 +320,8 @@ class PolyhedralBlock(Block):
         None where it does not apply.
         """
         own = self.ts[self._entries[0].parameter]
-        compiled = cones.kernels(x, *sides.listed) if _shares(x, own) else None
-        if compiled is None:
+        compiled = cones.kernels(x, *sides.listed)
+        if compiled is None or not _shares(x, own):
             return None
         face = self._face
         entries = torch.zeros_like(x) if face is None else face.entries
@@ -431,10 +431,10 @@ class PolyhedralBlock(Block):
         """-g onto the cone in place, by the compiled kernel; False, where it does not apply."""
         own = gs[self._entries[0].parameter]
         g, sums = self._read(gs), bool(self.faces.rows)
-        compiled = cones.kernels(g, x, *sides.listed) if _shares(g, own) else None
-        if compiled is None or not cones.cone(
-            compiled, g, x, sides.listed, face, sums=sums, given=given
-        ):
+        compiled = cones.kernels(g, x, *sides.listed)
+        if compiled is None or not _shares(g, own):
+            return False
+        if not cones.cone(compiled, g, x, sides.listed, face, sums=sums, given=given):
             return False
         increment_version(own)
         return True

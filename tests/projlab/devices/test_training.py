@@ -215,6 +215,38 @@ def test_steps_are_those_of_the_cpu(device):
         assert torch.allclose(p.detach(), q.detach().cpu(), rtol=0, atol=1e-5)
 
 
+SETS = {
+    "box": (((50,),), lambda p: [expr(p) >= 0, expr(p) <= 0.5]),
+    "simplex": (((8, 32),), lambda W: [expr(W) >= 0, expr(W).sum(1) == 1]),
+    "bounded sum": (((8, 32),), lambda W: [expr(W) <= 0.1, expr(W).sum(1) <= 1]),
+    "polyhedron": (((50,),), lambda p: [coefficients(3, 50) @ expr(p) <= 1, expr(p) >= -1]),
+    "over two": (
+        ((50,), (50,)),
+        lambda p, q: [coefficients(3, 50) @ (expr(p) + expr(q)) == 1, expr(q) >= 0],
+    ),
+    "coupled rows": (((4, 6),), lambda W: [expr(W) >= 0, expr(W).sum(1) == 1, expr(W)[0] <= 0.3]),
+    "margins": (((6, 8),), lambda V: [expr(V) >= 0, expr(V).sum(1) == 8, expr(V).sum(0) == 6]),
+}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_sets_are_kept_to_as_on_the_cpu(name, device):
+    shapes, constraints = SETS[name]
+    here = [torch.nn.Parameter(torch.randn(s, dtype=torch.float64)) for s in shapes]
+    there = [torch.nn.Parameter(p.detach().clone().to(device.device)) for p in here]
+    gradients = [torch.randn(s, dtype=torch.float64) for s in shapes]
+    for own in (here, there):
+        optimizer = torch.optim.Adam(own, lr=0.1)
+        handle = projlab.constrain(optimizer, *constraints(*own))
+        for _ in range(5):
+            for p, g in zip(own, gradients, strict=True):
+                p.grad = g.clone().to(p.device)
+            optimizer.step()
+        assert float(handle.residual().abs().max()) <= 1e-12
+    for p, q in zip(here, there, strict=True):
+        torch.testing.assert_close(p.detach(), q.detach().cpu(), rtol=0, atol=1e-9)
+
+
 def test_setting_up_while_a_graph_is_captured_is_refused(device, monkeypatch):
     optimizer, handle, own = constrained("dense over two", device)
     own[-1].grad = None

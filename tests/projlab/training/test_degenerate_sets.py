@@ -3,6 +3,7 @@
 import copy
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
@@ -150,6 +151,16 @@ def test_parameters_that_overlap_are_refused():
     even, odd = torch.nn.Parameter(base[::2]), torch.nn.Parameter(base[1::2])
     constrain(torch.optim.SGD([even, odd]), expr(even).sum() + expr(odd).sum() == 1)
     assert abs(float(base.sum()) - 1) <= 8 * tolerance.unit_roundoff("float32")
+
+
+def test_parameters_that_overlap_in_the_memory_of_an_array_are_refused():
+    array = np.ones(8)
+    a, b = (torch.nn.Parameter(torch.from_numpy(part)) for part in (array[:5], array[4:]))
+    with pytest.raises(projlab.InputError, match="p0 and p1 overlap in memory"):
+        constrain(torch.optim.SGD([a, b]), expr(a).sum() + expr(b).sum() == 1)
+    a, b = (torch.nn.Parameter(torch.from_numpy(part)) for part in (array[:4], array[4:]))
+    constrain(torch.optim.SGD([a, b]), expr(a).sum() + expr(b).sum() == 1)
+    assert abs(float(array.sum()) - 1) <= 8 * U
 
 
 def test_the_mean_of_nothing_is_refused():
