@@ -139,7 +139,7 @@ def require_apart(named: Sequence[tuple[Tensor, str]]) -> None:
 
 def _bytes(p: Tensor, first: int) -> "np.typing.NDArray[np.int64]":
     """Where the entries of p begin in memory, in bytes."""
-    return first + (places(p) - p.storage_offset()) * p.itemsize
+    return first + (places(p) - int(p.storage_offset())) * p.itemsize
 
 
 def require_metric(optimizer: Optimizer) -> None:

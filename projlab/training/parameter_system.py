@@ -20,7 +20,7 @@ from projlab.training.agreement import agreed
 from projlab.training.blocks.base import Block, Shift, TouchedEntries, largest_of_all, widest_dtype
 from projlab.training.blocks.factoring import inconsistent, make_block
 from projlab.training.blocks.polyhedral import PolyhedralBlock
-from projlab.training.blocks.shards import ShardsBlock, shards_blocks
+from projlab.training.blocks.shards import shards_blocks
 from projlab.training.blocks.sums import SumsBlock
 from projlab.training.equations import StackedEquations
 from projlab.training.expressions.expression import Inequality
@@ -28,9 +28,9 @@ from projlab.training.expressions.maps import LinearMap, Sums, placed
 from projlab.training.grids import MarginsPlan
 from projlab.training.memory_order import flat, in_memory_order, is_dense, laid_out
 from projlab.training.partition import EquationRows, MatrixPlan, Plan, SumsPlan, alike, split
-from projlab.training.polyhedra import polyhedral_blocks
+from projlab.training.polyhedra import polyhedral_blocks, shared_polyhedra
 from projlab.training.shards import Ranks, form, here, whole
-from projlab.training.sides import Parted, parted
+from projlab.training.sides import parted
 from projlab.training.ties import TiesPlan
 
 
@@ -120,12 +120,7 @@ class ParameterSystem:
             raise InputError(
                 f'variant="{variant}" is one of equations; beside inequalities leave variant="auto"'
             )
-        if self.sided and self.ranks is not None:
-            raise InputError(
-                "inequalities do not take sharded parameters: constrain whole ones, or use a "
-                "layer, projlab.nn.Projection"
-            )
-        self._apart = parts.apart
+        self._parts = parts
         self._repeated: list[tuple[int, list[int], int]] = []
         """Of sums that are stated again: the first row, those of the others, how many there are."""
         distinct = self._distinct(b, error) if strict else parts.apart
@@ -145,7 +140,7 @@ class ParameterSystem:
         self._sums = [plan for plan in plans if isinstance(plan, SumsPlan)]
         self.blocks: list[Block] = self._blocks(plans, b, variant, data, strict=strict)
         if self.sided:
-            empty = self._add_polyhedra(parts, b, strict=strict)
+            empty = self._add_polyhedra(b, strict=strict)
             self._refuse_empty(empty[empty >= first], b, error)
         self._any_b = (
             not self.sided
@@ -164,25 +159,39 @@ class ParameterSystem:
         self._points: list[Tensor] | None = None
         """What is projected in place of the parameters, meanwhile."""
 
-    def _add_polyhedra(self, parts: Parted, b: Tensor, *, strict: bool) -> Tensor:
+    def _add_polyhedra(self, b: Tensor, *, strict: bool) -> Tensor:
         """Blocks of inequalities, bounds and the equations that these meet; empty rows."""
-        inequality = torch.cat(
+        blocks, empty = self._polyhedra(b, strict=strict)
+        if self.ranks is not None:
+            # what is refused is refused by the whole, on every rank alike
+            blocks, apart = shared_polyhedra(
+                self._parts, self.parameters, self._forms, self.ranks, b, self._unequal
+            )
+            self.apart_by_rank |= apart
+        self.blocks += blocks
+        return empty
+
+    def _polyhedra(self, b: Tensor, *, strict: bool) -> tuple[list[PolyhedralBlock], Tensor]:
+        """The same over whole parameters, or their forms."""
+        return polyhedral_blocks(
+            self._parts,
+            self._forms,
+            b,
+            self._unequal,
+            self.stacked.row_names,
+            self._entry_name,
+            strict=strict,
+        )
+
+    @property
+    def _unequal(self) -> Tensor:
+        """(rows,) which rows are inequalities."""
+        return torch.cat(
             [
                 torch.full((e.rows,), isinstance(e, Inequality), dtype=torch.bool, device="cpu")
                 for e in self.stacked.equations
             ]
         )
-        blocks, empty = polyhedral_blocks(
-            parts,
-            self.parameters,
-            b,
-            inequality,
-            self.stacked.row_names,
-            self._entry_name,
-            strict=strict,
-        )
-        self.blocks += blocks
-        return empty
 
     def _entry_name(self, parameter: int, column: int) -> str:
         """As in "W0[3, 1]"."""
@@ -191,8 +200,8 @@ class ParameterSystem:
             self.stacked.parameter_names[q] for q in self.stacked.parameters if self.actual(q) is p
         )
         numbers = torch.arange(p.numel(), device="cpu").view(p.shape)
-        if is_dense(p):
-            own = torch.empty_strided(p.shape, p.stride(), dtype=torch.long, device="cpu")
+        if is_dense(laid := self._forms[parameter]):
+            own = torch.empty_strided(p.shape, laid.stride(), dtype=torch.long, device="cpu")
             column = int(flat(own.copy_(numbers))[column])
         index = [
             str(int(i))
@@ -369,7 +378,7 @@ class ParameterSystem:
         """Without sums that are stated twice; `InconsistentError` where they differ in b only."""
         kept: dict[object, EquationRows] = {}
         repeated: dict[int, tuple[int, list[int], int]] = {}
-        for e in self._apart:
+        for e in self._parts.apart:
             key: object = id(e)
             if e.terms and all(isinstance(t, Sums) for _, t in e.terms):
                 key = tuple((p, t.scale, t.out, t.inner, t.offset) for p, t in e.terms)  # type: ignore[union-attr]
@@ -492,14 +501,14 @@ class ParameterSystem:
         """
         if shift is not None or self.sided:
             self._bind()
+        if self.sided:
+            for block, b in zip(self.blocks, self.right_sides(), strict=True):
+                block.b = b
         if self.ranks is not None:
             own = [self._gradient_here(g, p) for g, p in zip(gs, self.parameters, strict=True)]
             for block in self.blocks:
                 block.tangent(own, shift)
             return
-        if self.sided:
-            for block, b in zip(self.blocks, self.right_sides(), strict=True):
-                block.b = b
         # blocks read gradients as they read the parameters
         own = self._laid(gs)
         for block in self.blocks:
@@ -543,7 +552,10 @@ class ParameterSystem:
 
     def velocities_(self, ms: list[Tensor]) -> None:
         """Momenta, one a parameter, onto the faces that the last gradient left, in place."""
-        own = self._laid(ms)
+        if self.ranks is not None:
+            ms = own = [self._gradient_here(m, p) for m, p in zip(ms, self.parameters, strict=True)]
+        else:
+            own = self._laid(ms)
         for block in self.blocks:
             if isinstance(block, PolyhedralBlock):
                 block.velocities_(own)
@@ -604,19 +616,24 @@ class ParameterSystem:
         assert self.ranks is not None
         own = torch.zeros_like(y)
         for block in self.blocks:
-            if isinstance(block, ShardsBlock) and block.alone:
-                own[block.rows] = y[block.rows]
-                y[block.rows] = 0
+            if block.alone:
+                numbers = block.numbers
+                if block.counted:
+                    own[numbers] = y[numbers]
+                y[numbers] = 0
         return y.add_(self.ranks.add_(own))
 
     def certificates(self, accuracy: float | None) -> list[Certificate]:
         """Of the current parameters as their own projection, block by block."""
-        found = [
-            block.certified(b, accuracy)
-            for block, b in self._current()
-            if isinstance(block, PolyhedralBlock)
-        ]
-        if self._apart or not found:
+        polyhedra = [block for block, _ in self._current() if isinstance(block, PolyhedralBlock)]
+        b = self.current_b()
+        if self.ranks is not None and self.sided:
+            values = [whole(p.detach()).contiguous().cpu() for p in self.parameters]
+            polyhedra, _ = self._polyhedra(b.cpu(), strict=False)
+            for block in polyhedra:
+                block.bind(values)
+        found = [block.certified(b.to(block.numbers.device), accuracy) for block in polyhedra]
+        if self._parts.apart or not found:
             found += [
                 certificate.certify(x, x, constraint, accuracy=accuracy)
                 for x, constraint in self.points()
@@ -628,7 +645,7 @@ class ParameterSystem:
         ts, b = self.values(), self.current_b().double().cpu()
         if self.ranks is not None:
             ts = [whole(p.detach()).contiguous() for p in self.parameters]
-        plans, _ = split(self._apart, self._forms, sums=True, structured=False, join=True)
+        plans, _ = split(self._parts.apart, self._forms, sums=True, structured=False, join=True)
         points: list[tuple[Tensor, AffineConstraint]] = []
         if not plans:
             # no equation holds an entry: every point is its own projection

@@ -58,6 +58,11 @@ class Piece(NamedTuple):
     parameter: int
     where: Sums | Tensor
 
+    def columns(self, blocks: int) -> Tensor:
+        """The columns (B, n) in the parameter."""
+        where = self.where
+        return where.columns().reshape(blocks, -1) if isinstance(where, Sums) else where
+
 
 @dataclass(frozen=True)
 class SumsPlan:

@@ -1,14 +1,19 @@
 """From inequalities, bounds and the equations that meet them to blocks."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from projlab.training.blocks.polyhedral import PolyhedralBlock, Rowed, columns_of
+from projlab.training.blocks.entries import Entries, Gathered, Here, Read
+from projlab.training.blocks.polyhedral import PolyhedralBlock, Rowed
+from projlab.training.blocks.shards import owner
 from projlab.training.expressions.maps import Sums
 from projlab.training.memory_order import is_dense
 from projlab.training.partition import FEW, MatrixPlan, Piece, SumsPlan, split
+from projlab.training.shards import Ranks
 from projlab.training.sides import Bounds, Parted
 
 
@@ -54,6 +59,81 @@ def polyhedral_blocks(
     return made, torch.cat([empty[~known[empty]], parts.void])
 
 
+def shared_polyhedra(
+    parts: Parted,
+    parameters: Sequence[Tensor],
+    forms: Sequence[Tensor],
+    ranks: Ranks,
+    b: Tensor,
+    inequality: Tensor,
+) -> tuple[list[PolyhedralBlock], bool]:
+    """The blocks of this rank, over parameters that ranks hold together.
+
+    Vectors whose entries one rank alone holds are that rank's; of the others every rank gathers
+    the entries, does the same, and keeps its own.
+
+    Parameters
+    ----------
+    parts, b, inequality
+        As in `polyhedral_blocks`, which is asked first whether the set has points.
+    parameters
+        As the optimizer holds them.
+    forms
+        Plain tensors of their whole shapes.
+
+    Returns
+    -------
+    The blocks, and whether any rank has some of its own.
+    """
+    plans, _ = split(parts.together, forms, sums=True, structured=False, join=False)
+    common: list[_Plan] = []
+    own: list[_Plan] = []
+    apart = False
+    for plan in map(_Plan.of, plans):
+        if all(ranks.held_by_all(parameters[piece.parameter]) for piece in plan.pieces):
+            common.append(plan)
+            continue
+        owners = owner(plan.pieces, len(plan.rows), parameters, ranks)
+        apart |= bool((owners >= 0).any())
+        for mask, found in ((owners < 0, common), (owners == ranks.number, own)):
+            if bool(mask.any()):
+                found.append(plan.some(mask.nonzero().flatten()))
+    together, alone = _rowed(common, inequality), _rowed(own, inequality)
+    held = _rowed([_Plan.of(plan) for plan in plans], inequality)
+    for single in _bounds_alone(parts.bounds, held, forms):
+        (piece,) = single.pieces
+        p = parameters[piece.parameter]
+        if ranks.held_by_all(p):
+            together.append(single)
+            continue
+        apart = True
+        columns = piece.columns(1)
+        inside, _ = ranks.places(columns, p)
+        if bool(inside.any()):
+            here = Piece(piece.parameter, columns[inside].unsqueeze(0))
+            alone.append(single._replace(pieces=(here,), A=single.A[:, inside[0]]))
+
+    def read(piece: Piece, parameter: Tensor, blocks: int) -> Entries:
+        here = ranks.held_by_all(parameter)
+        return (Here if here else Gathered)(piece, parameter, blocks, ranks)
+
+    def block(rowed: Rowed, read: Read) -> PolyhedralBlock:
+        return PolyhedralBlock(
+            rowed, parameters, parts.bounds, b, _unnamed, _unnamed, strict=False, read=read
+        )
+
+    blocks = [block(rowed, read) for rowed in together]
+    for rowed in alone:
+        blocks.append(block(rowed, partial(Here, ranks=ranks)))
+        blocks[-1].alone = True
+        blocks[-1].counted = all(ranks.counted(parameters[p.parameter]) for p in rowed.pieces)
+    return blocks, apart
+
+
+def _unnamed(*_: object) -> Any:
+    raise AssertionError("only what is refused is named")
+
+
 class _Plan:
     """B blocks of m rows: numbers (B, m), pieces, and A (m, n) or (B, m, n)."""
 
@@ -76,7 +156,7 @@ class _Plan:
     def some(self, which: Tensor) -> "_Plan":
         """Only these blocks."""
         B = len(self.rows)
-        pieces = tuple(Piece(p.parameter, columns_of(p, B)[which]) for p in self.pieces)
+        pieces = tuple(Piece(p.parameter, p.columns(B)[which]) for p in self.pieces)
         A = self.A[which] if self.A.dim() == 3 else self.A
         return _Plan(self.rows[which], pieces, A)
 
@@ -120,7 +200,7 @@ def _segments(plans: Sequence[_Plan], inequality: Tensor) -> Rowed:
         above += B
         start = 0
         for piece in plan.pieces:
-            own = columns_of(piece, B)
+            own = piece.columns(B)
             width = own.shape[1]
             values = A[:, start : start + width].double()
             start += width
@@ -154,7 +234,7 @@ def _bounds_alone(
     for r in rowed:
         for piece in r.pieces:
             if piece.parameter in held:
-                held[piece.parameter][columns_of(piece, len(r.rows))] = True
+                held[piece.parameter][piece.columns(len(r.rows))] = True
     found = []
     for p, mask in held.items():
         columns = bounds.columns[bounds.parameters == p].unique()

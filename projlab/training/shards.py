@@ -126,6 +126,13 @@ class Ranks:
                 return False
         return True
 
+    def held_by_all(self, parameter: Tensor) -> bool:
+        """Whether every rank has all entries."""
+        return not is_shared(parameter) or not any(
+            parameter.placements[d].is_shard()  # type: ignore[attr-defined]
+            for d in self.dims
+        )
+
     def bounds(self, parameter: Tensor) -> list[tuple[int, int]]:
         """Of each dimension, the first index that is here and the first one beyond."""
         bounds = [(0, size) for size in parameter.shape]

@@ -40,6 +40,10 @@ class Block(ABC):
     """Every |b_i| is known to be at least this."""
     independent = False
     """Whether rows are known to be independent, so that any b has a solution."""
+    alone = False
+    """Whether, of ranks that hold the parameters together, no other knows of these equations."""
+    counted = True
+    """Whether what this rank alone knows is taken from it: another may hold the same entries."""
     corrections = 2
     """How many a projection takes: a second one for what the first leaves by rounding."""
 
@@ -50,6 +54,11 @@ class Block(ABC):
     def right_side(self, b: Tensor) -> Tensor:
         """The block's own part of b, in the shape of the residual."""
         return b[self.rows].to(self.work)
+
+    @property
+    def numbers(self) -> Tensor:
+        """Numbers of all equations that it prices, or says not to hold; some may be twice there."""
+        return self.rows
 
     def fix(self, b: Tensor) -> None:
         """From here on the right side is always this one."""

@@ -36,6 +36,7 @@ orthogonale d'un espace hilbertien selon deux cones mutuellement polaires", C. R
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -48,9 +49,9 @@ from projlab.errors import InconsistentError, first_few
 from projlab.numerics.transfer import sent
 from projlab.proof.certificate import Certificate
 from projlab.system.rows import as_rows
-from projlab.training.blocks.base import Block, Shift, TouchedEntries, unit, widest_dtype
+from projlab.training.blocks.base import Block, Shift, unit, widest_dtype
+from projlab.training.blocks.entries import Read, Whole
 from projlab.training.blocks.faces import Coupled, Disjoint, Faces, Free
-from projlab.training.expressions.maps import Sums
 from projlab.training.partition import Piece
 from projlab.training.sides import Bounds
 
@@ -118,21 +119,22 @@ class PolyhedralBlock(Block):
         entry_name: Callable[[int, int], str],
         *,
         strict: bool,
+        read: Read = Whole,
     ) -> None:
         own = [parameters[piece.parameter] for piece in rowed.pieces]
-        device = own[0].device
+        device, B = own[0].device, len(rowed.rows)
         self.work = widest_dtype(own)
-        self._entries = [
-            _Read(piece, parameters[piece.parameter], len(rowed.rows)) for piece in rowed.pieces
-        ]
-        B, n = len(rowed.rows), sum(e.width for e in self._entries)
+        self._dtypes = [p.dtype for p in own]
+        self._entries = [read(piece, parameters[piece.parameter], B) for piece in rowed.pieces]
+        n = sum(e.width for e in self._entries)
         self.faces = _faces(rowed, device, self.work)
         self.variant = self.faces.name
         self.shape = (B, self.faces.rows, n)
         self._inequality = sent(rowed.inequality, device)
         self._unequal = bool(rowed.inequality.any())
         self._place(rowed, parameters, bounds, device)
-        view = len(self._entries) == 1 and rowed.segment is None and self.faces.rows <= 1
+        one = len(self._entries) == 1 and self._entries[0].in_place
+        view = one and rowed.segment is None and self.faces.rows <= 1
         uniform = view and (self.faces.rows == 0 or bool((rowed.A[0, 0] == rowed.A).all()))
         self._plain = uniform and not self._unequal and own[0].dtype is self.work
         """Whether vectors are one view of one parameter, and their one row, if any, its sum."""
@@ -142,7 +144,7 @@ class PolyhedralBlock(Block):
         self._same = False
         self._fixed: tuple[Tensor, _Sides] | None = None
         if strict:
-            sides = self._sides(sent(b, device), checked=entry_name)
+            sides = self._sides(sent(b, device), checked=partial(_entry, rowed, entry_name))
             shape = (B, n)
             lb, ub = sides.lb.expand(shape), sides.ub.expand(shape)
             row_names = [names(row) for row in rowed.rows] if self.faces.rows else [[]] * B
@@ -163,7 +165,7 @@ class PolyhedralBlock(Block):
             place = torch.full(
                 (parameters[piece.parameter].numel(),), -1, dtype=torch.long, device="cpu"
             )
-            columns = columns_of(piece, B)
+            columns = piece.columns(B)
             own = torch.arange(B, device="cpu").unsqueeze(-1) * n + start
             place[columns] = own + torch.arange(entries.width, device="cpu")
             of_piece = (bounds.parameters == piece.parameter).nonzero().flatten()
@@ -185,6 +187,11 @@ class PolyhedralBlock(Block):
             last = torch.where(last > 0, last, rowed.rows[:, 0])
         self._row_numbers = sent(rowed.rows, device)
         self.rows = torch.cat([self._row_numbers, sent(last, device).unsqueeze(-1)], -1)
+
+    @property
+    def numbers(self) -> Tensor:
+        rows = [self._row_numbers.flatten(), self._lower[0], self._upper[0]]
+        return torch.cat(rows)
 
     # ---- right sides and bounds
 
@@ -231,23 +238,16 @@ class PolyhedralBlock(Block):
     ) -> None:
         shown = []
         for i, j in (lb > ub).nonzero().tolist():
-            name = self._entry(i, j, entry_name)
+            name = entry_name(i, j)
             low, high = float(lb[i, j]), float(ub[i, j])
             shown.append(f"{name} >= {low:.17g} and {name} <= {high:.17g}")
         raise InconsistentError(f"no parameters satisfy the bounds: {first_few(shown)}")
-
-    def _entry(self, i: int, j: int, entry_name: Callable[[int, int], str]) -> str:
-        for e in self._entries:
-            if j < e.width:
-                return entry_name(e.parameter, e.column(i, j))
-            j -= e.width
-        raise IndexError(j)
 
     def _as_parameters(self, bound: Tensor) -> Tensor:
         """Bounds as the parameters can take them."""
         parts = bound.split([e.width for e in self._entries], -1)
         return torch.cat(
-            [part.to(e.dtype).to(self.work) for part, e in zip(parts, self._entries, strict=True)],
+            [part.to(own).to(self.work) for part, own in zip(parts, self._dtypes, strict=True)],
             -1,
         )
 
@@ -444,7 +444,7 @@ class PolyhedralBlock(Block):
         zero = torch.zeros_like(sides.right)
         if not self._unequal:
             return zero
-        u = max(tolerance.unit_roundoff(e.dtype) for e in self._entries)
+        u = max(tolerance.unit_roundoff(own) for own in self._dtypes)
         room = tolerance.RESIDUAL_ROUNDINGS * u * (self.faces.sizes(x) + sides.right.abs())
         slack = self._inequality & (sides.right - self.faces.times(x) > room)
         return torch.where(slack, torch.inf, zero)
@@ -485,42 +485,14 @@ class PolyhedralBlock(Block):
             e.write(ts, part if signs is None or signs[e.parameter] > 0 else -part)
 
 
-class _Read:
-    """The entries of one parameter that a block holds, as (B, width)."""
-
-    def __init__(self, piece: Piece, parameter: Tensor, blocks: int) -> None:
-        self.parameter, self.dtype = piece.parameter, parameter.dtype
-        self._blocks = blocks
-        self._view = piece.where if isinstance(piece.where, Sums) else None
-        self._stored = None if self._view is not None else TouchedEntries(piece, parameter)
-        self._columns = None if isinstance(piece.where, Sums) else piece.where
-        if self._view is not None:
-            self.width = self._view.count * self._view.shape.numel() // blocks
-        else:
-            assert self._stored is not None
-            self.width = self._stored.width
-
-    def column(self, i: int, j: int) -> int:
-        """The column of an entry in its parameter."""
-        columns = self._view.columns() if self._view is not None else self._columns
-        assert columns is not None
-        return int(columns.reshape(self._blocks, -1)[i, j])
-
-    def read(self, ts: Sequence[Tensor]) -> Tensor:
-        """The entries: a view where there is one, else a copy."""
-        if self._view is not None:
-            return self._view.view(ts[self.parameter]).reshape(self._blocks, -1)
-        assert self._stored is not None
-        return self._stored.read(ts)
-
-    def write(self, ts: Sequence[Tensor], values: Tensor) -> None:
-        """Put (B, width) there, with one rounding."""
-        if self._view is not None:
-            view = self._view.view(ts[self.parameter])
-            view.copy_(values.reshape(view.shape))
-            return
-        assert self._stored is not None
-        self._stored.put(ts, values)
+def _entry(rowed: Rowed, name: Callable[[int, int], str], i: int, j: int) -> str:
+    """The name of entry j of vector i."""
+    for piece in rowed.pieces:
+        columns = piece.columns(len(rowed.rows))
+        if j < columns.shape[1]:
+            return name(piece.parameter, int(columns[i, j]))
+        j -= columns.shape[1]
+    raise IndexError(j)
 
 
 def _cone_bounds(low: Tensor, high: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -532,12 +504,6 @@ def _cone_bounds(low: Tensor, high: Tensor, like: Tensor) -> tuple[Tensor, Tenso
 def _shares(view: Tensor, whole: Tensor) -> bool:
     """Whether writing to one writes to the other."""
     return view.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
-
-
-def columns_of(piece: Piece, blocks: int) -> Tensor:
-    """The columns (B, width) of a piece in its parameter."""
-    where = piece.where
-    return where.columns().reshape(blocks, -1) if isinstance(where, Sums) else where
 
 
 def _scalar(bound: Tensor) -> Tensor:

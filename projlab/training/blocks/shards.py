@@ -20,7 +20,7 @@ from projlab.numerics.transfer import sent
 from projlab.training.blocks.base import Block, Shift, narrowed, widest_dtype
 from projlab.training.blocks.factoring import decidable
 from projlab.training.blocks.matrix import MatrixBlock, applied
-from projlab.training.expressions.maps import Sums
+from projlab.training.blocks.places import Places, indices
 from projlab.training.partition import MatrixPlan, Piece, SumsPlan
 from projlab.training.shards import REMEDY, Ranks, here
 
@@ -37,14 +37,8 @@ class _Part:
     """Whether sums take the entries from this rank."""
     blocks: Tensor | None
     """(k,) the blocks that have entries here; None for all."""
-    shape: tuple[int, int]
-    """(k, n): of how many blocks, how many entries each."""
-    places: Tensor | None
-    """(k, n) where the entries are among those here; None where `strides` says it all."""
-    strides: tuple[int, int] | None
-    """By how much places grow down and across, where that is the same everywhere."""
-    first: int
-    """The first of the places."""
+    places: Places
+    """(k, n): of how many blocks, which n entries of those here."""
     own: Tensor | None
     """Which of the places, flattened, are entries; None for all. The others are padding."""
     A: Tensor
@@ -54,9 +48,9 @@ class _Part:
 
     def read(self, t: Tensor, work: torch.dtype) -> Tensor:
         """The entries, (k, n)."""
-        if (view := self._view(t)) is not None:
+        if (view := self.places.view(t)) is not None:
             return view.to(work)
-        x = t.reshape(-1)[self._places(t)].to(work)
+        x = t.reshape(-1)[self.places.numbers(t.device)].to(work)
         if self.own is None:
             return x
         padded = torch.zeros_like(x)
@@ -65,7 +59,7 @@ class _Part:
 
     def subtract(self, t: Tensor, y: Tensor) -> None:
         """Subtract W' y, y (k, r), in the precision of the difference, with one rounding."""
-        view, even = self._view(t), self.W.shape[-1] < self.shape[1]
+        view, even = self.places.view(t), self.W.shape[-1] < self.places.shape[1]
         if view is not None and not even and self.W.dim() == 2 and t.dtype is y.dtype:
             if len(y) == 1:
                 view[0].addmv_(self.W.mT, y[0], alpha=-1)
@@ -76,28 +70,16 @@ class _Part:
         if view is not None:
             view.sub_(delta)
             return
-        places, delta = self._places(t).reshape(-1), delta.expand(self.shape).reshape(-1)
+        places = self.places.numbers(t.device).reshape(-1)
+        delta = delta.expand(self.places.shape).reshape(-1)
         if self.own is not None:
             places, delta = places[self.own], delta[self.own]
-        where = torch.unravel_index(places, t.shape) if t.dim() else ()
+        where = indices(t, places)
         t.index_put_(where, (t[where] - delta.reshape(t[where].shape)).to(t.dtype))
 
     def times(self, M: Tensor, x: Tensor) -> Tensor:
         """M x for each block, of M = A, its absolute values, or W; x (k, n)."""
         return applied(M, x.sum(-1, keepdim=True) if M.shape[-1] < x.shape[-1] else x)
-
-    def _places(self, t: Tensor) -> Tensor:
-        if self.strides is None:
-            assert self.places is not None
-            return self.places
-        k, n = (torch.arange(size, device=t.device) for size in self.shape)
-        return self.first + k.unsqueeze(-1) * self.strides[0] + n * self.strides[1]
-
-    def _view(self, t: Tensor) -> Tensor | None:
-        """The entries as a view, where they are one."""
-        if self.strides is None or not t.is_contiguous():
-            return None
-        return t.as_strided(self.shape, self.strides, t.storage_offset() + self.first)
 
 
 @dataclass(frozen=True)
@@ -161,9 +143,9 @@ def shards_blocks(
         matrix = _as_matrix(plan)
         block = factored(matrix, forms, VARIANTS[variant])
         assert isinstance(block, MatrixBlock)
-        owner = _owner(matrix, parameters, ranks)
-        apart |= bool((owner >= 0).any())
-        for mask, found in ((owner < 0, shared), (owner == ranks.number, own)):
+        owners = owner(matrix.pieces, block.shape[0], parameters, ranks)
+        apart |= bool((owners >= 0).any())
+        for mask, found in ((owners < 0, shared), (owners == ranks.number, own)):
             if bool(mask.any()):
                 found.append(_Factored(matrix, block, mask.nonzero().flatten()))
     blocks = [
@@ -223,19 +205,19 @@ class ShardsBlock(Block):
         block, parts = each.block, []
         for piece, part in zip(each.plan.pieces, block.parts, strict=True):
             found = _part(
-                piece,
+                piece.parameter,
+                piece.columns(block.shape[0])[each.which],
                 each.of(part.A, 2),
                 each.of(part.W, 2),
                 parameters[piece.parameter],
                 self.ranks,
-                each.which,
+                device,
             )
             if found is not None:
                 parts.append(
                     replace(
                         found,
                         blocks=None if found.blocks is None else sent(found.blocks, device),
-                        places=None if found.places is None else sent(found.places, device),
                         own=None if found.own is None else sent(found.own, device),
                         A=sent(narrowed(found.A, self.work), device),
                         W=sent(found.W, device, self.work),
@@ -355,24 +337,25 @@ def _as_matrix(plan: SumsPlan | MatrixPlan) -> MatrixPlan:
     return replace(plan, A=plan.A.to_dense())
 
 
-def _columns(piece: Piece) -> Tensor:
-    """The entries of a parameter that blocks touch, (B, n)."""
-    where = piece.where
-    return where.columns().view(where.shape) if isinstance(where, Sums) else where
-
-
-def _owner(plan: MatrixPlan, parameters: Sequence[Tensor], ranks: Ranks) -> Tensor:
+def owner(
+    pieces: Sequence[Piece], blocks: int, parameters: Sequence[Tensor], ranks: Ranks
+) -> Tensor:
     """The number of the rank that holds all entries of a block, (B,); -1 where several do."""
-    entries = [ranks.owners(_columns(piece), parameters[piece.parameter]) for piece in plan.pieces]
+    entries = [ranks.owners(p.columns(blocks), parameters[p.parameter]) for p in pieces]
     owners = torch.cat(entries, dim=1)
     return owners[:, 0].masked_fill((owners != owners[:, :1]).any(1), -1)
 
 
 def _part(
-    piece: Piece, A: Tensor, W: Tensor, parameter: Tensor, ranks: Ranks, which: Tensor
+    number: int,
+    columns: Tensor,
+    A: Tensor,
+    W: Tensor,
+    parameter: Tensor,
+    ranks: Ranks,
+    device: torch.device,
 ) -> _Part | None:
-    """What of the columns of one parameter is here, of these blocks; None where nothing is."""
-    columns = _columns(piece)[which]
+    """What of the columns (B, n) of a parameter is here; None where nothing is."""
     inside, places = ranks.places(columns, parameter)
     blocks = inside.any(1).nonzero().flatten()
     if not len(blocks):
@@ -397,29 +380,16 @@ def _part(
     # of sums only A is even to the last bit: W = K A, of one row, is so to rounding
     if width > 1 and own_A.shape[-2] == 1 and bool((own_A == own_A[..., :1]).all()):
         own_A, own_W = own_A[..., :1].clone(), own_W[..., -1:].clone()
-    strides = _strides(places) if bool(kept.all()) else None
+    full = bool(kept.all())
     return _Part(
-        piece.parameter,
+        number,
         ranks.counted(parameter),
         None if len(blocks) == len(columns) else blocks,
-        (len(places), width),
-        places if strides is None else None,
-        strides,
-        int(places[0, 0]),
-        None if bool(kept.all()) else kept.flatten().nonzero().flatten(),
+        Places.of(places, device, regular=full),
+        None if full else kept.flatten().nonzero().flatten(),
         own_A,
         own_W,
     )
-
-
-def _strides(places: Tensor) -> tuple[int, int] | None:
-    """By how much places (k, n) grow down and across; None where that differs."""
-    k, n = places.shape
-    down = int(places[1, 0] - places[0, 0]) if k > 1 else n
-    across = int(places[0, 1] - places[0, 0]) if n > 1 else 1
-    i, j = torch.arange(k, device="cpu"), torch.arange(n, device="cpu")
-    regular = places[0, 0] + i.unsqueeze(-1) * down + j * across
-    return (down, across) if min(down, across) > 0 and torch.equal(places, regular) else None
 
 
 def _add(y: Tensor, part: _Part, product: Tensor) -> None:
