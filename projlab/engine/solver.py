@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from projlab.engine.facts import Facts
 from projlab.engine.kernels.native import PLAIN
@@ -49,7 +50,8 @@ ReverseMode = Callable[[Tensor, Callable[[Tensor], Tensor], "Solver"], Tensor | 
 
 def needs_function(x: Tensor, b: Tensor | None) -> bool:
     """Whether autograd or a functorch transform must see the projection as one function."""
-    if torch._C._are_functorch_transforms_active():
+    # numbers of forward mode do not say that they require grad
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return True
     return torch.is_grad_enabled() and (x.requires_grad or (b is not None and b.requires_grad))
 

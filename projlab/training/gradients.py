@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from projlab.errors import InputError
+from projlab.system.inputs import overlaps_itself
 
 _MARK = "_projlab_projected"
 """An attribute of gradients."""
@@ -22,6 +23,8 @@ def gradient_of(p: Tensor) -> Tensor:
             "a constrained parameter has a sparse gradient, which a projection onto "
             "the null space fills; use sparse=False in its embedding"
         )
+    if not g.is_contiguous() and overlaps_itself(g):  # expanded, which no projection can fill
+        p.grad = g = g.detach().clone()
     return g.detach() if g.requires_grad else g
 
 

@@ -291,19 +291,34 @@ class StepHooks:
                 "sharded parameters with fused=False, or train in bfloat16 without a scaler"
             )
         self.watch(stacklevel=6)  # past `eager`, `before`, and what torch wraps a step in
-        within, self._begun = self._begun, True
-        if self.settings.mode != "tangent":
-            return None
-        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
-        if closure is None:
+        within, self._begun = self._begun, False  # until nothing more can fail here
+        if self.settings.mode == "tangent":
+            closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+            if closure is not None:
+                return self._with_gradients_of(optimizer, closure, args, kwargs)
             self._project_gradients(optimizer, again=within and self._first(self._projected.was_on))
-            return None
+        self._begun = True
+        return None
+
+    def _with_gradients_of(
+        self,
+        optimizer: Optimizer,
+        closure: Callable[[], Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """A step's arguments, whose closure's gradients are projected."""
 
         def wrapped() -> Any:
-            loss = closure()
-            self._project_gradients(optimizer, again=self._first(self._projected.on))
+            try:
+                loss = closure()
+                self._project_gradients(optimizer, again=self._first(self._projected.on))
+            except BaseException:
+                self._begun = False
+                raise
             return loss
 
+        self._begun = True
         if "closure" in kwargs:
             return args, {**kwargs, "closure": wrapped}
         return (args[0], wrapped, *args[2:]), kwargs
@@ -526,7 +541,16 @@ class StepHooks:
         if not self.system.finite():
             raise InputError("a constrained parameter holds NaN or infinity; nothing was changed")
         if how == "project":
+            kept = [p.clone() for p in self.system.values()]
             self.apply()
+            if not self.system.finite():
+                with torch.no_grad():
+                    for p, own in zip(self.system.values(), kept, strict=True):
+                        p.copy_(own)
+                raise InputError(
+                    "on the set of the constraints a parameter is infinite in its dtype: scale the "
+                    "equations, or give a wider dtype; nothing was changed"
+                )
             return
         with self._computing():
             feasible, off = self.system.feasible()

@@ -68,6 +68,11 @@ def require_optimizer(optimizer: object) -> Optimizer:
 def require_plain_parameter(parameter: Tensor, name: str) -> None:
     """Raise `InputError` for parameters that hold a part of a tensor, or several tensors."""
     shards.require_whole_or_sharded(parameter, name)
+    if parameter.is_inference():
+        raise InputError(
+            f"{name} was made under torch.inference_mode(), which keeps no count of changes; make "
+            "the module outside, or give it a clone() made outside"
+        )
     if shards.is_shared(parameter):
         return
     if type(parameter) not in (Tensor, torch.nn.Parameter) and hasattr(

@@ -110,6 +110,8 @@ class ParameterSystem:
         self._b = sent(
             stacked.right_side(), device, torch.float32 if device.type == "mps" else torch.float64
         )
+        if strict:
+            self._require_range()
         # rows that may contradict each other have factors that no b has a part in
         b = self.current_b().double().cpu() if strict else stacked.right_side()
         error = stacked.b_error() if strict else None
@@ -374,13 +376,25 @@ class ParameterSystem:
         coarse = any(working_dtype(d) is torch.float32 for d in dtypes)
         return torch.float32 if coarse else torch.float64
 
+    def _require_range(self) -> None:
+        """Raise `InputError` for right sides that the parameters' precision cannot hold."""
+        lost = torch.isfinite(self._b) & torch.isinf(self._b.to(self.dtype))
+        if bool(lost.any()):
+            i = int(lost.nonzero()[0])
+            raise InputError(
+                f"the right side {float(self._b[i]):.6g} of {self.stacked.row_name(i)} is infinite "
+                f"in {self.dtype}, the precision of its parameters; scale the equation"
+            )
+
     def _distinct(self, b: Tensor, error: Tensor | None) -> list[EquationRows]:
         """Without sums that are stated twice; `InconsistentError` where they differ in b only."""
         kept: dict[object, EquationRows] = {}
         repeated: dict[int, tuple[int, list[int], int]] = {}
+        # what changes with a constant may differ later
+        changing = {start for start, _, _ in self._constants}
         for e in self._parts.apart:
             key: object = id(e)
-            if e.terms and all(isinstance(t, Sums) for _, t in e.terms):
+            if e.start not in changing and e.terms and all(isinstance(t, Sums) for _, t in e.terms):
                 key = tuple((p, t.scale, t.out, t.inner, t.offset) for p, t in e.terms)  # type: ignore[union-attr]
             first = kept.setdefault(key, e)
             if first is e:

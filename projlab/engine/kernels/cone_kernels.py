@@ -16,6 +16,9 @@ from numba import njit
 
 from projlab.engine.kernels.numba_kernels import OPTIONS
 
+SHARED_OUT = 2.0**-10
+"""How much of a sum may be left to be shared out among its entries afterwards."""
+
 
 @njit(**OPTIONS)
 def _moving(row: Any, point: Any, low: Any, high: Any, s: Any) -> Any:
@@ -58,8 +61,8 @@ def _moving_beside(row: Any, point: Any, low: Any, high: Any, face: Any, s: Any)
 
 @njit(**OPTIONS)
 def _within(row: Any, low: Any, high: Any, face: Any, s: Any) -> Any:
-    """The sum of row - s within its bounds, how many entries move, and their sizes."""
-    over, slope, size = 0.0, 0.0, 0.0
+    """The sum of row - s within its bounds, how many entries move, and sizes before and within."""
+    over, slope, size, kept = 0.0, 0.0, 0.0, 0.0
     zero, one = row.dtype.type(0), row.dtype.type(1)
     for j in range(row.shape[0]):
         v = row[j] - s
@@ -72,7 +75,8 @@ def _within(row: Any, low: Any, high: Any, face: Any, s: Any) -> Any:
         free = 1.0 if face[j] <= zero else 0.0
         slope += free if c == v else 0.0
         size += abs(v)
-    return over, slope, size
+        kept += abs(c)
+    return over, slope, size, kept
 
 
 @njit(**OPTIONS)
@@ -142,6 +146,10 @@ def _cone(
                 break
         if not ended:
             return False
+        if given and abs(s) <= noise * np.abs(row).max():
+            # of momenta what rounding alone would move stays: an entry without any gradient has no
+            # second moment, and noise over that is a step of any length
+            s = g.dtype.type(0)
         _step(row, point, low, high, held, given, s)
     return True
 
@@ -150,22 +158,24 @@ def _onto(x: Any, lb: Any, ub: Any, face: Any, right: Any, noise: float, steps: 
     """x (k, n) onto {sum x = right, lb <= x <= ub} in place, entries of `face` on their bound.
 
     `right` ends as the sums that rounding left. False, and that row not written, where Newton's
-    method does not end.
+    method does not end, or entries are so much larger than the sum that their precision cannot
+    hold it.
     """
     for i in range(x.shape[0]):
         row, held, r = x[i], face[i], right[i]
         low, high = lb[min(i, lb.shape[0] - 1)], ub[min(i, ub.shape[0] - 1)]
-        t, ended, s = 0.0, False, x.dtype.type(0)
+        t, ended, s, off, kept = 0.0, False, x.dtype.type(0), 0.0, 0.0
         for _ in range(steps):
             s = x.dtype.type(t)
-            over, slope, size = _within(row, low, high, held, s)
+            over, slope, size, kept = _within(row, low, high, held, s)
             if not np.isfinite(size) or slope == 0:
                 return False
+            off = abs(over - r)
             t = s + (over - r) / slope
-            if abs(over - r) <= noise * (slope * abs(t) + size + abs(r)):
+            if off <= noise * (slope * abs(t) + size + abs(r)):
                 s, ended = x.dtype.type(t), True
                 break
-        if not ended:
+        if not ended or off > SHARED_OUT * (kept + abs(r)):
             return False
         right[i] = _clamped(row, low, high, held, s)
     return True

@@ -34,6 +34,7 @@ orthogonale d'un espace hilbertien selon deux cones mutuellement polaires", C. R
 (1962).
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -45,7 +46,7 @@ from torch.autograd.graph import increment_version
 
 from projlab import tolerance
 from projlab.engine.kernels import cones
-from projlab.errors import InconsistentError, first_few
+from projlab.errors import InconsistentError, InputError, first_few
 from projlab.numerics.transfer import sent
 from projlab.proof.certificate import Certificate
 from projlab.system.rows import as_rows
@@ -125,6 +126,7 @@ class PolyhedralBlock(Block):
         device, B = own[0].device, len(rowed.rows)
         self.work = widest_dtype(own)
         self._dtypes = [p.dtype for p in own]
+        self._u = max(tolerance.unit_roundoff(dtype) for dtype in self._dtypes)
         self._entries = [read(piece, parameters[piece.parameter], B) for piece in rowed.pieces]
         n = sum(e.width for e in self._entries)
         self.faces = _faces(rowed, device, self.work)
@@ -143,10 +145,13 @@ class PolyhedralBlock(Block):
         self._spare: Tensor | None = None
         self._same = False
         self._fixed: tuple[Tensor, _Sides] | None = None
+        self._warned = False
         if strict:
             sides = self._sides(sent(b, device), checked=partial(_entry, rowed, entry_name))
             shape = (B, n)
-            lb, ub = sides.lb.expand(shape), sides.ub.expand(shape)
+            lb, ub = (
+                self._loosened(t.expand(shape), sign) for t, sign in ((sides.lb, -1), (sides.ub, 1))
+            )
             row_names = [names(row) for row in rowed.rows] if self.faces.rows else [[]] * B
             self.faces.refuse_empty(sides.right, lb, ub, row_names)
 
@@ -214,7 +219,16 @@ class PolyhedralBlock(Block):
         )
         if checked is not None and bool((lb > ub).any()):
             self._refuse_crossed(lb, ub, checked)
+        exact = lb, ub
         lb, ub = (self._as_parameters(t) for t in (lb, ub))
+        if checked is not None:
+            for bound, given in zip((lb, ub), exact, strict=True):
+                if bool((lost := torch.isinf(bound) & torch.isfinite(given)).any()):
+                    i, j = lost.nonzero()[0].tolist()
+                    raise InputError(
+                        f"the bound {float(given[i, j]):.6g} of {checked(i, j)} is infinite in the "
+                        "precision of its parameter; scale the inequality"
+                    )
         listed = lb, ub
         if not b.is_cuda:
             lb, ub = (_scalar(t) for t in (lb, ub))
@@ -242,6 +256,11 @@ class PolyhedralBlock(Block):
             low, high = float(lb[i, j]), float(ub[i, j])
             shown.append(f"{name} >= {low:.17g} and {name} <= {high:.17g}")
         raise InconsistentError(f"no parameters satisfy the bounds: {first_few(shown)}")
+
+    def _loosened(self, bound: Tensor, sign: int) -> Tensor:
+        """By what rounding to the parameters' precision moved it."""
+        size = torch.where(torch.isinf(bound), 0, bound).abs().double()
+        return bound.double() + sign * 2 * self._u * size
 
     def _as_parameters(self, bound: Tensor) -> Tensor:
         """Bounds as the parameters can take them."""
@@ -296,12 +315,47 @@ class PolyhedralBlock(Block):
 
     def project_(self, b: Tensor, skip: Tensor | None, *, reads: bool, last: bool) -> Tensor:
         sides, x = self._sides_of(b), self._read(self.ts)
+        # bounds that change may cross, which nothing looks at before
+        within = self._fixed is not None
         if skip is None and self._plain:
             left = self._project_natively(x, sides)
-            if left is not None:
+            if left is not None and (within or not last):
                 return left
-        self._write(self.ts, self._onto(x, sides, self._face), x, skip)
-        return self._off(self._read(self.ts), sides, within=True) if last else x.new_zeros(1)
+        else:
+            left = None
+        if left is None:
+            self._write(self.ts, self._reached(x, sides), x, skip)
+        if not last:
+            return x.new_zeros(1)
+        return self._off(self._read(self.ts), sides, within=within)
+
+    def _reached(self, x: Tensor, sides: _Sides) -> Tensor:
+        """Onto the set with what is held as equations, where that has points; else onto the set.
+
+        What was held at the last gradient may have none once right sides have changed.
+        """
+        new = self._onto(x, sides, self._face)
+        off = self._far(new, sides)
+        if self._face is not None and bool(off.any()):
+            new = torch.where(off, self._onto(x, sides, None), new)
+            off = self._far(new, sides)
+        if not self._warned and bool(off.any()) and bool(torch.isfinite(x).all()):
+            self._warned = True
+            warnings.warn(
+                f"no parameters satisfy the constraints as they are now ({self}): right sides, "
+                "which are read at each step, have left the set without points, and parameters "
+                "off it; `handle.largest_residual` tells how far",
+                stacklevel=2,
+            )
+        return new
+
+    def _far(self, x: Tensor, sides: _Sides) -> Tensor:
+        """Whether x (B, n), within its bounds, is off by more than rounding, (B, 1)."""
+        off = self._off(x, sides, within=True)[:, :-1]
+        right = torch.where(torch.isinf(sides.right), 0, sides.right).abs()
+        return (off.abs() > tolerance.HELD_ROUNDINGS * self._u * (self.faces.sizes(x) + right)).any(
+            -1, keepdim=True
+        )
 
     def restore_(
         self, b: Tensor, skip: Tensor | None, holds: Callable[[Tensor], Tensor], *, reads: bool
@@ -332,7 +386,12 @@ class PolyhedralBlock(Block):
         increment_version(own)
         if right is None or sums is None:
             return x.new_zeros(1)
-        return self._share_out(x, sums - right, right, (sides.lb, sides.ub)).mul_(self._weight)
+        left = self._share_out(x, sums - right, right, (sides.lb, sides.ub)).mul_(self._weight)
+        suspected = left.abs() > tolerance.HELD_ROUNDINGS * self._u * sides.right[:, 0].abs()
+        if bool(suspected.any()) and bool(self._far(x, sides).any()):
+            x.copy_(self._reached(x, sides))
+            left = self._off(x, sides, within=True)
+        return left
 
     def _share_out(
         self, x: Tensor, r: Tensor, right: Tensor, bounds: tuple[Tensor, Tensor]
@@ -422,8 +481,12 @@ class PolyhedralBlock(Block):
         low, high = x <= sides.lb, x >= sides.ub
         lb, ub = _cone_bounds(low | face.high, high | face.low, m)
         right = self._cone(x, sides)
-        d = self.faces.onto(-m, right, lb, ub, face.rows, use="velocity").x
-        self._write(ms, -d, m, None)
+        new = -self.faces.onto(-m, right, lb, ub, face.rows, use="velocity").x
+        # what rounding alone would move stays: an entry without any gradient has no second moment,
+        # and noise over that is a step of any length
+        noise = tolerance.RESIDUAL_ROUNDINGS * self._u * m.abs().amax(-1, keepdim=True)
+        stays = (new != 0) & ((new - m).abs() <= noise)
+        self._write(ms, torch.where(stays, m, new), m, None)
 
     def _natively(
         self, gs: Sequence[Tensor], x: Tensor, sides: _Sides, face: Tensor, *, given: bool
@@ -444,8 +507,9 @@ class PolyhedralBlock(Block):
         zero = torch.zeros_like(sides.right)
         if not self._unequal:
             return zero
-        u = max(tolerance.unit_roundoff(own) for own in self._dtypes)
-        room = tolerance.RESIDUAL_ROUNDINGS * u * (self.faces.sizes(x) + sides.right.abs())
+        # a row without a right side is slack by any of it
+        size = torch.where(torch.isinf(sides.right), 0, sides.right).abs()
+        room = tolerance.RESIDUAL_ROUNDINGS * self._u * (self.faces.sizes(x) + size)
         slack = self._inequality & (sides.right - self.faces.times(x) > room)
         return torch.where(slack, torch.inf, zero)
 
