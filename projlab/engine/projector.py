@@ -743,9 +743,18 @@ class Projector(SystemBuffers):
         missing = [key for key in keys.values() if key not in state_dict]
         if missing:
             missing_keys.extend(missing if strict else [])
+            if len(missing) < len(keys):
+                given = ", ".join(key for key in keys.values() if key in state_dict)
+                error_msgs.append(
+                    f"{', '.join(missing)}: missing beside {given}; a constraint is loaded whole"
+                )
             return
         found: Named = {name: state_dict[key] for name, key in keys.items()}
         said = ", ".join(keys.values())
+        if wrong := [key for key in keys.values() if not isinstance(state_dict[key], Tensor)]:
+            kind = type(state_dict[wrong[0]]).__name__
+            error_msgs.append(f"{wrong[0]} is a {kind}; it must be a tensor")
+            return
         if any(t.is_meta for t in found.values()):
             error_msgs.append(f"{said}: on the device meta, and so without values")
             return

@@ -29,6 +29,13 @@ def to_tensor(value: Any, name: str) -> Tensor:
         tensor = value.detach().clone()
     else:
         _refuse_masks(value, name)
+        if isinstance(value, list | tuple) and any(
+            isinstance(each, Tensor) and each.requires_grad for each in value
+        ):
+            raise InputError(
+                f"{name} is a {type(value).__name__} of tensors that require grad, which a list "
+                "loses: give torch.stack of them"
+            )
         try:
             array = np.asarray(value)
         except (ValueError, TypeError) as error:

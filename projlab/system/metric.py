@@ -88,8 +88,21 @@ def metric_weights(value: Any, n: int) -> Tensor:
 
 
 def factor_metric(W: Tensor, dtype: torch.dtype, device: torch.device) -> Metric:
-    """Factor W in the working precision."""
-    W = W.to(device=device, dtype=dtype)
+    """Factor W in the working precision.
+
+    Rows hold to u times the root of how far a diagonal W spreads; beyond 1 / u that is no precision
+    at all to the smaller entries, and refused.
+    """
+    W = W.to(device=device)
+    if W.dim() == 1:
+        low, high, u = float(W.min()), float(W.max()), tolerance.unit_roundoff(dtype)
+        if high * u > low or not low >= torch.finfo(dtype).tiny or high > torch.finfo(dtype).max:
+            raise InputError(
+                f"metric holds {low:.6g} and {high:.6g}: the largest entry may be at most "
+                f"{1 / u:.2g} times the smallest in {dtype}, and both within its range. Divide it "
+                "by a common factor, or fix the variables of large entries by equations"
+            )
+    W = W.to(dtype)
     if W.dim() == 1:
         return Metric(W.sqrt())
     L, failed = torch.linalg.cholesky_ex(W)

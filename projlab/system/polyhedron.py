@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -113,6 +114,14 @@ class Polyhedron:
         upper = [part["ub"] for part in given if "ub" in part]
         A, b = _stacked(matrices["A"])
         G, h = _stacked(matrices["G"])
+        widths = [part["n"] for part in given if "n" in part]
+        if len(set(widths)) > 1:
+            raise InputError(
+                f"the parts have {widths[0]} and {next(w for w in widths if w != widths[0])} "
+                "variables; they must agree"
+            )
+        if n is None and widths:
+            n = widths[0]
         return cls(
             A,
             b,
@@ -121,6 +130,7 @@ class Polyhedron:
             _combined(lower, torch.maximum),
             _combined(upper, torch.minimum),
             n=n,
+            names=_joined_names(given),
         )
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -239,6 +249,11 @@ def _equations(A: Any, b: Any) -> AffineConstraint | None:
         if b is not None:
             raise InputError("A is an AffineConstraint and holds its own b; give no other")
         equations = A
+        if A.b_error is not None:
+            raise InputError(
+                "A is an AffineConstraint with b_error, which sets with inequalities or bounds do "
+                "not take: leave it out, or state two inequalities for such a row"
+            )
     else:
         equations = AffineConstraint(A, b)
     if isinstance(equations.rows, OperatorRows):
@@ -324,6 +339,8 @@ def _width(
         said.append(("G", inequalities.shape[1]))
     said += [(name, len(t)) for name, t in (("lb", lb), ("ub", ub)) if t.dim()]
     if n is not None:
+        if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
+            raise InputError(f"n is {n!r}; it must be an integer, the number of variables")
         said.append(("n", int(n)))
     if not said:
         raise InputError(
@@ -358,20 +375,44 @@ def _as_parts(part: Any) -> dict[str, Any]:
     """The arguments of `Polyhedron` that one part gives."""
     kind = type(part)
     if isinstance(part, AffineConstraint):
-        return {"A": part.A, "b": part.b}
+        equations = _equations(part, None)
+        assert equations is not None
+        return {"A": equations.A, "b": equations.b, "n": equations.n, "A names": equations.names}
     if isinstance(part, Polyhedron):
         parts = {} if part.equations is None else _as_parts(part.equations)
         if part.inequalities is not None:
             parts |= {"G": part.inequalities.as_tensor(), "h": part.h}
-        return parts | {"lb": part.lb, "ub": part.ub}
+            parts |= {"G names": part.names[part.m :]}
+        if part.m:
+            parts |= {"A names": part.names[: part.m]}
+        return parts | {"lb": part.lb, "ub": part.ub, "n": part.n}
     if kind.__module__.startswith("scipy.optimize") and kind.__name__ == "Bounds":
-        return {"lb": to_tensor(part.lb, "lb"), "ub": to_tensor(part.ub, "ub")}
+        sides = {"lb": to_tensor(part.lb, "lb"), "ub": to_tensor(part.ub, "ub")}
+        # scipy keeps a number as an array of one
+        return {name: t.reshape(()) if t.numel() == 1 else t for name, t in sides.items()}
     if kind.__module__.startswith("scipy.optimize") and kind.__name__ == "LinearConstraint":
         return _of_linear_constraint(part)
     raise InputError(
         f"a part of a polyhedron is a {kind.__name__}; it must be a Polyhedron, an "
         "AffineConstraint, or scipy's LinearConstraint or Bounds"
     )
+
+
+def _joined_names(parts: list[dict[str, Any]]) -> list[str] | None:
+    """Names of all rows, where a part has names of its own; None for the usual ones."""
+    if not any(f"{kind} names" in part for part in parts for kind in "AG"):
+        return None
+    found: dict[str, list[str]] = {"A": [], "G": []}
+    for kind, usual in (("A", "row"), ("G", "inequality")):
+        names = found[kind]
+        for part in parts:
+            if kind in part:
+                own = part.get(f"{kind} names")
+                count = len(part[kind])
+                numbered = [f"{usual} {len(names) + i}" for i in range(count)]
+                plain = [f"{usual} {i}" for i in range(count)]
+                names += numbered if own is None or list(own) == plain else list(own)
+    return found["A"] + found["G"]
 
 
 def _of_linear_constraint(part: Any) -> dict[str, Any]:
@@ -389,7 +430,7 @@ def _of_linear_constraint(part: Any) -> dict[str, Any]:
         )
     equal = lower == upper
     above, below = ~equal & torch.isfinite(upper), ~equal & torch.isfinite(lower)
-    parts: dict[str, Any] = {}
+    parts: dict[str, Any] = {"n": rows.shape[1]}
     if bool(equal.any()):
         kept = equal.nonzero().flatten()
         parts |= {"A": rows.select(kept).as_tensor(), "b": lower[kept]}

@@ -1,5 +1,6 @@
 """PolyhedralProjector: the projection onto a polyhedron, with the interface of a Projector."""
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,10 +29,12 @@ from projlab.system.inputs import (
     broadcast_shape,
     check_vector,
     refuse_elsewhere,
+    refuse_overlap,
     require_finite,
     to_tensor,
     working_dtype,
 )
+from projlab.system.options import check_accuracy
 from projlab.system.polyhedron import Polyhedron
 
 VARIANTS = ("box", "disjoint_rows", "active_set")
@@ -81,8 +84,8 @@ class PolyhedralProjector(nn.Module):
 
     The parts are buffers, and what is used: after a change in place or by assignment the next call
     sets up again. The search runs in float64; the result has x's dtype. The general method starts
-    from the last call's active set where there are as many vectors, and its answer is that of the
-    active set alone: it depends on the start by rounding only.
+    from the last call's active set where there are as many vectors, and x is the active set's
+    alone: it depends on the start by rounding only.
     """
 
     A: Tensor | None
@@ -233,6 +236,9 @@ class PolyhedralProjector(nn.Module):
 
     def project_(self, x: Tensor) -> Tensor:
         """Project x in place, without a graph, and return it."""
+        check_vector(x, self.polyhedron.n, None, self.device)
+        if not x.is_contiguous():
+            refuse_overlap(x)
         with torch.no_grad():
             x.copy_(self.forward(x))
         return x
@@ -283,7 +289,12 @@ class PolyhedralProjector(nn.Module):
         more than rounding fails.
         """
         self._follow()
-        check_vector(x, self.polyhedron.n, None, self.device)
+        if accuracy is not None:
+            accuracy = check_accuracy(accuracy)
+        for vectors in (x0, x):
+            check_vector(vectors, self.polyhedron.n, None, self.device)
+            if not vectors.numel():
+                raise InputError(f"there is no vector to certify in shape {tuple(vectors.shape)}")
         if x.shape != x0.shape:
             raise InputError(f"x0 has shape {tuple(x0.shape)}, x {tuple(x.shape)}; they must match")
         given = {"b": b, "h": h, "lb": lb, "ub": ub}
@@ -495,6 +506,15 @@ def _detached(asked: _Asked, which: Tensor | None = None) -> _Asked:
     return _Asked(x, right, lb.double(), ub.double(), asked.own, asked.lead)
 
 
+_IMPOSSIBLE = {
+    "b": (math.inf, -math.inf),
+    "h": (-math.inf,),
+    "lb": (math.inf,),
+    "ub": (-math.inf,),
+}
+"""Values of right sides and bounds that leave no x."""
+
+
 def _beside(
     value: Any, name: str, size: int, lead: torch.Size, device: torch.device
 ) -> Tensor | None:
@@ -508,8 +528,15 @@ def _beside(
         value if isinstance(value, Tensor) and value.is_floating_point() else to_tensor(value, name)
     )
     tensor = tensor.to(device)
-    if not torch._C._are_functorch_transforms_active() and bool(torch.isnan(tensor).any()):
-        require_finite(torch.where(torch.isinf(tensor), 0, tensor).detach(), name)
+    if not torch._C._are_functorch_transforms_active():
+        if bool(torch.isnan(tensor).any()):
+            require_finite(torch.where(torch.isinf(tensor), 0, tensor).detach(), name)
+        impossible = _IMPOSSIBLE[name]
+        if any(bool((tensor == value).any()) for value in impossible):
+            raise InputError(
+                f"{name} holds {' or '.join(str(value) for value in impossible)}, which no x "
+                "satisfies"
+            )
     fits = tensor.dim() == 0 or tensor.shape[-1] == size
     try:
         fits = fits and broadcast_shape(tensor.shape, (*lead, size)) == (*lead, size)
