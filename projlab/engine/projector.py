@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import torch
@@ -193,14 +194,16 @@ class Projector(SystemBuffers):
         variant: str = "auto",
         **keywords: Unpack[ProjectorKeywords],
     ) -> None:
-        constraint = as_constraint(A, b)
-        options = asked(constraint.n, variant, keywords, applications=MANY)
-        constraint = constraint.stating(options.b_error)
-        dtype = working_dtype(constraint.dtype)
-        solver = None if _is_meta(constraint) else build(constraint, dtype, options, dtype)
-        super().__init__()
-        vars(self)["_options"] = options
-        self._adopt(constraint, constraint.dtype, solver)
+        # a projector that is made inside a transform is a constant there
+        with set_up() if torch._C._are_functorch_transforms_active() else nullcontext():
+            constraint = as_constraint(A, b)
+            options = asked(constraint.n, variant, keywords, applications=MANY)
+            constraint = constraint.stating(options.b_error)
+            dtype = working_dtype(constraint.dtype)
+            solver = None if _is_meta(constraint) else build(constraint, dtype, options, dtype)
+            super().__init__()
+            vars(self)["_options"] = options
+            self._adopt(constraint, constraint.dtype, solver)
         if constraint.operator is not None:
             self._non_persistent_buffers_set.add("A")
 

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from projlab.errors import InputError
 from projlab.numerics import memory
 from projlab.numerics.double_double import Pair, dense_product, sparse_product
+from projlab.numerics.precision import set_up
 from projlab.numerics.scaling import scale
 from projlab.numerics.transfer import sent
 from projlab.system.inputs import require_finite, to_tensor
@@ -479,12 +481,15 @@ def as_rows(A: Any) -> Rows:
         return _dense(A) if A.layout == torch.strided else _sparse(A)
     if isinstance(A, Rows):
         return A
-    if is_scipy_sparse(A):
+    if not is_scipy_sparse(A):
+        return _dense(A)
+    # what no transform can watch is made outside them: they take no sparse tensor apart
+    transformed = torch._C._are_functorch_transforms_active()
+    with set_up() if transformed else nullcontext():
         if A.ndim == 3:
             return _sparse(_batch_from_scipy(A))
         rows, cols, entries, shape = from_scipy(A)
         return sparse_rows(rows, cols, _stored(entries, shape), shape)
-    return _dense(A)
 
 
 def coalesced(A: Tensor) -> Tensor:

@@ -541,11 +541,12 @@ class StepHooks:
         if not self.system.finite():
             raise InputError("a constrained parameter holds NaN or infinity; nothing was changed")
         if how == "project":
-            kept = [p.clone() for p in self.system.values()]
+            values = self.system.values() if self.system.may_overflow else []
+            kept = [p.clone() for p in values]
             self.apply()
-            if not self.system.finite():
+            if values and not self.system.finite():
                 with torch.no_grad():
-                    for p, own in zip(self.system.values(), kept, strict=True):
+                    for p, own in zip(values, kept, strict=True):
                         p.copy_(own)
                 raise InputError(
                     "on the set of the constraints a parameter is infinite in its dtype: scale the "

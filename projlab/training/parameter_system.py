@@ -33,6 +33,9 @@ from projlab.training.shards import Ranks, form, here, whole
 from projlab.training.sides import parted
 from projlab.training.ties import TiesPlan
 
+_ORDINARY = 1e6
+"""Right sides up to this are met within float32, unless coefficients are below 1e-32."""
+
 
 def _require_no_capture(device: torch.device) -> None:
     """Raise `ProjlabError` while operators are recorded: what is set up would not be kept."""
@@ -375,6 +378,13 @@ class ParameterSystem:
         dtypes = besides + [e.difference.data for e in self.stacked.equations]
         coarse = any(working_dtype(d) is torch.float32 for d in dtypes)
         return torch.float32 if coarse else torch.float64
+
+    @property
+    def may_overflow(self) -> bool:
+        """Whether a point of the set may be beyond the range of a parameter."""
+        narrow = any(p.dtype is torch.float16 for p in self.parameters)
+        finite = torch.where(torch.isinf(self._b), 0, self._b).abs()
+        return narrow or (len(finite) > 0 and float(finite.max()) > _ORDINARY)
 
     def _require_range(self) -> None:
         """Raise `InputError` for right sides that the parameters' precision cannot hold."""

@@ -697,7 +697,8 @@ def _watched(matrix: Any, name: str) -> bool:
     """Whether derivatives in A or G are asked for."""
     if not isinstance(matrix, Tensor):
         return False
-    tangent = forward_ad._current_level >= 0 and forward_ad.unpack_dual(matrix).tangent is not None
+    forward = forward_ad._current_level >= 0 and matrix.layout is torch.strided
+    tangent = forward and forward_ad.unpack_dual(matrix).tangent is not None
     if not (matrix.requires_grad or tangent):
         return False
     if matrix.layout is not torch.strided:

@@ -1,0 +1,192 @@
+"""What calls are given beside A and b: dual numbers, transforms, sides, metrics, states."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from scipy.optimize import Bounds, LinearConstraint
+from torch.autograd import forward_ad
+
+import projlab
+from projlab import AffineConstraint, Polyhedron, project, projector
+from projlab import nn as layers
+
+# torch's own tables for forward mode still use torch.jit.script
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+
+F64 = torch.float64
+A = torch.tensor([[1.0, 1, 0], [0, 1, 1]], dtype=F64)
+B = torch.tensor([1.0, 0.5], dtype=F64)
+X = torch.tensor([1.0, 2, 3], dtype=F64)
+Q = torch.eye(3, dtype=F64) - torch.linalg.pinv(A) @ A
+U = 2.0**-53
+
+
+# ---- forward mode
+
+
+@pytest.mark.parametrize("metric", [None, [1.0, 2, 3]])
+@pytest.mark.parametrize("variant", ["auto", "sparse_cholesky", "cholesky", "pinv", "iterative"])
+def test_dual_numbers_have_their_derivatives(variant, metric):
+    P = projector(A, B, variant, metric=metric)
+    direction = torch.tensor([1.0, 0, 0], dtype=F64)
+    with forward_ad.dual_level():
+        dual, right = forward_ad.make_dual(X, direction), forward_ad.make_dual(B, B)
+        tangents = [
+            forward_ad.unpack_dual(t).tangent
+            for t in (P(dual), P(dual, B), P.tangent(dual), P.multipliers(dual), P(X, right))
+        ]
+    expected = P.tangent(direction)
+    for tangent in tangents[:3]:
+        torch.testing.assert_close(tangent, expected, rtol=0, atol=64 * U)
+    prices = P.multipliers(X + direction) - P.multipliers(X)
+    torch.testing.assert_close(tangents[3], prices, rtol=0, atol=1e3 * U)
+    moved = P(X, 2 * B) - P(X, B)
+    torch.testing.assert_close(tangents[4], moved, rtol=0, atol=1e3 * U)
+
+
+def test_a_large_sparse_system_has_them_too():
+    m = 1500
+    rows = sp.diags_array([1.0, -1.0, 0.5], offsets=[0, 1, 7], shape=(m, 2 * m)).tocsr()
+    P = projector(rows, 0.0)
+    assert P.variant == "sparse_cholesky"
+    v = torch.randn(2 * m, dtype=F64, generator=torch.Generator().manual_seed(0))
+    with forward_ad.dual_level():
+        tangent = forward_ad.unpack_dual(P(forward_ad.make_dual(torch.zeros_like(v), v))).tangent
+    torch.testing.assert_close(tangent, P.tangent(v), rtol=0, atol=1e3 * U)
+
+
+@pytest.mark.parametrize("lb", [None, -50.0])
+@pytest.mark.parametrize("given", [sp.csr_array(A.numpy()), A.to_sparse()], ids=["scipy", "coo"])
+def test_transforms_take_constant_sparse_rows(given, lb):
+    keywords = {} if lb is None else {"lb": lb}
+    for of in (
+        lambda v: project(v, given, 0.0, **keywords),
+        lambda v: projector(given, 0.0, **keywords)(v),
+    ):
+        for transform in (torch.func.jacrev, torch.func.jacfwd):
+            torch.testing.assert_close(transform(of)(X), Q, rtol=0, atol=64 * U)
+
+
+# ---- infinite right sides and bounds
+
+
+IMPOSSIBLE = {
+    "lb": (lambda: project(X, A, B, lb=math.inf), lambda: projector(A, B, lb=0)(X, lb=math.inf)),
+    "ub": (
+        lambda: project(X, A, B, ub=-math.inf, G=[[1.0, 1, 1]], h=2.0),
+        lambda: projector(A, B, ub=9)(X, ub=[9.0, 9, -math.inf]),
+    ),
+    "h": (
+        lambda: projector(A, B, G=[[1.0, 1, 1]], h=5.0)(X, h=-math.inf),
+        lambda: project(X, A, B, G=[[1.0, 1, 1]], h=-math.inf),
+        lambda: layers.Projection(A, B, G=[[1.0, 1, 1]])(X, h=-math.inf),
+    ),
+    "b": (
+        lambda: projector(torch.ones(3), 1.0, lb=0)(X, b=math.inf),
+        lambda: projector(torch.ones(3), 1.0, ub=1)(X, b=-math.inf),
+        lambda: projector(A, B, lb=0)(X, b=math.inf),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_sides_that_no_x_satisfies_are_refused(name):
+    for call in IMPOSSIBLE[name]:
+        with pytest.raises(projlab.InputError, match=f"{name} holds .*inf"):
+            call()
+
+
+# ---- metrics
+
+
+@pytest.mark.parametrize("variant", ["auto", "pinv", "cholesky", "sparse_cholesky", "iterative"])
+@pytest.mark.parametrize(
+    ("metric", "dtype"),
+    [
+        ([1e30, 1, 1], F64),
+        ([1e-300, 1, 1e300], F64),
+        ([1e-8, 1, 1e8], torch.float32),
+        ([1e40, 1, 1], torch.float32),
+        ([1e-50, 1, 1], torch.float32),
+    ],
+)
+def test_a_metric_that_leaves_no_precision_is_refused(metric, dtype, variant):
+    with pytest.raises(projlab.InputError, match="metric holds"):
+        projector(A.to(dtype), B.to(dtype), variant, metric=metric)
+
+
+def test_rows_hold_in_a_metric_of_large_spread():
+    for power in (4, 8, 12, 15):
+        metric = [10.0**power, 1, 1]
+        off = (A @ projector(A, B, metric=metric)(X) - B).abs().max()
+        assert float(off) <= 64 * U * 10 ** (power / 2)
+
+
+# ---- vectors, sets and states
+
+
+def test_a_set_is_not_projected_onto_in_memory_that_overlaps():
+    P = projector([[1.0, 1, 1]], 1.0, lb=0)
+    for x in (torch.arange(5.0, dtype=F64).as_strided((3, 3), (1, 1)), X.expand(2, 3)):
+        with pytest.raises(projlab.InputError, match="one number of memory at several places"):
+            P.project_(x)
+    with pytest.raises(projlab.InputError, match="x is a list"):
+        P.project_([1.0, 2, 3])
+
+
+@pytest.mark.parametrize("accuracy", ["a", 0, -1, math.nan])
+def test_certificates_of_sets_check_what_they_are_asked(accuracy):
+    P = projector(A, B, lb=-1)
+    y = P(X)
+    with pytest.raises(projlab.InputError, match="accuracy"):
+        P.certify(X, y, accuracy=accuracy)
+    with pytest.raises(projlab.InputError, match="list"):
+        P.certify([1, 2, 3], y)
+    with pytest.raises(projlab.InputError, match="no vector"):
+        P.certify(X.new_zeros(0, 3), X.new_zeros(0, 3))
+    assert P.certify(X, y).verdict == "certified"
+
+
+def test_sets_keep_what_their_parts_say():
+    free = LinearConstraint(A.numpy(), -np.inf, np.inf)
+    assert Polyhedron.of(free, Bounds(0, 1)).n == 3
+    same = LinearConstraint(A.numpy(), B.numpy(), B.numpy())
+    assert Polyhedron.of(same, Bounds(0, 1)).n == 3
+    named = AffineConstraint(A, B, names=["u", "v"])
+    assert Polyhedron.of(named, Bounds([0] * 3, [1] * 3)).names == ("u", "v")
+    both = Polyhedron.of(same, named, LinearConstraint(A.numpy(), -np.inf, B.numpy()))
+    assert both.names == ("row 0", "row 1", "u", "v", "inequality 0", "inequality 1")
+    with pytest.raises(projlab.InputError, match="must agree"):
+        Polyhedron.of(free, LinearConstraint(np.ones((1, 4)), 0, 1))
+    with pytest.raises(projlab.InputError, match="b_error"):
+        projector(AffineConstraint(A, B, b_error=0.2), lb=-5)
+    for n in (2.7, "a", True):
+        with pytest.raises(projlab.InputError, match="n is"):
+            Polyhedron(lb=0, n=n)
+
+
+def test_lists_of_tensors_that_require_grad_are_refused():
+    r = torch.ones((), requires_grad=True)
+    for call in (
+        lambda: projector(A, [r, r]),
+        lambda: project(X, A, [r, r]),
+        lambda: projector(A, B)(X, [r, r]),
+        lambda: projector(A, B, metric=[r, r, r]),
+        lambda: projector(A, B, lb=[r, r, r]),
+    ):
+        with pytest.raises(projlab.InputError, match="tensors that require grad"):
+            call()
+
+
+def test_half_a_state_is_refused():
+    P = projector(A, B)
+    state = P.state_dict()
+    half = {"A": state["A"] * 3}
+    with pytest.raises(RuntimeError, match="b: missing beside A"):
+        P.load_state_dict(half, strict=False)
+    with pytest.raises(RuntimeError, match="A is a ndarray"):
+        P.load_state_dict({**state, "A": A.numpy()})
+    assert torch.equal(P.A, A)
