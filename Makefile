@@ -9,7 +9,7 @@ STANDARD := runs/standard
 REFERENCE := reports/reference
 # These run the same lines many times over, and take twice as long where each is counted.
 UNCOUNTED := tests/projlab/training/test_optimizers.py tests/projlab/engine/test_autograd.py \
-  tests/projlab/test_precision_switches.py
+  tests/projlab/test_precision_switches.py tests/projlab/training/test_inequalities.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup validate reference test test-others test-device test-all coverage fuzz lint wheel-test bench

@@ -191,6 +191,10 @@ LIMITS: dict[str, tuple[type[Exception], Callable[[], object]]] = {
         projlab.InputError,
         lambda: projector(torch.stack([A, A]).to_sparse(), B, preconditioner=lambda r: r),
     ),
+    "a diagonal metric whose entries spread by more than 1 / u": (
+        projlab.InputError,
+        lambda: projector(A, B, metric=[1e-20] + [1.0] * (A.shape[1] - 1)),
+    ),
     "complex numbers": (projlab.InputError, lambda: projector(A.to(torch.complex64), B)),
     "integer x, float8": (projlab.InputError, lambda: project(X.long(), A, B)),
     "gradients in A and b where rows are redundant": (
