@@ -473,6 +473,16 @@ class PolyhedralProjector(nn.Module):
         known = [(t, -1 if t is None else t._version) for t in self._buffers.values()]
         vars(self)["_known_parts"] = known
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PolyhedralProjector":
+        """Move: the parts stay exact, whatever vectors are converted to."""
+
+        def moved(t: Tensor) -> Tensor:
+            found = fn(t)
+            return found if found.dtype is t.dtype else t.to(found.device)
+
+        super()._apply(moved, recurse)  # type: ignore[no-untyped-call]  # torch leaves it bare
+        return self
+
     def _follow(self) -> None:
         """Set up again where buffers changed."""
         now = list(self._buffers.values())

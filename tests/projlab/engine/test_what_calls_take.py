@@ -137,6 +137,17 @@ def test_a_set_is_not_projected_onto_in_memory_that_overlaps():
         P.project_([1.0, 2, 3])
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_set_is_exact_whatever_a_layer_is_converted_to(dtype):
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.rand(2, 5, dtype=F64, generator=generator)
+    x, inside = torch.rand(2, 5, dtype=F64, generator=generator)
+    layer = layers.Projection(rows, rows @ inside, lb=-1 / 3).to(dtype).double()
+    assert float((rows @ layer(x) - rows @ inside).abs().max()) <= 64 * U
+    assert float(layer(x - 5).min()) >= -1 / 3
+    assert layer.to(dtype)(x.to(dtype)).dtype is dtype
+
+
 @pytest.mark.parametrize("accuracy", ["a", 0, -1, math.nan])
 def test_certificates_of_sets_check_what_they_are_asked(accuracy):
     P = projector(A, B, lb=-1)
