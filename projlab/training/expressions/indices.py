@@ -21,6 +21,11 @@ def normalised(key: Any) -> Key:
     InputError
         An index that is neither, or one that torch and numpy read differently.
     """
+    if isinstance(key, list) and any(isinstance(k, list | tuple | slice | Tensor) for k in key):
+        raise InputError(
+            f"the index {key!r} is a list of sequences, which torch reads as a tuple or as an "
+            "array, by its version; write tuple(index) or torch.tensor(index)"
+        )
     return tuple(_one(k) for k in (key if isinstance(key, tuple) else (key,)))
 
 

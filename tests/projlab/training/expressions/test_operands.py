@@ -63,3 +63,11 @@ def test_matrix_of_every_kind_times_an_expression(matrix):
 def test_bad_input_is_refused_by_name(make, message):
     with pytest.raises(projlab.InputError, match=message):
         make()
+
+
+@pytest.mark.parametrize("index", [[[0, 1], [1, 2]], [[0, 1]], [[0, 1], slice(None)]])
+def test_a_list_of_sequences_is_no_index(index):
+    W = torch.nn.Parameter(torch.ones(3, 4))
+    with pytest.raises(projlab.InputError, match="write tuple"):
+        expr(W)[index]
+    assert expr(W)[tuple(index)].shape == W[tuple(index)].shape
