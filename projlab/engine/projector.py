@@ -25,6 +25,7 @@ from projlab.numerics.transfer import sent
 from projlab.proof.certificate import Certificate, certify
 from projlab.system.constraint import AffineConstraint, as_constraint
 from projlab.system.inputs import (
+    FLOATS,
     broadcast_shape,
     check_vector,
     refuse_elsewhere,
@@ -665,6 +666,8 @@ class Projector(SystemBuffers):
             b = to_tensor(b, "b")
         if b.is_complex():
             raise InputError(f"b has dtype {b.dtype}; projlab projects real vectors only")
+        if b.is_floating_point() and b.dtype not in FLOATS:
+            raise InputError(f"b has dtype {b.dtype}; use b.float()")
         b = _placed(b, solver.device)
         fits = b.dim() == 0 or b.shape[-1] == m
         if solver.batch is not None and b.dim() == 2 and x.dim() > 2:

@@ -564,13 +564,38 @@ def from_scipy(A: Any) -> tuple[Tensor, Tensor, Any, tuple[int, int]]:
             f"A is a scipy.sparse array of shape {A.shape}; it must be (m, n), or (B, m, n) where "
             "batches are taken"
         )
-    coo = A.tocoo()
+    _require_pointers(A)
+    try:
+        coo = A.tocoo()
+    except (ValueError, IndexError) as error:
+        raise InputError(
+            f"A is a scipy.sparse {A.format} whose parts do not fit together: {error}"
+        ) from None
+    (m, n), rows, cols = A.shape, coo.row, coo.col
+    if coo.nnz and (min(rows.min(), cols.min()) < 0 or rows.max() >= m or cols.max() >= n):
+        raise InputError(
+            f"A is a scipy.sparse {A.format} of shape {A.shape} that stores entries outside it"
+        )
     return (
         torch.from_numpy(np.array(coo.row, dtype=np.int64)),
         torch.from_numpy(np.array(coo.col, dtype=np.int64)),
         coo.data,
         (int(A.shape[0]), int(A.shape[1])),
     )
+
+
+def _require_pointers(A: Any) -> None:
+    """Raise `InputError` for row or column pointers by which scipy reads past its arrays."""
+    if A.format not in ("csr", "csc", "bsr"):
+        return
+    major = A.shape[A.format == "csc"] // (A.blocksize[0] if A.format == "bsr" else 1)
+    p = A.indptr
+    fits = len(p) == major + 1 and p[0] == 0 and p[-1] <= len(A.indices)
+    if not fits or bool((p[1:] < p[:-1]).any()):
+        raise InputError(
+            f"A is a scipy.sparse {A.format} whose indptr is none of {major + 1} numbers that "
+            f"grow from 0 to at most {len(A.indices)}"
+        )
 
 
 def _batch_from_scipy(A: Any) -> Tensor:

@@ -201,3 +201,25 @@ def test_half_a_state_is_refused():
     with pytest.raises(RuntimeError, match="A is a ndarray"):
         P.load_state_dict({**state, "A": A.numpy()})
     assert torch.equal(P.A, A)
+
+
+@pytest.mark.parametrize("make", [sp.csr_array, sp.csc_array, sp.bsr_array])
+@pytest.mark.parametrize(
+    ("part", "at", "value"),
+    [("indices", 0, 7), ("indices", 0, -1), ("indptr", 1, 9), ("indptr", -1, 9), ("indptr", 0, 1)],
+)
+def test_sparse_rows_whose_parts_do_not_fit_are_refused(make, part, at, value):
+    S = make(A.numpy())
+    getattr(S, part)[at] = value
+    with pytest.raises(projlab.InputError, match=r"A is a scipy\.sparse"):
+        projector(S, 0.0)
+
+
+def test_entries_outside_and_float8_are_refused():
+    for place in (5, -1):
+        S = sp.coo_array(A.numpy())
+        S.coords[0][0] = place
+        with pytest.raises(projlab.InputError, match="stores entries outside it"):
+            projector(S, 0.0)
+    with pytest.raises(projlab.InputError, match="float8"):
+        projector(A, B)(X, B.to(torch.float8_e5m2))
