@@ -99,8 +99,9 @@ def factor_metric(W: Tensor, dtype: torch.dtype, device: torch.device) -> Metric
         if high * u > low or not low >= torch.finfo(dtype).tiny or high > torch.finfo(dtype).max:
             raise InputError(
                 f"metric holds {low:.6g} and {high:.6g}: the largest entry may be at most "
-                f"{1 / u:.2g} times the smallest in {dtype}, and both within its range. Divide it "
-                "by a common factor, or fix the variables of large entries by equations"
+                f"{1 / u:.2g} times the smallest in {dtype}, and both within its range. Take "
+                "float64, divide by a common factor, or hold the variables of large entries by "
+                "equations"
             )
     W = W.to(dtype)
     if W.dim() == 1:
