@@ -206,6 +206,17 @@ def sharded(t, dim=None, mesh=None, placements=None):
     return nn.Parameter(distribute_tensor(t, mesh, placements))
 
 
+def gradients(ps, step):
+    """The same on every rank, and for whole parameters."""
+    for i, p in enumerate(ps):
+        torch.manual_seed(100 * step + i)
+        g = torch.randn(p.shape, dtype=p.dtype)
+        p.grad = None
+        if hasattr(p, "device_mesh"):
+            g = sharded(g, mesh=p.device_mesh, placements=p.placements).detach()
+        p.grad = g
+
+
 def against_one(parameters, write, steps=3):
     """Sharded parameters and their whole values, trained side by side with the same gradients."""
     plain = [nn.Parameter(whole(p).detach().clone()) for p in parameters]
@@ -213,13 +224,7 @@ def against_one(parameters, write, steps=3):
         optimizer = torch.optim.Adam(ps, lr=0.1)
         constrain(optimizer, *write(*ps))
         for step in range(steps):
-            for i, p in enumerate(ps):
-                torch.manual_seed(100 * step + i)
-                g = torch.randn(p.shape, dtype=p.dtype)
-                p.grad = None
-                if hasattr(p, "device_mesh"):
-                    g = sharded(g, mesh=p.device_mesh, placements=p.placements).detach()
-                p.grad = g
+            gradients(ps, step)
             optimizer.step()
     for p, q in zip(parameters, plain, strict=True):
         torch.testing.assert_close(whole(p).detach(), q.detach(), rtol=1e-12, atol=1e-12)
