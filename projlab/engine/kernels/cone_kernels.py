@@ -60,6 +60,15 @@ def _moving_beside(row: Any, point: Any, low: Any, high: Any, face: Any, s: Any)
 
 
 @njit(**OPTIONS)
+def _largest(row: Any) -> float:
+    """The largest absolute value."""
+    most = 0.0
+    for j in range(row.shape[0]):
+        most = max(most, abs(row[j]))
+    return most
+
+
+@njit(**OPTIONS)
 def _within(row: Any, low: Any, high: Any, face: Any, s: Any) -> Any:
     """The sum of row - s within its bounds, how many entries move, and sizes before and within."""
     over, slope, size, kept = 0.0, 0.0, 0.0, 0.0
@@ -146,7 +155,7 @@ def _cone(
                 break
         if not ended:
             return False
-        if given and abs(s) <= noise * np.abs(row).max():
+        if given and abs(s) <= noise * _largest(row):
             # of momenta what rounding alone would move stays: an entry without any gradient has no
             # second moment, and noise over that is a step of any length
             s = g.dtype.type(0)
