@@ -72,6 +72,8 @@ class StepHooks:
         self._projected = ProjectedMark()
         self._begun = False
         """Whether a step has begun. One that calls its parent class's calls hooks twice."""
+        self._raised = False
+        """Whether its closure raised, so that the next one is no part of it."""
         self._prices: list[tuple[StackedEquations, Tensor]] = []
         """Of the last step, where they are kept."""
         self._moves = StrayMoves()
@@ -291,7 +293,8 @@ class StepHooks:
                 "sharded parameters with fused=False, or train in bfloat16 without a scaler"
             )
         self.watch(stacklevel=6)  # past `eager`, `before`, and what torch wraps a step in
-        within, self._begun = self._begun, False  # until nothing more can fail here
+        within = self._begun and not self._raised
+        self._begun = self._raised = False  # until nothing more can fail here
         if self.settings.mode == "tangent":
             closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
             if closure is not None:
@@ -314,7 +317,7 @@ class StepHooks:
                 loss = closure()
                 self._project_gradients(optimizer, again=self._first(self._projected.on))
             except BaseException:
-                self._begun = False
+                self._raised = True
                 raise
             return loss
 

@@ -80,7 +80,9 @@ class PolyhedralProjector(nn.Module):
     is that of the projection onto the face where x ends. Where the face changes, the projection has
     a kink, and the derivative is the one from within the face that was found: for a box, x on its
     bound counts as free. Where active rows depend on each other the derivative in b and h is the
-    one of least norm.
+    one of least norm. Where several sets of active constraints describe x, at a degenerate vertex
+    say, derivatives and multipliers are those of one of them, which calls before may decide;
+    `forget` starts anew.
 
     The parts are buffers, and what is used: after a change in place or by assignment the next call
     sets up again. The search runs in float64; the result has x's dtype. The general method starts
@@ -236,11 +238,11 @@ class PolyhedralProjector(nn.Module):
 
     def project_(self, x: Tensor) -> Tensor:
         """Project x in place, without a graph, and return it."""
-        check_vector(x, self.polyhedron.n, None, self.device)
-        if not x.is_contiguous():
+        if isinstance(x, Tensor) and x.layout is torch.strided and not x.is_contiguous():
             refuse_overlap(x)
         with torch.no_grad():
-            x.copy_(self.forward(x))
+            projected = self.forward(x)  # which refuses what is no vector, before it is written to
+            x.copy_(projected)
         return x
 
     def multipliers(
@@ -337,7 +339,6 @@ class PolyhedralProjector(nn.Module):
             and x.dtype is torch.float64
             and x.dim() == 1
             and x.is_cpu
-            and forward_ad._current_level < 0
             and not recorded()
             and not needs_function(x, None)
         ):

@@ -288,8 +288,8 @@ class PolyhedralBlock(Block):
         return torch.cat([rows, beyond], -1).to(self.work)
 
     def magnitude(self, b: Tensor) -> Tensor:
-        x, right = self._read(self.ts), self._sides_of(b).right
-        rows = self.faces.sizes(x) + torch.where(torch.isinf(right), 0, right).abs()
+        x = self._read(self.ts)
+        rows = self._sizes(x, self._sides_of(b))
         return torch.cat([rows, x.abs().amax(-1, keepdim=True)], -1).to(self.work)
 
     def multipliers(self, gs: Sequence[Tensor], shift: Shift | None) -> Tensor:
@@ -317,14 +317,11 @@ class PolyhedralBlock(Block):
         sides, x = self._sides_of(b), self._read(self.ts)
         # bounds that change may cross, which nothing looks at before
         within = self._fixed is not None
-        if skip is None and self._plain:
-            left = self._project_natively(x, sides)
-            if left is not None and (within or not last):
-                return left
-        else:
-            left = None
+        left = self._project_natively(x, sides) if skip is None and self._plain else None
         if left is None:
             self._write(self.ts, self._reached(x, sides), x, skip)
+        elif within or not last:
+            return left
         if not last:
             return x.new_zeros(1)
         return self._off(self._read(self.ts), sides, within=within)
@@ -351,11 +348,13 @@ class PolyhedralBlock(Block):
 
     def _far(self, x: Tensor, sides: _Sides) -> Tensor:
         """Whether x (B, n), within its bounds, is off by more than rounding, (B, 1)."""
-        off = self._off(x, sides, within=True)[:, :-1]
-        right = torch.where(torch.isinf(sides.right), 0, sides.right).abs()
-        return (off.abs() > tolerance.HELD_ROUNDINGS * self._u * (self.faces.sizes(x) + right)).any(
-            -1, keepdim=True
-        )
+        off = self._off(x, sides, within=True)[:, :-1].abs()
+        room = tolerance.HELD_ROUNDINGS * self._u * self._sizes(x, sides)
+        return (off > room).any(-1, keepdim=True)
+
+    def _sizes(self, x: Tensor, sides: _Sides) -> Tensor:
+        """|M| |x| + |right| (B, m), where there is a right side, by which rounding is judged."""
+        return self.faces.sizes(x) + torch.where(torch.isinf(sides.right), 0, sides.right).abs()
 
     def restore_(
         self, b: Tensor, skip: Tensor | None, holds: Callable[[Tensor], Tensor], *, reads: bool
@@ -507,9 +506,7 @@ class PolyhedralBlock(Block):
         zero = torch.zeros_like(sides.right)
         if not self._unequal:
             return zero
-        # a row without a right side is slack by any of it
-        size = torch.where(torch.isinf(sides.right), 0, sides.right).abs()
-        room = tolerance.RESIDUAL_ROUNDINGS * self._u * (self.faces.sizes(x) + size)
+        room = tolerance.RESIDUAL_ROUNDINGS * self._u * self._sizes(x, sides)
         slack = self._inequality & (sides.right - self.faces.times(x) > room)
         return torch.where(slack, torch.inf, zero)
 
