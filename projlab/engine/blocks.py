@@ -15,9 +15,10 @@ from torch import Tensor
 from projlab import tolerance
 from projlab.engine import sparse
 from projlab.engine.facts import Facts
+from projlab.engine.kernels import components
 from projlab.engine.solver import NOTHING, Direct, ReverseMode, Solver
 from projlab.errors import InconsistentError, ProjlabError
-from projlab.numerics import memory, tuning
+from projlab.numerics import tuning
 from projlab.numerics.precision import lowered, stated_precision
 from projlab.system.constraint import AffineConstraint
 from projlab.system.equilibration import equilibrate
@@ -306,21 +307,22 @@ def built(
         or options.variant == "single_row"
     ):
         return None
-    blocks = independent_blocks(rows)
-    shapes = blocks.shapes()
     m, n = constraint.m, constraint.n
+    if tuning.whole(m, n):
+        return None
+    blocks = independent_blocks(rows, components.of_rows)
     if len(blocks) < 2:
         return None
+    shapes = blocks.shapes()
     if options.variant == "auto" and all(k == 1 for (k, _), _ in shapes):
         return None  # rows that share no variable are projected onto at once
     split = sum(len(members) * k * k * width for (k, width), members in shapes)
     pays = len(shapes) <= tuning.FEW_SHAPES and split * tuning.SPLIT_GAIN <= m * m * n
-    fits = memory.factorisation_bytes(m, n, torch.float64) <= memory.limit(constraint.device)
     if sparse.possible(constraint, options):
         # one sparse factor of all is as good as many of each, but not as many small dense ones
         if not pays or options.variant == sparse.NAME or _large(shapes):
             return None
-    elif fits and not pays:
+    elif not pays and sparse.dense_fits(constraint):
         return None
     system = _Apart(constraint, blocks, dtype, options, data, build)
     system.check_empty()

@@ -7,7 +7,7 @@ is. What is reached where they do not come down is told, for the error that says
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -79,7 +79,7 @@ def _hopeless(found: Corrected) -> bool:
     It only gets worse: what contracts fast is gone first.
     """
     rest = tolerance.CORRECTIONS - found.passes
-    rate = found.moved / max(found.before, _TINY) if found.before < torch.inf else 0.0
+    rate = found.moved / max(found.before, TINY) if found.before < torch.inf else 0.0
     return rest == 0 or (found.passes > 1 and found.moved * rate**rest > tolerance.STALLED)
 
 
@@ -89,46 +89,85 @@ def probes(count: int, n: int, dtype: torch.dtype, device: torch.device) -> Tens
     return torch.randn((count, n), generator=generator, dtype=dtype, device="cpu").to(device)
 
 
-def corrected(rows: Rows, f: Tensor, products: Products, count: int = PROBES) -> Corrected:
-    """Correct `count` random vectors and zero, f (m,) or (B, m), until they have come down.
+class Measured(NamedTuple):
+    """What a further correction would do, and what it would do it for; see `Corrected`."""
+
+    moved: float
+    drift: float
+    left: float
+    off: float
+    worst: int
+
+
+class Vectors(Protocol):
+    """Random vectors, and zero last, on their way to the null space and to the set."""
+
+    @property
+    def ends(self) -> Tensor:
+        """(..., count, n) the random ones, as they are now."""
+
+    def measured(self) -> Measured:
+        """Of the next correction."""
+
+    def correct(self) -> None:
+        """Make it."""
+
+
+def corrected(vectors: Vectors) -> Corrected:
+    """Correct random vectors and zero until they have come down.
 
     In float64, as is what is looked for: a right side that moves slowly counts like the others.
     """
-    lead = () if rows.batch is None else (rows.batch,)
-    z = probes(count, rows.shape[1], rows.dtype, rows.device).expand(*lead, -1, -1)
-    # the last vector starts from zero and ends on the point of the set that is nearest to it
-    X = torch.cat([z, z.new_zeros(*lead, 1, rows.shape[1])], -2)
-    norm = torch.linalg.vector_norm
-    lengths, sizes = norm(z, dim=-1), rows.abs().matvec(z.abs())
-    R = _residual(products, X, f)
-    norms = rows.row_norms()
     done, before, drifted = 0, torch.inf, torch.inf
     while True:
-        step = products.transposed_times(products.solve(R))
-        length = norm(X - step, dim=-1)
-        scale = torch.cat([lengths, length[..., -1:]], -1)
-        lengths_moved = norm(step, dim=-1) / scale.clamp_min(_TINY)
-        moved, drift = (float(t.max()) for t in lengths_moved.split([count, 1], dim=-1))
-        left = float((R[..., :-1, :].abs() / sizes.clamp_min(_TINY)).max())
-        allowed = norms * norm(X[..., -1, :], dim=-1, keepdim=True) + f.abs()
-        off = (R[..., -1, :].abs() / allowed.clamp_min(_TINY)).flatten()
-        worst = int(off.argmax())
-        ends, most = X[..., :-1, :], float(off[worst])
-        found = Corrected(done, moved, before, drift, left, most, worst, ends)
+        moved, drift, left, off, worst = vectors.measured()
+        found = Corrected(done, moved, before, drift, left, off, worst, vectors.ends)
         # the first is made whatever it moves, and the last that moves nothing is not
         settled = found.at_rest and _rest(drift, drifted)
         if done and (settled or not moved < torch.inf or _hopeless(found)):
             return found
-        X, done, before, drifted = X - step, done + 1, moved, drift
-        R = _residual(products, X, f)
+        vectors.correct()
+        done, before, drifted = done + 1, moved, drift
 
 
-_TINY = 1e-300
+class Probes:
+    """`Vectors` by torch's operators: for rows E (m, n) or (B, m, n), and f (m,) or (B, m)."""
+
+    def __init__(self, rows: Rows, f: Tensor, products: Products, count: int = PROBES) -> None:
+        lead, n = () if rows.batch is None else (rows.batch,), rows.shape[1]
+        z = probes(count, n, rows.dtype, rows.device).expand(*lead, -1, -1)
+        self._f, self._products = f, products
+        self._lengths = torch.linalg.vector_norm(z, dim=-1)
+        self._sizes, self._norms = rows.abs().matvec(z.abs()), rows.row_norms()
+        # the last vector starts from zero and ends on the point of the set that is nearest to it
+        self._X = torch.cat([z, z.new_zeros(*lead, 1, n)], -2)
+        self._step = torch.zeros_like(self._X)
+
+    @property
+    def ends(self) -> Tensor:
+        """See `Vectors`."""
+        return self._X[..., :-1, :]
+
+    def measured(self) -> Measured:
+        """See `Vectors`."""
+        X, f, norm = self._X, self._f, torch.linalg.vector_norm
+        R = self._products.times(X)
+        R[..., -1, :] -= f
+        self._step = step = self._products.transposed_times(self._products.solve(R))
+        length = norm(X - step, dim=-1)
+        scale = torch.cat([self._lengths, length[..., -1:]], -1)
+        lengths_moved = norm(step, dim=-1) / scale.clamp_min(TINY)
+        moved, drift = (float(t.max()) for t in lengths_moved.split([X.shape[-2] - 1, 1], dim=-1))
+        left = float((R[..., :-1, :].abs() / self._sizes.clamp_min(TINY)).max())
+        allowed = self._norms * norm(X[..., -1, :], dim=-1, keepdim=True) + f.abs()
+        off = (R[..., -1, :].abs() / allowed.clamp_min(TINY)).flatten()
+        worst = int(off.argmax())
+        return Measured(moved, drift, left, float(off[worst]), worst)
+
+    def correct(self) -> None:
+        """See `Vectors`."""
+        self._X = self._X - self._step
+
+
+TINY = 1e-300
 """In the place of a zero that divides a zero."""
-
-
-def _residual(products: Products, X: Tensor, f: Tensor) -> Tensor:
-    """E x of the random vectors, and E x - f of the last."""
-    R = products.times(X)
-    R[..., -1, :] -= f
-    return R

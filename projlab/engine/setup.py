@@ -25,7 +25,7 @@ from torch import Tensor
 from projlab import tolerance
 from projlab.engine import blocks, careful, iterated, sparse, whitened
 from projlab.engine.blocks import AnySolver
-from projlab.engine.corrections import PROBES, Products, corrected, probes
+from projlab.engine.corrections import PROBES, Probes, Products, corrected, probes
 from projlab.engine.facts import Facts
 from projlab.engine.full_rank import of_full_rank, proven_facts, qr_reason
 from projlab.engine.kernels import small_qr
@@ -39,14 +39,14 @@ from projlab.errors import (
     ProjlabError,
     RankDeficientError,
 )
-from projlab.numerics import memory
+from projlab.numerics import memory, tuning
 from projlab.numerics.precision import lowered, outside_inference_mode, stated_precision
 from projlab.numerics.triangular import cholesky_solve, condition_bound, householder
 from projlab.system.constraint import AffineConstraint
 from projlab.system.equilibration import Equilibrated, equilibrate, safe_norms
 from projlab.system.options import Options
 from projlab.system.row_choice import pivot_rows
-from projlab.system.rows import DenseRows
+from projlab.system.rows import DenseRows, SparseRows
 
 
 def build(
@@ -167,18 +167,24 @@ def _answers_first(constraint: AffineConstraint, options: Options) -> bool:
 def _small(
     constraint: AffineConstraint, dtype: torch.dtype, options: Options, data: torch.dtype
 ) -> Solver | None:
-    """As `of_full_rank`, equilibration included, of a few dense rows by a kernel of their own."""
+    """As `of_full_rank`, equilibration included, of a few rows by a kernel of their own."""
     rows, m, n = constraint.rows, constraint.m, constraint.n
     if (
-        not isinstance(rows, DenseRows)
+        not isinstance(rows, DenseRows | SparseRows)
         or rows.dtype is not dtype
+        or not tuning.small_set_up(m, n)
+        or options.variant == sparse.NAME
         or m > n
         or options.variant == "cholesky"
         or options.applications == 1  # which does not pay for importing numba
     ):
         return None
+    try:
+        entries = rows.to_dense()
+    except MemoryLimitError:
+        return None
     limit = tolerance.proven_condition(m, n, tolerance.unit_roundoff(data))
-    made = small_qr.factored(rows.entries, constraint.b, safe_norms(dtype), limit)
+    made = small_qr.factored(entries, constraint.b, safe_norms(dtype), limit)
     if made is None or not made.bound <= limit:  # NaN too
         return None
     reason = qr_reason(made.bound, m, n, dtype, options)
@@ -289,7 +295,7 @@ def _with_shift(
     if bool(failed.any()):
         return None
     products = Products(system.rows.matvec, system.rows.rmatvec, lambda r: cholesky_solve(L, r))
-    found = corrected(system.rows, system.f, products)
+    found = corrected(Probes(system.rows, system.f, products))
     if not found.answered:
         return None
     passes = found.passes

@@ -60,9 +60,8 @@ def dense_fits(constraint: AffineConstraint) -> bool:
 
 def costly(constraint: AffineConstraint, options: Options) -> bool:
     """Whether a dense factor takes longer than calls of a sparse one, or does not fit."""
-    if not dense_fits(constraint):
-        return True
-    return _dense_operations(constraint.rows, options) > _operations(None, options)
+    longer = _dense_operations(constraint.rows, options) > _operations(None, options)
+    return longer or not dense_fits(constraint)
 
 
 def solver(

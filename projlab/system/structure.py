@@ -1,5 +1,6 @@
 """Structure of a system that a variant can use: disjoint rows, independent blocks."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -123,7 +124,7 @@ def worthwhile_blocks(rows: Rows) -> Blocks | None:
 
     None for dense rows: to look for their blocks costs as much as what it might save.
     """
-    if not isinstance(rows, SparseRows):
+    if not isinstance(rows, SparseRows) or rows.shape[0] < 2:
         return None
     blocks, (m, n) = independent_blocks(rows), rows.shape
     pays = blocks.operations * tuning.SPLIT_GAIN <= min(m, n) * m * n
@@ -142,8 +143,8 @@ def places(component: Tensor, count: int) -> Tensor:
     return place
 
 
-def independent_blocks(rows: SparseRows) -> Blocks:
-    """The connected components of the graph that joins a row to the columns it holds."""
+def connected_rows(rows: SparseRows) -> tuple[int, Tensor, Tensor]:
+    """How many blocks there are, and which each row (m,) and column (n,) is in: see `Blocks`."""
     (m, n), device = rows.shape, rows.device
     _, label = connected(m + n, rows.rows, rows.cols + m)
     label = label.to(device)
@@ -153,8 +154,15 @@ def independent_blocks(rows: SparseRows) -> Blocks:
     _, compact = torch.unique(label[held], return_inverse=True)
     whole = torch.full((m + n,), -1, device=device, dtype=torch.long)
     whole[held] = compact
-    of_row, of_column = whole[:m], whole[m:]
-    count = int(compact.max()) + 1 if len(compact) else 0
+    return int(compact.max()) + 1 if len(compact) else 0, whole[:m], whole[m:]
+
+
+def independent_blocks(
+    rows: SparseRows,
+    find: Callable[[SparseRows], tuple[int, Tensor, Tensor]] = connected_rows,
+) -> Blocks:
+    """The connected components of the graph that joins a row to the columns it holds."""
+    count, of_row, of_column = find(rows)
     heights = torch.bincount(of_row[of_row >= 0], minlength=count)
     widths = torch.bincount(of_column[of_column >= 0], minlength=count)
     return Blocks(rows, of_row, of_column, heights, widths)

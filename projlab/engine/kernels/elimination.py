@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from projlab.engine.corrections import PROBES, TINY, Measured, probes
 from projlab.engine.kernels.native import in_place, loaded, wanted
 from projlab.numerics.fill import Fill
 from projlab.numerics.sparse_factor import CPU, Prepared, SparseFactor
@@ -59,6 +60,9 @@ def _tried(found: Any) -> None:
     found.solve_all(Lp, Li, Lx, D, width, np.ones((1, 1)))
     nothing = array("q", [0] * SLOTS)
     found.project(0, 0, nothing.buffer_info()[0])
+    E, X, known = (first, rows, one), np.ones((2, 1)), (np.ones(1), np.ones((1, 1)), np.ones(1))
+    found.opened(*E, X, *known)
+    found.measured(E, (Lp, Li, Lx, D, width), X, one, known, np.zeros((2, 1)), TINY)
 
 
 SLOTS = 16
@@ -193,6 +197,17 @@ class NativeFactor(SparseFactor):
         return x.reshape(b.shape)
 
 
+def _by_kernel(gram: SparseGram) -> NativeFactor | None:
+    """The factor, where a correction is products with E and solves with it, all by kernels."""
+    if gram.made is None:
+        gram.factor()
+    factor = gram.made
+    if not isinstance(factor, NativeFactor) or gram.apart or max(gram.shape) == 0:
+        return None
+    kinds = gram.E.forward.indptr.dtype, gram.E.forward.indices.dtype
+    return factor if kinds == (np.int32, np.int32) else None
+
+
 class Projection:
     """`passes` corrections with one factor, in place; for vectors that lie one after the other."""
 
@@ -212,11 +227,8 @@ class Projection:
     @staticmethod
     def of(gram: SparseGram, passes: int) -> "Projection | None":
         """None where a projection is more than that."""
-        factor = gram.made
-        if not isinstance(factor, NativeFactor) or gram.apart or max(gram.shape) == 0:
-            return None
-        kinds = gram.E.forward.indptr.dtype, gram.E.forward.indices.dtype
-        return Projection(gram, factor, passes) if kinds == (np.int32, np.int32) else None
+        factor = _by_kernel(gram)
+        return None if factor is None else Projection(gram, factor, passes)
 
     def _plan(self, c: Tensor | None, total: Tensor | None) -> "array[int]":
         numbers = list(self._fixed)
@@ -250,3 +262,38 @@ class Projection:
         return in_place(
             self._kernel, torch.float64, self.n, sys.maxsize, self._plan(c, None), (self, c)
         )
+
+
+class Probes:
+    """As `projlab.engine.corrections.Probes`, of one system: each correction is one call."""
+
+    def __init__(self, gram: SparseGram, factor: NativeFactor, f: Tensor, count: int) -> None:
+        E, (m, n) = gram.E.forward, gram.shape
+        self._kernel = kernels().measured
+        self._E = E.indptr, E.indices, E.data
+        self._factor = factor.first, factor.rows, factor.values, factor.pivots, factor.width
+        self._X = np.zeros((count + 1, n))
+        self._X[:-1] = probes(count, n, torch.float64, CPU).numpy()
+        self._f, self._step = f.contiguous().numpy(), np.zeros((count + 1, n))
+        self._known = np.empty(count), np.empty((count, m)), np.empty(m)
+        kernels().opened(*self._E, self._X, *self._known)
+
+    @staticmethod
+    def of(gram: SparseGram, f: Tensor, count: int = PROBES) -> "Probes | None":
+        """For f (m,) of float64 in the order of the factor; None where that is no kernel's."""
+        factor = _by_kernel(gram)
+        return None if factor is None else Probes(gram, factor, f, count)
+
+    @property
+    def ends(self) -> Tensor:
+        """See `projlab.engine.corrections.Vectors`."""
+        return torch.from_numpy(self._X[:-1])
+
+    def measured(self) -> Measured:
+        """See `projlab.engine.corrections.Vectors`."""
+        told = self._kernel(self._E, self._factor, self._X, self._f, self._known, self._step, TINY)
+        return Measured(*told)
+
+    def correct(self) -> None:
+        """See `projlab.engine.corrections.Vectors`."""
+        self._X -= self._step

@@ -8,6 +8,7 @@ child, are taken four or two at a time: their rows are read once (supernodes; As
 ACM Trans. Math. Software 15 (1989)).
 """
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -393,6 +394,85 @@ def project(x: int, k: int, plan: int) -> None:
                     total[i * m + j] = y[j] + (total[i * m + j] if done else 0.0)
 
 
+@njit(**OPTIONS)
+def opened(
+    first: Any, cols: Any, values: Any, X: Any, lengths: Any, sizes: Any, norms: Any
+) -> None:
+    """Of random vectors, the rows of X but the last: their lengths, and |E| |x| row by row.
+
+    And the norms of E's rows.
+    """
+    m, k = len(first) - 1, len(X) - 1
+    for v in range(k):
+        lengths[v] = _norm(X[v])
+    for i in range(m):
+        norms[i] = _norm(values[first[i] : first[i + 1]])
+        for v in range(k):
+            x, a = X[v], 0.0
+            for p in range(first[i], first[i + 1]):
+                a += abs(values[p] * x[cols[p]])
+            sizes[v, i] = a
+
+
+@njit(**OPTIONS)
+def _norm(v: Any) -> float:
+    a = 0.0
+    for j in range(len(v)):
+        a += v[j] * v[j]
+    return math.sqrt(a)
+
+
+@njit(**OPTIONS)
+def _larger(a: float, b: float) -> float:
+    """The maximum, NaN where either is."""
+    return a if a > b or a != a else b  # the test for NaN
+
+
+@njit(**OPTIONS)
+def measured(
+    E: Any, factor: Any, X: Any, f: Any, known: Any, step: Any, tiny: float
+) -> tuple[float, float, float, float, int]:
+    """The next step of X, and what it comes to: see `projlab.engine.corrections.Measured`.
+
+    `E` has its rows' beginnings, columns and values, `factor` what `solve_all` takes, `known` what
+    `opened` found.
+    """
+    first, cols, values = E
+    Lp, Li, Lx, D, width = factor
+    lengths, sizes, norms = known
+    (k, n), m = X.shape, len(f)
+    R = np.empty((k, m))
+    size, left, off, worst = _norm(X[k - 1]), 0.0, 0.0, 0
+    for i in range(m):
+        for v in range(k):
+            x, a = X[v], 0.0
+            for p in range(first[i], first[i + 1]):
+                a += values[p] * x[cols[p]]
+            R[v, i] = a
+            if v < k - 1:
+                left = _larger(abs(a) / max(sizes[v, i], tiny), left)
+        a = R[k - 1, i] - f[i]
+        R[k - 1, i] = a
+        here = _larger(abs(a) / max(norms[i] * size + abs(f[i]), tiny), off)
+        if here != off and off == off:  # as above
+            off, worst = here, i
+    solve_all(Lp, Li, Lx, D, width, R)
+    step[:] = 0.0
+    for i in range(m):
+        for v in range(k):
+            y, a = step[v], R[v, i]
+            for p in range(first[i], first[i + 1]):
+                y[cols[p]] += values[p] * a
+    moved, last = 0.0, 0.0
+    for v in range(k - 1):
+        moved = _larger(_norm(step[v]) / max(lengths[v], tiny), moved)
+    for j in range(n):
+        a = X[k - 1, j] - step[k - 1, j]
+        last += a * a
+    drift = _norm(step[k - 1]) / max(math.sqrt(last), tiny)
+    return moved, drift, left, off, worst
+
+
 class Kernels(NamedTuple):
     """What is compiled for float64."""
 
@@ -406,6 +486,8 @@ class Kernels(NamedTuple):
     numeric: Any
     solve_all: Any
     project: Any
+    opened: Any
+    measured: Any
 
 
 float64 = Kernels(
@@ -419,4 +501,6 @@ float64 = Kernels(
     numeric,
     solve_all,
     project,
+    opened,
+    measured,
 )

@@ -29,7 +29,7 @@ from torch._C._functorch import is_legacy_batchedtensor
 from torch.compiler import is_exporting
 
 from projlab import tolerance
-from projlab.engine.corrections import Corrected, Products, corrected
+from projlab.engine.corrections import Corrected, Probes, Products, Vectors, corrected
 from projlab.engine.kernels import elimination
 from projlab.engine.variants.base import Bound, Factor, Variant
 from projlab.errors import InputError, RankDeficientError
@@ -331,20 +331,14 @@ def judged(
     gram: SparseGram, rows: Rows, f: Tensor, steps: Sequence[int] = tolerance.INNER_STEPS
 ) -> Judged:
     """The first way that does: this shift or a smaller one, or steps within each correction."""
-    if rows.batch is not None:  # each system by its own norms: rows (B, m, n) and f (B, m)
-        ordered: Rows = SparseBatch(*rows.to(torch.float64).triplets(), rows.shape)
-    else:
+    if rows.batch is None:
         f = f[gram.order]
-        if rows.dtype is torch.float64:
-            ordered = SparseRows(*gram.E.entries(), gram.shape)  # the same, in order already
-        else:
-            ordered = rows.select(gram.order)
-    best = _tried(gram, 0, ordered, f)
+    best = _tried(gram, 0, rows, f)
     if not best.found.at_rest:
         smaller = gram.reshifted(gram.shift * tolerance.SMALLER_SHIFT)
         ways = ((smaller, 0), *((gram, inner) for inner in steps if inner))
         for other, inner in ways:
-            best = _tried(other, inner, ordered, f)
+            best = _tried(other, inner, rows, f)
             if best.found.at_rest:
                 break
     return best
@@ -358,12 +352,19 @@ def judged_alone(gram: SparseGram, rows: Rows) -> Judged:
     return judged(gram, whole, f)
 
 
-def _tried(gram: SparseGram, inner: int, ordered: Rows, f: Tensor) -> Judged:
-    """One way; rows and f in the order of the factor, of a batch in their own."""
+def _tried(gram: SparseGram, inner: int, rows: Rows, f: Tensor) -> Judged:
+    """One way; f (m,) in the order of the factor, of a batch (B, m) in that of the rows."""
     solve: Callable[[Tensor], Tensor] = partial(gram.solve, steps=inner)
-    if ordered.batch is not None:
-        return Judged(gram, inner, corrected(ordered, f, _of_systems(gram, solve, ordered.batch)))
-    found = corrected(ordered, f, Products(gram.times, gram.transposed_times, solve))
+    if rows.batch is not None:  # each system by its own norms: rows (B, m, n) and f (B, m)
+        systems = SparseBatch(*rows.to(torch.float64).triplets(), rows.shape)
+        products = _of_systems(gram, solve, rows.batch)
+        return Judged(gram, inner, corrected(Probes(systems, f, products)))
+    vectors: Vectors | None = None if inner else elimination.Probes.of(gram, f)
+    if vectors is None:
+        ordered = SparseRows(*gram.E.entries(), gram.shape)
+        products = Products(gram.times, gram.transposed_times, solve)
+        vectors = Probes(ordered, f, products)
+    found = corrected(vectors)
     return Judged(gram, inner, found._replace(worst=int(gram.order[found.worst])))
 
 

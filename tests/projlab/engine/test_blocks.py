@@ -21,6 +21,7 @@ U = 2.0**-53
 def always(monkeypatch):
     """Take every sparse system apart, whatever it costs."""
     monkeypatch.setattr(tuning, "SPLIT_GAIN", 0)
+    monkeypatch.setattr(tuning, "WHOLE", 0)
 
 
 def scattered(blocks, seed=0):
@@ -113,6 +114,20 @@ def test_a_few_dense_blocks_stay_one_system():
     A = sp.block_diag([rng.standard_normal((2, 4)) for _ in range(2)], format="csr")
     b, _ = problem(A)
     assert not isinstance(projlab.projector(A, b)._solver, BlockSolver)
+
+
+def test_so_few_rows_are_set_up_whole_as_dense_ones_are():
+    A = scattered([np.array([[1.0, 2.0, -1.0], [0.0, 1.0, 1.0]])] * 8)
+    A = sp.csr_array(A)[abs(sp.csr_array(A)).sum(1) > 0]
+    b, x = problem(A)
+    P, Q = projlab.projector(A, b), projlab.projector(A.toarray(), b)
+    assert (P.variant, str(P.reason)) == (Q.variant, str(Q.reason))
+    assert torch.equal(P(x), Q(x))
+    assert torch.equal(P.multipliers(x), Q.multipliers(x))
+    assert P.A.is_sparse
+    # 256 of them are more than one QR is worth
+    A = scattered([np.array([[1.0, 2.0, -1.0], [0.0, 1.0, 1.0]])] * 256)
+    assert isinstance(projlab.projector(A, problem(A)[0])._solver, BlockSolver)
 
 
 def test_contradictions_are_named_by_their_rows(always):

@@ -83,10 +83,10 @@ def test_compiled_with_a_transposed_x(fresh_compiler):
 
 
 def test_compiled_blocks_give_the_bits_of_eager(fresh_compiler):
-    A = torch.block_diag(*torch.randn(60, 2, 3, dtype=F64)).to_sparse()
-    P = projector(A, torch.randn(120, dtype=F64))
+    A = torch.block_diag(*torch.randn(120, 2, 3, dtype=F64)).to_sparse()
+    P = projector(A, torch.randn(240, dtype=F64))
     assert "blocks" in P.reason
-    x, g = torch.randn(4, 180, dtype=F64, requires_grad=True), torch.randn(4, 180, dtype=F64)
+    x, g = torch.randn(4, 360, dtype=F64, requires_grad=True), torch.randn(4, 360, dtype=F64)
     compiled = torch.compile(P, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(x), P(x))
     (found,), (eager,) = (torch.autograd.grad(f(x), x, g) for f in (compiled, P))

@@ -49,9 +49,9 @@ def layers():
 
 
 def test_blocks_are_exported_too():
-    A = torch.block_diag(*torch.randn(60, 2, 3, dtype=F64)).to_sparse()
-    layer = projlab.nn.AffineProjection(A, torch.randn(120, dtype=F64))
-    x = torch.randn(4, 180, dtype=F64)
+    A = torch.block_diag(*torch.randn(120, 2, 3, dtype=F64)).to_sparse()
+    layer = projlab.nn.AffineProjection(A, torch.randn(240, dtype=F64))
+    x = torch.randn(4, 360, dtype=F64)
     program = torch.export.export(layer, (x,))
     assert "blocks" in layer.projector.reason
     called = [n.target for n in program.graph.nodes if n.op == "call_function"]

@@ -7,10 +7,13 @@ import torch
 
 import projlab
 from projlab import tolerance
-from projlab.engine.kernels import elimination
+from projlab.engine import corrections
+from projlab.engine.kernels import components, elimination
 from projlab.numerics import fill
 from projlab.numerics.sparse_factor import SuperLU, prepared
 from projlab.numerics.sparse_gram import SparseGram
+from projlab.system.rows import SparseRows, as_rows
+from projlab.system.structure import connected_rows
 from tests.projlab.ways import needs_numba
 
 pytestmark = needs_numba
@@ -105,6 +108,64 @@ def test_a_projection_is_the_corrections_one_by_one(k):
     # the balances add up to zero, and so do not tell a constant in y
     apart = factor.gram.transposed_times(found - total)
     assert apart.abs().max() <= allowed
+
+
+@pytest.mark.parametrize("size", CASES)
+def test_corrections_come_to_what_they_do_with_operators(size):
+    gram, _ = both(*size)
+    gram.factor()
+    f = torch.randn(gram.shape[0], generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    kernel = elimination.Probes.of(gram, f)
+    ordered = SparseRows(*gram.E.entries(), gram.shape)
+    plain = corrections.Probes(
+        ordered, f, corrections.Products(gram.times, gram.transposed_times, gram.solve)
+    )
+    G = torch.from_numpy(gram.ready.matrix.toarray())
+    # each solve errs by kappa u, whatever is left of the residual
+    allowed = 16 * (3 * gram.shape[0] + 1) * U * float(torch.linalg.cond(G))
+    for _ in range(3):
+        ours, theirs = kernel.measured(), plain.measured()
+        assert ours[:-1] == pytest.approx(theirs[:-1], rel=allowed, abs=allowed)
+        if theirs.off > 10 * allowed:
+            assert ours.worst == theirs.worst
+        for vectors in (kernel, plain):
+            vectors.correct()
+        assert (kernel.ends - plain.ends).norm() <= allowed * plain.ends.norm() + allowed
+
+
+def test_what_is_no_number_is_told_and_not_passed_over():
+    gram, _ = both(300, 700, "random")
+    gram.factor()
+    for row in (0, 150, 299):
+        f = torch.zeros(300, dtype=torch.float64)
+        f[row] = torch.nan
+        found = elimination.Probes.of(gram, f).measured()
+        assert (found.worst, np.isnan(found.off), np.isnan(found.drift)) == (row, True, True)
+        assert found.left < torch.inf
+        assert not corrections.corrected(elimination.Probes.of(gram, f)).answered
+
+
+def test_corrections_with_steps_of_their_own_are_no_kernels():
+    """Columns kept apart, and factors that SuperLU makes."""
+    gram, plain = both(300, 700, "random")
+    zero = torch.zeros(300, dtype=torch.float64)
+    assert elimination.Probes.of(gram, zero) is not None
+    assert elimination.Probes.of(plain, zero) is None
+    gram.apart = 1
+    assert elimination.Probes.of(gram, zero) is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_components_are_those_of_scipy(seed):
+    rng = np.random.default_rng(seed)
+    m, n = rng.integers(1, 30, 2)
+    A = sp.random_array((m, n), density=float(rng.uniform(0.0, 0.1)), rng=rng, format="csr")
+    found = as_rows(A)
+    count, of_row, of_column = components.of_rows(found)
+    wanted = connected_rows(found)
+    assert count == wanted[0]
+    assert torch.equal(of_row, wanted[1])
+    assert torch.equal(of_column, wanted[2])
 
 
 def patterns():
