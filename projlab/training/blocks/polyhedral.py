@@ -80,8 +80,12 @@ class _Sides:
     lb: Tensor
     """(B, n), or () where one holds for all; each as its parameter's dtype has it."""
     ub: Tensor
-    listed: tuple[Tensor, Tensor]
-    """Both as (B, n) or (1, n)."""
+    listed: cones.Bounds | None
+    """Both as kernels take them."""
+    sums: Tensor | None
+    """(B,) what the entries are to add up to, in float64, where rows are plain sums."""
+    rounding: Tensor | None
+    """(B,) what a sum of them may be off by, for rounding."""
 
 
 @dataclass(frozen=True)
@@ -229,12 +233,14 @@ class PolyhedralBlock(Block):
                         f"the bound {float(given[i, j]):.6g} of {checked(i, j)} is infinite in the "
                         "precision of its parameter; scale the inequality"
                     )
-        listed = lb, ub
         if not b.is_cuda:
             lb, ub = (_scalar(t) for t in (lb, ub))
-            few = (t.expand(1, n).contiguous() if t.dim() == 0 else t for t in (lb, ub))
-            listed = next(few), next(few)
-        return _Sides(b[self._row_numbers].to(self.work), lb, ub, listed)
+        right, sums, rounding = b[self._row_numbers].to(self.work), None, None
+        if self._plain and self.faces.rows:
+            sums = right[:, 0].double() / self._weight
+            u = tolerance.unit_roundoff(self.work)
+            rounding = tolerance.RESIDUAL_ROUNDINGS / 2 * u * sums.abs()
+        return _Sides(right, lb, ub, cones.Bounds.of(lb, ub, n), sums, rounding)
 
     def _tightest(
         self, b: Tensor, side: tuple[Tensor, Tensor, Tensor], sign: int
@@ -373,32 +379,32 @@ class PolyhedralBlock(Block):
         None where it does not apply.
         """
         own = self.ts[self._entries[0].parameter]
-        compiled = cones.kernels(x, *sides.listed)
-        if compiled is None or not _shares(x, own):
+        bounds = sides.listed
+        compiled = None if bounds is None else cones.kernels(bounds, x)
+        if bounds is None or compiled is None or not _shares(x, own):
             return None
         face = self._face
         entries = torch.zeros_like(x) if face is None else face.entries
-        right = sides.right[:, 0].double() / self._weight if self.faces.rows else None
+        right = sides.sums
         sums = None if right is None else right.clone()
-        if not cones.onto(compiled, x, sides.listed, entries, sums):
+        if not cones.onto(compiled, x, bounds, entries, sums):
             return None
         increment_version(own)
-        if right is None or sums is None:
+        if right is None or sums is None or sides.rounding is None:
             return x.new_zeros(1)
-        left = self._share_out(x, sums - right, right, (sides.lb, sides.ub)).mul_(self._weight)
-        suspected = left.abs() > tolerance.HELD_ROUNDINGS * self._u * sides.right[:, 0].abs()
-        if bool(suspected.any()) and bool(self._far(x, sides).any()):
-            x.copy_(self._reached(x, sides))
-            left = self._off(x, sides, within=True)
-        return left
+        left = sums - right
+        if not bool((left.abs() <= sides.rounding).all()):
+            left = self._share_out(x, left, right, (sides.lb, sides.ub))
+            suspected = left.abs() > tolerance.HELD_ROUNDINGS * self._u * right.abs()
+            if bool(suspected.any()) and bool(self._far(x, sides).any()):
+                x.copy_(self._reached(x, sides))
+                return self._off(x, sides, within=True)
+        return left.mul_(self._weight)
 
     def _share_out(
         self, x: Tensor, r: Tensor, right: Tensor, bounds: tuple[Tensor, Tensor]
     ) -> Tensor:
         """Take out what rounding of the kernel's multiplier and sums left, r; the rest of it."""
-        u = tolerance.unit_roundoff(self.work)
-        if bool((r.abs() <= tolerance.RESIDUAL_ROUNDINGS / 2 * u * right.abs()).all()):
-            return r
         free = (x > bounds[0]) & (x < bounds[1])
         count = free.count_nonzero(-1)
         each = torch.where(count > 0, r / count.clamp_min(1), 0.0).unsqueeze(-1)
@@ -493,10 +499,11 @@ class PolyhedralBlock(Block):
         """-g onto the cone in place, by the compiled kernel; False, where it does not apply."""
         own = gs[self._entries[0].parameter]
         g, sums = self._read(gs), bool(self.faces.rows)
-        compiled = cones.kernels(g, x, *sides.listed)
-        if compiled is None or not _shares(g, own):
+        bounds = sides.listed
+        compiled = None if bounds is None else cones.kernels(bounds, g, x)
+        if bounds is None or compiled is None or not _shares(g, own):
             return False
-        if not cones.cone(compiled, g, x, sides.listed, face, sums=sums, given=given):
+        if not cones.cone(compiled, g, x, bounds, face, sums=sums, given=given):
             return False
         increment_version(own)
         return True

@@ -169,6 +169,20 @@ def test_a_step_of_any_length_ends_on_the_set(constraints, size, native):
     assert float(handle.residual().abs().max()) <= 8 * U
 
 
+@pytest.mark.parametrize("rate", [0.3, 3.0])
+def test_what_a_rounded_multiplier_leaves_of_a_sum_is_shared_out(rate, native):
+    """Half of the entries come back by the step, which float32 has to u of it, times n / 2."""
+    n = 3000
+    w = Parameter(torch.full((n,), 1 / n))
+    constrain(optimizer := Adam([w], lr=rate), expr(w).sum() == 1, expr(w) >= 0)
+    w.grad = torch.cat([torch.ones(n // 2), -torch.ones(n // 2)])
+    optimizer.step()
+    w = w.detach()
+    assert abs(float(w.double().sum()) - 1) <= tolerance.HELD_ROUNDINGS * U
+    assert not w[: n // 2].any()
+    assert (w[n // 2 :] - 2 / n).abs().max() <= 2 * rate * U
+
+
 @pytest.mark.parametrize("scale", [1.0, 1e2, 1e4])
 @pytest.mark.parametrize("rows", [1, 2])
 def test_no_rounding_of_momenta_becomes_a_step(scale, rows, native):
