@@ -35,14 +35,15 @@ class Facts:
 
     def proven(self) -> bool:
         """Whether the ranks are known, or a factor tells them without a decision."""
-        if self.known_ranks is None and self.factor is not None:
+        factor = self.factor  # another thread may be done with it any time
+        if self.known_ranks is None and factor is not None:
             m, n = self.constraint.m, self.constraint.n
             cutoff = tolerance.rank_cutoff(m, n, tolerance.unit_roundoff(self.data))
             with set_up():
-                full = self.factor.independent(self.stretch * cutoff)
-            self.factor = None  # asked once
+                full = factor.independent(self.stretch * cutoff)
             if full:
                 self.known_ranks = (m,) * (self.constraint.batch or 1)
+            self.factor = None  # asked once
         return self.known_ranks is not None
 
     @property

@@ -143,8 +143,9 @@ class GramSolve(torch.autograd.Function):
         projected, y = solved(gram, x, b, want_multipliers=True)
         assert y is not None
         ctx.gram, ctx.b_shape = gram, None if b is None else b.shape
-        if ctx.needs_input_grad[1]:  # else nobody minds if the result is changed in place
-            ctx.save_for_backward(A, projected, y)
+        # A may be the caller's own memory: a change of it before the gradient is asked for is told.
+        # The result may be changed in place where A needs no gradient
+        ctx.save_for_backward(A, *((projected, y) if ctx.needs_input_grad[1] else ()))
         ctx.set_materialize_grads(False)
         return projected, y
 
@@ -154,7 +155,7 @@ class GramSolve(torch.autograd.Function):
         if g is None and h is None:
             return None, None, None, None
         needs_x, needs_A, needs_b = ctx.needs_input_grad[:3]
-        A, projected, y = ctx.saved_tensors if needs_A else (ctx.gram.A, None, None)
+        A, projected, y = (*ctx.saved_tensors, None, None)[:3]
         if g is None:
             assert h is not None
             g = h.new_zeros(*h.shape[:-1], A.shape[-1])

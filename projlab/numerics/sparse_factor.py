@@ -208,7 +208,7 @@ class SuperLU(SparseFactor):
 
     def solve_ordered(self, b: Tensor) -> Tensor:
         """See `SparseFactor.solve_ordered`."""
-        flat = b.detach().reshape(-1, self.m).contiguous().numpy()
+        flat = b.detach().resolve_neg().reshape(-1, self.m).contiguous().numpy()
         # (m, k) in columns, as SuperLU takes and gives it
         found = self._lu.solve(flat[0]) if len(flat) == 1 else self._lu.solve(flat.T).T
         return torch.from_numpy(found).reshape(b.shape)

@@ -56,7 +56,7 @@ class SparseMatrix:
         return Compressed(first, columns, values, self.shape).entries()
 
     def _product(self, matrix: Any, x: Tensor) -> Tensor:
-        x = x.detach()
+        x = x.detach().resolve_neg()
         if self.device.type != "cpu":
             product: Tensor = matrix(x)
             return product

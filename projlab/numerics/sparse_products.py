@@ -54,7 +54,7 @@ class Compressed:
     def times_on_host(self, x: Tensor, *, transposed: bool = False) -> Tensor:
         """The matrix, or its transpose, times each x (..., n), by scipy on the CPU."""
         matrix = self._on_host.T if transposed else self._on_host
-        flat = x.detach().reshape(-1, x.shape[-1]).numpy()
+        flat = x.detach().resolve_neg().reshape(-1, x.shape[-1]).numpy()
         found = matrix @ flat[0] if len(flat) == 1 else np.ascontiguousarray((matrix @ flat.T).T)
         return torch.from_numpy(found).reshape(*x.shape[:-1], matrix.shape[0])
 

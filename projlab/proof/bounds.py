@@ -72,16 +72,20 @@ class SystemBounds:
         m, n = self.all_rows.shape
         finite = torch.isfinite(x).all(-1)
         x = torch.where(finite.unsqueeze(-1), x, x0)
-        residual = add(Product(self.all_rows, False)(exact(x)), negative(self.f))
-        moved = two_sum(x, -x0)
+        residual, moved = self._residual(x), two_sum(x, -x0)
         distance = self._distance(x0, x, moved, residual)
         long, long0 = self.norm(x), self.norm(x0)
-        # ||x*|| lies within `upper` of ||x||, and within `spread` of the refined point's; where it
-        # cannot be told from 0 it is judged on the scale of x0
-        middle = self.norm(distance.near)
-        below = torch.maximum(middle - distance.spread, long - distance.upper)
-        above = torch.minimum(middle + distance.spread, long + distance.upper)
+        below, above = self._length(distance, long)
         vanishing = ~(below > 0)
+        if bool(vanishing.any()):
+            # x may be too far away to tell x* from 0; the refined point says more, whatever x is
+            near = torch.where(torch.isfinite(distance.near).all(-1, True), distance.near, x)
+            again = self._distance(x0, near, two_sum(near, -x0), self._residual(near))
+            least, most = self._length(again, self.norm(near))
+            below, above = torch.maximum(below, least), torch.minimum(above, most)
+            below = below.clamp_min(self._from_origin())
+            vanishing = ~(below > 0)
+        # what may be 0 is judged on the scale of x0
         below, above = torch.where(vanishing, long0, below), torch.where(vanishing, long0, above)
         upper, lower = _ratio(distance.upper, below), _ratio(distance.lower, above)
         infinite = torch.full_like(upper, math.inf)
@@ -104,6 +108,25 @@ class SystemBounds:
             held,
             self._why_not(bool(finite.all())),
         )
+
+    def _residual(self, x: Tensor) -> Pair:
+        """E x - f of all rows."""
+        return add(Product(self.all_rows, False)(exact(x)), negative(self.f))
+
+    def _length(self, distance: "_Distance", long: Tensor) -> tuple[Tensor, Tensor]:
+        """Between what ||x*|| lies: `upper` from ||x|| = `long`, `spread` from the refined one."""
+        middle = self.norm(distance.near)
+        below = torch.maximum(middle - distance.spread, long - distance.upper)
+        return below, torch.minimum(middle + distance.spread, long + distance.upper)
+
+    def _from_origin(self) -> float:
+        """At most the distance of the set from 0: |f_i| <= ||e_i|| ||x*||; 0 in a metric."""
+        if self.row_space is None or self.row_space.metric is not None:
+            return 0.0
+        kept = self.decision.kept
+        f = (self.f.high.abs().flatten()[kept] - self.f_uncertainty).clamp_min(0)
+        norms = self.all_rows.row_norms()[kept]
+        return float((f / norms).amax()) * (1 - tolerance.NORM_ROUNDING)
 
     def norm(self, v: Tensor) -> Tensor:
         """(k,) norms, in the metric where there is one."""

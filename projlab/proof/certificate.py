@@ -60,7 +60,8 @@ class Certificate:
     stationarity: Any
     """||T(x - x0)|| / (||x0|| + ||x||), an upper bound."""
     forward_error_bound: Any
-    """Upper bound on ||x - x*|| / ||x*|| (in the metric's norm; x* = 0: relative to ||x0||)."""
+    """Upper bound on ||x - x*|| / ||x*||, in the metric's norm; relative to ||x0|| where x* may be
+    0, for all that twice the precision of float64 tells."""
     forward_error_at_least: Any
     """Lower bound on the same."""
     accuracy: Any
@@ -123,6 +124,7 @@ def certify(
     constraint = constraint.stating(options.b_error)
     least_squares = options.on_inconsistent == "least_squares"
     _check_pair(x0, x, constraint)
+    x0, x = x0.detach(), x.detach()
     device = constraint.device
     with torch.no_grad(), torch.inference_mode(False), stated_precision(device):
         data = working_dtype(constraint.dtype)

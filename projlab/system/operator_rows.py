@@ -41,7 +41,7 @@ class LinearMap:
     def __call__(self, x: Tensor) -> Tensor:
         """The products, in x's dtype."""
         dtype = x.dtype if x.dtype in self.dtypes else _widest(self.dtypes)
-        flat = x.detach().reshape(x.shape[:-1].numel(), self.shape[1]).to(dtype)
+        flat = x.detach().resolve_neg().reshape(x.shape[:-1].numel(), self.shape[1]).to(dtype)
         if self.numpy and self.together is not None and len(flat) > 1:
             # a copy: what is returned may be the vectors themselves, or a buffer used again
             columns = self.together(flat.cpu().numpy().T)

@@ -2,10 +2,13 @@
 
 import multiprocessing
 import pickle
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
+import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 
 import projlab
@@ -81,6 +84,23 @@ def test_what_is_decided_when_asked_is_decided_once_by_whoever_asks(dtype):
         for i, (x, *facts) in enumerate(found):
             assert torch.equal(x, again(points[i]))
             assert facts == [int(again.rank), float(again.condition), again.variant]
+
+
+@pytest.mark.parametrize("variant", ["sparse_cholesky", "iterative"])
+def test_whether_rows_are_independent_is_asked_by_many_at_once(variant):
+    """A factor that tells is let go by whoever asks first."""
+    rng = np.random.default_rng(0)
+    switching = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(20):
+            rows = sp.random_array((12, 30), density=0.15, rng=rng).tocsr()
+            P = projlab.projector(rows, 0.0, variant)
+            zero = torch.zeros(30, dtype=F64)
+            found = at_once(lambda _, P=P, zero=zero: P.multipliers(zero))
+            assert not any(y.any() for y in found)
+    finally:
+        sys.setswitchinterval(switching)
 
 
 def test_setting_up_and_differentiating_in_threads():

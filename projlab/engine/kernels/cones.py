@@ -44,6 +44,7 @@ def _plain(t: Tensor, dtype: torch.dtype) -> bool:
         and t.dtype is dtype
         and (dtype is torch.float32 or dtype is torch.float64)
         and t.is_contiguous()
+        and not t.is_neg()
     )
 
 

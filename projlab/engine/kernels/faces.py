@@ -81,7 +81,9 @@ class Faces:
         """
         compiled = kernel(kind)
         # sides that all vectors share are there once
-        x0, right, lb, ub = ((t if t.stride(0) else t[:1]).contiguous() for t in given)
+        x0, right, lb, ub = (
+            (t if t.stride(0) else t[:1]).contiguous().resolve_neg() for t in given
+        )
         try:  # taken while it is written: a call beside this one makes its own
             kept = self._kept.pop()
         except IndexError:
@@ -132,7 +134,7 @@ class Ends(NamedTuple):
 
 def takes(*tensors: Tensor) -> bool:
     """Whether these may be handed to a kernel."""
-    plain = all(type(t) in PLAIN and t.is_contiguous() for t in tensors)
+    plain = all(type(t) in PLAIN and t.is_contiguous() and not t.is_neg() for t in tensors)
     return plain and all_wanted() and not recorded()
 
 

@@ -30,6 +30,7 @@ def pay(matrix: Tensor) -> bool:
         and matrix.device.type == "cpu"
         and matrix.dtype in (torch.float64, torch.float32)
         and matrix.is_contiguous()
+        and not matrix.is_neg()
         and matrix.numel() >= tuning.MARGINS
         and native.wanted()
     )

@@ -142,6 +142,7 @@ def in_place(
             and x.dtype is dtype
             and x.is_cpu
             and x.is_contiguous()
+            and not x.is_neg()  # numbers that are minus what lies in memory
             and forward_ad._current_level < 0
             and not _len_torch_dispatch_stack()
             and not _is_tracing()
@@ -198,6 +199,7 @@ class NativeRows:
             and x.dtype is self._dtype
             and x.is_cpu
             and x.is_contiguous()
+            and not x.is_neg()  # numbers that are minus what lies in memory
             and forward_ad._current_level < 0
             # what records operators, to run or to count them, would miss a change behind its back
             and not _len_torch_dispatch_stack()

@@ -53,7 +53,7 @@ def project(
     multipliers = torch.empty(k, dtype=torch.float64, device="cpu")
     done = np.empty(k, dtype=np.bool_)
     compiled(
-        x.contiguous().numpy(),
+        x.contiguous().resolve_neg().numpy(),
         a.double().contiguous().numpy(),
         *bounds,
         right.double().reshape(k).contiguous().numpy(),

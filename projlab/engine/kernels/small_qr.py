@@ -61,6 +61,7 @@ def right_side(R: Tensor, f: Tensor) -> Tensor | None:
         type(f) in native.PLAIN
         and f.dim() == 1
         and f.is_cpu
+        and not f.is_neg()
         and f.dtype is R.dtype
         and R.is_contiguous()
         and not (f.requires_grad and torch.is_grad_enabled())
@@ -88,6 +89,7 @@ def factored(A: Tensor, b: Tensor, norms: tuple[float, float], condition: float)
         type(A) in native.PLAIN
         and A.dim() == 2
         and A.is_cpu
+        and not (A.is_neg() or b.is_neg())
         and (A.dtype is torch.float64 or A.dtype is torch.float32)
         and b.dtype is A.dtype
         and tuning.small_set_up(*A.shape)

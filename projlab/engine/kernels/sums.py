@@ -103,7 +103,7 @@ class NativeSums:
         plan, itemsize, starts = self._plan, self._itemsize, {}
         touched = [tensors[i] for i in self._touched]
         for i, t in zip(self._touched, touched, strict=True):
-            if type(t) not in native.PLAIN or t.dtype is not self._dtype:
+            if type(t) not in native.PLAIN or t.dtype is not self._dtype or t.is_neg():
                 return None
             starts[i], odd = divmod(t.data_ptr(), itemsize)
             if odd or not starts[i]:

@@ -299,6 +299,7 @@ class PolyhedralProjector(nn.Module):
                 raise InputError(f"there is no vector to certify in shape {tuple(vectors.shape)}")
         if x.shape != x0.shape:
             raise InputError(f"x0 has shape {tuple(x0.shape)}, x {tuple(x.shape)}; they must match")
+        x0, x = x0.detach(), x.detach()
         given = {"b": b, "h": h, "lb": lb, "ub": ub}
         with torch.no_grad():
             asked = self._asked(x0.double(), given)

@@ -93,3 +93,21 @@ def test_backward_uses_the_factor_of_its_own_forward(monkeypatch):
     assert gradients_of(*systems[0])
     with pytest.raises(GradcheckError):
         gradients_of(*(t.clone() for t in (-systems[1][0].roll(1, -1), *systems[1][1:])))
+
+
+@pytest.mark.parametrize("wanted", ["x", "b", "both"])
+@pytest.mark.parametrize("rows", ["one", "some", "batch"])
+def test_rows_that_change_before_the_gradient_is_asked_for_are_told(rows, wanted):
+    """As of any saved tensor: the factor is that of the rows as they were."""
+    A = torch.tensor([[1.0, 1, 0], [0, 1, 1]], dtype=F64)
+    A = {"one": A[0], "some": A, "batch": A.expand(4, 2, 3).clone()}[rows]
+    x = torch.randn(*A.shape[:-2], 3, dtype=F64, requires_grad=wanted != "b")
+    b = torch.zeros(A.shape[:-1] or (), dtype=F64, requires_grad=wanted != "x")
+    y = projlab.project(x, A, b)
+    loss, leaves = (y * torch.arange(3)).sum(), [t for t in (x, b) if t.requires_grad]
+    before = torch.autograd.grad(loss, leaves, retain_graph=True)
+    again = torch.autograd.grad(loss, leaves, retain_graph=True)
+    assert all(map(torch.equal, before, again))
+    A.mul_(2.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(loss, leaves)

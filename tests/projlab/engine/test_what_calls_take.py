@@ -7,6 +7,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 from scipy.optimize import Bounds, LinearConstraint
+from scipy.sparse.linalg import aslinearoperator
 from torch.autograd import forward_ad
 
 import projlab
@@ -223,3 +224,48 @@ def test_entries_outside_and_float8_are_refused():
             projector(S, 0.0)
     with pytest.raises(projlab.InputError, match="float8"):
         projector(A, B)(X, B.to(torch.float8_e5m2))
+
+
+# ---- numbers that are minus what lies in memory
+
+
+def _operator(rows):
+    return aslinearoperator(rows.numpy())
+
+
+def _times(k, x):
+    """(k, 3), of negative views one too."""
+    many = x.expand(k, 3).contiguous()
+    return torch._neg_view(-many) if x.is_neg() else many
+
+
+CALLS = {
+    "rows": lambda x: projector(A, B, "qr")(x),
+    "in place": lambda x: projector(A, B, "qr").project_(x),
+    "one row": lambda x: projector(torch.ones(3, dtype=F64), 1.0).project_(x),
+    "sparse": lambda x: projector(A.to_sparse(), B, "sparse_cholesky").multipliers(x),
+    "iterative": lambda x: projector(A.to_sparse(), B, "iterative")(x),
+    "operator": lambda x: projector(_operator(A), B)(x),
+    "a batch": lambda x: projector(A.expand(2, 2, 3), B)(_times(2, x)),
+    "a batch in place": lambda x: projector(A.expand(2, 2, 3), B).project_(_times(2, x)),
+    "a sparse batch": lambda x: projector(A.expand(2, 2, 3).to_sparse(), B)(_times(2, x)),
+    "right sides": lambda x: projector(A, B)(X, x[:2]),
+    "sparse right sides": lambda x: projector(A.to_sparse(), B, "sparse_cholesky")(X, x[:2]),
+    "given rows": lambda x: projector(_times(1, x), 1.0)(X),
+    "project": lambda x: project(x, torch.stack([x, X]), x[:2]),
+    "many on a simplex": lambda x: projector(torch.ones(3), 1.0, lb=0)(_times(8, x)),
+    "a set": lambda x: projector(A, B, lb=-5.0)(x),
+    "a certificate": lambda x: projlab.certify(x, projector(A, B)(X), A, B).forward_error_bound,
+}
+
+
+@pytest.mark.parametrize("native", ["0", "1"])
+@pytest.mark.parametrize("call", CALLS)
+def test_a_negative_view_is_read_as_what_it_says(call, native, monkeypatch):
+    """As `z.conj().imag` gives it; `contiguous` may leave it one."""
+    monkeypatch.setenv("PROJLAB_NATIVE", native)
+    x = torch.tensor([0.3, -1.2, 2.0], dtype=F64)
+    view = torch._neg_view(-x)
+    assert view.is_neg()
+    found, expected = CALLS[call](view), CALLS[call](x)
+    torch.testing.assert_close(found, expected, rtol=16 * U, atol=16 * U)

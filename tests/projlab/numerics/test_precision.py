@@ -1,5 +1,8 @@
 """Switches that lower the precision of a product: seen, put aside, and as they stood afterwards."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+
 import pytest
 import torch
 
@@ -48,6 +51,34 @@ def test_an_error_inside_leaves_the_switches_as_they_stood(error, switch):
         before = state()
         with pytest.raises(error, match="inside"), stated_precision(CPU):
             raise error("inside")
+        assert state() == before
+
+
+@every_switch
+@pytest.mark.parametrize("first", ["mine", "theirs"])
+def test_threads_that_overlap_leave_the_switches_as_they_stood(first, switch):
+    """Whoever leaves first: the other one still counts on them."""
+    entered, leave = Event(), Event()
+
+    def other():
+        with stated_precision(CPU):
+            entered.set()
+            leave.wait()
+            return in_force()
+
+    with SWITCHES[switch](), ThreadPoolExecutor(1) as pool:
+        before = state()
+        if first == "theirs":
+            theirs = pool.submit(other)
+            entered.wait()
+            assert lowered(torch.float32, "cpu")
+        with stated_precision(CPU):
+            if first == "mine":
+                theirs = pool.submit(other)
+                entered.wait()
+            assert in_force() == (False, True)
+        leave.set()
+        assert theirs.result() == (False, True)
         assert state() == before
 
 

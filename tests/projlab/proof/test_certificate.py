@@ -1,6 +1,7 @@
 """`certify` against exact rational arithmetic: its bounds bound, and are worth something."""
 
 import math
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -194,6 +195,48 @@ def test_from_the_origin_to_a_set_through_it_nothing_but_zero_is_right():
         found = certify(x0, torch.tensor(wrong, dtype=F64), A, b)
         assert found.verdict == "failed"
         assert found.accuracy == 0
+
+
+@pytest.mark.parametrize("length", [1e-20, 1e-25, 1e-28, 1e-40])
+@pytest.mark.parametrize("off", [1e-6, 1e-18, 1e-35])
+def test_an_answer_far_from_a_tiny_one_is_not_certified(length, off):
+    """x* is (1, 1, 1) times the length, far below the rounding of x0; x is `off` from it."""
+    A = torch.eye(3, dtype=F64) + 0.5
+    b = A @ torch.full((3,), length, dtype=F64)
+    x0 = torch.tensor([1.0, 2.0, 3.0], dtype=F64)
+    wrong = torch.full((3,), length + off, dtype=F64)
+    proof = certify(x0, wrong, A, b, accuracy=1e-3)
+    error = (length + off - length) / length
+    assert proof.verdict != "certified" or error <= 1e-3
+    assert proof.forward_error_at_least <= error <= proof.forward_error_bound
+    if off == 1e-6:
+        assert proof.verdict == "failed"
+
+
+@pytest.mark.parametrize("metric", [None, [1.0, 2.0, 2.0]])
+def test_how_far_x_is_does_not_decide_on_what_scale_it_is_judged(metric):
+    """x* is about 1e-25 (1, -1, 1), on a set through the origin: b does not tell that from 0."""
+    A = torch.tensor([[1.0, 1, 0], [0, 1, 1]], dtype=F64)
+    x0 = torch.tensor([1e-25, 1.0, 1.0], dtype=F64)
+    for size in (1e-6, 1e-24, 1e-30):
+        x = torch.full((3,), size, dtype=F64)
+        proof = certify(x0, x, A, 0.0, accuracy=1e-3, metric=metric and torch.tensor(metric))
+        assert proof.verdict == "failed"
+
+
+def test_vectors_of_a_network_are_certified():
+    """Points and answers that require grad, and are projected with a graph."""
+    A, b = torch.randn(2, 5, dtype=F64), torch.randn(2, dtype=F64)
+    x = torch.randn(3, 5, dtype=F64, requires_grad=True)
+    for rows in (A, A.to_sparse()):
+        P = projlab.projector(rows, b)
+        for proof in (certify(x, P(x), rows, b), P.certify(x, P(x)), P.certify(x.detach(), P(x))):
+            assert proof.verdict == "certified"
+            assert not proof.forward_error_bound.requires_grad
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Q = projlab.projector(A, b, lb=-9.0)
+        assert Q.certify(x, Q(x)).verdict == "certified"
 
 
 def test_a_verdict_is_not_a_truth_value():
