@@ -1,13 +1,15 @@
 """Gradients of parameters, as they are found and as they were projected last."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from projlab.errors import InputError
 from projlab.system.inputs import overlaps_itself
+from projlab.training.shards import here
 
 _MARK = "_projlab_projected"
 """An attribute of gradients."""
@@ -26,6 +28,21 @@ def gradient_of(p: Tensor) -> Tensor:
     if not g.is_contiguous() and overlaps_itself(g):  # expanded, which no projection can fill
         p.grad = g = g.detach().clone()
     return g.detach() if g.requires_grad else g
+
+
+@contextmanager
+def finite_as_before(gs: Sequence[Tensor]) -> Iterator[None]:
+    """Inside, gradients are projected: those of float16 stay finite where they were.
+
+    An entry of a projection may be up to twice the largest one before, and float16 ends at 65504.
+    """
+    narrow = [
+        (own, torch.isfinite(own).all()) for g in gs if (own := here(g)).dtype is torch.float16
+    ]
+    yield
+    for own, finite in narrow:
+        most = torch.finfo(own.dtype).max
+        own.copy_(torch.where(finite, own.clamp(-most, most), own))
 
 
 class ProjectedMark:

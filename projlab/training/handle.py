@@ -476,6 +476,8 @@ class Handle:
         ------
         MemoryLimitError
             As `projlab.certify`.
+        InconsistentError
+            Right sides or bounds that are read at each step have left the set without points.
         """
         self._active.require_homes()
         with torch.no_grad():

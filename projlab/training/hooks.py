@@ -26,7 +26,7 @@ from projlab.training import copies, optimizers, swaps
 from projlab.training.blocks.base import Shift
 from projlab.training.equations import StackedEquations
 from projlab.training.expressions.expression import Equation
-from projlab.training.gradients import ProjectedMark, gradient_of
+from projlab.training.gradients import ProjectedMark, finite_as_before, gradient_of
 from projlab.training.parameter_system import ParameterSystem
 from projlab.training.residual_log import ResidualLog
 from projlab.training.settings import Settings
@@ -448,15 +448,17 @@ class StepHooks:
             self._prices = self._priced(scale)
         for system in self._awake():
             gs, shift = [gradient_of(p) for p in system.parameters], self._shift(system, scale)
+            with finite_as_before(gs):
+                if system.sided:
+                    system.ascend(self._of_each(system, optimizers.direction))
+                    system.tangent_(gs, shift)
+                elif self._ascends():
+                    signs = self._of_each(system, optimizers.direction)
+                    _tangent_of_each(system, gs, shift, signs)
+                else:
+                    system.tangent_(gs, shift)
             if system.sided:
-                system.ascend(self._of_each(system, optimizers.direction))
-                system.tangent_(gs, shift)
                 self._project_momenta(system)
-            elif self._ascends():
-                signs = self._of_each(system, optimizers.direction)
-                _tangent_of_each(system, gs, shift, signs)
-            else:
-                system.tangent_(gs, shift)
         if len(self._optimizers) > 1:
             for p in self.system.parameters:
                 self._projected.put(p)

@@ -67,6 +67,11 @@ def require_optimizer(optimizer: object) -> Optimizer:
 
 def require_plain_parameter(parameter: Tensor, name: str) -> None:
     """Raise `InputError` for parameters that hold a part of a tensor, or several tensors."""
+    if parameter.is_meta:
+        raise InputError(
+            f"{name} is on the device meta, where it has no values: give the module its memory "
+            "(`to_empty`, and load its state) before it is constrained"
+        )
     shards.require_whole_or_sharded(parameter, name)
     if parameter.is_inference():
         raise InputError(

@@ -24,7 +24,7 @@ from projlab.training.blocks.shards import shards_blocks
 from projlab.training.blocks.sums import SumsBlock
 from projlab.training.equations import StackedEquations
 from projlab.training.expressions.expression import Inequality
-from projlab.training.expressions.maps import LinearMap, Sums, placed
+from projlab.training.expressions.maps import LinearMap, Sums, magnitude, placed
 from projlab.training.grids import MarginsPlan
 from projlab.training.memory_order import flat, in_memory_order, is_dense, laid_out
 from projlab.training.partition import EquationRows, MatrixPlan, Plan, SumsPlan, alike, split
@@ -186,6 +186,7 @@ class ParameterSystem:
             self.stacked.row_names,
             self._entry_name,
             strict=strict,
+            of_constants=self._of_constants(),
         )
 
     @property
@@ -426,15 +427,16 @@ class ParameterSystem:
 
     def _refuse_empty(self, empty: Tensor, b: Tensor, error: Tensor | None) -> None:
         """Raise `InconsistentError` for a row without entries whose b is not zero to rounding."""
-        u = tolerance.unit_roundoff(self.dtype)
-        scale = self.stacked.right_side().abs()
+        scale = tolerance.unit_roundoff(self.dtype) * self.stacked.right_side().abs()
+        if len(empty) and (rounding := self._of_constants()) is not None:
+            scale = scale + rounding.cpu()
         unequal = {
             i for e in self._equations if e.inequality for i in range(e.start, e.start + e.height)
         }
         for row in empty.tolist():
             stated = 0.0 if error is None else float(error[row])
             off = -float(b[row]) if row in unequal else abs(float(b[row]))
-            if off > tolerance.RESIDUAL_ROUNDINGS * u * float(scale[row]) + stated:
+            if off > tolerance.RESIDUAL_ROUNDINGS * float(scale[row]) + stated:
                 name = self.stacked.row_name(row)
                 raise inconsistent([f"{name} holds no parameter that varies"])
 
@@ -447,10 +449,29 @@ class ParameterSystem:
             b[start:stop] -= term.evaluate(whole(self.actual(term.parameter).detach()), self.dtype)
         return b
 
+    def _of_constants(self) -> Tensor | None:
+        """(rows,) the rounding of what constants contribute; None where there are none.
+
+        What is left for the parameters that vary may be much less than what it was left of.
+        """
+        if not self._constants:
+            return None
+        total = torch.zeros_like(self._b)
+        for start, stop, term in self._constants:
+            p = whole(self.actual(term.parameter).detach())
+            u = tolerance.unit_roundoff(p.dtype) if p.dtype.is_floating_point else 0.0
+            total[start:stop] += u * magnitude(term, p, self.dtype)
+        return total
+
     def right_sides(self) -> list[Tensor]:
         """b for each block."""
         if not self._constants:
             return self._right
+        if self.sided:
+            rounding = self._of_constants()
+            for block in self.blocks:
+                if isinstance(block, PolyhedralBlock):
+                    block.of_constants = rounding
         b = self.current_b()
         return [block.right_side(b) for block in self.blocks]
 

@@ -26,6 +26,7 @@ def polyhedral_blocks(
     entry_name: Callable[[int, int], str],
     *,
     strict: bool,
+    of_constants: Tensor | None,
 ) -> tuple[list[PolyhedralBlock], Tensor]:
     """The blocks, and the numbers of rows without any entry.
 
@@ -41,6 +42,8 @@ def polyhedral_blocks(
         Of a parameter, by its index, and a column of it.
     strict
         Whether a set without any point is refused.
+    of_constants
+        (rows,) the rounding of what was taken off b; None for nothing.
 
     Raises
     ------
@@ -53,7 +56,16 @@ def polyhedral_blocks(
     rowed = _rowed([_Plan.of(plan) for plan in plans], inequality)
     rowed += _bounds_alone(parts.bounds, rowed, parameters)
     made = [
-        PolyhedralBlock(r, parameters, parts.bounds, b, names, entry_name, strict=strict)
+        PolyhedralBlock(
+            r,
+            parameters,
+            parts.bounds,
+            b,
+            names,
+            entry_name,
+            strict=strict,
+            of_constants=of_constants,
+        )
         for r in rowed
     ]
     return made, torch.cat([empty[~known[empty]], parts.void])

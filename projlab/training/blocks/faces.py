@@ -60,9 +60,17 @@ class Faces(ABC):
 
     @abstractmethod
     def refuse_empty(
-        self, right: Tensor, lb: Tensor, ub: Tensor, names: Sequence[Sequence[str]]
+        self,
+        right: Tensor,
+        lb: Tensor,
+        ub: Tensor,
+        names: Sequence[Sequence[str]],
+        room: Tensor,
     ) -> None:
-        """Raise `InconsistentError` where a vector has no x; `names` of the rows of each."""
+        """Raise `InconsistentError` where a vector has no x; `names` of the rows of each.
+
+        `room` (B, m): what right sides may be off by.
+        """
 
     @property
     @abstractmethod
@@ -102,8 +110,11 @@ class Faces(ABC):
         """M' y, (B, n), or (B, 1) for numbers of no rows."""
 
     @abstractmethod
-    def sizes(self, x: Tensor) -> Tensor:
-        """|M| |x|, (B, m)."""
+    def sizes(self, x: Tensor, u: float) -> Tensor:
+        """What rows of entries that are known to u may be off by for rounding, over u: (B, m).
+
+        |M| |x|, and what meeting rows together leaves.
+        """
 
 
 class Free(Faces):
@@ -126,7 +137,12 @@ class Free(Faces):
         return Onto(x.clamp(lb, ub), _true(right), torch.zeros_like(right))
 
     def refuse_empty(
-        self, right: Tensor, lb: Tensor, ub: Tensor, names: Sequence[Sequence[str]]
+        self,
+        right: Tensor,
+        lb: Tensor,
+        ub: Tensor,
+        names: Sequence[Sequence[str]],
+        room: Tensor,
     ) -> None:
         """Bounds alone are empty where they cross, which is refused where they are made."""
 
@@ -136,7 +152,7 @@ class Free(Faces):
     def transposed(self, y: Tensor) -> Tensor:
         return y.new_zeros(len(y), 1)
 
-    def sizes(self, x: Tensor) -> Tensor:
+    def sizes(self, x: Tensor, u: float) -> Tensor:
         return x.new_zeros(len(x), 0)
 
 
@@ -196,12 +212,17 @@ class Disjoint(Faces):
         return whole
 
     def refuse_empty(
-        self, right: Tensor, lb: Tensor, ub: Tensor, names: Sequence[Sequence[str]]
+        self,
+        right: Tensor,
+        lb: Tensor,
+        ub: Tensor,
+        names: Sequence[Sequence[str]],
+        room: Tensor,
     ) -> None:
         wide = self._made.to(torch.float64, right.device)
         right, lb, ub = right.double(), lb.double(), ub.double()
         least, largest, noise = threshold.limits(wide, lb, ub)
-        noise = noise + tolerance.unit_roundoff("float64") * right.abs()
+        noise = noise + tolerance.unit_roundoff("float64") * right.abs() + room
         low = right < least - noise
         bad = (low | ((right > largest + noise) & ~wide.inequality)).nonzero()
         if len(bad):
@@ -219,7 +240,7 @@ class Disjoint(Faces):
     def transposed(self, y: Tensor) -> Tensor:
         return self._made.spread(y) * self._made.a
 
-    def sizes(self, x: Tensor) -> Tensor:
+    def sizes(self, x: Tensor, u: float) -> Tensor:
         return self._absolute.total(self._absolute.times(x.abs()))
 
 
@@ -236,6 +257,8 @@ class Coupled(Faces):
         )
         self._matrix = M.to(torch.float64)
         self._absolute = self._matrix.abs()
+        entries = self._absolute.triplets()[2]
+        self._least = float(entries[entries > 0].min()) if bool((entries > 0).any()) else 1.0
 
     @property
     def matrix(self) -> Tensor:
@@ -299,7 +322,12 @@ class Coupled(Faces):
         return Onto(ends, rests, y)
 
     def refuse_empty(
-        self, right: Tensor, lb: Tensor, ub: Tensor, names: Sequence[Sequence[str]]
+        self,
+        right: Tensor,
+        lb: Tensor,
+        ub: Tensor,
+        names: Sequence[Sequence[str]],
+        room: Tensor,
     ) -> None:
         system, order, _ = self._of((False,) * self.rows)
         for i, (r, low, high) in enumerate(zip(right, lb, ub, strict=True)):
@@ -307,7 +335,18 @@ class Coupled(Faces):
             # an absent row is beyond what any x within rounding of the others takes
             side = system.scaled(r[order].to(torch.float64))
             x = torch.zeros_like(low, dtype=torch.float64).clamp(low, high)
-            general.answer(x[None], side[None], low[None], high[None], checked=False)
+            try:
+                general.answer(x[None], side[None], low[None], high[None], checked=False)
+            except InconsistentError:
+                if not bool(room[i].any()):
+                    raise
+                # rows that are off by that much hold where bounds, and inequalities, give way
+                wide = torch.where(self._inequality, r + room[i], r)[order].to(torch.float64)
+                give = float(room[i].max()) / self._least
+                general.answer(
+                    x[None], system.scaled(wide)[None], low[None] - give, high[None] + give,
+                    checked=False,
+                )  # fmt: skip
 
     def times(self, x: Tensor) -> Tensor:
         return self._matrix.matvec(x.to(torch.float64)).to(x.dtype)
@@ -315,8 +354,11 @@ class Coupled(Faces):
     def transposed(self, y: Tensor) -> Tensor:
         return self._matrix.rmatvec(y.to(torch.float64)).to(y.dtype)
 
-    def sizes(self, x: Tensor) -> Tensor:
-        return self._absolute.matvec(x.to(torch.float64).abs()).to(x.dtype)
+    def sizes(self, x: Tensor, u: float) -> Tensor:
+        # the search is in float64: what it ends at zero is off by its rounding of the others
+        wide = x.to(torch.float64).abs()
+        others = tolerance.unit_roundoff("float64") / u * wide.amax(-1, keepdim=True)
+        return self._absolute.matvec(wide + others).to(x.dtype)
 
 
 def _true(right: Tensor) -> Tensor:

@@ -86,6 +86,8 @@ class _Sides:
     """(B,) what the entries are to add up to, in float64, where rows are plain sums."""
     rounding: Tensor | None
     """(B,) what a sum of them may be off by, for rounding."""
+    sizes: Tensor
+    """(B, m) what right sides were made of, in units of u: zero where they are infinite."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ class PolyhedralBlock(Block):
         *,
         strict: bool,
         read: Read = Whole,
+        of_constants: Tensor | None = None,
     ) -> None:
         own = [parameters[piece.parameter] for piece in rowed.pieces]
         device, B = own[0].device, len(rowed.rows)
@@ -150,6 +153,8 @@ class PolyhedralBlock(Block):
         self._same = False
         self._fixed: tuple[Tensor, _Sides] | None = None
         self._warned = False
+        self.of_constants = of_constants
+        """(rows,) the rounding of what was taken off b, for constants; None where nothing was."""
         if strict:
             sides = self._sides(sent(b, device), checked=partial(_entry, rowed, entry_name))
             shape = (B, n)
@@ -157,7 +162,11 @@ class PolyhedralBlock(Block):
                 self._loosened(t.expand(shape), sign) for t, sign in ((sides.lb, -1), (sides.ub, 1))
             )
             row_names = [names(row) for row in rowed.rows] if self.faces.rows else [[]] * B
-            self.faces.refuse_empty(sides.right, lb, ub, row_names)
+            room = torch.zeros_like(sides.right, dtype=torch.float64)
+            if of_constants is not None:
+                given = sent(of_constants, device)[self._row_numbers]
+                room = tolerance.HELD_ROUNDINGS * given.double()
+            self.faces.refuse_empty(sides.right, lb, ub, row_names, room)
 
     def _place(
         self,
@@ -240,7 +249,11 @@ class PolyhedralBlock(Block):
             sums = right[:, 0].double() / self._weight
             u = tolerance.unit_roundoff(self.work)
             rounding = tolerance.RESIDUAL_ROUNDINGS / 2 * u * sums.abs()
-        return _Sides(right, lb, ub, cones.Bounds.of(lb, ub, n), sums, rounding)
+        sizes = torch.where(torch.isinf(right), 0, right).abs()
+        if self.of_constants is not None:
+            own = sent(self.of_constants, right.device)[self._row_numbers]
+            sizes = sizes + own.to(self.work) / self._u
+        return _Sides(right, lb, ub, cones.Bounds.of(lb, ub, n), sums, rounding, sizes)
 
     def _tightest(
         self, b: Tensor, side: tuple[Tensor, Tensor, Tensor], sign: int
@@ -323,6 +336,10 @@ class PolyhedralBlock(Block):
         sides, x = self._sides_of(b), self._read(self.ts)
         # bounds that change may cross, which nothing looks at before
         within = self._fixed is not None
+        if not within and not self._warned:
+            lb, ub = self._loosened(sides.lb, -1), self._loosened(sides.ub, 1)
+            if bool((lb > ub).any()):
+                self._say_empty()
         left = self._project_natively(x, sides) if skip is None and self._plain else None
         if left is None:
             self._write(self.ts, self._reached(x, sides), x, skip)
@@ -343,14 +360,17 @@ class PolyhedralBlock(Block):
             new = torch.where(off, self._onto(x, sides, None), new)
             off = self._far(new, sides)
         if not self._warned and bool(off.any()) and bool(torch.isfinite(x).all()):
-            self._warned = True
-            warnings.warn(
-                f"no parameters satisfy the constraints as they are now ({self}): right sides, "
-                "which are read at each step, have left the set without points, and parameters "
-                "off it; `handle.largest_residual` tells how far",
-                stacklevel=2,
-            )
+            self._say_empty()
         return new
+
+    def _say_empty(self) -> None:
+        self._warned = True
+        warnings.warn(
+            f"no parameters satisfy the constraints as they are now ({self}): right sides, "
+            "which are read at each step, have left the set without points, and parameters "
+            "off it; `handle.largest_residual` tells how far",
+            stacklevel=2,
+        )
 
     def _far(self, x: Tensor, sides: _Sides) -> Tensor:
         """Whether x (B, n), within its bounds, is off by more than rounding, (B, 1)."""
@@ -359,8 +379,8 @@ class PolyhedralBlock(Block):
         return (off > room).any(-1, keepdim=True)
 
     def _sizes(self, x: Tensor, sides: _Sides) -> Tensor:
-        """|M| |x| + |right| (B, m), where there is a right side, by which rounding is judged."""
-        return self.faces.sizes(x) + torch.where(torch.isinf(sides.right), 0, sides.right).abs()
+        """(B, m) by which rounding is judged: what x and right sides add up to, row by row."""
+        return self.faces.sizes(x, self._u) + sides.sizes
 
     def restore_(
         self, b: Tensor, skip: Tensor | None, holds: Callable[[Tensor], Tensor], *, reads: bool

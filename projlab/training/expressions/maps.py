@@ -269,6 +269,15 @@ def weighted(term: LinearMap, weights: Tensor) -> LinearMap:
     return replace(entries, values=entries.values * weights.flatten()[entries.rows])
 
 
+def magnitude(term: LinearMap, t: Tensor, dtype: torch.dtype) -> Tensor:
+    """The sizes that the map adds up, (rows,): what it makes of |t| with coefficients |a|."""
+    if isinstance(term, SparseMap):
+        term = replace(term, values=term.values.abs())
+    elif isinstance(term, DenseMap):
+        term = replace(term, entries=term.entries.abs())
+    return term.evaluate(t.abs(), dtype).abs()
+
+
 def changed(term: LinearMap, change: Callable[[Tensor], Tensor]) -> LinearMap:
     """The map after entries of its result were taken elsewhere, dropped or repeated."""
     if isinstance(term, Sums):

@@ -1,5 +1,6 @@
 """Steps on sets whose right sides are infinite, change, cross or empty, and steps of any length."""
 
+import copy
 import math
 
 import pytest
@@ -135,7 +136,8 @@ def test_bounds_that_cross_and_rows_that_part_are_in_the_log():
     optimizer = SGD([w], lr=0.1)
     handle = constrain(optimizer, expr(w) >= expr(low), expr(w) <= expr(high))
     low.fill_(5.0)
-    towards(optimizer, w, torch.zeros(2), steps=1)
+    with pytest.warns(UserWarning, match="no parameters satisfy"):
+        towards(optimizer, w, torch.zeros(2), steps=1)
     assert handle.largest_residual == 2
     v, s, r = Parameter(tensor([0.5, 0.5])), tensor(1.0), tensor(1.0)
     optimizer = SGD([v], lr=0.1)
@@ -276,3 +278,159 @@ def test_prices_after_a_step_that_raised_are_of_the_next_one():
         optimizer.step(lambda: 1 / 0)
     step(10)
     torch.testing.assert_close(handle.multipliers()[0], tensor(-25.0))
+
+
+# ---- what rows are judged by
+
+
+SOFT = {
+    "rmsprop": lambda p, rate: torch.optim.RMSprop(p, lr=rate),
+    "adam": lambda p, rate: Adam(p, lr=rate),
+    "rprop": lambda p, rate: torch.optim.Rprop(p, lr=rate),
+    "sgd": lambda p, rate: SGD(p, lr=0.1),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", SOFT)
+def test_rows_whose_entries_end_at_zero_are_met_like_others(name, dtype):
+    """An l1 ball as |w| <= s and sum s <= r: both sides of w3 <= s3 end at rounding."""
+    w, s = (Parameter(fill(3, dtype=dtype)) for fill in (torch.zeros, torch.ones))
+    aim = tensor([0.9, 0.4, 0.05], dtype=dtype)
+    optimizer = SOFT[name]([w, s], 0.02)
+    handle = constrain(optimizer, expr(w) <= expr(s), expr(w) >= -expr(s), expr(s).sum() <= 0.8)
+
+    def gradients():
+        optimizer.zero_grad()
+        ((w - aim).square().sum() + 0 * s.sum()).backward()
+
+    for k in range(300):
+        if name != "sgd":
+            optimizer.param_groups[0]["lr"] = 0.02 * (1 - k / 301) ** 2
+        gradients()
+        optimizer.step()
+    # soft thresholding at 0.25 (Duchi et al. 2008); the last steps are 0.02 / 301^2 long
+    best = tensor([0.65, 0.15, 0.0], dtype=dtype)
+    assert (w.detach() - best).abs().max() <= 1e-5
+    gradients()
+    above, below, total = handle.multipliers()
+    assert (above - tensor([0.5, 0.5, 0.3])).abs().max() <= 1e-4
+    assert (below - tensor([0.0, 0.0, 0.2])).abs().max() <= 1e-4
+    assert abs(float(total) - 0.5) <= 1e-4
+
+
+def part_of_a_sum(seed, constraints, stop):
+    torch.manual_seed(seed)
+    a, b = Parameter(torch.rand(3)), Parameter(torch.rand(7))
+    optimizer = SGD([a, b], lr=0.1)
+    handle = constrain(optimizer, *constraints(a, b))
+    for k in range(40):
+        if k == 30:
+            stop(b)
+        optimizer.zero_grad()
+        loss = (a + 1).square().sum()
+        if k < 30:
+            loss = loss + (b - 2).square().sum()
+        loss.backward()
+        optimizer.step()
+    return handle
+
+
+SUMS = {
+    "at most": lambda a, b: [expr(a).sum() + expr(b).sum() <= 0.6, expr(a) >= 0, expr(b) >= 0],
+    "equal": lambda a, b: [expr(a).sum() + expr(b).sum() == 0.6, expr(a) >= 0, expr(b) >= 0],
+    "coupled": lambda a, b: [
+        expr(a).sum() + expr(b).sum() == 0.6,
+        expr(a)[0] + expr(b)[0] <= 0.5,
+        expr(a) >= 0,
+        expr(b) >= 0,
+    ],
+}
+
+
+@pytest.mark.parametrize("constraints", SUMS)
+@pytest.mark.parametrize("way", ["frozen", "sleeping"])
+def test_what_constants_leave_of_a_right_side_is_known_to_their_rounding(way, constraints):
+    """b fills the sum, to rounding of float32: what is left for a is zero, or a little below."""
+    for seed in range(10):
+        handle = part_of_a_sum(
+            seed,
+            SUMS[constraints],
+            (lambda b: b.requires_grad_(False)) if way == "frozen" else lambda b: None,
+        )
+        assert float(handle.residual().abs().max()) <= tolerance.HELD_ROUNDINGS * U
+
+
+def test_constants_that_leave_nothing_are_refused_all_the_same():
+    a, b = Parameter(torch.rand(3)), Parameter(torch.full((7,), 0.1), requires_grad=False)
+    with pytest.raises(projlab.InconsistentError, match="at least 0"):
+        constrain(SGD([a], lr=0.1), expr(a).sum() + expr(b).sum() <= 0.69, expr(a) >= 0)
+    with pytest.raises(projlab.InconsistentError):
+        constrain(
+            SGD([a], lr=0.1),
+            expr(a).sum() + expr(b).sum() <= 0.69,
+            expr(a)[:2].sum() <= 1,
+            expr(a) >= 0,
+        )
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_bounds_that_a_buffer_crosses_are_said_once(beside):
+    w, cap = Parameter(torch.full((4,), 0.25)), torch.ones(4)
+    optimizer = SGD([w], lr=0.05)
+    total = [expr(w).sum() == 1] if beside else []
+    constrain(optimizer, *total, expr(w) >= 0.2, expr(w) <= expr(cap))
+    w.grad = torch.zeros(4)
+    optimizer.step()
+    cap[0] = 0.1
+    with pytest.warns(UserWarning, match="no parameters satisfy the constraints as they are now"):
+        optimizer.step()
+    optimizer.step()  # where a second warning would be an error
+
+
+@pytest.mark.parametrize("bounds", [True, False])
+@pytest.mark.parametrize("maximize", [True, False])
+def test_a_finite_gradient_stays_finite_in_float16(bounds, maximize):
+    w = Parameter(torch.full((4,), 0.25, dtype=torch.float16))
+    optimizer = SGD([w], lr=1e-5, maximize=maximize)
+    constrain(optimizer, expr(w).sum() == 1, *([expr(w) >= 0] if bounds else []))
+    w.grad = tensor([6e4, -6e4, 6e4, 6e4], dtype=torch.float16)
+    optimizer.step()
+    assert torch.isfinite(w.grad).all()
+    assert torch.isfinite(w).all()
+    assert abs(float(w.detach().double().sum()) - 1) <= 8 * 2.0**-11
+    w.grad = tensor([math.inf, 1, 1, 1], dtype=torch.float16)
+    optimizer.step()  # what was infinite is not hidden
+    assert not torch.isfinite(w.grad).all()
+
+
+def test_coupled_sets_resume_to_rounding():
+    """The search starts where it ended last, which no state dict holds."""
+
+    def setting(start):
+        w = Parameter(start.clone())
+        optimizer = Adam([w], lr=0.05)
+        constrain(optimizer, expr(w).sum() == 1, expr(w) >= 0, expr(w)[2:].sum() <= 0.5)
+        return w, optimizer
+
+    def train(w, optimizer, seed):
+        draw = torch.Generator().manual_seed(seed)
+        for _ in range(20):
+            w.grad = 2 * (w.detach() - torch.randn(8, generator=draw, dtype=torch.float64))
+            optimizer.step()
+
+    w, optimizer = setting(torch.full((8,), 0.125, dtype=torch.float64))
+    train(w, optimizer, 0)
+    other, resumed = setting(w.detach())
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    train(w, optimizer, 1)
+    train(other, resumed, 1)
+    # roundings of 20 steps, each passed on by Adam as by its largest step
+    torch.testing.assert_close(w, other, rtol=0, atol=1e3 * 2.0**-53)
+
+
+@pytest.mark.parametrize("constraint", [lambda w: expr(w).sum() == 1, lambda w: expr(w) >= 0])
+def test_parameters_on_meta_are_refused(constraint):
+    w = Parameter(torch.zeros(4, device="meta"))
+    with pytest.raises(projlab.InputError, match="p0 is on the device meta"):
+        constrain(SGD([w], lr=0.1), constraint(w))
