@@ -299,18 +299,28 @@ def _search(rows: DisjointRows, x: Tensor, right: Tensor, lb: Tensor, ub: Tensor
         if step >= _NEWTON_STEPS and step % 2:
             inside = torch.zeros_like(inside)
         if not bool((inside | done).all()):
-            low, high = _bracketed(rows, x, lb, ub, low, high)
-            middle = low / 2 + high / 2
-            newton = torch.where(inside, newton, middle)
-            done |= (newton <= low) | (newton >= high)
+            low, high = _bracketed(rows, x, right, lb, ub, low, high)
+            newton = torch.where(inside, newton, low / 2 + high / 2)
+            # where no number lies between, the right side is met there or nowhere
+            if bool((done | (newton <= low) | (newton >= high)).all()):
+                return torch.where(done, t, newton)
         t = torch.where(done, t, newton)
     return t
 
 
 def _bracketed(
-    rows: DisjointRows, x: Tensor, lb: Tensor, ub: Tensor, low: Tensor, high: Tensor
+    rows: DisjointRows,
+    x: Tensor,
+    right: Tensor,
+    lb: Tensor,
+    ub: Tensor,
+    low: Tensor,
+    high: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """A finite bracket: beyond all breakpoints phi is constant, or linear with all entries free."""
+    """A finite bracket: beyond all breakpoints phi is constant, or linear with all entries free.
+
+    One number where the right side is out of reach: the end that is nearest to it.
+    """
     if not bool(torch.isinf(low).any() | torch.isinf(high).any()):
         return low, high
     none = rows.a == 0
@@ -318,7 +328,19 @@ def _bracketed(
     ends = [((x - bound) / divisor).nan_to_num(0.0, 0.0, 0.0).abs() for bound in (lb, ub)]
     reach = torch.where(none, 0.0, torch.maximum(*ends))
     far = 2 * rows.largest(reach).to(low.dtype) + 1
-    return torch.where(torch.isinf(low), -far, low), torch.where(torch.isinf(high), far, high)
+    low, high = torch.where(torch.isinf(low), -far, low), torch.where(torch.isinf(high), far, high)
+    most, least = _value(rows, x, right, lb, ub, low), _value(rows, x, right, lb, ub, high)
+    return torch.where(least > 0, high, low), torch.where(most < 0, low, high)
+
+
+def _value(
+    rows: DisjointRows, x: Tensor, right: Tensor, lb: Tensor, ub: Tensor, t: Tensor
+) -> Tensor:
+    """phi(t), (k, m), where it is constant around t; else 0."""
+    v = rows.moved(x, t)
+    clamped = v.clamp(lb, ub)
+    over = rows.total(rows.times(clamped)) - right
+    return torch.where(rows.slope(v == clamped) > 0, 0.0, over)
 
 
 def _corrected(

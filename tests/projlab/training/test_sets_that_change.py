@@ -341,7 +341,7 @@ SUMS = {
     "equal": lambda a, b: [expr(a).sum() + expr(b).sum() == 0.6, expr(a) >= 0, expr(b) >= 0],
     "coupled": lambda a, b: [
         expr(a).sum() + expr(b).sum() == 0.6,
-        expr(a)[0] + expr(b)[0] <= 0.5,
+        expr(a)[:2].sum() + expr(b)[0] <= 0.5,
         expr(a) >= 0,
         expr(b) >= 0,
     ],

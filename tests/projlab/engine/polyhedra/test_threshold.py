@@ -185,6 +185,32 @@ def test_a_vector_that_never_needs_a_step_further_than_the_worst_case():
     assert abs(float(x.sum()) - 1) <= 4 * U * 2.0**40
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("inequality", [True, False])
+def test_a_right_side_out_of_reach_ends_nearest_to_it_at_once(inequality, dtype, monkeypatch):
+    """Of several vectors, some of which it is within reach of, and of one alone."""
+    looks = []
+    moved = DisjointRows.moved
+    monkeypatch.setattr(
+        DisjointRows, "moved", lambda self, x, t: looks.append(t) or moved(self, x, t)
+    )
+    rows = DisjointRows(torch.ones(3), None, 1, torch.tensor([inequality]))
+    rows = rows.to(dtype, torch.device("cpu"))
+    x = torch.tensor([[0.0, 0, 0], [-0.1, -0.1, 0.2], [1, 2, 3], [0.5, 0.25, 0.5]], dtype=dtype)
+    for some in ([0], [1], [2], [0, 1, 2, 3]):
+        right = torch.tensor([[-2e-8], [-1.0], [-1e-3], [0.5]], dtype=dtype)[some]
+        for lb, ub in ((0.0, math.inf), (0.0, 2.0)):
+            looks.clear()
+            found = project(rows, x[some], right, *torch.tensor([lb, ub], dtype=dtype)).x
+            assert not found[: min(3, len(some))].any()
+            assert len(looks) <= 12
+    assert abs(float(found[3].sum()) - 0.5) <= 8 * tolerance.unit_roundoff(dtype)
+    if not inequality:
+        above = torch.tensor([[7.0]], dtype=dtype)
+        found = project(rows, x[2:3], above, *torch.tensor([0.0, 2.0], dtype=dtype)).x
+        assert torch.equal(found, torch.full((1, 3), 2.0, dtype=dtype))
+
+
 def test_float32_stays_float32_and_sums_in_float64():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(8, 5000, generator=generator)
