@@ -12,6 +12,7 @@ from projlab.engine.polyhedra.projector import PolyhedralProjector
 from projlab.engine.projector import Projector
 from projlab.errors import InputError
 from projlab.system.constraint import AffineConstraint
+from projlab.system.inputs import refuse_kinds
 from projlab.system.options import LayerKeywords, listed
 from projlab.system.polyhedron import Polyhedron
 
@@ -190,6 +191,7 @@ def _dims(dim: object) -> tuple[int, ...]:
 
 def _checked(dims: tuple[int, ...], x: Tensor, name: str) -> tuple[int, ...]:
     """dims counted from the first dimension of x, or `InputError`."""
+    refuse_kinds(x, name)
     within = [d % x.dim() for d in dims if -x.dim() <= d < x.dim()]
     if len(set(within)) < len(dims):
         shown = dims if len(dims) > 1 else dims[0]

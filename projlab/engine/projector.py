@@ -474,6 +474,8 @@ class Projector(SystemBuffers):
                     "set up: call the projector once, then export"
                 )
             return None, None
+        if missing := [name for name, part in own.items() if part is None]:
+            raise InputError(f"the buffer {missing[0]} was set to None; a projector needs A and b")
         b: Tensor = own["b"]
         if is_compiling():
             if self._mark is None or own[self._entries] is known:

@@ -475,10 +475,16 @@ def _nonzero(indices: Tensor, values: Tensor, shape: tuple[int, int]) -> SparseR
     return SparseRows(rows, cols, values, shape)
 
 
+SPARSE = frozenset(
+    {torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc}
+)
+"""Layouts of sparse tensors."""
+
+
 def as_rows(A: Any) -> Rows:
     """Rows as they are, or a copy of whatever else `AffineConstraint` takes as A."""
     if isinstance(A, Tensor):
-        return _dense(A) if A.layout == torch.strided else _sparse(A)
+        return _sparse(A) if A.layout in SPARSE else _dense(A)
     if isinstance(A, Rows):
         return A
     if not is_scipy_sparse(A):

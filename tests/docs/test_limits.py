@@ -150,6 +150,12 @@ def exported() -> None:
     torch.export.export(P, (X.double(),), strict=False)
 
 
+def mapped_over():
+    layer = projlab.nn.Projection(A, B, lb=-9.0)
+    parts = {name: torch.stack([part, part]) for name, part in layer.named_buffers()}
+    return torch.func.vmap(lambda own: torch.func.functional_call(layer, own, (X,)))(parts)
+
+
 LIMITS: dict[str, tuple[type[Exception], Callable[[], object]]] = {
     "metric, rank, accuracy and the like beside [inequalities, bounds](bounds.md)": (
         projlab.InputError,
@@ -158,6 +164,10 @@ LIMITS: dict[str, tuple[type[Exception], Callable[[], object]]] = {
     "a batch of systems with inequalities or bounds": (
         projlab.InputError,
         lambda: projector(torch.stack([A, A]), B, lb=0.0),
+    ),
+    "`nn.Projection` whose own parts are mapped over by `torch.func.vmap`": (
+        projlab.InputError,
+        mapped_over,
     ),
     "nonlinear equations": (projlab.InputError, lambda: expr(parameter()) * expr(parameter())),
     "… where that does not fit into half of the memory": (projlab.MemoryLimitError, too_large),
@@ -289,3 +299,11 @@ def test_limit_is_refused_as_stated(what):
 def test_another_right_side_is_not_checked():
     P = projector(torch.cat([A, A]), torch.cat([B, B]))
     assert bool(P(X, torch.tensor([1.0, 0.5, 7.0, 7.0])).isfinite().all())
+
+
+def test_float32_rows_of_a_set_are_taken_literally():
+    torch.manual_seed(0)
+    rows, b = torch.randn(3, 8), torch.randn(3)
+    rows[2], b[2] = rows[0] + rows[1], b[0] + b[1]
+    with pytest.warns(projlab.NotPolishedWarning):
+        projector(rows, b, lb=-100.0)(torch.randn(2, 8, dtype=torch.float64))

@@ -29,6 +29,7 @@ from projlab.system.inputs import (
     broadcast_shape,
     check_vector,
     refuse_elsewhere,
+    refuse_kinds,
     refuse_overlap,
     require_finite,
     to_tensor,
@@ -495,6 +496,13 @@ class PolyhedralProjector(nn.Module):
         ):
             return
         parts = dict(self._buffers)
+        for name, part in parts.items():
+            if part is not None and torch._C._functorch.is_functorch_wrapped_tensor(part):
+                raise InputError(
+                    f"{name} is watched by a transform of torch.func, and the parts of a set are "
+                    "constants: give right sides and bounds beside x, as P(x, b, h, lb, ub) takes "
+                    "them"
+                )
         with set_up(), stated_precision(self.device):
             self._set_up(Polyhedron(n=self.polyhedron.n, names=self.polyhedron.names, **parts))
         self._watch()
@@ -674,6 +682,8 @@ def project_polyhedron(
     """The one-off form, differentiable in x, A, b, G, h, lb and ub (A and G dense)."""
     if not isinstance(x, Tensor) or not x.dim():
         check_vector(x, 1, None, torch.device("cpu"))
+    refuse_kinds(x, "x")
+    check_vector(x, x.shape[-1], None, x.device)
     if not torch._C._are_functorch_transforms_active():
         require_finite(x.detach(), "x")
     if isinstance(A, Polyhedron):

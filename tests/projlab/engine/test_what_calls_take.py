@@ -226,6 +226,62 @@ def test_entries_outside_and_float8_are_refused():
         projector(A, B)(X, B.to(torch.float8_e5m2))
 
 
+# ---- kinds of tensors
+
+
+FOREIGN = {
+    "complex": (lambda x: x.to(torch.complex64), "projlab projects real vectors only"),
+    "sparse": (lambda x: x.to_sparse(), "x is a tensor of layout sparse_coo"),
+    "compressed": (lambda x: x[None].to_sparse_csr(), "x is a tensor of layout sparse_csr"),
+    "mkldnn": (lambda x: x.to_mkldnn(), "x is a tensor of layout _mkldnn"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_vectors_of_other_kinds_are_refused_wherever_they_come(kind):
+    make, said = FOREIGN[kind]
+    x = make(X.float())
+    rows, b = A.float(), B.float()
+    calls = [
+        lambda: project(x, rows, b, lb=0),
+        lambda: projector(rows, b, lb=0)(x),
+        lambda: layers.Projection(rows, b, lb=0, dim=-1)(x),
+    ]
+    if kind != "complex":
+        calls += [
+            lambda: layers.AffineProjection(rows, b, dim=0)(x),
+            lambda: layers.Projection(rows, b, lb=0, dim=0)(x),
+        ]
+    for call in calls:
+        with pytest.raises(projlab.InputError, match=said):
+            call()
+
+
+def test_rows_of_other_layouts_and_parts_that_are_gone_are_refused():
+    rows = torch.ones(1, 3).to_mkldnn()
+    for call in (lambda: projector(rows, 1.0), lambda: project(torch.ones(3), rows, 1.0)):
+        with pytest.raises(projlab.InputError, match="A is a tensor of layout _mkldnn"):
+            call()
+    P = projector(A, B)
+    P.A = None
+    with pytest.raises(projlab.InputError, match="the buffer A was set to None"):
+        P(X)
+
+
+def test_parts_of_a_set_that_a_transform_maps_over_are_refused():
+    sets = [layers.Projection(A, B * k, lb=-9.0) for k in (1, 2)]
+    _, parts = torch.func.stack_module_state(sets)
+
+    def one(parts, x):
+        return torch.func.functional_call(sets[0], parts, (x,))
+
+    with pytest.raises(projlab.InputError, match=r"watched by a transform .* beside x"):
+        torch.func.vmap(one, (0, None))(parts, X)
+    found = torch.func.vmap(lambda b: sets[0](X, b))(torch.stack([B, 2 * B]))
+    torch.testing.assert_close(found, torch.stack([each(X) for each in sets]))
+
+
 # ---- numbers that are minus what lies in memory
 
 
