@@ -6,7 +6,8 @@ duality gap is proven. Right sides come from a point that is half zeros, so that
 
 `python -m benchmarks.bounds --states [NAME ...]` prints what became of the active set instead, of
 every real system where none is named: its status, what was searched, what the engine for equations
-says of the rows, and the warning where there was one.
+says of the rows, the condition of the columns that are free where the search ends, and the warning
+where there was one.
 """
 
 import argparse
@@ -170,7 +171,7 @@ def state(name: str) -> str:
         warnings.simplefilter("always")
         P, A, b, x = nonnegative(name)
         said.clear()
-        _, taken = _timed(partial(cold, P, x), 1)
+        ended, taken = _timed(partial(cold, P, x), 1)
         warned = [str(w.message) for w in said if w.category is projlab.NotPolishedWarning]
         try:
             Q = projlab.projector(A, b)
@@ -181,7 +182,23 @@ def state(name: str) -> str:
     steps = f"{effort.newton_steps} + {effort.interior_steps}" if effort else "none"
     shape = f"{P.polyhedron.m} x {P.polyhedron.n}"
     parts = (f"{name:26s} {shape:>14s}", f"{P.status:12s}", f"{taken * 1e3:8.1f} ms")
-    return "  ".join([*parts, f"steps {steps:8s}", rows, *warned])
+    return "  ".join([*parts, f"steps {steps:8s}", rows, _free_columns(A, ended), *warned])
+
+
+def _free_columns(A: Any, x: Tensor) -> str:
+    """The condition of equilibrated rows in the columns where x is not zero, by their rank."""
+    if A.shape[0] * A.shape[1] > DENSE:
+        return "columns not looked at"
+    dense = A.toarray()
+    norms = np.linalg.norm(dense, axis=1, keepdims=True)
+    free = x.numpy() > 1e-12 * float(x.abs().max())
+    sigma = np.linalg.svd(dense[:, free] / np.where(norms > 0, norms, 1), compute_uv=False)
+    sigma = sigma[sigma > 1e-13 * sigma[0]]
+    return f"{free.sum()} free columns, condition {sigma[0] / sigma[-1]:.0e} at rank {len(sigma)}"
+
+
+DENSE = 2**22
+"""Entries up to which singular values are a matter of seconds."""
 
 
 def main(arguments: list[str] | None = None) -> int:

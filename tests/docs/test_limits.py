@@ -299,11 +299,3 @@ def test_limit_is_refused_as_stated(what):
 def test_another_right_side_is_not_checked():
     P = projector(torch.cat([A, A]), torch.cat([B, B]))
     assert bool(P(X, torch.tensor([1.0, 0.5, 7.0, 7.0])).isfinite().all())
-
-
-def test_float32_rows_of_a_set_are_taken_literally():
-    torch.manual_seed(0)
-    rows, b = torch.randn(3, 8), torch.randn(3)
-    rows[2], b[2] = rows[0] + rows[1], b[0] + b[1]
-    with pytest.warns(projlab.NotPolishedWarning):
-        projector(rows, b, lb=-100.0)(torch.randn(2, 8, dtype=torch.float64))

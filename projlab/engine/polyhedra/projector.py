@@ -16,7 +16,7 @@ from projlab.engine import compiled
 from projlab.engine.kernels.native import PLAIN, recorded
 from projlab.engine.polyhedra import closed, infeasible, threshold
 from projlab.engine.polyhedra.general import General
-from projlab.engine.polyhedra.systems import System, system_of
+from projlab.engine.polyhedra.systems import System, redundant_equations, system_of
 from projlab.engine.polyhedra.threshold import DisjointRows, limits
 from projlab.engine.solver import needs_function
 from projlab.errors import InconsistentError, InputError
@@ -129,7 +129,7 @@ class PolyhedralProjector(nn.Module):
         self._watch()
 
     def _set_up(self, polyhedron: Polyhedron) -> None:
-        system = system_of(polyhedron)
+        system = system_of(polyhedron, redundant_equations(polyhedron.equations))
         variant, reason, rows = _chosen(polyhedron, system, vars(self)["_asked_variant"])
         general = General(system, polyhedron.names) if variant == "active_set" else None
         vars(self).update(
@@ -316,6 +316,8 @@ class PolyhedralProjector(nn.Module):
         m = self._system.equations
         units = self._system.exponent
         right = torch.ldexp(asked.right, -units)
+        if self._system.left_out is not None:
+            right = torch.where(self._system.left_out, torch.inf, right)
         sides = right[:, :m], right[:, m:]
         return duality_gap(
             self.polyhedron, asked.x, x, y[:, :m], y[:, m:], sides, (asked.lb, asked.ub)

@@ -20,7 +20,11 @@ from projlab import tolerance
 from projlab.engine.kernels import faces
 from projlab.numerics import memory
 from projlab.numerics.scaling import power_of_two
+from projlab.numerics.triangular import condition_bound, householder
+from projlab.system.analysis import analyse, raise_inconsistent
+from projlab.system.constraint import AffineConstraint
 from projlab.system.equilibration import equilibrate_rows
+from projlab.system.inputs import working_dtype
 from projlab.system.polyhedron import Polyhedron
 from projlab.system.rows import DenseRows, Rows, sparse_rows
 
@@ -48,7 +52,9 @@ class System(ABC):
     """(m,): the rows are the caller's times 2**exponent."""
     equations: int
     units: tuple[Tensor, Tensor]
-    """Two factors whose product is 2**exponent."""
+    """Two factors whose product is 2**exponent, or 0 for rows that are left out."""
+    left_out: Tensor | None
+    """(m,) which rows are, for following from others; None for none."""
     roundoff: float = tolerance.unit_roundoff("float64")
     """Of the rows as they were given."""
 
@@ -314,8 +320,11 @@ class _SparseFactors:
         return torch.stack([f.solve(part) for f, part in zip(self.each, r, strict=True)])
 
 
-def system_of(polyhedron: Polyhedron) -> System:
-    """The rows of a polyhedron; sparse where every part of them is given sparse."""
+def system_of(polyhedron: Polyhedron, redundant: Tensor | None = None) -> System:
+    """The rows of a polyhedron; sparse where every part of them is given sparse.
+
+    Equations that are `redundant` (m,) become rows of zeros, with right sides and multipliers of 0.
+    """
     parts = [
         rows
         for rows in (
@@ -332,7 +341,38 @@ def system_of(polyhedron: Polyhedron) -> System:
     kind = SparseSystem if sparse else DenseSystem
     roundoff = max(map(tolerance.unit_roundoff, (torch.float64, *(part.dtype for part in parts))))
     units = power_of_two(exponent, torch.float64)
-    return kind(scaled, exponent, polyhedron.m, units, roundoff)
+    if redundant is not None:
+        redundant = torch.cat([redundant, redundant.new_zeros(polyhedron.p)])
+        kept = (~redundant).double()
+        scaled, units = scaled.multiply_rows(kept), (units[0] * kept, units[1])
+    return kind(scaled, exponent, polyhedron.m, units, redundant, roundoff)
+
+
+def redundant_equations(equations: AffineConstraint | None) -> Tensor | None:
+    """(m,) which equations follow from others, by the rank rule of their precision; None for none.
+
+    float64 ones are taken as they are: what depends on others to that rounding is met all the same.
+
+    Raises
+    ------
+    InconsistentError
+        They contradict each other.
+    """
+    data = None if equations is None else working_dtype(equations.dtype)
+    if equations is None or data is None or data is torch.float64 or equations.m < 2:
+        return None
+    (m, n), u = equations.rows.shape, tolerance.unit_roundoff(data)
+    if m <= n and not equations.rows.sparse:
+        E, _ = equilibrate_rows(equations.rows.to(torch.float64))
+        bound = condition_bound(householder(E.to_dense().mT).R)
+        if float(bound) <= tolerance.proven_condition(m, n, u):
+            return None
+    analysis = analyse(equations, data, "numerical", data)
+    if analysis.conflicts:
+        raise_inconsistent(equations, analysis)
+    redundant = torch.ones(m, dtype=torch.bool, device=equations.device)
+    redundant[analysis.decisions[0].kept] = False
+    return redundant if bool(redundant.any()) else None
 
 
 def _stacked(parts: list[Rows], n: int, *, sparse: bool, device: torch.device) -> Rows:

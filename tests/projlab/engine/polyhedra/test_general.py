@@ -179,6 +179,46 @@ def test_what_is_not_polished_says_so_with_a_bound(monkeypatch):
     assert float((near - right).norm() / near.norm()) <= certificate.forward_error_bound + 1e-12
 
 
+def nearly_redundant(seed):
+    """Two independent rows in float32, two that follow from them to its rounding, and b alike."""
+    draw = torch.Generator().manual_seed(seed)
+    A, b = torch.randn(4, 9, generator=draw), torch.randn(4, generator=draw)
+    for row, (one, other) in ((2, (1, 1)), (3, (1, -2))):
+        A[row], b[row] = one * A[0] + other * A[1], one * b[0] + other * b[1]
+    return A, b, torch.randn(2, 9, generator=draw, dtype=torch.float64)
+
+
+BESIDE = {
+    "far bounds": {"lb": -100.0},
+    "bounds": {"lb": -1.0},
+    "an inequality": {"G": torch.ones(1, 9), "h": 0.1},
+}
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("beside", BESIDE)
+def test_equations_that_follow_from_others_to_their_rounding_are_left_out(beside, sparse):
+    """As they are without bounds; taken literally, four rows leave another, much smaller set."""
+    for seed in range(10):
+        A, b, x = nearly_redundant(seed)
+        P = projector(A.to_sparse() if sparse else A, b, **BESIDE[beside])
+        Q = projector(A[:2].double(), b[:2].double(), **BESIDE[beside])
+        kept = P.multipliers(x).equations != 0
+        assert kept[0].sum() == 2
+        # any two of the rows, whose float32 rounding the condition of two random ones amplifies
+        kappa = float(torch.linalg.cond(A[kept[0]].double()))
+        assert (P(x) - Q(x)).abs().max() <= 32 * kappa * 2.0**-24 * float(x.norm() + b.norm())
+        assert P.status == "polished"
+        assert P.certify(x, P(x)).verdict == "certified"
+        assert (P(x, 2 * b) - Q(x, 2 * b[:2])).abs().max() <= 1e-3
+        right = b.double().requires_grad_()
+        (g,) = torch.autograd.grad(P(x, right).sum(), right)
+        assert not g[~kept[0]].any()
+    b[2] += 0.1
+    with pytest.raises(InconsistentError, match="row 2"):
+        projector(A, b, **BESIDE[beside])
+
+
 def test_float32_is_rounded_once():
     parts, x0 = polyhedra.random(5, degenerate=False)
     P = projector(**parts)
