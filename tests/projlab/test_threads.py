@@ -91,16 +91,18 @@ def test_whether_rows_are_independent_is_asked_by_many_at_once(variant):
     """A factor that tells is let go by whoever asks first."""
     rng = np.random.default_rng(0)
     switching = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        for _ in range(20):
-            rows = sp.random_array((12, 30), density=0.15, rng=rng).tocsr()
-            P = projlab.projector(rows, 0.0, variant)
-            zero = torch.zeros(30, dtype=F64)
-            found = at_once(lambda _, P=P, zero=zero: P.multipliers(zero))
-            assert not any(y.any() for y in found)
-    finally:
-        sys.setswitchinterval(switching)
+    for _ in range(20):
+        rows = sp.random_array((12, 30), density=0.15, rng=rng).tocsr()
+        P = projlab.projector(rows, 0.0, variant)
+
+        def work(_, P=P):
+            sys.setswitchinterval(1e-6)  # once all have begun
+            return P.multipliers(torch.zeros(30, dtype=F64))
+
+        try:
+            assert not any(y.any() for y in at_once(work))
+        finally:
+            sys.setswitchinterval(switching)
 
 
 def test_setting_up_and_differentiating_in_threads():

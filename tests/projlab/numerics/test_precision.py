@@ -68,16 +68,18 @@ def test_threads_that_overlap_leave_the_switches_as_they_stood(first, switch):
 
     with SWITCHES[switch](), ThreadPoolExecutor(1) as pool:
         before = state()
-        if first == "theirs":
-            theirs = pool.submit(other)
-            entered.wait()
-            assert lowered(torch.float32, "cpu")
-        with stated_precision(CPU):
-            if first == "mine":
+        try:
+            if first == "theirs":
                 theirs = pool.submit(other)
                 entered.wait()
-            assert in_force() == (False, True)
-        leave.set()
+                assert lowered(torch.float32, "cpu")
+            with stated_precision(CPU):
+                if first == "mine":
+                    theirs = pool.submit(other)
+                    entered.wait()
+                assert in_force() == (False, True)
+        finally:
+            leave.set()
         assert theirs.result() == (False, True)
         assert state() == before
 
