@@ -65,6 +65,10 @@ class MatrixBlock(Block):
                 own_A = own_A.contiguous()
             if W.dim() == 3:
                 own_W = own_W.contiguous()
+            elif tuning.small_set_up(*W.shape):
+                # by columns: dot products of BLAS round by where in memory a gradient begins, and
+                # what is resumed elsewhere is to go on with the same bits
+                own_W = own_W.mT.contiguous().mT
             self.parts.append(_Part(entries, own_A, own_W))
             start = stop
 
