@@ -17,7 +17,8 @@ def test_the_systems_are_where_the_table_looks_for_them():
     ("name", "variant", "way"),
     [
         ("netlib_adlittle", "qr", "triangle"),
-        ("netlib_afiro", "qr", "blocks"),
+        ("netlib_afiro", "qr", "triangle"),
+        ("mm_boyd2", "single_row", "blocks"),
         ("netlib_bore3d", "qr", "some rows"),
         ("mm_values", "single_row", "decided"),
     ],
