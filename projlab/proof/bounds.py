@@ -113,7 +113,7 @@ class SystemBounds:
         """E x - f of all rows."""
         return add(Product(self.all_rows, False)(exact(x)), negative(self.f))
 
-    def _length(self, distance: "_Distance", long: Tensor) -> tuple[Tensor, Tensor]:
+    def _length(self, distance: _Distance, long: Tensor) -> tuple[Tensor, Tensor]:
         """Between what ||x*|| lies: `upper` from ||x|| = `long`, `spread` from the refined one."""
         middle = self.norm(distance.near)
         below = torch.maximum(middle - distance.spread, long - distance.upper)

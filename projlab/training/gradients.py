@@ -36,9 +36,8 @@ def finite_as_before(gs: Sequence[Tensor]) -> Iterator[None]:
 
     An entry of a projection may be up to twice the largest one before, and float16 ends at 65504.
     """
-    narrow = [
-        (own, torch.isfinite(own).all()) for g in gs if (own := here(g)).dtype is torch.float16
-    ]
+    own_entries = [here(g) for g in gs if g.dtype is torch.float16]
+    narrow = [(own, torch.isfinite(own).all()) for own in own_entries]
     yield
     for own, finite in narrow:
         most = torch.finfo(own.dtype).max

@@ -442,37 +442,36 @@ class ParameterSystem:
 
     def current_b(self) -> Tensor:
         """b less what the constants contribute now, (rows,)."""
-        if not self._constants:
-            return self._b
-        b = self._b.clone()
-        for start, stop, term in self._constants:
-            b[start:stop] -= term.evaluate(whole(self.actual(term.parameter).detach()), self.dtype)
-        return b
+        return self._less_constants(judged=False)[0]
 
     def _of_constants(self) -> Tensor | None:
-        """(rows,) the rounding of what constants contribute; None where there are none.
+        """(rows,) the rounding of what constants contribute; None where there are none."""
+        return self._less_constants(judged=True)[1]
+
+    def _less_constants(self, *, judged: bool) -> tuple[Tensor, Tensor | None]:
+        """b less what the constants contribute now, and if `judged` the rounding of that, (rows,).
 
         What is left for the parameters that vary may be much less than what it was left of.
         """
         if not self._constants:
-            return None
-        total = torch.zeros_like(self._b)
+            return self._b, None
+        b, rounding = self._b.clone(), torch.zeros_like(self._b) if judged else None
         for start, stop, term in self._constants:
             p = whole(self.actual(term.parameter).detach())
-            u = tolerance.unit_roundoff(p.dtype) if p.dtype.is_floating_point else 0.0
-            total[start:stop] += u * magnitude(term, p, self.dtype)
-        return total
+            b[start:stop] -= term.evaluate(p, self.dtype)
+            if rounding is not None:
+                u = tolerance.unit_roundoff(p.dtype)
+                rounding[start:stop] += u * magnitude(term, p, self.dtype)
+        return b, rounding
 
     def right_sides(self) -> list[Tensor]:
         """b for each block."""
         if not self._constants:
             return self._right
-        if self.sided:
-            rounding = self._of_constants()
-            for block in self.blocks:
-                if isinstance(block, PolyhedralBlock):
-                    block.of_constants = rounding
-        b = self.current_b()
+        b, rounding = self._less_constants(judged=self.sided)
+        for block in self.blocks:
+            if isinstance(block, PolyhedralBlock):
+                block.of_constants = rounding
         return [block.right_side(b) for block in self.blocks]
 
     def values(self) -> list[Tensor]:

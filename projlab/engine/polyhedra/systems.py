@@ -20,7 +20,6 @@ from projlab import tolerance
 from projlab.engine.kernels import faces
 from projlab.numerics import memory
 from projlab.numerics.scaling import power_of_two
-from projlab.numerics.triangular import condition_bound, householder
 from projlab.system.analysis import analyse, raise_inconsistent
 from projlab.system.constraint import AffineConstraint
 from projlab.system.equilibration import equilibrate_rows
@@ -361,16 +360,10 @@ def redundant_equations(equations: AffineConstraint | None) -> Tensor | None:
     data = None if equations is None else working_dtype(equations.dtype)
     if equations is None or data is None or data is torch.float64 or equations.m < 2:
         return None
-    (m, n), u = equations.rows.shape, tolerance.unit_roundoff(data)
-    if m <= n and not equations.rows.sparse:
-        E, _ = equilibrate_rows(equations.rows.to(torch.float64))
-        bound = condition_bound(householder(E.to_dense().mT).R)
-        if float(bound) <= tolerance.proven_condition(m, n, u):
-            return None
     analysis = analyse(equations, data, "numerical", data)
     if analysis.conflicts:
         raise_inconsistent(equations, analysis)
-    redundant = torch.ones(m, dtype=torch.bool, device=equations.device)
+    redundant = torch.ones(equations.m, dtype=torch.bool, device=equations.device)
     redundant[analysis.decisions[0].kept] = False
     return redundant if bool(redundant.any()) else None
 

@@ -162,10 +162,7 @@ class PolyhedralBlock(Block):
                 self._loosened(t.expand(shape), sign) for t, sign in ((sides.lb, -1), (sides.ub, 1))
             )
             row_names = [names(row) for row in rowed.rows] if self.faces.rows else [[]] * B
-            room = torch.zeros_like(sides.right, dtype=torch.float64)
-            if of_constants is not None:
-                given = sent(of_constants, device)[self._row_numbers]
-                room = tolerance.HELD_ROUNDINGS * given.double()
+            room = tolerance.HELD_ROUNDINGS * self._rounding_of_constants(device).double()
             self.faces.refuse_empty(sides.right, lb, ub, row_names, room)
 
     def _place(
@@ -249,11 +246,15 @@ class PolyhedralBlock(Block):
             sums = right[:, 0].double() / self._weight
             u = tolerance.unit_roundoff(self.work)
             rounding = tolerance.RESIDUAL_ROUNDINGS / 2 * u * sums.abs()
-        sizes = torch.where(torch.isinf(right), 0, right).abs()
-        if self.of_constants is not None:
-            own = sent(self.of_constants, right.device)[self._row_numbers]
-            sizes = sizes + own.to(self.work) / self._u
+        known = self._rounding_of_constants(right.device).to(self.work) / self._u
+        sizes = torch.where(torch.isinf(right), 0, right).abs() + known
         return _Sides(right, lb, ub, cones.Bounds.of(lb, ub, n), sums, rounding, sizes)
+
+    def _rounding_of_constants(self, device: torch.device) -> Tensor:
+        """Of what was taken off the right sides, (B, m)."""
+        if self.of_constants is None:
+            return torch.zeros(self._row_numbers.shape, dtype=self.work, device=device)
+        return sent(self.of_constants, device)[self._row_numbers]
 
     def _tightest(
         self, b: Tensor, side: tuple[Tensor, Tensor, Tensor], sign: int
