@@ -348,19 +348,21 @@ class Projector(SystemBuffers):
     def project_(self, x: Tensor) -> Tensor:
         """Project x in place, without a graph, and return it: the hot path."""
         if not is_dynamo_compiling():
-            if isinstance(x, Tensor) and x.layout is torch.strided and not x.is_contiguous():
-                refuse_overlap(x)
             A, a, c, v = self._known
             own = self._buffers
-            if (
+            known = (
                 own.get("A") is A and own["b"] is c and A._version == a and c._version == v
-            ) or self._sparse_unchanged():
+            ) or self._sparse_unchanged()
+            if known:
                 try:
                     if self._direct.in_place(x):
                         return x
                 except RuntimeError:
                     self._require_vector(x)
                     raise
+            if isinstance(x, Tensor) and x.layout is torch.strided and not x.is_contiguous():
+                refuse_overlap(x)
+            if known:
                 solver = self._solver_for(x)
                 if x.dtype == solver.dtype and not is_compiling():
                     solver.project_(x)

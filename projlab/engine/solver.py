@@ -263,6 +263,7 @@ class Solver:
                 and x.dtype is dtype
                 and (x.is_cpu if on_cpu else x.device == device)
                 and (x.shape == one or (single and x.ndim == 2 and x.shape[1] == n))
+                and x.is_contiguous()  # no number of it at two places
                 and not x.requires_grad
                 and (exact or not lowered(dtype, kind))
             ):

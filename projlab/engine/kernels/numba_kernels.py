@@ -92,6 +92,63 @@ def project(x: Any, W: Any, c: Any) -> None:
             x[j] -= a * p[j]
 
 
+BEYOND_CACHE, SHORT_ROW, LONG_ROW, PAGE, LINE = 1 << 20, 1 << 12, 1 << 16, 1 << 12, 1 << 6
+"""Bytes. Rows go by eight where all of W leaves a second-level cache and two groups stay in it.
+
+At other lengths by four is as fast or faster; and where a row is a multiple of a page, sixteen rows
+fall in one set of a first-level cache, which holds eight: 306 us against 186, at 480 x 2048.
+"""
+
+
+@njit(**OPTIONS)
+def by_eight(W: Any) -> Any:
+    """Whether `project_by_eight` is the faster one for rows W (m, n)."""
+    row = W.shape[1] * W.itemsize
+    beside = row % PAGE
+    return (
+        W.shape[0] * row > BEYOND_CACHE
+        and SHORT_ROW < row <= LONG_ROW
+        and LINE <= beside <= PAGE - LINE
+    )
+
+
+@njit(**OPTIONS)
+def project_by_eight(x: Any, W: Any, c: Any) -> int:
+    """`project` for groups of eight rows, of which it returns the rows that are done.
+
+    More rows are on their way at a time: 151 us against 175 by four, at 480 x 2000.
+    """
+    m, n = W.shape
+    zero = x.dtype.type(0)
+    p, q, r, s, t, u, v, w = W[0], W[1], W[2], W[3], W[4], W[5], W[6], W[7]
+    a, b, d, e, f, g, h, k = zero, zero, zero, zero, zero, zero, zero, zero
+    i = 0
+    while i + 8 <= m:
+        P, Q, R, S = W[i], W[i + 1], W[i + 2], W[i + 3]
+        T, U, V, Z = W[i + 4], W[i + 5], W[i + 6], W[i + 7]
+        A, B, D, E, F, G, H, K = zero, zero, zero, zero, zero, zero, zero, zero
+        for j in range(n):
+            last = (a * p[j] + b * q[j]) + (d * r[j] + e * s[j])
+            xj = x[j] - (last + ((f * t[j] + g * u[j]) + (h * v[j] + k * w[j])))
+            x[j] = xj
+            A += P[j] * xj
+            B += Q[j] * xj
+            D += R[j] * xj
+            E += S[j] * xj
+            F += T[j] * xj
+            G += U[j] * xj
+            H += V[j] * xj
+            K += Z[j] * xj
+        a, b, d, e = A + c[i], B + c[i + 1], D + c[i + 2], E + c[i + 3]
+        f, g, h, k = F + c[i + 4], G + c[i + 5], H + c[i + 6], K + c[i + 7]
+        p, q, r, s, t, u, v, w = P, Q, R, S, T, U, V, Z
+        i += 8
+    for j in range(n):
+        last = (a * p[j] + b * q[j]) + (d * r[j] + e * s[j])
+        x[j] -= last + ((f * t[j] + g * u[j]) + (h * v[j] + k * w[j]))
+    return i
+
+
 @njit(**OPTIONS)
 def project_four(x: Any, W: Any, c: Any) -> None:
     """`project` for the four rows of x at once: a group of two rows of W is read once for them."""
@@ -141,7 +198,7 @@ def project_four(x: Any, W: Any, c: Any) -> None:
 @njit(**OPTIONS)
 def project_all(x: Any, W: Any, c: Any, step: int, system: int) -> None:
     """Every x[i, j] onto the rows W[i], with the part of c that begins at i * system + j * step."""
-    m = W.shape[1]
+    m, eight = W.shape[1], by_eight(W[0])
     for i in range(x.shape[0]):
         j = 0
         if step == 0:
@@ -150,7 +207,8 @@ def project_all(x: Any, W: Any, c: Any, step: int, system: int) -> None:
                 j += 4
         while j < x.shape[1]:
             at = i * system + j * step
-            project(x[i, j], W[i], c[at : at + m])
+            done = project_by_eight(x[i, j], W[i], c[at : at + m]) if eight else 0
+            project(x[i, j], W[i, done:], c[at + done : at + m])
             j += 1
 
 

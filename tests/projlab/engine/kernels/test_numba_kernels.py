@@ -1,5 +1,6 @@
 """The compiled kernels, called by address, against plain products."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -71,6 +72,33 @@ def test_long_rows(n):
     c, found = torch.randn(9, dtype=torch.float64), x.clone()
     project(found, W, c, step=0, system=0)
     check(found, x, W, c)
+
+
+@pytest.mark.parametrize("dtype", KERNELS)
+@pytest.mark.parametrize("m", range(168, 176))
+def test_groups_of_eight_rows(m, dtype):
+    """Beyond a second-level cache rows go by eight, the rest by four, two and one."""
+    W, x = orthonormal(2, m=m, n=1600, dtype=dtype), torch.randn(2, 3, 1600, dtype=dtype)
+    assert numba_kernels.by_eight(W[0].numpy())
+    c, found = torch.randn(2, 3, m, dtype=dtype), x.clone()
+    project(found, W, c, step=m, system=3 * m)
+    for i in range(2):
+        check(found[i], x[i], W[i], c[i])
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "why"),
+    [
+        (80, 1600, "all of W in a second-level cache"),
+        (4000, 500, "short rows"),
+        (20, 9000, "two groups that leave that cache"),
+        (100, 2048, "rows one page apart"),
+        (100, 2049, "rows all but a page apart"),
+        (100, 2045, "rows all but a page apart"),
+    ],
+)
+def test_other_rows_go_by_four(m, n, why):
+    assert not numba_kernels.by_eight(np.empty((m, n))), why
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
