@@ -43,6 +43,7 @@ class SparseBlock(Block):
         self.entries = [TouchedEntries(piece, parameters[piece.parameter]) for piece in plan.pieces]
         rows, cols, values = self.gram.ordered_entries()
         self._absolute = SparseMatrix(rows, cols, values.abs(), solver.shape)
+        self._sums = self._absolute.times(values.new_ones(solver.shape[1]))
         own = [parameters[piece.parameter] for piece in plan.pieces]
         u = max(tolerance.unit_roundoff(p.dtype) for p in own)
         self._rounding = tolerance.RESIDUAL_ROUNDINGS * u
@@ -66,14 +67,22 @@ class SparseBlock(Block):
         return r if self.homogeneous else r.sub_(b)
 
     def magnitude(self, b: Tensor) -> Tensor:
-        size = self._absolute.times(self._read(self.ts).abs())
-        return size.div_(self._units).add_(b.abs())
+        return self._magnitude(self._read(self.ts).abs(), b)
+
+    def _magnitude(self, size: Tensor, b: Tensor) -> Tensor:
+        return self._absolute.times(size).div_(self._units).add_(b.abs())
 
     def subtract(self, r: Tensor) -> None:
         self._subtract(self.ts, self._correction(r * self._units))
 
     def settled(self, b: Tensor, r: Tensor) -> bool:
-        return self._rounds(r, self.magnitude(b))
+        size = self._read(self.ts).abs()
+        at_most = self._at_most(size).div_(self._units).add_(b.abs())
+        return self._rounds(r, at_most) and self._rounds(r, self._magnitude(size, b))
+
+    def _at_most(self, size: Tensor) -> Tensor:
+        """Above |E| times these sizes (B, n), and known without a product."""
+        return self._sums * size.amax(-1, keepdim=True)
 
     def _rounds(self, r: Tensor, size: Tensor) -> bool:
         """Whether residuals are rounding beside the sizes of what they are summed from."""
@@ -84,10 +93,14 @@ class SparseBlock(Block):
         total = self._correction(self.gram.times(v))
         for _ in range(1, self._passes):
             r = self.gram.times(v - total)
-            if self._reads and self._rounds(r, self._absolute.times(v.abs())):
+            if self._reads and self._rests(r, v):
                 break
             total += self._correction(r)
         self._subtract(gs, total)
+
+    def _rests(self, r: Tensor, v: Tensor) -> bool:
+        size = v.abs()
+        return self._rounds(r, self._at_most(size)) and self._rounds(r, self._absolute.times(size))
 
     def multipliers(self, gs: Sequence[Tensor], shift: Shift | None) -> Tensor:
         v = shifted(self._read(gs), self.entries, self.ts, shift)
