@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from projlab import tolerance
+from projlab.engine.kernels.column_blocks import ColumnBlocks
 from projlab.engine.variants.base import Factor, Variant
 from projlab.errors import AccuracyError, InputError
 from projlab.numerics import lsqr, memory
@@ -54,6 +55,8 @@ class Products:
     """None on the CPU, where `forward` does both."""
     rows: Rows | None
     """In the place of both, where the rows are not sparse."""
+    blocks: ColumnBlocks | None = None
+    """What `forward` does for one vector, where that is faster."""
 
     @classmethod
     def of(cls, rows: Rows) -> "Products":
@@ -65,19 +68,24 @@ class Products:
     @classmethod
     def _by(cls, entries: tuple[Tensor, Tensor, Tensor], shape: tuple[int, int]) -> "Products":
         if entries[2].device.type == "cpu":
-            return cls(compressed(*entries, shape), None, None)
+            forward = compressed(*entries, shape)
+            return cls(forward, None, None, ColumnBlocks.of(forward))
         return cls(*both(*entries, shape), None)
 
     def matvec(self, x: Tensor) -> Tensor:
         if self.forward is None:
             assert self.rows is not None
             return self.rows.matvec(x)
+        if self.blocks is not None and x.numel() == x.shape[-1]:
+            return self.blocks.times(x)
         return self.forward.times_on_host(x) if self.adjoint is None else self.forward(x)
 
     def rmatvec(self, y: Tensor) -> Tensor:
         if self.forward is None:
             assert self.rows is not None
             return self.rows.rmatvec(y)
+        if self.blocks is not None and y.numel() == y.shape[-1]:
+            return self.blocks.transposed_times(y)
         if self.adjoint is None:
             return self.forward.times_on_host(y, transposed=True)
         return self.adjoint(y)
