@@ -1,4 +1,4 @@
-"""The numba kernel of the search for an active set, where PROJLAB_NATIVE is "all"."""
+"""The numba kernel of the search for an active set."""
 
 from array import array
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from projlab import tolerance
 from projlab.engine.kernels.elimination import COUNTED, DENSER, kernels, ordering
-from projlab.engine.kernels.native import PLAIN, all_wanted, loaded, recorded
+from projlab.engine.kernels.native import PLAIN, loaded, recorded, wanted
 from projlab.system.rows import Rows
 
 SLOTS = 39
@@ -135,12 +135,12 @@ class Ends(NamedTuple):
 def takes(*tensors: Tensor) -> bool:
     """Whether these may be handed to a kernel."""
     plain = all(type(t) in PLAIN and t.is_contiguous() and not t.is_neg() for t in tensors)
-    return plain and all_wanted() and not recorded()
+    return plain and wanted() and not recorded()
 
 
 def of(rows: Rows, equations: int) -> Faces | None:
     """For rows on the CPU, the first `equations` of them equations; None where torch searches."""
-    if min(rows.shape) == 0 or not all_wanted() or rows.device.type != "cpu":
+    if min(rows.shape) == 0 or not wanted() or rows.device.type != "cpu":
         return None
     made = None if kernel("by_newton") is None else _matrix(rows.triplets(), rows.shape)
     return None if made is None else Faces(made, equations)

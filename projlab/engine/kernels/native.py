@@ -1,8 +1,7 @@
 """CPU kernels: one pass over the rows, without the overhead of torch's operators.
 
 Used where numba is installed (`pip install projlab[native]`; no compiler is needed), the kernel is
-the faster way, and PROJLAB_NATIVE does not say "0" or "off" when a projector is set up. Those of
-active sets take minutes to compile, and are used where it says "all". They give
+the faster way, and PROJLAB_NATIVE does not say "0" or "off" when a projector is set up. They give
 the answers of the torch operators to rounding, in one thread each, so that nothing is
 oversubscribed.
 
@@ -35,9 +34,8 @@ from projlab.numerics import tuning
 PLAIN = frozenset({Tensor, torch.nn.Parameter})
 """Types whose memory is what they seem to be."""
 
-ON, OFF, ALL = ("", "1", "on"), ("0", "off"), ("all",)
-"""What PROJLAB_NATIVE may say; "on" is also what it says where it is not set, and "all" has those
-kernels too that take minutes to compile at their first use."""
+ON, OFF = ("", "1", "on", "all"), ("0", "off")
+"""What PROJLAB_NATIVE may say; "on" is also what it says where it is not set."""
 
 Kernel = Callable[[int, int, int], None]
 """`numba_kernels.float64` or `float32`."""
@@ -56,23 +54,14 @@ def wanted() -> bool:
     InputError
         PROJLAB_NATIVE says none of what it may say.
     """
-    return _asked() not in OFF
-
-
-def all_wanted() -> bool:
-    """Whether the environment asks for kernels that take minutes to compile, too."""
-    return _asked() in ALL
-
-
-def _asked() -> str:
     asked = os.environ.get("PROJLAB_NATIVE", "")
-    if asked.lower() not in ON + OFF + ALL:
+    if asked.lower() not in ON + OFF:
         raise InputError(
             f"the environment variable PROJLAB_NATIVE is {asked!r}; it may be '0' or 'off' (no "
-            "native kernels), '1' or 'on' (where numba is installed, as if it were not set), or "
-            "'all' (those too that take minutes to compile at first)"
+            "native kernels), or '1', 'on' or 'all' (where numba is installed, as if it were not "
+            "set)"
         )
-    return asked.lower()
+    return asked.lower() in ON
 
 
 @cache

@@ -14,7 +14,7 @@ from projlab_validation.problems.real import load
 from tests.projlab import polyhedra
 from tests.projlab.ways import needs_numba
 
-# the first of them compiles, for a minute and more
+# the first of them compiles
 pytestmark = [needs_numba, pytest.mark.timeout(900)]
 
 F64 = torch.float64
@@ -25,15 +25,16 @@ CONDITION = 100.0
 
 @pytest.fixture(autouse=True)
 def asked_for(monkeypatch):
-    monkeypatch.setenv("PROJLAB_NATIVE", "all")
+    monkeypatch.setenv("PROJLAB_NATIVE", "on")
 
 
-@pytest.mark.parametrize("says", ["", "1", "on"])
-def test_what_takes_minutes_to_compile_is_not_the_default(says, monkeypatch):
-    monkeypatch.setenv("PROJLAB_NATIVE", says)
-    assert projector(**simplices(0)[0])._system.faces is None
-    P = projector(**(simplices(0)[0] | {"variant": "active_set"}))
-    assert P._system.faces is None
+@pytest.mark.parametrize("says", [None, "", "1", "on", "all", "0", "off"])
+def test_the_default(says, monkeypatch):
+    monkeypatch.delenv("PROJLAB_NATIVE")
+    if says is not None:
+        monkeypatch.setenv("PROJLAB_NATIVE", says)
+    P = projector(**simplices(0)[0], variant="active_set")
+    assert (P._system.faces is None) is (says in ("0", "off"))
 
 
 def bound(P, x0, x):
@@ -45,7 +46,7 @@ def bound(P, x0, x):
 
 def both(monkeypatch, parts, x0, **keywords):
     """A projector, its answer by kernels, and the answer and effort of one without."""
-    monkeypatch.setenv("PROJLAB_NATIVE", "all")
+    monkeypatch.setenv("PROJLAB_NATIVE", "on")
     native = projector(**parts, variant="active_set", **keywords)
     assert native._system.faces is not None
     native.forget()
@@ -55,7 +56,7 @@ def both(monkeypatch, parts, x0, **keywords):
     assert plain._system.faces is None
     plain.forget()
     expected = plain(x0)
-    monkeypatch.setenv("PROJLAB_NATIVE", "all")
+    monkeypatch.setenv("PROJLAB_NATIVE", "on")
     return native, found, plain, expected
 
 

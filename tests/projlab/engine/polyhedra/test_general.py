@@ -21,8 +21,15 @@ from projlab.engine.polyhedra.infeasible import proof
 from projlab.engine.polyhedra.systems import system_of
 from projlab_validation.problems.real import load
 from tests.projlab import exact, polyhedra
+from tests.projlab.ways import needs_numba
 
 U = 2.0**-53
+
+
+@pytest.fixture(autouse=True, params=[pytest.param("on", marks=needs_numba), "off"])
+def kernels(request, monkeypatch):
+    """By kernels and by torch's operators."""
+    monkeypatch.setenv("PROJLAB_NATIVE", request.param)
 
 
 def bound(P, x0, x):
@@ -163,6 +170,7 @@ def test_right_sides_and_bounds_of_each_vector():
 
 
 def test_what_is_not_polished_says_so_with_a_bound(monkeypatch):
+    monkeypatch.setenv("PROJLAB_NATIVE", "off")  # whose attempts are taken away below
     parts, x0 = polyhedra.random(3, degenerate=False)
     right = projector(**parts, variant="active_set")(x0)
     monkeypatch.setattr(search, "NEWTON_STEPS", 0)
