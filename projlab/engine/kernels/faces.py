@@ -82,7 +82,7 @@ class Faces:
         compiled = kernel(kind)
         # sides that all vectors share are there once
         x0, right, lb, ub = (
-            (t if t.stride(0) else t[:1]).contiguous().resolve_neg() for t in given
+            t if t.is_contiguous() and not t.is_neg() else _in_order(t) for t in given
         )
         try:  # taken while it is written: a call beside this one makes its own
             kept = self._kept.pop()
@@ -90,13 +90,14 @@ class Faces:
             kept = self._made()
         counts = array("q", (0, 0, 0))
         own = (x0, found[0], right, found[1], lb, ub, *face)
+        told = limits.__array_interface__["data"][0]  # .ctypes makes an object of it first
         plan = array(
             "q",
-            [
+            (
                 *self._sizes, self._full, steps, 4 * tolerance.CORRECTIONS, again,
-                counts.buffer_info()[0], *self._fixed, *kept[0], self._order, limits.ctypes.data,
+                counts.buffer_info()[0], *self._fixed, *kept[0], self._order, told,
                 *[part.data_ptr() for part in own],
-            ],
+            ),
         )  # fmt: skip
         address = plan.buffer_info()[0]
         if len(done) == 1:
@@ -123,6 +124,10 @@ class Faces:
         return [part.ctypes.data for part in parts], parts
 
 
+def _in_order(t: Tensor) -> Tensor:
+    return (t if t.stride(0) else t[:1]).contiguous().resolve_neg()
+
+
 class Ends(NamedTuple):
     """What a kernel returned for each vector; factorisations, and the most steps of a vector."""
 
@@ -135,7 +140,7 @@ class Ends(NamedTuple):
 def takes(*tensors: Tensor) -> bool:
     """Whether these may be handed to a kernel."""
     plain = all(type(t) in PLAIN and t.is_contiguous() and not t.is_neg() for t in tensors)
-    return plain and wanted() and not recorded()
+    return plain and not recorded()
 
 
 def of(rows: Rows, equations: int) -> Faces | None:

@@ -51,11 +51,13 @@ _NEAR = 1e3
 """Multipliers of normed rows are about as large as what they move."""
 
 
-def _ordinary(x: Tensor, right: Tensor) -> bool:
-    """Whether two numbers tell that everything is as large as most things are."""
-    if not (x.numel() and right.numel() and _SMALL <= float(x.abs().max()) <= _LARGE):
-        return False
-    return float(right.abs().max()) <= _LARGE
+_POLISHED = torch.ones(1, dtype=torch.bool, device="cpu")
+"""Of one vector. Nobody writes to it."""
+
+
+def largest(t: Tensor) -> float:
+    """Of the magnitudes, NaN and infinities among them; 0 of none."""
+    return float(torch.linalg.vector_norm(t, torch.inf)) if t.numel() else 0.0
 
 
 def _largest(t: Tensor) -> float:
@@ -71,23 +73,38 @@ class General:
         self.names = names
         self.effort: Effort | None = None
         self._last: Answer | None = None
+        self._limits = limits(system.shape[0])
 
-    def answer(self, x: Tensor, right: Tensor, lb: Tensor, ub: Tensor, *, checked: bool) -> Answer:
+    def answer(
+        self,
+        x: Tensor,
+        right: Tensor,
+        lb: Tensor,
+        ub: Tensor,
+        *,
+        checked: bool,
+        largest_right: float | None = None,
+    ) -> Answer:
         """The projections of x (k, n), without a graph, everything in float64 and of k rows.
 
-        `checked` says that the right sides and bounds are known to leave some x. Numbers whose
-        squares over- or underflow are brought to size one: everything scales together.
+        `checked` says that the right sides and bounds are known to leave some x, and
+        `largest_right` is `largest(right)` where that is known. Numbers whose squares over- or
+        underflow are brought to size one: everything scales together.
         """
-        if not _ordinary(x, right):
+        size_x = largest(x)
+        size_right = largest(right) if largest_right is None else largest_right
+        ordinary = right.numel() and _SMALL <= size_x <= _LARGE and size_right <= _LARGE
+        if not ordinary:
             size = max(map(_largest, (x, right, lb, ub)))
             sides = torch.where(self.system.is_equation, right, 0.0)
             if 0 < size < _SMALL or max(_largest(x), _largest(sides)) > _LARGE:
                 return self._of_size_one((x, right, lb, ub), size, checked=checked)
-        begun = self._at_once(x, right, lb, ub) if len(x) == 1 else None
+        known = max(size_x, size_right) if ordinary else None
+        begun = self._at_once(x, right, lb, ub, known) if len(x) == 1 else None
         if begun is not None and begun[1].each == [1]:
             found, ends = begun
             self._last = found
-            self.effort = Effort(torch.ones(1, dtype=torch.bool, device="cpu"), *ends[1:])
+            self.effort = Effort(_POLISHED, *ends[1:])
             return found
         require_room(self.system, len(x))
         sought = Search(self.system, x, right, lb, ub, self._start(x, right))
@@ -114,17 +131,19 @@ class General:
         return found
 
     def _at_once(
-        self, x: Tensor, right: Tensor, lb: Tensor, ub: Tensor
+        self, x: Tensor, right: Tensor, lb: Tensor, ub: Tensor, size: float | None
     ) -> tuple[Answer, faces.Ends] | None:
-        """One vector by the kernel: the last face tried, and Newton's steps; None without one."""
+        """One vector by the kernel: the last face tried, and Newton's steps; None without one.
+
+        `size` is the largest magnitude in x and the right sides, where all are finite.
+        """
         native = self.system.faces
         if native is None or not faces.takes(x, right, lb, ub):
             return None
         last = self._last
         if last is not None and len(last.x) == 1:
-            found = Answer(
-                torch.empty_like(x), self._start(x, right), *(t.clone() for t in last[2:])
-            )
+            start = self._start(x, right) if size is None else _near(last.y, size)
+            found = Answer(torch.empty_like(x), start, *(t.clone() for t in last[2:]))
         else:
             last = None
             found = Answer(
@@ -136,7 +155,7 @@ class General:
             (x, right, lb, ub),
             found[:2],
             found[2:],
-            limits(self.system.shape[0]),
+            self._limits,
             kind="by_newton",
             steps=search.NEWTON_STEPS,
             again=last is not None,
@@ -228,6 +247,11 @@ class General:
                 found.y,
             )
         return p + fixed, y
+
+
+def _near(y: Tensor, size: float) -> Tensor:
+    """A copy of the multipliers of one vector, or zeros, as `General._start` has it."""
+    return y.clone() if largest(y) <= _NEAR * size else torch.zeros_like(y)
 
 
 class _Searched(Function):

@@ -15,7 +15,7 @@ from projlab import tolerance
 from projlab.engine import compiled
 from projlab.engine.kernels.native import PLAIN, recorded
 from projlab.engine.polyhedra import closed, infeasible, threshold
-from projlab.engine.polyhedra.general import General
+from projlab.engine.polyhedra.general import General, largest
 from projlab.engine.polyhedra.systems import System, redundant_equations, system_of
 from projlab.engine.polyhedra.threshold import DisjointRows, limits
 from projlab.engine.solver import needs_function
@@ -356,9 +356,11 @@ class PolyhedralProjector(nn.Module):
         sides = vars(self)["_own_sides"]
         if sides is None:
             asked = self._asked(x.detach(), {})
-            sides = tuple(t.contiguous() for t in (asked.right, asked.lb, asked.ub))
-            vars(self)["_own_sides"] = sides
-        found = general.answer(x.detach().unsqueeze(0), *sides, checked=True)
+            parts = tuple(t.contiguous() for t in (asked.right, asked.lb, asked.ub))
+            sides = vars(self)["_own_sides"] = *parts, largest(asked.right)
+        right, lb, ub, size = sides
+        one = x.detach().unsqueeze(0)
+        found = general.answer(one, right, lb, ub, checked=True, largest_right=size)
         self._say_status(lambda: self._asked(x, {}), found.x, found.y)
         return found.x[0]
 
