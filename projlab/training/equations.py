@@ -2,12 +2,17 @@
 
 import bisect
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from projlab.training.expressions.expression import Equation
 from projlab.training.expressions.labels import ParameterNames
+from projlab.training.expressions.maps import largest_entries
+
+USUAL = 20
+"""Coefficients are left as they are up to two to this, and from two to minus this on."""
 
 
 class StackedEquations:
@@ -47,6 +52,23 @@ class StackedEquations:
     def right_side(self) -> Tensor:
         """b, (rows,), float64 on the CPU."""
         return torch.cat([e.right_side() for e in self.equations])
+
+    @cached_property
+    def exponents(self) -> Tensor | None:
+        """Two to these divides coefficients, (rows,), for squares to stay in range of float32.
+
+        Zero for rows of ordinary size; None where all are. They depend on coefficients alone.
+        """
+        parts = [torch.zeros(0, dtype=torch.int32, device="cpu")]
+        for e in self.equations:
+            largest = torch.zeros(e.rows, dtype=torch.float64, device="cpu")
+            for term in e.difference.terms:
+                largest = torch.maximum(largest, largest_entries(term))
+            exponent = torch.frexp(largest).exponent
+            usual = (largest == 0) | (exponent.abs() <= USUAL) | ~torch.isfinite(largest)
+            parts.append(torch.where(usual, 0, exponent))
+        found = torch.cat(parts)
+        return found if bool(found.any()) else None
 
     def b_error(self) -> Tensor | None:
         """By how much each b may be off, (rows,), float64 on the CPU; None where none may."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from projlab import tolerance
 from projlab.engine.kernels import sums as kernels
 from projlab.errors import InputError, ProjlabError
+from projlab.numerics.scaling import exact_power, scale
 from projlab.numerics.transfer import capturing, reads_values, sent
 from projlab.proof import certificate
 from projlab.proof.certificate import Certificate
@@ -24,7 +25,7 @@ from projlab.training.blocks.shards import shards_blocks
 from projlab.training.blocks.sums import SumsBlock
 from projlab.training.equations import StackedEquations
 from projlab.training.expressions.expression import Inequality
-from projlab.training.expressions.maps import LinearMap, Sums, magnitude, placed
+from projlab.training.expressions.maps import LinearMap, Sums, in_units, magnitude, placed
 from projlab.training.grids import MarginsPlan
 from projlab.training.memory_order import flat, in_memory_order, is_dense, laid_out
 from projlab.training.partition import EquationRows, MatrixPlan, Plan, SumsPlan, alike, split
@@ -90,6 +91,11 @@ class ParameterSystem:
         apart: bool = False,
     ) -> None:
         self.stacked, self.actual = stacked, actual
+        self._exponents = stacked.exponents
+        """Rows are divided by two to these, (rows,), and all that is told of them is in the units
+        of the caller again; None where none is far from one."""
+        self._units: list[Tensor] | None = None
+        """Two to these, block by block, where residuals are told."""
         self.ranks = Ranks.of(
             [actual(p) for p in stacked.parameters],
             [stacked.parameter_names[p] for p in stacked.parameters],
@@ -111,13 +117,16 @@ class ParameterSystem:
         data = self._data()
         self.dtype = widest_dtype([actual(p) for p in stacked.parameters])
         self._b = sent(
-            stacked.right_side(), device, torch.float32 if device.type == "mps" else torch.float64
+            self._divided(stacked.right_side()),
+            device,
+            torch.float32 if device.type == "mps" else torch.float64,
         )
         if strict:
             self._require_range()
         # rows that may contradict each other have factors that no b has a part in
-        b = self.current_b().double().cpu() if strict else stacked.right_side()
+        b = self.current_b().double().cpu() if strict else self._divided(stacked.right_side())
         error = stacked.b_error() if strict else None
+        error = None if error is None else self._divided(error)
         parts = parted(self._equations, [p.numel() for p in self.parameters])
         self.sided = bool(len(parts.bounds.rows) or parts.together or len(parts.void))
         """Whether there are inequalities."""
@@ -183,11 +192,21 @@ class ParameterSystem:
             self._forms,
             b,
             self._unequal,
-            self.stacked.row_names,
+            self._row_names,
             self._entry_name,
             strict=strict,
             of_constants=self._of_constants(),
         )
+
+    def _row_names(self, rows: Tensor) -> list[str]:
+        """Names of rows beside which their numbers are told."""
+        names = self.stacked.row_names(rows)
+        if self._exponents is None:
+            return names
+        exponents = self._exponents[rows.flatten().cpu()].tolist()
+        return [
+            f"{name}, over 2**{e}," if e else name for name, e in zip(names, exponents, strict=True)
+        ]
 
     @property
     def _unequal(self) -> Tensor:
@@ -291,6 +310,7 @@ class ParameterSystem:
             if not isinstance(block, SumsBlock) and bool(own[int(block.rows.flatten()[0])])
         ]
         part._fix()
+        part._units = None
         part._shares_blocks = True
         return part
 
@@ -326,9 +346,19 @@ class ParameterSystem:
         if not self._any_b:
             return False
         self.stacked = stacked
-        self._b = stacked.right_side().to(self._b)
+        self._b = self._divided(stacked.right_side()).to(self._b)
         self._fix()
         return True
+
+    def _divided(self, rows: Tensor) -> Tensor:
+        """Numbers of the rows, (rows,), in the units in which rows are kept."""
+        return rows if self._exponents is None else scale(rows, -self._exponents)
+
+    def _told(self, rows: Tensor) -> Tensor:
+        """Numbers of the rows, (rows,), in those of the caller."""
+        if self._exponents is None:
+            return rows
+        return scale(rows.double(), sent(self._exponents, rows.device)).to(rows.dtype)
 
     def _varying(self, varies: Callable[[Tensor], bool], fresh: int) -> list[EquationRows]:
         """The equations over parameters that vary; the other terms become constants.
@@ -341,6 +371,8 @@ class ParameterSystem:
             terms: list[tuple[int, LinearMap]] = []
             for term in e.difference.terms:
                 p = self.actual(term.parameter)
+                if self._exponents is not None:
+                    term = in_units(term, self._exponents[start : start + e.rows])
                 if not varies(p):
                     self._constants.append((start, start + e.rows, placed(term, p.device)))
                     continue
@@ -392,9 +424,13 @@ class ParameterSystem:
         lost = torch.isfinite(self._b) & torch.isinf(self._b.to(self.dtype))
         if bool(lost.any()):
             i = int(lost.nonzero()[0])
+            value, name = float(self._told(self._b)[i]), self.stacked.row_name(i)
+            advice = "scale the equation"
+            if self._exponents is not None and int(self._exponents[i]):
+                name, advice = f"{name}, over its coefficients,", "none of their values meets it"
             raise InputError(
-                f"the right side {float(self._b[i]):.6g} of {self.stacked.row_name(i)} is infinite "
-                f"in {self.dtype}, the precision of its parameters; scale the equation"
+                f"the right side {value:.6g} of {name} is infinite in {self.dtype}, the precision "
+                f"of its parameters; {advice}"
             )
 
     def _distinct(self, b: Tensor, error: Tensor | None) -> list[EquationRows]:
@@ -427,16 +463,17 @@ class ParameterSystem:
 
     def _refuse_empty(self, empty: Tensor, b: Tensor, error: Tensor | None) -> None:
         """Raise `InconsistentError` for a row without entries whose b is not zero to rounding."""
-        scale = tolerance.unit_roundoff(self.dtype) * self.stacked.right_side().abs()
-        if len(empty) and (rounding := self._of_constants()) is not None:
-            scale = scale + rounding.cpu()
+        sizes = self._divided(self.stacked.right_side().abs())
+        rounding = tolerance.unit_roundoff(self.dtype) * sizes
+        if len(empty) and (constants := self._of_constants()) is not None:
+            rounding = rounding + constants.cpu()
         unequal = {
             i for e in self._equations if e.inequality for i in range(e.start, e.start + e.height)
         }
         for row in empty.tolist():
             stated = 0.0 if error is None else float(error[row])
             off = -float(b[row]) if row in unequal else abs(float(b[row]))
-            if off > tolerance.RESIDUAL_ROUNDINGS * float(scale[row]) + stated:
+            if off > tolerance.RESIDUAL_ROUNDINGS * float(rounding[row]) + stated:
                 name = self.stacked.row_name(row)
                 raise inconsistent([f"{name} holds no parameter that varies"])
 
@@ -506,10 +543,30 @@ class ParameterSystem:
         """
         reads = skip is None and self._reads
         self._bind()
-        return [
+        left = [
             block.project_(b, skip, reads=reads, last=last)
             for block, b in zip(self.blocks, self.right_sides(), strict=True)
         ]
+        return self._residuals_told(left)
+
+    def _residuals_told(self, residuals: list[Tensor]) -> list[Tensor]:
+        """In the units of the caller; a block's one number for all of its rows in their largest."""
+        if self._exponents is None:
+            return residuals
+        if self._units is None:
+            self._units = [self._units_of(block) for block in self.blocks]
+        return [
+            r.double() * (unit if unit.shape == r.shape else unit.max())
+            for unit, r in zip(self._units, residuals, strict=True)
+        ]
+
+    def _units_of(self, block: Block) -> Tensor:
+        """Of each of a block's residuals the unit, in the shape of its row numbers."""
+        assert self._exponents is not None
+        exponents = self._exponents[block.rows.cpu()]
+        if isinstance(block, PolyhedralBlock):  # whose last ones are those of bounds
+            exponents = torch.cat([exponents[:, :-1], torch.zeros_like(exponents[:, -1:])], -1)
+        return sent(exact_power(exponents, torch.float64), block.rows.device)
 
     def project_points_(self, points: list[Tensor], skip: Tensor | None) -> None:
         """Other tensors of the parameters' shapes and dtypes onto the set, in place."""
@@ -580,7 +637,7 @@ class ParameterSystem:
             share = y[first : first + height] / (1 + len(others))
             for start in (first, *others):
                 y[start : start + height] = share
-        return y
+        return y if self._exponents is None else self._divided(y.double().cpu()).to(y)
 
     def _laid(self, gs: list[Tensor]) -> list[Tensor]:
         """Tensors of the parameters' shapes as these lie in memory."""
@@ -622,7 +679,7 @@ class ParameterSystem:
 
     def residuals(self) -> list[Tensor]:
         """A x - b, block by block; of sharded parameters those that this rank knows."""
-        return [block.residual(b) for block, b in self._current()]
+        return self._residuals_told([block.residual(b) for block, b in self._current()])
 
     def known_to_all(self, residuals: list[Tensor]) -> list[Tensor]:
         """The residuals; where a rank has equations of its own, the largest on any rank."""

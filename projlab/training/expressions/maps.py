@@ -12,6 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from projlab.numerics.scaling import power_of_two
 from projlab.numerics.transfer import sent
 
 Axes = tuple[tuple[int, int], ...]
@@ -267,6 +268,30 @@ def weighted(term: LinearMap, weights: Tensor) -> LinearMap:
         return replace(term, entries=term.entries.to(wide) * w)
     entries = stored(term)
     return replace(entries, values=entries.values * weights.flatten()[entries.rows])
+
+
+def largest_entries(term: LinearMap) -> Tensor:
+    """Of each row the largest magnitude of a coefficient, (rows,), float64 on the CPU."""
+    rows = math.prod(term.shape)
+    if isinstance(term, SparseMap):
+        largest = torch.zeros(rows, dtype=torch.float64, device="cpu")
+        return largest.scatter_reduce(0, term.rows.cpu(), term.values.cpu().double().abs(), "amax")
+    if isinstance(term, DenseMap):
+        if term.entries.shape[-1] == 0:
+            return torch.zeros(rows, dtype=torch.float64, device="cpu")
+        low, high = (t.double() for t in torch.aminmax(term.entries, dim=-1))
+        return torch.maximum(-low, high).cpu() * abs(term.source.scale)
+    return torch.full((rows,), abs(term.scale), dtype=torch.float64, device="cpu")
+
+
+def in_units(term: LinearMap, exponents: Tensor) -> LinearMap:
+    """The map with each row divided by two to its exponent, (rows,), exactly."""
+    factors = power_of_two(-exponents, torch.float64)
+    if isinstance(term, Sums) and bool((exponents == exponents[0]).all()):
+        return replace(term, scale=term.scale * float(factors[0][0]) * float(factors[1][0]))
+    for factor in factors:
+        term = weighted(term, factor)
+    return term
 
 
 def magnitude(term: LinearMap, t: Tensor, dtype: torch.dtype) -> Tensor:
