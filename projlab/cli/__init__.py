@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # `timeout`, CI and `kill` end a run as Ctrl-C does, so that no worker goes on without it.
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return guarded(lambda: command.run(options))
+        return guarded(lambda: command.run(options), command.no_room)
     except KeyboardInterrupt:
         print(f"projlab: interrupted; {command.interrupted}", file=sys.stderr)
         return INTERRUPTED

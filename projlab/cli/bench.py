@@ -116,4 +116,5 @@ COMMAND = Command(
     add_arguments=add_arguments,
     run=run,
     interrupted="nothing was stored",
+    no_room="what was stored before is whole; measure again once there is room",
 )

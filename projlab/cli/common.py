@@ -46,6 +46,8 @@ class Command:
         Does what the parsed options ask for; returns the exit code.
     interrupted
         What is said after Ctrl-C: what of the work is kept.
+    no_room
+        What is said where nothing more can be written: what is kept, and how to go on.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Command:
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
     interrupted: str = ""
+    no_room: str = "ask again once there is room"
 
 
 def named_path(text: str) -> Path:

@@ -283,4 +283,5 @@ COMMAND = Command(
     add_arguments=add_arguments,
     run=run,
     interrupted="nothing was written",
+    no_room="no part of a page is left behind; compare again once there is room",
 )

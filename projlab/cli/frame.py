@@ -53,8 +53,11 @@ def let_output_degrade() -> None:
             reconfigure(errors="projlab")
 
 
-def guarded(work: Callable[[], int]) -> int:
-    """Do the work of a command; end what goes wrong in a sentence and an exit code of its own."""
+def guarded(work: Callable[[], int], no_room: str) -> int:
+    """Do the work of a command; end what goes wrong in a sentence and an exit code of its own.
+
+    `no_room` is what the command advises where nothing more can be written.
+    """
     try:
         code = work()
         sys.stdout.flush()  # a full disk or a reader that left is noticed here, not at exit
@@ -67,23 +70,20 @@ def guarded(work: Callable[[], int]) -> int:
         reason = f" ({error})" if str(error) else ""
         return _say(BAD_INPUT, f"it needs more memory than there is{reason}; nothing is kept of it")
     except OSError as error:
-        sentence = _of_system(error)
+        sentence = _of_system(error, no_room)
         return _say(BAD_INPUT, sentence) if sentence else _broke(error)
     except Exception as error:  # a crash must not end with 1, which is a verdict
         return _broke(error)
     return code
 
 
-def _of_system(error: OSError) -> str:
+def _of_system(error: OSError, no_room: str) -> str:
     """Say what the system refused, where the user can do something about it; else ""."""
     where = error.filename2 or error.filename
     named = str(where) if where is not None else "a file"
     reason = (error.strerror or str(error)).lower()
     if error.errno in NO_ROOM:
-        return (
-            f"{named} cannot be written: {reason}; what was written before is whole, and "
-            "`projlab validate --resume` goes on once there is room"
-        )
+        return f"{named} cannot be written: {reason}; {no_room}"
     if error.errno in NOT_ALLOWED:
         return f"{named}: {reason}; give --out a folder that can be written"
     if error.errno in NOT_THERE and where is not None:

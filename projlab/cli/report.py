@@ -80,4 +80,6 @@ COMMAND = Command(
     epilog=EPILOG,
     add_arguments=add_arguments,
     run=run,
+    no_room="no part of a page is left behind, and what was measured is as it was; render it again "
+    "once there is room",
 )

@@ -544,4 +544,6 @@ COMMAND = Command(
     add_arguments=add_arguments,
     run=run,
     interrupted="--resume goes on with what is measured already",
+    no_room="what was written before is whole, and `projlab validate --resume` goes on once there "
+    "is room",
 )

@@ -273,14 +273,216 @@ class SystemBuffers(nn.Module):
         return assembled(found["A_indices"], found["A_values"], (int(size[0]), int(size[1])))
 
 
-def assembled(indices: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
+class MatrixBuffers(nn.Module):
+    """A module with matrices A and G among its buffers, each of them dense, sparse or None.
+
+    A sparse one is A_indices (2, k) and A_values (k,), as of `SystemBuffers`: it is assembled when
+    it is read, and what is done to that tensor in place goes into the buffers at the next use.
+    """
+
+    _sizes: dict[str, tuple[int, int]]
+    """(m, n) of each that is sparse."""
+    _assembled: dict[str, _Assembled]
+
+    def __init__(self) -> None:
+        super().__init__()
+        vars(self).update(_sizes={}, _assembled={})
+
+    @property
+    def A(self) -> Tensor | None:  # noqa: N802  # the mathematics' own name
+        """(m, n), a sparse COO tensor where it is sparse; None without equations."""
+        return self._matrix("A")
+
+    @property
+    def G(self) -> Tensor | None:  # noqa: N802  # the mathematics' own name
+        """(p, n), a sparse COO tensor where it is sparse; None without inequalities."""
+        return self._matrix("G")
+
+    def _matrix(self, name: str) -> Tensor | None:
+        if name not in self._sizes:
+            return self._buffers[name]
+        self._write_back()
+        indices, values = self._stored_as(name)
+        if not constant(values) or not constant(indices):
+            return assembled(indices, values, self._sizes[name], name)
+        made, versions = self._assembled.get(name), (indices._version, values._version)
+        if made is None or not (
+            made.indices is indices and made.values is values and made.versions == versions
+        ):
+            with outside_inference_mode():
+                tensor = assembled(indices, values, self._sizes[name], name)
+            made = _Assembled(tensor, tensor._version, indices, values, versions)
+            self._assembled[name] = made
+        return made.tensor
+
+    def _stored_as(self, name: str) -> tuple[Tensor, Tensor]:
+        indices, values = (self._buffers[key] for key in _parts(name))
+        assert indices is not None
+        assert values is not None
+        return indices, values
+
+    def _write_back(self) -> None:
+        """What was done in place to tensors that were given as A or G, into the buffers."""
+        for name, made in list(self._assembled.items()):
+            if made.tensor._version == made.version:
+                continue
+            del self._assembled[name]
+            if name not in self._sizes:
+                continue
+            indices, values = self._stored_as(name)
+            if indices is not made.indices or values is not made.values:
+                continue  # others were put in their place since
+            size = self._sizes[name]
+            if made.tensor.shape != size:
+                raise InputError(
+                    f"{name} was resized in place from {size} to {tuple(made.tensor.shape)}"
+                )
+            self._hold(name, made.tensor)
+
+    def _hold(self, name: str, matrix: Tensor | None) -> None:
+        """A matrix in the place of the one of this name, in its own memory, and followed there."""
+        if matrix is None or matrix.layout is torch.strided:
+            self._sizes.pop(name, None)
+            self._put(name, {name: matrix})
+            return
+        with outside_inference_mode():  # tensors with a count of their changes
+            coo = coalesced(matrix)
+            indices, values = coo.indices(), coo.values()
+            values = values if values.requires_grad else values.detach()
+        self._sizes[name] = (coo.shape[0], coo.shape[1])
+        indices = indices.detach()
+        self._put(name, dict(zip(_parts(name), (indices, values), strict=True)))
+        if matrix.layout is torch.sparse_coo and constant(values):
+            versions = (indices._version, values._version)
+            made = _Assembled(matrix, matrix._version, indices, values, versions)
+            self._assembled[name] = made
+
+    def _put(self, name: str, held: dict[str, Tensor | None]) -> None:
+        """These where the buffers of the matrix are, or last."""
+        places = (name, *_parts(name))
+        ordered: dict[str, Tensor | None] = {}
+        for key, t in self._buffers.items():
+            ordered.update(held if key in places else {key: t})
+        vars(self)["_buffers"] = {**ordered, **held}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As of any module, where A and G are buffers in whichever form they are given."""
+        if name not in ("A", "G"):
+            super().__setattr__(name, value)
+        elif value is None or (isinstance(value, Tensor) and not isinstance(value, nn.Parameter)):
+            self._hold(name, value)
+        else:
+            raise InputError(
+                f"{name} is a buffer, and a {type(value).__name__} is assigned to it; assign a "
+                "tensor that is no Parameter, or None"
+            )
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        self._write_back()
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        metadata = getattr(destination, "_metadata", None)
+        if metadata is not None:
+            own = metadata.setdefault(prefix[:-1], {})
+            own.update({f"{name}_shape": size for name, size in self._sizes.items()})
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        self._write_back()
+        given = {}
+        for name in ("A", "G"):
+            own = self._matrix_size(name)
+            given[name] = found = self._form(name, state_dict, prefix, local_metadata)
+            if found is not None and own is not None and found != own:
+                error_msgs.append(
+                    f"size mismatch for {prefix}{name}: the state dict holds {found}, the set "
+                    f"{own}; one of other sizes is set up anew"
+                )
+        if error_msgs:
+            return
+        for name, size in given.items():
+            if size is not None and self._matrix_size(name) is not None:
+                self._make_room(name, state_dict, prefix, size)
+        super()._load_from_state_dict(
+            state_dict,
+            prefix,
+            local_metadata,
+            strict,
+            missing_keys,
+            unexpected_keys,
+            error_msgs,
+        )
+
+    def _matrix_size(self, name: str) -> tuple[int, ...] | None:
+        """(m, n), or None where there is no such matrix."""
+        dense = self._buffers.get(name)
+        return self._sizes.get(name) or (None if dense is None else tuple(dense.shape))
+
+    def _form(
+        self, name: str, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any]
+    ) -> tuple[int, ...] | None:
+        """The size of the matrix in a state dict, as far as it is known; None where it has none.
+
+        One sparse tensor, as earlier versions stored it, is taken apart there.
+        """
+        indices, values = (prefix + key for key in _parts(name))
+        whole = state_dict.get(prefix + name)
+        if isinstance(whole, Tensor) and values not in state_dict:
+            if whole.layout is not torch.strided:
+                coo = coalesced(whole)
+                del state_dict[prefix + name]
+                state_dict |= {indices: coo.indices(), values: coo.values()}
+            return tuple(whole.shape)
+        if isinstance(state_dict.get(indices), Tensor) and values in state_dict:
+            return tuple(metadata.get(f"{name}_shape") or self._matrix_size(name) or ()) or None
+        return None
+
+    def _make_room(
+        self, name: str, state_dict: dict[str, Any], prefix: str, size: tuple[int, ...]
+    ) -> None:
+        """Buffers of the form, and the sizes, that a state dict has the matrix in."""
+        parts = _parts(name) if prefix + _parts(name)[1] in state_dict else (name,)
+        found = {key: state_dict[prefix + key] for key in parts}
+        own = {key: self._buffers.get(key) for key in parts}
+        if all(t is not None and t.shape == found[key].shape for key, t in own.items()):
+            return
+        old = self._stored_as(name)[1] if name in self._sizes else self._buffers[name]
+        assert old is not None
+        room = {
+            key: torch.empty(
+                t.shape,
+                dtype=torch.long if key == f"{name}_indices" else old.dtype,
+                device=old.device,
+            )
+            for key, t in found.items()
+        }
+        self._sizes.pop(name, None)
+        if len(parts) > 1:
+            self._sizes[name] = (size[0], size[1])
+        self._put(name, {**room})
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """The buffers of a sparse matrix of this name."""
+    return f"{name}_indices", f"{name}_values"
+
+
+def assembled(indices: Tensor, values: Tensor, size: tuple[int, int], name: str = "A") -> Tensor:
     """The sparse COO tensor of these entries, which it shares; `InputError` where there is none."""
     indices, values = (t.clone() if t.is_inference() else t for t in (indices, values))
     plain = indices.dtype is torch.int64 and indices.dim() == 2 and values.dim() in (1, 2)
     if not plain or indices.shape != (2, values.shape[-1]):
         raise InputError(
-            f"A_indices has shape {tuple(indices.shape)} and dtype {indices.dtype}, A_values shape "
-            f"{tuple(values.shape)}; they must be (2, k), int64, and (k,) or (B, k)"
+            f"{name}_indices has shape {tuple(indices.shape)} and dtype {indices.dtype}, "
+            f"{name}_values shape {tuple(values.shape)}; they must be (2, k), int64, and (k,) or "
+            "(B, k)"
         )
     if not indices.is_meta:
         limit = torch.tensor(size, device=indices.device, dtype=torch.long).unsqueeze(-1)
@@ -288,8 +490,8 @@ def assembled(indices: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
         if len(outside):
             k = int(outside[0])
             raise InputError(
-                f"A_indices[:, {k}] is {tuple(indices[:, k].tolist())}, outside of A, which is "
-                f"{size[0]} x {size[1]}"
+                f"{name}_indices[:, {k}] is {tuple(indices[:, k].tolist())}, outside of {name}, "
+                f"which is {size[0]} x {size[1]}"
             )
     ordered = indices[0] * size[1] + indices[1]
     in_order = indices.is_meta or bool((ordered[1:] > ordered[:-1]).all())

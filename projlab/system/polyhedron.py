@@ -240,6 +240,15 @@ class Polyhedron:
         )
 
 
+def refuse_b_error(A: AffineConstraint) -> None:
+    """Raise `InputError` for equations that state an error of b."""
+    if A.b_error is not None:
+        raise InputError(
+            "A is an AffineConstraint with b_error, which sets with inequalities or bounds do "
+            "not take: leave it out, or state two inequalities for such a row"
+        )
+
+
 def _equations(A: Any, b: Any) -> AffineConstraint | None:
     if A is None:
         if b is not None:
@@ -248,12 +257,8 @@ def _equations(A: Any, b: Any) -> AffineConstraint | None:
     if isinstance(A, AffineConstraint):
         if b is not None:
             raise InputError("A is an AffineConstraint and holds its own b; give no other")
+        refuse_b_error(A)
         equations = A
-        if A.b_error is not None:
-            raise InputError(
-                "A is an AffineConstraint with b_error, which sets with inequalities or bounds do "
-                "not take: leave it out, or state two inequalities for such a row"
-            )
     else:
         equations = AffineConstraint(A, b)
     if isinstance(equations.rows, OperatorRows):

@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from projlab import tolerance
 from projlab.training.expressions.expression import Equation
 from projlab.training.expressions.labels import ParameterNames
 from projlab.training.expressions.maps import largest_entries
@@ -72,9 +73,23 @@ class StackedEquations:
 
     def b_error(self) -> Tensor | None:
         """By how much each b may be off, (rows,), float64 on the CPU; None where none may."""
-        if all(e.b_error is None for e in self.equations):
+        stated, rounding = self._of_each([e.b_error for e in self.equations]), self.rounding()
+        if rounding is None:
+            return stated
+        known = tolerance.RESIDUAL_ROUNDINGS * rounding
+        return known if stated is None else stated + known
+
+    def rounding(self) -> Tensor | None:
+        """What b rounds to where it is made of several constants, (rows,), as `b_error`."""
+        return self._of_each([e.rounding for e in self.equations])
+
+    def _of_each(self, parts: Sequence[Tensor | None]) -> Tensor | None:
+        if all(part is None for part in parts):
             return None
         none = torch.zeros((), dtype=torch.float64, device="cpu")
         return torch.cat(
-            [(none if e.b_error is None else e.b_error).expand(e.rows) for e in self.equations]
+            [
+                (none if part is None else part).expand(e.rows)
+                for part, e in zip(parts, self.equations, strict=True)
+            ]
         )

@@ -25,6 +25,12 @@ def gradient_of(p: Tensor) -> Tensor:
             "a constrained parameter has a sparse gradient, which a projection onto "
             "the null space fills; use sparse=False in its embedding"
         )
+    if g.is_inference():
+        raise InputError(
+            "a constrained parameter has a gradient that was made under torch.inference_mode(), "
+            "which keeps no count of changes; take gradients outside of it, or under "
+            "torch.no_grad(), in which steps can be taken"
+        )
     if not g.is_contiguous() and overlaps_itself(g):  # expanded, which no projection can fill
         p.grad = g = g.detach().clone()
     return g.detach() if g.requires_grad else g

@@ -545,6 +545,13 @@ class StepHooks:
         """Parameters onto the set, or `InputError`; what holds already keeps its bits."""
         if not self.system.finite():
             raise InputError("a constrained parameter holds NaN or infinity; nothing was changed")
+        with self._computing():
+            lost = self.system.overflowing()
+        if lost is not None:
+            raise InputError(
+                f"{lost} is infinite, or no number, in the precision of its parameters, though "
+                "these are finite: give smaller ones, or a wider dtype; nothing was changed"
+            )
         if how == "project":
             values = self.system.values() if self.system.may_overflow else []
             kept = [p.clone() for p in values]

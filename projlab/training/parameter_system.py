@@ -56,6 +56,11 @@ def _copy_back(ts: list[Tensor], own: list[Tensor]) -> None:
                 t.copy_(changed)
 
 
+def _within(off: Tensor, limit: float, size: Tensor) -> Tensor:
+    """Whether residuals are so small beside sizes; of sizes that overflow they are not known to."""
+    return (off <= limit * size) & torch.isfinite(size)
+
+
 class ParameterSystem:
     """A x = b over the parameters that vary, b less what the constant parameters contribute.
 
@@ -121,6 +126,8 @@ class ParameterSystem:
             device,
             torch.float32 if device.type == "mps" else torch.float64,
         )
+        self._rounding = self._rounding_told(stacked)
+        """(rows,) of b, where it is made of several constants; None where none is."""
         if strict:
             self._require_range()
         # rows that may contradict each other have factors that no b has a part in
@@ -347,8 +354,13 @@ class ParameterSystem:
             return False
         self.stacked = stacked
         self._b = self._divided(stacked.right_side()).to(self._b)
+        self._rounding = self._rounding_told(stacked)
         self._fix()
         return True
+
+    def _rounding_told(self, stacked: StackedEquations) -> Tensor | None:
+        known = stacked.rounding()
+        return None if known is None else self._divided(known).to(self._b)
 
     def _divided(self, rows: Tensor) -> Tensor:
         """Numbers of the rows, (rows,), in the units in which rows are kept."""
@@ -482,7 +494,7 @@ class ParameterSystem:
         return self._less_constants(judged=False)[0]
 
     def _of_constants(self) -> Tensor | None:
-        """(rows,) the rounding of what constants contribute; None where there are none."""
+        """(rows,) the rounding of what constants contribute; None where it is none."""
         return self._less_constants(judged=True)[1]
 
     def _less_constants(self, *, judged: bool) -> tuple[Tensor, Tensor | None]:
@@ -490,9 +502,12 @@ class ParameterSystem:
 
         What is left for the parameters that vary may be much less than what it was left of.
         """
+        rounding = self._rounding if judged else None
         if not self._constants:
-            return self._b, None
-        b, rounding = self._b.clone(), torch.zeros_like(self._b) if judged else None
+            return self._b, rounding
+        b = self._b.clone()
+        if judged:
+            rounding = torch.zeros_like(b) if rounding is None else rounding.clone()
         for start, stop, term in self._constants:
             p = whole(self.actual(term.parameter).detach())
             b[start:stop] -= term.evaluate(p, self.dtype)
@@ -677,6 +692,23 @@ class ParameterSystem:
         finite = all(math.isfinite(p.sum()) or bool(torch.isfinite(p).all()) for p in self.values())
         return finite if self.ranks is None else not self.ranks.anywhere(not finite)
 
+    def overflowing(self) -> str | None:
+        """What of finite parameters has no finite residual, and cannot be projected, on any rank.
+
+        A row of its name; of sharded parameters "an equation".
+        """
+        name = None
+        for block, b in self._current():
+            lost = ~torch.isfinite(block.residual(b))
+            if bool(lost.any()):
+                rows = block.rows.to(lost.device)
+                row = int(rows[lost][0]) if rows.shape == lost.shape else int(rows.flatten()[0])
+                name = f"the residual of {self.stacked.row_name(row)}"
+                break
+        if self.ranks is None:
+            return name
+        return "the residual of an equation" if self.ranks.anywhere(name is not None) else None
+
     def residuals(self) -> list[Tensor]:
         """A x - b, block by block; of sharded parameters those that this rank knows."""
         return self._residuals_told([block.residual(b) for block, b in self._current()])
@@ -692,11 +724,11 @@ class ParameterSystem:
         off = r.abs()
         limit = factor * max(tolerance.unit_roundoff(p.dtype) for p in self.parameters)
         if block.large and self._reads:
-            holds = off <= limit * block.magnitude_at_least(b)
+            holds = _within(off, limit, block.magnitude_at_least(b))
             fails = off > limit * block.magnitude_at_most(b)
             if bool((holds | fails).all()) or (not block.disjoint and bool(fails.any())):
                 return holds
-        return off <= limit * block.magnitude(b)
+        return _within(off, limit, block.magnitude(b))
 
     def feasible(self, factor: float = tolerance.RESIDUAL_ROUNDINGS) -> tuple[bool, list[str]]:
         """Whether every row holds up to `factor` roundings, and some that do not; waits for it."""

@@ -52,5 +52,10 @@ def twins(
                     f"{wanted[id(p)]} has shape {tuple(own.shape)} in the copy, "
                     f"{tuple(p.shape)} in the equations"
                 )
+            if own.is_meta:
+                raise InputError(
+                    f"{wanted[id(p)]} is on the device meta in the copy, and has no values to "
+                    "project; move the copy to a device first"
+                )
             found[id(p)] = own
     return found

@@ -59,13 +59,24 @@ def works_in_float64(x, A, b):
     return _lstsq(x.double(), A.double(), b.double()).to(x.dtype)
 
 
+def returns_x_itself_where_nothing_moves(x, A, b):
+    answer = _lstsq(x, A, b)
+    return x if torch.equal(answer, x) else answer
+
+
 def draws_a_start_of_its_own(x, A, b):
     torch.rand(3)  # a global generator that moves on is no harm
     random.random()  # noqa: S311  as harmless
     return _lstsq(x, A, b)
 
 
-SOUND = ("row_scaled_lstsq", "projlab_project", "works_in_float64", "draws_a_start_of_its_own")
+SOUND = (
+    "row_scaled_lstsq",
+    "projlab_project",
+    "works_in_float64",
+    "returns_x_itself_where_nothing_moves",
+    "draws_a_start_of_its_own",
+)
 
 # -- wrong formulas ------------------------------------------------------------------------------
 
@@ -403,6 +414,39 @@ _calls = []
 def wrong_every_seventh_call(x, A, b):
     _calls.append(1)
     return _lstsq(x, A, b if len(_calls) % 7 else 1.001 * b)
+
+
+_buffers = {}
+
+
+def returns_one_buffer(x, A, b):
+    answer = _lstsq(x, A, b)
+    return _buffers.setdefault((x.shape, x.dtype), torch.empty_like(answer)).copy_(answer)
+
+
+def returns_two_buffers_by_turns(x, A, b):
+    answer = _lstsq(x, A, b)
+    pair = _buffers.setdefault((x.shape, x.dtype, 2), [torch.empty_like(answer) for _ in "12"])
+    pair.reverse()
+    return pair[0].copy_(answer)
+
+
+def returns_a_buffer_of_numpy(x, A, b):
+    answer = _lstsq(x, A, b).numpy()
+    held = _buffers.setdefault((x.shape, x.dtype, "numpy"), np.empty_like(answer))
+    held[:] = answer
+    return held
+
+
+_last = []
+
+
+def spoils_the_answer_before(x, A, b):
+    with torch.inference_mode():  # where some of the answers were made
+        for answer in _last:
+            answer.add_(1e-3)
+    _last[:] = [_lstsq(x, A, b)]
+    return _last[0]
 
 
 def adds_noise(x, A, b):

@@ -8,6 +8,9 @@ from projlab_validation.problems import catalogue
 from tests.validation.asked import PROBLEMS, judged
 from tests.validation.planted import sabotage, verdicts_of
 
+BUFFERS: dict[object, torch.Tensor] = {}
+"""By shape and dtype, the one that is returned each time."""
+
 SEEN_BY = {
     "idempotence": lambda P, x: P(x) + 1e-9 * P.tangent(x),
     "feasible_point": lambda P, x: P(x) * (1 + 1e-9),
@@ -21,6 +24,7 @@ SEEN_BY = {
     "state_kept": lambda P, x: torch.set_default_dtype(torch.float64) or P(x),
     "same_bits": lambda P, x: P(x) + 1e-15 * torch.rand_like(x),
     "inputs_kept": lambda P, x: P.project_(x),
+    "answers_kept": lambda P, x: BUFFERS.setdefault((x.shape, x.dtype), P(x)).copy_(P(x)),
 }
 
 
@@ -110,6 +114,24 @@ def test_what_a_subject_changes_around_it_is_named_and_put_back(name, named):
     row = judged(name, problem).set_index("check").loc["state_kept"]
     assert (row["verdict"], named in row["why"]) == ("fail", True)
     assert surroundings.state() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "check", "says"),
+    [
+        ("returns_one_buffer", "answers_kept", "of answers were changed by later calls"),
+        ("returns_two_buffers_by_turns", "answers_kept", "of answers were changed by later calls"),
+        ("returns_a_buffer_of_numpy", "answers_kept", "of answers were changed by later calls"),
+        ("spoils_the_answer_before", "answers_kept", "of answers were changed by later calls"),
+        ("changes_x_in_place", "inputs_kept", "of x, A and b were changed in place"),
+    ],
+)
+def test_an_answer_that_a_later_call_changes_fails_in_this_alone(name, check, says):
+    for problem in catalogue(names=["shapes_plain", "starts_feasible"]):
+        frame = judged(name, problem)
+        wrong = frame[frame["verdict"] == "fail"]
+        assert wrong["check"].tolist() == [check]
+        assert says in wrong["why"].iloc[0]
 
 
 def test_an_answer_in_another_dtype_is_a_failure_that_says_so():

@@ -12,10 +12,10 @@ further points, alone and stacked as (k, n), and x₀ itself are held against `p
 bounds the forward error of any answer from below and above. So are points whose memory, and that of
 A and b, lies otherwise (strides), and points that are asked for within another default dtype, grad
 mode and number of threads. How many points there are, how memory lies and what stands around the
-call is drawn by the problem's seed. An answer has x's shape and dtype, inputs stay as they were,
-and so does what stands around the call. Variants answer for their gradients
-besides, and for a batch of systems. On systems beyond `Profile.check_flops`, or `subject_flops`,
-only what concerns x₀ is examined: each check costs as much as x₀ itself.
+call is drawn by the problem's seed. An answer has x's shape and dtype; inputs stay as they were,
+and so do answers that were given before, and what stands around the call. Variants answer for their
+gradients besides, and for a batch of systems. On systems beyond `Profile.check_flops`, or
+`subject_flops`, only what concerns x₀ is examined: each check costs as much as x₀ itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import islice
+from itertools import islice, starmap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -121,6 +121,7 @@ class _Examination:
     blank: Record
     tell: Tell
     changed_inputs: int = 0
+    answers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     changed_state: dict[str, None] = field(default_factory=dict)
     reseeded: tuple[Any, ...] = ()
     was_asked: bool = False
@@ -143,8 +144,12 @@ class _Examination:
         return [self.base, *further, *self.kept()]
 
     def kept(self) -> Iterator[Record]:
-        """Yield the records of what no call may change: its inputs, and what stands around it."""
+        """Yield the records of what no call may change.
+
+        Its inputs, the answers of calls before it, and what stands around it.
+        """
         yield self.other("inputs_kept", changed=self.changed_inputs)
+        yield self.other("answers_kept", changed=sum(starmap(_different, self.answers)))
         changed = list(self.changed_state)
         yield self.other("state_kept", changed=len(changed), reason=", ".join(changed))
 
@@ -210,7 +215,8 @@ class _Examination:
     def ask(self, x: Tensor, A: Tensor, b: Tensor, within: Surroundings | None = None) -> Tensor:
         """Ask for a projection; count the entries of its inputs that it changed, and mend them.
 
-        What it changed of what stands around the call is named, and put back.
+        What it changed of what stands around the call is named, and put back. The answer as it was
+        given is kept, to be looked at again once every other question was asked.
         """
         import torch
 
@@ -235,6 +241,8 @@ class _Examination:
             raise Wrong(f"the answer has shape {tuple(answer.shape)}, x {tuple(x.shape)}")
         if answer.dtype != x.dtype:
             raise Wrong(f"the answer is {answer.dtype}, x {x.dtype}")
+        given = raw.detach()
+        self.answers.append((given, given.clone()))  # it may be x itself, which is mended by now
         return answer
 
     def relations(self, x: Tensor) -> Iterator[tuple[Check, Callable[[], Any]]]:

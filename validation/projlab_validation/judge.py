@@ -158,6 +158,9 @@ def _answered(row: Row, theory: Theory) -> tuple[Verdict, str]:
         case "inputs_kept":
             counted = f"{row['changed']:.0f} entries of x, A and b were changed in place"
             return ("fail" if row["changed"] else "pass"), counted
+        case "answers_kept":
+            counted = f"{row['changed']:.0f} entries of answers were changed by later calls"
+            return ("fail" if row["changed"] else "pass"), counted
         case "state_kept":
             if row["changed"]:
                 return "fail", f"it changed what stands around the call: {row['reason']}"

@@ -32,6 +32,7 @@ Check = Literal[
     "surroundings",
     "same_bits",
     "inputs_kept",
+    "answers_kept",
     "state_kept",
     "certificate",
     "non_expansiveness",

@@ -381,7 +381,8 @@ def holds(M: Any, P: Any, face: Any, limits: Any, y: Any, at: Any) -> bool:
         if not wrong <= noise * (abs(P.x0[j]) + at.x[j]):
             return False
         at.x[j] = low if face.low[j] else (high if face.high[j] else w)
-    long, largest = norm(at.x), 0.0
+    # what is left of corrections is rounding of rounding of x0
+    long, largest = norm(at.x) + noise * norm(P.x0), 0.0
     for j in range(len(P.x0)):
         at.x[j] = min(max(at.x[j], P.lb[j]), P.ub[j])
     times(M, at.x, at.gradient)

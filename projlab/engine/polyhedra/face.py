@@ -105,7 +105,8 @@ def polish(
     wrong = torch.where(face.low & (lb < ub), w - lb, wrong)
     wrong = torch.where(face.high, ub - w, wrong)
     over = system.times(x.clamp(lb, ub)) - right
-    room = noise * row_size(x, right)
+    # what is left of corrections is rounding of rounding of x0
+    room = noise * (row_size(x, right) + noise * row_size(x0, torch.zeros_like(right)))
     inequality = ~system.is_equation
     unsigned = inequality & (y < -noise * y.abs().amax(-1, keepdim=True)) if y.shape[-1] else over
     holds = rest & (wrong <= size).all(-1)
@@ -167,8 +168,8 @@ def _carefully(
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """As `corrected` of one vector, by the engine for equations; None where it does not answer.
 
-    The multipliers stay: where rows nearly depend on each other, those of the rows that the engine
-    keeps may be huge. They are as good as they explain x, to rounding of their own terms.
+    The multipliers stay where they explain x, to rounding of their own terms: where rows nearly
+    depend on each other, those of the rows that the engine keeps may be huge. Else they are these.
     """
     active, free = face.active[0].nonzero().squeeze(-1), face.free[0].nonzero().squeeze(-1)
     if not len(active) or not len(free):
@@ -177,13 +178,25 @@ def _carefully(
     w = _pairwise(system, v, y)
     try:
         part = _columns(system.rows.select(active), free)
-        x = Projector(part, rest[0, active])(w[:, free])
+        engine = Projector(part, rest[0, active])
+        x = engine(w[:, free])
+        more = engine.multipliers(w[:, free])
     except ProjlabError:
         return None
     noise = tolerance.ANSWERED * tolerance.unit_roundoff(v.dtype)
-    explained = (x - w[:, free]).abs() <= noise * (v.abs() + system.sizes(y))[:, free]
+
+    def explained(w: Tensor, y: Tensor) -> bool:
+        off = (x - w[:, free]).abs()
+        return bool((off <= noise * (v.abs() + system.sizes(y))[:, free]).all())
+
+    holds = explained(w, y)
+    if not holds:
+        other = y.index_add(1, active, more)
+        from_it = _pairwise(system, v, other)
+        if holds := explained(from_it, other):
+            w, y = from_it, other
     w[:, free] = x
-    return w, y, explained.all(-1)
+    return w, y, torch.tensor([holds], device=v.device)
 
 
 def _columns(rows: Rows, kept: Tensor) -> Tensor:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import forward_ad
 from torch.compiler import is_exporting
 
 from projlab import tolerance
 from projlab.engine import compiled
+from projlab.engine.buffers import MatrixBuffers
 from projlab.engine.kernels.native import PLAIN, recorded
 from projlab.engine.polyhedra import closed, infeasible, threshold
 from projlab.engine.polyhedra.general import General, largest
@@ -22,7 +23,7 @@ from projlab.engine.solver import needs_function
 from projlab.errors import InconsistentError, InputError
 from projlab.numerics.precision import set_up, stated_precision
 from projlab.proof.certificate import Certificate
-from projlab.proof.polyhedral import Gap, duality_gap
+from projlab.proof.polyhedral import FaceRows, Gap, duality_gap
 from projlab.proof.rounding import norms
 from projlab.system.constraint import AffineConstraint
 from projlab.system.inputs import (
@@ -36,7 +37,7 @@ from projlab.system.inputs import (
     working_dtype,
 )
 from projlab.system.options import check_accuracy
-from projlab.system.polyhedron import Polyhedron
+from projlab.system.polyhedron import Polyhedron, refuse_b_error
 
 VARIANTS = ("box", "disjoint_rows", "active_set")
 """Ways to project onto a polyhedron; "auto" takes the first that applies."""
@@ -73,7 +74,7 @@ class _Asked:
     lead: torch.Size
 
 
-class PolyhedralProjector(nn.Module):
+class PolyhedralProjector(MatrixBuffers):
     """Projection onto {x : A x = b, G x <= h, lb <= x <= ub}; built by `projlab.projector`.
 
     `P(x)` projects x (..., n); b, h, lb and ub given beside x, with x's leading dimensions or
@@ -91,9 +92,7 @@ class PolyhedralProjector(nn.Module):
     alone: it depends on the start by rounding only.
     """
 
-    A: Tensor | None
     b: Tensor | None
-    G: Tensor | None
     h: Tensor | None
     lb: Tensor
     ub: Tensor
@@ -120,9 +119,9 @@ class PolyhedralProjector(nn.Module):
             self._set_up(polyhedron)
         A = polyhedron.equations
         G = polyhedron.inequalities
-        self.register_buffer("A", None if A is None else A.A)
+        self._hold("A", None if A is None else A.A)
         self.register_buffer("b", None if A is None else A.b)
-        self.register_buffer("G", None if G is None else G.as_tensor())
+        self._hold("G", None if G is None else G.as_tensor())
         self.register_buffer("h", None if G is None else polyhedron.h)
         self.register_buffer("lb", polyhedron.lb)
         self.register_buffer("ub", polyhedron.ub)
@@ -141,6 +140,7 @@ class PolyhedralProjector(nn.Module):
             _general=general,
             _status="polished",
             _own_sides=None,
+            _zero_rows=_zero_rows(system),
         )
         if not vars(self)["_sides_follow"]:
             self._refuse_empty()
@@ -155,6 +155,20 @@ class PolyhedralProjector(nn.Module):
             self._refuse_out_of_reach(_detached(asked))
         elif self._general is not None:
             self._general.answer(asked.x, asked.right, asked.lb, asked.ub, checked=False)
+
+    def _refuse_zero_rows(self, right: Tensor) -> None:
+        """Raise `InconsistentError` where a row without coefficients asks for more than zero."""
+        rows, system = vars(self)["_zero_rows"], self._system
+        sides = right.detach()[:, rows]
+        bad = (sides < 0) | ((sides != 0) & system.is_equation[rows])
+        if bool(bad.any()):
+            i, k = bad.nonzero()[0].tolist()
+            row = int(rows[k])
+            sign = "=" if bool(system.is_equation[row]) else "<="
+            raise InconsistentError(
+                f"no x satisfies the constraints: {self.polyhedron.names[row]} has no "
+                f"coefficients, and reads 0 {sign} {float(sides[i, k]):.6g}"
+            )
 
     def _refuse_out_of_reach(self, asked: _Asked) -> None:
         assert self._rows is not None
@@ -301,16 +315,67 @@ class PolyhedralProjector(nn.Module):
         if x.shape != x0.shape:
             raise InputError(f"x0 has shape {tuple(x0.shape)}, x {tuple(x.shape)}; they must match")
         x0, x = x0.detach(), x.detach()
-        given = {"b": b, "h": h, "lb": lb, "ub": ub}
+        u = tolerance.unit_roundoff(x.dtype)
         with torch.no_grad():
-            asked = self._asked(x0.double(), given)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", NotPolishedWarning)
-                reference, y = self._solved(asked)
-            y = self._system.in_units(y.double())
-            points = x.double().reshape(-1, self.polyhedron.n)
-            gap, own = (self._gap(asked, t, y) for t in (points, reference.double()))
-        return _certificate(asked, points, reference.double(), gap, own, accuracy, x)
+            return self.certified(x0, x, accuracy, {"b": b, "h": h, "lb": lb, "ub": ub}, u)
+
+    def certified(
+        self, x0: Tensor, x: Tensor, accuracy: float | None, given: dict[str, Any], u: float
+    ) -> Certificate:
+        """`certify`, of points that are known to u, and with its checks made."""
+        asked = self._asked(x0.double(), given)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotPolishedWarning)
+            found, y = self._solved(asked)
+        points, reference = x.double().reshape(-1, self.polyhedron.n), found.double()
+        y = y.double().clone()  # those kept for the next search stay
+        away, faces = self._moved_by_rows(asked, y, points, reference)
+        rows = self._system.rows.to(torch.float64)
+        for i, face in enumerate(faces):
+            if face is not None:
+                y[i] = face.explaining(rows, asked.x[i], reference[i], y[i])
+        prices = self._system.in_units(y)
+        gaps = [self._gap(asked, t, prices) for t in (points, reference)]
+        settled = self._general is None or self.status == "polished"
+        return _certificate(
+            asked, points, reference, gaps, away, faces, accuracy, u, settled=settled
+        )
+
+    def _moved_by_rows(
+        self, asked: _Asked, y: Tensor, x: Tensor, reference: Tensor
+    ) -> tuple[tuple[Tensor, Tensor], list[FaceRows | None]]:
+        """(k,) how far rows that x, and the reference, miss move the projection; and the faces.
+
+        NaN where that is not known: for faces that are large, or were not settled.
+        """
+        rows, right = self._system.rows.to(torch.float64), asked.right
+        away = x.new_zeros(2, len(x))
+        found: list[FaceRows | None] = []
+        if self.variant == "box" or not rows.shape[0]:
+            return (away[0], away[1]), found
+        equation = self._system.is_equation
+        active = equation | (y > 0)
+        free = (reference > asked.lb) & (reference < asked.ub)
+        known: dict[bytes, FaceRows | None] = {}
+        effort = None if self._general is None else self._general.effort
+        for i in range(len(x)):
+            if effort is not None and not bool(effort.polished[i]):
+                found.append(None)
+                away[:, i] = torch.nan
+                continue
+            key = torch.cat([active[i], free[i]]).cpu().numpy().tobytes()
+            if key not in known:
+                known[key] = FaceRows.of(rows, active[i], free[i])
+            face = known[key]
+            found.append(face)
+            for row, points in zip(away, (x, reference), strict=True):
+                one = points[i : i + 1]
+                row[i] = (
+                    torch.nan
+                    if face is None
+                    else face.moved(rows, ~equation, one, right[i : i + 1])[0]
+                )
+        return (away[0], away[1]), found
 
     def _gap(self, asked: _Asked, x: Tensor, y: Tensor) -> Gap:
         m = self._system.equations
@@ -467,8 +532,11 @@ class PolyhedralProjector(nn.Module):
         right = self._system.scaled(right) if right.shape[-1] else right
         sides = torch.float64 if self._general is not None else work
         lb, ub = whole("lb", n, sides), whole("ub", n, sides)
-        if not own and not torch._C._are_functorch_transforms_active():
-            _refuse_crossed(lb, ub)
+        if not torch._C._are_functorch_transforms_active():
+            if not own:
+                _refuse_crossed(lb, ub)
+            if vars(self)["_zero_rows"] is not None:
+                self._refuse_zero_rows(right)
         return _Asked(x.reshape(k, n).to(work), right, lb, ub, own, lead)
 
     def _narrow(self, x: Tensor) -> bool:
@@ -477,7 +545,7 @@ class PolyhedralProjector(nn.Module):
         return dtype is not None and torch.promote_types(dtype, x.dtype) is torch.float64
 
     def _watch(self) -> None:
-        known = [(t, -1 if t is None else t._version) for t in self._buffers.values()]
+        known = {name: (t, -1 if t is None else t._version) for name, t in self._buffers.items()}
         vars(self)["_known_parts"] = known
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PolyhedralProjector":
@@ -492,21 +560,22 @@ class PolyhedralProjector(nn.Module):
 
     def _follow(self) -> None:
         """Set up again where buffers changed."""
-        now = list(self._buffers.values())
+        self._write_back()
+        now = self._buffers
         known = vars(self)["_known_parts"]
-        if all(
-            t is old and (t is None or t._version == version)
-            for t, (old, version) in zip(now, known, strict=True)
+        if now.keys() == known.keys() and all(
+            t is known[name][0] and (t is None or t._version == known[name][1])
+            for name, t in now.items()
         ):
             return
-        parts = dict(self._buffers)
-        for name, part in parts.items():
+        for name, part in now.items():
             if part is not None and torch._C._functorch.is_functorch_wrapped_tensor(part):
                 raise InputError(
                     f"{name} is watched by a transform of torch.func, and the parts of a set are "
                     "constants: give right sides and bounds beside x, as P(x, b, h, lb, ub) takes "
                     "them"
                 )
+        parts = {"A": self.A, "b": self.b, "G": self.G, "h": self.h, "lb": self.lb, "ub": self.ub}
         with set_up(), stated_precision(self.device):
             self._set_up(Polyhedron(n=self.polyhedron.n, names=self.polyhedron.names, **parts))
         self._watch()
@@ -627,31 +696,52 @@ def _certificate(
     asked: _Asked,
     x: Tensor,
     reference: Tensor,
-    gap: Gap,
-    own: Gap,
+    gaps: list[Gap],
+    away: tuple[Tensor, Tensor],
+    faces: list[FaceRows | None],
     accuracy: float | None,
-    given: Tensor,
+    u: float,
+    *,
+    settled: bool,
 ) -> Certificate:
     """Bounds of each, and the verdict of the worst."""
-    u = tolerance.unit_roundoff(given.dtype)
     n, m = x.shape[-1], asked.right.shape[-1]
-    size = norms(x)
-    scale = torch.where(size > 0, size, norms(asked.x)).clamp_min(torch.finfo(x.dtype).tiny)
-    upper = gap.distance / scale
-    lower = ((norms(x - reference) - own.distance) / scale).clamp_min(0)
-    held = accuracy
-    amplification = (norms(asked.x) + norms(asked.x - x)) / scale
-    allowed = tolerance.dimension_factor(max(m, 1), n) * u * amplification
-    wanted = allowed if held is None else torch.full_like(allowed, held)
+    gap = gaps[0]
+    known = torch.isfinite(away[1])
+    far, near = (
+        g.distance + g.outside + torch.where(known, moved, 0.0)
+        for g, moved in zip(gaps, away, strict=True)
+    )
+    apart = norms(x - reference)
+    # the reference's way round is as good a bound where it is known
+    upper = torch.where(known, torch.minimum(far, apart + near), far)
+    length = norms(reference)
+    shortest = torch.maximum(length - near, norms(x) - far)
+    size = torch.where(shortest > 0, shortest, norms(asked.x))
+    size = size.clamp_min(torch.finfo(x.dtype).tiny)
+    longest = torch.where(shortest > 0, length + near, size).clamp_min(torch.finfo(x.dtype).tiny)
+    upper = upper / size
+    lower = torch.where(known, ((apart - near) / longest).clamp_min(0), 0.0)
+    amplification = (norms(asked.x) + norms(asked.x - x)) / size
+    condition = [1.0 if face is None else face.condition for face in faces] or [1.0] * len(x)
+    growth = tolerance.dimension_factor(max(m, 1), n) * u * amplification
+    allowed = growth * torch.tensor(condition, dtype=x.dtype).to(x.device)
+    wanted = allowed if accuracy is None else torch.full_like(allowed, accuracy)
     feasible = tolerance.feasibility_bound(u=u, m=max(m, 1), n=n)
     verdict, reason = _verdict(gap, upper, lower, wanted, feasible)
+    if not bool(known.all()) and verdict != "failed":
+        verdict = verdict if settled else "uncertifiable"
+        reason += (
+            ", of the projection onto the set with the right sides that x has: how far rows that "
+            "are off move it is not measured of a large face, or of one that was not settled"
+        )
 
     def shaped(t: Tensor) -> Any:
         return t.reshape(asked.lead) if len(asked.lead) else float(t)
 
     return Certificate(
         feasibility=shaped(gap.feasibility),
-        stationarity=shaped(gap.distance / (norms(asked.x) + size).clamp_min(1e-300)),
+        stationarity=shaped(gap.distance / (norms(asked.x) + norms(x)).clamp_min(1e-300)),
         forward_error_bound=shaped(upper),
         forward_error_at_least=shaped(lower),
         accuracy=shaped(wanted),
@@ -680,6 +770,14 @@ def _verdict(
     )
 
 
+def _zero_rows(system: System) -> Tensor | None:
+    """Numbers of rows without coefficients; None where there are none."""
+    if not system.shape[0]:
+        return None
+    rows = (system.rows.row_max() == 0).nonzero().squeeze(-1)
+    return rows if len(rows) else None
+
+
 def project_polyhedron(
     x: Tensor, A: Any, b: Any, G: Any, h: Any, lb: Any, ub: Any, variant: str
 ) -> Tensor:
@@ -694,9 +792,12 @@ def project_polyhedron(
         if any(part is not None for part in (b, G, h, lb, ub)):
             raise InputError("A is a Polyhedron and holds every part; give no other")
         return PolyhedralProjector(A, variant)(x)
+    names: tuple[str, ...] = ()
     if isinstance(A, AffineConstraint):
         if b is not None:
             raise InputError("A is an AffineConstraint and holds its own b; give no other")
+        refuse_b_error(A)
+        names = A.names
         A, b = A.A, A.b
     for name, matrix, right, of in (("A", A, b, "b"), ("G", G, h, "h")):
         if (matrix is None) != (right is None):
@@ -705,7 +806,12 @@ def project_polyhedron(
     watched = _watched(A, "A"), _watched(G, "G")
     plain = [t.detach() if isinstance(t, Tensor) else t for t in (A, G)]
     zero = [None if t is None else 0.0 for t in (A, G)]
-    polyhedron = Polyhedron(plain[0], zero[0], plain[1], zero[1], n=x.shape[-1])
+    equations = plain[0]
+    if names:
+        m = len(names)
+        equations = AffineConstraint(plain[0], torch.zeros(m, dtype=torch.float64), names)
+        zero[0] = None
+    polyhedron = Polyhedron(equations, zero[0], plain[1], zero[1], n=x.shape[-1])
     if any(watched) and variant == "auto" and polyhedron.m + polyhedron.p > 1:
         variant = "active_set"  # where rows share no column, zeros have derivatives too
     projector = PolyhedralProjector(polyhedron, variant, sides_follow=True)

@@ -32,6 +32,10 @@ from projlab.engine.polyhedra.systems import System
 NEWTON_STEPS = 25
 """Newton steps before an interior point is tried: most real systems need fewer, and those that need
 more would take hundreds. As many again start from where the interior point ended."""
+_EXACT = 1e7
+"""m m n of the systems whose faces are projected onto one by one, where all else failed."""
+_ROUNDS = 12
+"""Of these at most, from one start."""
 _FIRST = 1e2
 """sigma of the first outer step, beside rows of norm one."""
 _LATE = 1e6
@@ -95,6 +99,42 @@ class Search:
             i = still[left]
             self.x[i], self.y[i] = x[left], y[left]
             self.face.put(i, face.take(left))
+            self._by_exact_faces(i)
+
+    def _by_exact_faces(self, still: Tensor) -> None:
+        """Newton's steps without a proximal term, each face projected onto by its rank.
+
+        Where rows nearly depend on each other, 1/kappa^2 is below the shift of a Gram matrix, and a
+        step from face to face by the engine for equations is not. It is a second for each vector at
+        most, and has no say where it ends on no answer.
+        """
+        m, n = self.system.shape
+        if not len(still) or float(m) * n * min(m, n) > _EXACT:
+            return
+        nothing = torch.zeros_like(self.x0[:1], dtype=torch.bool)
+        whole = Face(nothing, nothing, self.system.is_equation.unsqueeze(0))
+        for i in still.split(1):
+            for start, y in ((self.face.take(i), self.y[i]), (whole, torch.zeros_like(self.y[i]))):
+                if bool(self.polished[i]):
+                    break
+                self._from_face(i, start, y)
+
+    def _from_face(self, i: Tensor, face: Face, y: Tensor) -> None:
+        tried: list[Face] = []
+        x0, right, lb, ub = self.x0[i], self.right[i], self.lb[i], self.ub[i]
+        while len(tried) < _ROUNDS and not any(bool(face.same(old)) for old in tried):
+            tried.append(face)
+            found = polish(self.system, face, x0, right, lb, ub, y, insist=True)
+            self.factorisations += 1
+            if bool(found.holds):
+                self.x[i], self.y[i], self.polished[i] = found.x, found.y, True
+                self.face.put(i, face)
+                return
+            y = found.y
+            w = x0 - self.system.transposed(y)
+            over = self.system.times(w.clamp(lb, ub)) - right
+            active = self.system.is_equation | (y + over > 0)
+            face = Face(w < lb, (w > ub) & ~(w < lb), active)
 
     def resume(self, found: "tuple[Tensor, ...]", ends: faces.Ends) -> None:
         """Go on from where a kernel's Newton steps left x, y and the face."""

@@ -154,6 +154,30 @@ class Found:
 def project(rows: DisjointRows, x: Tensor, right: Tensor, lb: Tensor, ub: Tensor) -> Found:
     """The projection of x (k, n), without a graph; NaN stays NaN, an empty set gives any point."""
     right = right.expand(len(x), rows.m)
+    found = _project(rows, x, right, lb, ub)
+    # of entries near the largest number sums overflow, and the multiplier is as large as they are
+    if bool((found.multipliers.abs() <= _ORDINARY[x.dtype]).all()) or x.device.type == "mps":
+        return found
+    return _smaller(rows, x, right, lb, ub)
+
+
+_ORDINARY = {torch.float32: 1e30, torch.float64: 1e290}
+"""Multipliers up to which nothing has overflown, of rows that are not extreme themselves."""
+
+_DOWN = 2.0**-64
+"""For sums of as many entries as there are."""
+
+
+def _smaller(rows: DisjointRows, x: Tensor, right: Tensor, lb: Tensor, ub: Tensor) -> Found:
+    """In float64, and that a power of two smaller: the set and the point scale together."""
+    wide = rows.to(torch.float64, x.device)
+    parts = (t.double() * _DOWN for t in (x, right, lb, ub))
+    found = _project(wide, *parts)
+    return Found((found.x / _DOWN).to(x.dtype), (found.multipliers / _DOWN).to(x.dtype))
+
+
+def _project(rows: DisjointRows, x: Tensor, right: Tensor, lb: Tensor, ub: Tensor) -> Found:
+    """`project` of numbers of ordinary size."""
     if len(x) == 1 and rows.segment is None and _one_sided(rows, lb, ub):
         found = _of_one_vector(rows, x, right, lb)
         if found is not None:

@@ -1,10 +1,10 @@
 """Linear programs in MPS, fixed and free: equations, inequalities and bounds.
 
 Source: IBM, "Mathematical Programming System/360, Linear and Separable Programming: User's Manual"
-(1969), for the sections; the conventions for ranges, bounds and free format are those of HiGHS,
-whose reader the tests hold this one against. Solvers' readers are not used here: they take "1,5"
-for 1, leave out entries below 1e-12, refuse those above 1e15, and of an entry given twice keep the
-first.
+(1969), for the sections; the conventions for ranges, bounds, infinity and free format are those of
+HiGHS, whose reader the tests hold this one against. Solvers' readers are not used here: they take
+"1,5" for 1, leave out entries below 1e-12, refuse those above 1e15, and of an entry given twice
+keep the first.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ WANTED = "a whole MPS file with rows of type E, L or G"
 FIXED = ((1, 3), (4, 12), (14, 22), (24, 36), (39, 47), (49, 61))
 """The six fields of the fixed format, as slices of a line."""
 
+INFINITE = 1e20
+"""Sides of rows and bounds of this size or more are infinite: HiGHS's `infinite_bound`."""
+
 VALUED = frozenset({"UP", "LO", "FX", "UI", "LI", "SC", "SI"})
 UNVALUED = frozenset({"FR", "MI", "PL", "BV"})
 OBJECTIVE = frozenset(
@@ -39,6 +42,11 @@ OBJECTIVE = frozenset(
 
 DISCRETE = frozenset({"SOS", "SOS1", "SOS2", "SETS", "BRANCH", "PRIORITY", "CSECTION"})
 """Sections that narrow the set further: left out, and said."""
+
+QUADRATIC = frozenset({"QSECTION", "QCMATRIX"})
+"""Sections of one row's quadratic part; the row is named behind them."""
+
+SENSES = frozenset({"MAX", "MIN", "MAXIMIZE", "MINIMIZE"})
 
 
 @dataclass
@@ -58,6 +66,7 @@ class _Program:
     bounds: dict[str, set[str]] = field(default_factory=dict)
     lower: dict[str, float] = field(default_factory=dict)
     upper: dict[str, float] = field(default_factory=dict)
+    infinite: dict[str, None] = field(default_factory=dict)
     integers: set[str] = field(default_factory=set)
     in_integers: bool = False
     left_out: list[str] = field(default_factory=list)
@@ -96,8 +105,8 @@ def read(path: Path) -> Contents:
         if section == "ENDATA":
             program.left_out.append(f"what follows ENDATA, from line {number_} on, is left out")
             break
-        if not content[0].isspace():
-            section = _section(program, content)
+        if _is_header(section, content):
+            section = _section(program, content.split())
         elif section in READERS:
             if program.fixed:
                 _require_fields(program)
@@ -109,21 +118,52 @@ def read(path: Path) -> Contents:
     return _contents(program)
 
 
-def _section(program: _Program, content: str) -> str:
-    name = content.split()[0].upper()
+def _is_header(section: str, content: str) -> bool:
+    """Whether a line ends the section that is being read.
+
+    Where it begins decides, but for what HiGHS reads otherwise: a section's name is a header
+    wherever it stands alone; a line of data may begin in column 1, also with the name of its own
+    section, as sets are often called.
+    """
+    words, indented = content.split(), content[0].isspace()
+    name = words[0].upper()
+    if len(words) == 1:
+        return name in SECTIONS or not indented
+    return not indented and (section not in READERS or name in SECTIONS - {section})
+
+
+def _section(program: _Program, words: Sequence[str]) -> str:
+    """The name of the section that a line begins."""
+    name, behind = words[0].upper(), words[1:]
+    if name not in SECTIONS:
+        program.refuse(f"has a section {shown(words[0])}, unknown here,")
+    if name == "NAME" and program.types:
+        program.refuse("has NAME after its rows", wanted="NAME first, and lines of data indented")
+    if not _may_follow(name, behind):
+        said = f"holds {shown(' '.join(behind))} behind the name of the section {name}"
+        program.refuse(said, wanted="the name alone in its line, and lines of data indented")
     if name in DISCRETE:
         program.left_out.append(f"the section {name} is left out")
-    elif name in {"QSECTION", "QCMATRIX"}:
-        _quadratic(program, content.split()[1:])
-    elif name not in OBJECTIVE | {*READERS, "NAME", "ENDATA"}:
-        program.refuse(f"has a section {shown(content.split()[0])}, unknown here,")
+    elif name in QUADRATIC:
+        _quadratic(program, behind)
     return name
+
+
+def _may_follow(name: str, behind: Sequence[str]) -> bool:
+    """Whether these words may stand behind a section's name, in its line."""
+    if name in {"NAME", "CSECTION"}:
+        return True
+    if name in {"OBJSENSE", "OBJSENS"} and len(behind) == 1:
+        return behind[0].upper() in SENSES
+    return not behind or (len(behind) == 1 and name in QUADRATIC | {"OBJNAME"})
 
 
 def _quadratic(program: _Program, names: Sequence[str]) -> None:
     """A quadratic part of a row: of no concern unless it is a constraint's."""
     for name in names:
-        if program.types.get(name, "N") != "N":
+        if name not in program.types:
+            program.refuse(f"names the row {shown(name)}, which is none,")
+        if program.types[name] != "N":
             program.refuse(f"makes the row {shown(name)} quadratic", wanted="linear rows")
 
 
@@ -134,7 +174,7 @@ def _is_fixed(lines: Sequence[str]) -> bool:
         words = line.split()
         if not words or line.startswith("*"):
             continue
-        if not line[0].isspace():
+        if _is_header(section, line):
             section = words[0].upper()
         elif section == "ROWS":
             if len(words) > 2:
@@ -214,10 +254,27 @@ def _by_row(section: str) -> Callable[[_Program, Sequence[str]], None]:
             row = words[at]
             if row in held:
                 program.refuse(f"gives {section} of {shown(row)} again", at, "each once")
-            equation = section == "RHS" and program.types[row] == "E"
-            held[row] = _value(program, words, at + 1, infinite=not equation)
+            held[row] = _value(program, words, at + 1, infinite=True)
+            _require_satisfiable(program, row, at)
 
     return read_line
+
+
+def _require_satisfiable(program: _Program, row: str, at: int) -> None:
+    """Refuse an infinite right side that no number satisfies, or that a range leads away from."""
+    kind, right = program.types[row], _open(program.right.get(row, 0.0))
+    if kind == "N" or math.isfinite(right):
+        return
+    wanted = f"right sides within ±{INFINITE:g}, which is infinite"
+    if kind == "E" or (kind == "L") == (right < 0):
+        program.refuse(f"asks the row {shown(row)} to be {right}", at, wanted)
+    if row in program.ranges:
+        program.refuse(f"gives the row {shown(row)} a range from {right}", at, wanted)
+
+
+def _open(value: float) -> float:
+    """A side or a bound, infinite where it is as good as that."""
+    return math.copysign(math.inf, value) if abs(value) >= INFINITE else value
 
 
 def _one_set(program: _Program, section: str, name: str) -> None:
@@ -253,8 +310,12 @@ def _set_bound(program: _Program, kind: str, name: str, value: float) -> None:
         said["lower"] = {"FR": -math.inf, "MI": -math.inf, "BV": 0.0}.get(kind, value)
     if kind in {"UP", "UI", "FX", "FR", "PL", "BV", "SC", "SI"}:
         said["upper"] = {"FR": math.inf, "PL": math.inf, "BV": 1.0}.get(kind, value)
+    said = {side: _open(number_) for side, number_ in said.items()}
     if said.get("lower") == math.inf or said.get("upper") == -math.inf:
-        program.refuse(f"bounds {shown(name)} by {value}, which no number satisfies,")
+        refused = f"bounds {shown(name)} by {_open(value)}, which no number satisfies,"
+        program.refuse(refused, wanted=f"bounds within ±{INFINITE:g}, which is infinite")
+    if kind in VALUED and _open(value) != value:
+        program.infinite[name] = None
     for side, number_ in said.items():
         held = program.lower if side == "lower" else program.upper
         if name in held:
@@ -271,6 +332,8 @@ READERS: Mapping[str, Callable[[_Program, Sequence[str]], None]] = {
 }
 """By section: how one line of it is read."""
 
+SECTIONS = OBJECTIVE | DISCRETE | QUADRATIC | {*READERS, "NAME", "ENDATA"}
+
 
 def _contents(program: _Program) -> Contents:
     """A, b of the rows whose two sides are one number, G, h of the others, bounds, and names."""
@@ -281,7 +344,7 @@ def _contents(program: _Program) -> Contents:
     sides = {name: _sides(program, name) for name in rows}
     equal = [name for name, (least, most) in sides.items() if least == most]
     chosen = set(equal)
-    ranged = [name for name in rows if name not in chosen]
+    ranged = [n for n in rows if n not in chosen and sides[n] != (-math.inf, math.inf)]
     above = [(name, 1.0, sides[name][1]) for name in ranged if sides[name][1] < math.inf]
     below = [(name, -1.0, -sides[name][0]) for name in ranged if sides[name][0] > -math.inf]
     both = {name for name, _, _ in above} & {name for name, _, _ in below}
@@ -317,10 +380,10 @@ def _sides(program: _Program, name: str) -> tuple[float, float]:
             least = right - abs(wide)
         else:
             most = right + abs(wide)
-    if least == math.inf or most == -math.inf:
-        said = f"asks the row {shown(name)} to be {least if least == math.inf else most}"
-        raise wrong(program.path, said, "right sides that some number satisfies")
-    return least, most
+    sides = _open(least), _open(most)
+    if sides != (least, most):
+        program.infinite[name] = None
+    return sides
 
 
 def _bounds(program: _Program) -> tuple[Vector, Vector]:
@@ -367,12 +430,12 @@ def _notes(
     equal: Sequence[str],
     bounds: tuple[Vector, Vector],
 ) -> Iterator[str]:
-    total = len(ranged) + len(equal)
+    total = sum(kind != "N" for kind in program.types.values())
     if ranged:
         verb = "are inequalities" if len(ranged) > 1 else "is an inequality"
         shown_names = listed([_printable(name) for name in ranged], 3)
         yield f"{len(ranged)} of {total} rows {verb}, read as G x ≤ h ({shown_names})"
-    made = [_printable(name) for name in ranged if name in program.ranges]
+    made = [_printable(name) for name in ranged if np.isfinite(_sides(program, name)).all()]
     if made:
         verb = "have" if len(made) > 1 else "has"
         yield f"{len(made)} of them {verb} two sides by RANGES ({listed(made, 3)})"
@@ -380,11 +443,17 @@ def _notes(
     if turned:
         rows_are = counted(len(turned), "row is an equation", "rows are equations")
         yield f"{rows_are} by a range of 0 ({listed(turned, 3)})"
+    free = total - len(ranged) - len(equal)
+    if free:
+        yield f"{counted(free, 'row without a side is', 'rows without a side are')} left out"
     lower, upper = bounds
     bounded = int((np.isfinite(lower) | np.isfinite(upper)).sum())
     if bounded:
         variables = counted(len(lower), "variable")
         yield f"{bounded} of {variables} have bounds (x ≥ 0 where none is given)"
+    if program.infinite:
+        names = listed([_printable(name) for name in program.infinite], 3)
+        yield f"sides and bounds of ±{INFINITE:g} and beyond are infinite ({names})"
     fixed = sorted(map(_printable, program.bounds.get("FX", ())))
     if fixed:
         yield f"FX fixes {counted(len(fixed), 'variable')} ({listed(fixed, 3)})"

@@ -83,9 +83,9 @@ class Faces(ABC):
         """(m,)."""
 
     def certified(
-        self, x: Tensor, right: Tensor, lb: Tensor, ub: Tensor, accuracy: float | None
+        self, x: Tensor, right: Tensor, lb: Tensor, ub: Tensor, accuracy: float | None, u: float
     ) -> Certificate:
-        """Of x (B, n) as its own projection, by the duality gap of multipliers that are zero."""
+        """Of x (B, n), known to u, as its own projection."""
         M, loose = self.matrix, self.inequality
         used = None if M is None or not bool((~loose).any()) else M[~loose]
         rest = None if M is None or not bool(loose.any()) else M[loose]
@@ -99,7 +99,8 @@ class Faces(ABC):
             "ub": ub.double(),
         }
         projector = PolyhedralProjector(polyhedron, sides_follow=True)
-        return projector.certify(x, x, accuracy, **given)
+        with torch.no_grad():
+            return projector.certified(x, x, accuracy, given, u)
 
     @abstractmethod
     def times(self, x: Tensor) -> Tensor:

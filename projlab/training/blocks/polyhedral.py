@@ -88,6 +88,8 @@ class _Sides:
     """(B,) what a sum of them may be off by, for rounding."""
     sizes: Tensor
     """(B, m) what right sides were made of, in units of u: zero where they are infinite."""
+    on: tuple[Tensor, Tensor]
+    """Up to what an entry is on its lower bound, and from what on on its upper one."""
 
 
 @dataclass(frozen=True)
@@ -227,8 +229,11 @@ class PolyhedralBlock(Block):
             self._tightest(b, side, sign)[0].view(B, n)
             for side, sign in ((self._lower, -1), (self._upper, 1))
         )
-        if checked is not None and bool((lb > ub).any()):
-            self._refuse_crossed(lb, ub, checked)
+        room = self._room_of_bounds(b)
+        if checked is not None:
+            crossed = lb > (ub if room is None else ub + room)
+            if bool(crossed.any()):
+                self._refuse_crossed(lb, ub, crossed, checked)
         exact = lb, ub
         lb, ub = (self._as_parameters(t) for t in (lb, ub))
         if checked is not None:
@@ -248,7 +253,23 @@ class PolyhedralBlock(Block):
             rounding = tolerance.RESIDUAL_ROUNDINGS / 2 * u * sums.abs()
         known = self._rounding_of_constants(right.device).to(self.work) / self._u
         sizes = torch.where(torch.isinf(right), 0, right).abs() + known
-        return _Sides(right, lb, ub, cones.Bounds.of(lb, ub, n), sums, rounding, sizes)
+        on = (lb, ub) if room is None else (lb + room.to(lb), ub - room.to(ub))
+        listed = cones.Bounds.of(lb, ub, n) if room is None else None
+        return _Sides(right, lb, ub, listed, sums, rounding, sizes, on)
+
+    def _room_of_bounds(self, b: Tensor) -> Tensor | None:
+        """(B, n) by what rounding of constants may have moved a bound; None where it moves none."""
+        if self.of_constants is None:
+            return None
+        # and what is left is rounded, as entries are that meet it
+        left = self._u * torch.where(torch.isinf(b), 0, b).abs()
+        rounding = sent(self.of_constants, b.device).to(b.dtype) + left
+        rounding = tolerance.RESIDUAL_ROUNDINGS * rounding
+        room = torch.zeros(self.shape[0] * self.shape[2], dtype=b.dtype, device=b.device)
+        for rows, factors, position in (self._lower, self._upper):
+            moved = rounding[rows] / factors.to(b.dtype).abs()
+            room = room.scatter_reduce(0, position, moved, "amax")
+        return room.view(self.shape[0], -1) if bool((room > 0).any()) else None
 
     def _rounding_of_constants(self, device: torch.device) -> Tensor:
         """Of what was taken off the right sides, (B, m)."""
@@ -268,10 +289,10 @@ class PolyhedralBlock(Block):
         return bound.scatter_reduce(0, position, values, "amin" if sign > 0 else "amax"), values
 
     def _refuse_crossed(
-        self, lb: Tensor, ub: Tensor, entry_name: Callable[[int, int], str]
+        self, lb: Tensor, ub: Tensor, crossed: Tensor, entry_name: Callable[[int, int], str]
     ) -> None:
         shown = []
-        for i, j in (lb > ub).nonzero().tolist():
+        for i, j in crossed.nonzero().tolist():
             name = entry_name(i, j)
             low, high = float(lb[i, j]), float(ub[i, j])
             shown.append(f"{name} >= {low:.17g} and {name} <= {high:.17g}")
@@ -329,18 +350,14 @@ class PolyhedralBlock(Block):
         """Bounds on how far the parameters are from their own projection."""
         sides, x = self._sides_of(b), self._read(self.ts)
         lb, ub = (t.expand(x.shape) for t in (sides.lb, sides.ub))
-        return self.faces.certified(x, sides.right, lb, ub, accuracy)
+        return self.faces.certified(x, sides.right, lb, ub, accuracy, self._u)
 
     # ---- projections
 
     def project_(self, b: Tensor, skip: Tensor | None, *, reads: bool, last: bool) -> Tensor:
         sides, x = self._sides_of(b), self._read(self.ts)
-        # bounds that change may cross, which nothing looks at before
         within = self._fixed is not None
-        if not within and not self._warned:
-            lb, ub = self._loosened(sides.lb, -1), self._loosened(sides.ub, 1)
-            if bool((lb > ub).any()):
-                self._say_empty()
+        self._look_at_bounds(sides)
         left = self._project_natively(x, sides) if skip is None and self._plain else None
         if left is None:
             self._write(self.ts, self._reached(x, sides), x, skip)
@@ -363,6 +380,13 @@ class PolyhedralBlock(Block):
         if not self._warned and bool(off.any()) and bool(torch.isfinite(x).all()):
             self._say_empty()
         return new
+
+    def _look_at_bounds(self, sides: _Sides) -> None:
+        """Bounds that change may cross, which nothing looks at before."""
+        if self._fixed is None and not self._warned:
+            lb, ub = self._loosened(sides.lb, -1), self._loosened(sides.ub, 1)
+            if bool((lb > ub).any()):
+                self._say_empty()
 
     def _say_empty(self) -> None:
         self._warned = True
@@ -392,7 +416,11 @@ class PolyhedralBlock(Block):
             return
         if skip is not None:
             stays = stays | skip
-        self._write(self.ts, self._onto(x, sides, None), x, stays)
+        new = self._onto(x, sides, None)
+        self._look_at_bounds(sides)
+        if not self._warned and bool(self._far(new, sides).any()) and bool(x.isfinite().all()):
+            self._say_empty()
+        self._write(self.ts, new, x, stays)
 
     def _project_natively(self, x: Tensor, sides: _Sides) -> Tensor | None:
         """Bounds, and a sum within them, in place by the compiled kernel; what the sum is off by.
@@ -453,7 +481,7 @@ class PolyhedralBlock(Block):
                 return
         g = self._read(gs, self.signs)
         moved = 0.0 if shift is None else self._read_shift(shift, self.signs)
-        low, high = x <= sides.lb, x >= sides.ub
+        low, high = x <= sides.on[0], x >= sides.on[1]
         v = -(g + moved)
         finite = torch.isfinite(v.sum(-1, keepdim=True))
         v = v.masked_fill(~finite, 0)
@@ -473,7 +501,7 @@ class PolyhedralBlock(Block):
         """
         sides, x = self._sides_of(self.b), self._read(self.ts)
         v = -(self._read(gs) + (0.0 if shift is None else self._read_shift(shift)))
-        low, high = x <= sides.lb, x >= sides.ub
+        low, high = x <= sides.on[0], x >= sides.on[1]
         lb, ub = _cone_bounds(low, high, v)
         found = self.faces.onto(v, self._cone(x, sides), lb, ub, None, use="prices")
         y[self._row_numbers] = found.multipliers.to(y.dtype)
@@ -504,7 +532,7 @@ class PolyhedralBlock(Block):
         if self._plain and self._natively(ms, x, sides, face.entries, given=True):
             return
         m = self._read(ms)
-        low, high = x <= sides.lb, x >= sides.ub
+        low, high = x <= sides.on[0], x >= sides.on[1]
         lb, ub = _cone_bounds(low | face.high, high | face.low, m)
         right = self._cone(x, sides)
         new = -self.faces.onto(-m, right, lb, ub, face.rows, use="velocity").x

@@ -13,6 +13,7 @@ from typing import Any, NoReturn, Self
 import torch
 from torch import Tensor
 
+from projlab import tolerance
 from projlab.errors import InputError
 from projlab.training.expressions import labels, maps, operands
 from projlab.training.expressions.labels import Label, ParameterNames
@@ -74,7 +75,7 @@ def cat(*expressions: "Expression") -> "Expression":
             raise InputError(f"cat takes expressions; argument {i} is a {type(e).__name__}")
     if not expressions:
         raise InputError("cat takes at least one expression")
-    return _Joined(tuple(e.flatten() for e in expressions))
+    return _Joined(expressions)
 
 
 class Expression(Views):
@@ -107,6 +108,30 @@ class Expression(Views):
     def terms(self) -> tuple[LinearMap, ...]:
         """The maps A_i, each with its parameter."""
         return self._terms
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """The parameters p_i, in order of appearance, some of them perhaps more than once."""
+        return [t.parameter for t in self.terms]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Expression":
+        """Over copies of the parameters, which have the names that were chosen for them."""
+        copied = memo[id(self)] = type(self).__new__(type(self))
+        copies = {id(p): id(copy.deepcopy(p, memo)) for p in self.parameters}
+        for name, value in vars(self).items():
+            vars(copied)[name] = copy.deepcopy(value, memo)
+        copied.label = labels.of_copied(self.label, copies)
+        copied.names = {copies[p]: name for p, name in self.names.items()}
+        return copied
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "an expression cannot be pickled: it is of the parameters of one process. Write it "
+            "again, with projlab.expr over those that are loaded"
+        )
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -182,7 +207,8 @@ class Expression(Views):
     def _like(self, other: Any, *, infinite: bool = False) -> "Expression":
         """A constant as an expression without terms; a side of an inequality may be infinite."""
         c, data = operands.constant(other, "the constant", infinite=infinite)
-        return Expression(torch.Size(c.shape), (), c, labels.of_constant(c), data, {})
+        label = labels.of_constant(c, self.ndim)
+        return Expression(torch.Size(c.shape), (), c, label, data, {})
 
     def _plus(self, other: Any, sign: str) -> "Expression":
         right = other if isinstance(other, Expression) else self._like(other)
@@ -209,26 +235,27 @@ class Expression(Views):
             shape,
             lambda t: maps.changed(t, lambda v: v.expand(shape)),
             lambda c: c.expand(shape),
-            self.label,
+            labels.of_broadcast(self.label, self.shape),
         )
 
     def __rmatmul__(self, A: Any) -> "Expression":
         matrix, data = operands.matrix(A)
         if matrix.dim() == 1:
-            product = self._times(matrix.unsqueeze(0), data)
-            return product[0]
+            product = self._times(matrix.unsqueeze(0), data)[0]
+            product.label = labels.of_call(self.label, self.ndim, "(A @ {})")
+            return product
         return self._times(matrix, data)
 
     def __matmul__(self, A: Any) -> "Expression":
         if isinstance(A, Expression):
             raise InputError("the product of two expressions is not linear")
         matrix, data = operands.matrix(A)
-        columns = matrix.unsqueeze(-1) if matrix.dim() == 1 else matrix
+        rows = matrix.unsqueeze(0) if matrix.dim() == 1 else operands.transposed(matrix)
         if self.ndim == 2:
-            product = self.T._times(columns.t(), data).T
+            product = self.T._times(rows, data).T
             product = product[:, 0] if matrix.dim() == 1 else product
         else:
-            product = self._times(columns.t(), data)
+            product = self._times(rows, data)
             product = product[0] if matrix.dim() == 1 else product
         product.label = labels.of_call(self.label, self.ndim, "({} @ A)")
         return product
@@ -353,7 +380,7 @@ class Expression(Views):
     __gt__ = __lt__
 
     def __repr__(self) -> str:
-        names = ParameterNames(self.names, [t.parameter for t in self.terms])
+        names = ParameterNames(self.names, self.parameters)
         text = self.label(labels.whole(self.ndim), names)
         return f"Expression({text}, shape={tuple(self.shape)})"
 
@@ -361,8 +388,8 @@ class Expression(Views):
 class _Joined(Expression):
     """What `cat` makes: its parts are kept, so that A @ cat(p, q) is A_p @ p + A_q @ q."""
 
-    def __init__(self, parts: tuple[Expression, ...]) -> None:
-        self.parts = parts
+    def __init__(self, given: tuple[Expression, ...]) -> None:
+        self.parts = parts = tuple(e.flatten() for e in given)
         constant = None
         if any(p.constant is not None for p in parts):
             zero = torch.zeros((), dtype=torch.float64, device="cpu")
@@ -374,7 +401,7 @@ class _Joined(Expression):
         for part in parts:
             data, names = operands.narrower(data, part.data), {**part.names, **names}
         total = sum(p.shape[0] for p in parts)
-        super().__init__(torch.Size((total,)), (), constant, _joined(parts), data, names)
+        super().__init__(torch.Size((total,)), (), constant, _joined(given, parts), data, names)
 
     @property
     def terms(self) -> tuple[LinearMap, ...]:
@@ -390,6 +417,11 @@ class _Joined(Expression):
                 start += part.shape[0]
             self._terms = tuple(placed)
         return self._terms
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """Each part's, without placing its maps."""
+        return [p for part in self.parts for p in part.parameters]
 
     def _multiplied(self, A: Tensor, count: int) -> tuple[LinearMap, ...]:
         terms: list[LinearMap] = []
@@ -413,15 +445,18 @@ class _Joined(Expression):
         return total
 
 
-def _joined(parts: tuple[Expression, ...]) -> Label:
+def _joined(given: tuple[Expression, ...], parts: tuple[Expression, ...]) -> Label:
+    pieces = [(part.label, part.shape[0]) for part in parts]
+    all_of_each = [(e.label, labels.whole(e.ndim)) for e in given]
+
     def label(index: labels.Index, names: ParameterNames) -> str:
         if index[0].isdigit():
             position = int(index[0])
-            for part in parts:
-                if position < part.shape[0]:
-                    return part.label((str(position),), names)
-                position -= part.shape[0]
-        whole = f"cat({', '.join(p.label(labels.whole(1), names) for p in parts)})"
+            for piece, size in pieces:
+                if position < size:
+                    return piece((str(position),), names)
+                position -= size
+        whole = f"cat({', '.join(each(places, names) for each, places in all_of_each)})"
         return labels.subscript(whole, index)
 
     return label
@@ -457,7 +492,7 @@ class Equation:
     @property
     def parameters(self) -> list[Tensor]:
         """The parameters, each once, in order of appearance."""
-        return list({id(t.parameter): t.parameter for t in self.difference.terms}.values())
+        return list({id(p): p for p in self.difference.parameters}.values())
 
     def right_side(self) -> Tensor:
         """b of A x = b, (rows,), float64 on the CPU."""
@@ -465,6 +500,16 @@ class Equation:
         if c is None:
             return torch.zeros(self.rows, dtype=torch.float64, device="cpu")
         return -c.expand(self.shape).reshape(-1)
+
+    @property
+    def rounding(self) -> Tensor | None:
+        """Of b, (rows,), where constants on both sides make it; None where one of them has any."""
+        sides = [side.constant for side in (self.left, self.right) if side.constant is not None]
+        if len(sides) < 2:
+            return None
+        size = sum(torch.where(torch.isinf(c), 0, c).abs().expand(self.shape) for c in sides)
+        assert isinstance(size, Tensor)
+        return tolerance.unit_roundoff("float64") * size.reshape(-1)
 
     def stating(self, b_error: Tensor | None) -> Self:
         """The same, of which b, (rows,), may be off by so much."""

@@ -104,7 +104,9 @@ def _at_least(a: Any, b: Any) -> Equation:
 
 
 def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
-    product = _matmul(x, weight.T)
+    # a compressed tensor has no .T
+    transposed = weight.t() if isinstance(weight, Tensor) else weight.T
+    product = _matmul(x, transposed)
     return product if bias is None else product + bias
 
 

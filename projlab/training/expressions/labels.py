@@ -1,12 +1,13 @@
 """Names for the rows of equations over parameters, as they were written: "W0[3].sum() == 1".
 
 A label takes an index, one text a dimension ("3", ":" for all of it, "2:5"), and names for the
-parameters, and gives the text of that part of an expression.
+parameters, and gives the text of that part of an expression: read as code it has a dimension for
+each text that is no number, or is broadcast to it.
 """
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,7 +37,17 @@ class ParameterNames:
                 self._names[id(parameter)] = chosen.get(id(parameter), default)
 
     def __getitem__(self, parameter: Tensor) -> str:
-        return self._names[id(parameter)]
+        return self.of(id(parameter))
+
+    def of(self, identity: int) -> str:
+        """The name of the parameter of this identity."""
+        return self._names[identity]
+
+    def for_originals(self, copies: Mapping[int, int]) -> "ParameterNames":
+        """The names of copied parameters, for those that they were copied from, by identity."""
+        names = ParameterNames({}, [])
+        names._names = {original: self.of(copied) for original, copied in copies.items()}
+        return names
 
 
 Label = Callable[[Index, ParameterNames], str]
@@ -59,34 +70,73 @@ def before_broadcast(index: Index, shape: Sequence[int]) -> Index:
     """The index, in an operand of this shape, of an entry of the broadcast result."""
     own = index[len(index) - len(shape) :]
     return tuple(
-        "0" if size == 1 and text != ALL else text for text, size in zip(own, shape, strict=True)
+        text if size != 1 else "0" if text.isdigit() else ALL
+        for text, size in zip(own, shape, strict=True)
     )
+
+
+def taken(index: Index) -> bool:
+    """Whether the index is of one entry."""
+    return all(text.isdigit() for text in index)
 
 
 def of_parameter(parameter: Tensor) -> Label:
     """The parameter's name, with an index where it has more than one entry."""
+    identity, single = id(parameter), parameter.numel() == 1
 
     def label(index: Index, names: ParameterNames) -> str:
-        name = names[parameter]
-        return name if parameter.numel() == 1 else subscript(name, index)
+        name = names.of(identity)
+        return name if single and taken(index) else subscript(name, index)
+
+    return label
+
+
+def of_copied(child: Label, copies: Mapping[int, int]) -> Label:
+    """The child over copies of its parameters, which it knows by their own identity."""
+
+    def label(index: Index, names: ParameterNames) -> str:
+        return child(index, names.for_originals(copies))
+
+    return label
+
+
+def of_broadcast(child: Label, before: Sequence[int]) -> Label:
+    """The child, of this shape, in more dimensions or larger ones."""
+
+    def label(index: Index, names: ParameterNames) -> str:
+        return child(before_broadcast(index, before), names)
 
     return label
 
 
 def grouped(text: str) -> str:
     """In parentheses where it is a sum or a product."""
-    closed = text[0] == "(" and text.find(")") == len(text) - 1
-    return f"({text})" if " " in text.replace(", ", ",") and not closed else text
+    depth = 0
+    for character in text:
+        depth += (character in "([") - (character in ")]")
+        if character == " " and not depth:
+            return f"({text})"
+    return text
 
 
 def of_sum(child: Label, dims: tuple[int, ...], keepdim: bool, method: str) -> Label:
-    """child[...].sum()."""
+    """child[...].sum(), with its dimensions where others are left."""
 
     def label(index: Index, names: ParameterNames) -> str:
         rest = [text for d, text in enumerate(index) if not keepdim or d not in dims]
         total = len(rest) + len(dims)
         inside = tuple(ALL if d in dims else rest.pop(0) for d in range(total))
-        return f"{grouped(child(inside, names))}.{method}()"
+        text = f"{grouped(child(inside, names))}.{method}"
+        left = [d for d, place in enumerate(inside) if not place.isdigit()]
+        kept = keepdim and not taken(tuple(index[d] for d in dims))
+        if len(left) == len(dims) and not kept:
+            return f"{text}()"
+        summed = [left.index(d) for d in dims]
+        shown = summed[0] if len(summed) == 1 else tuple(summed)
+        if not kept:
+            return f"{text}({shown})"
+        places = tuple(index[d] if d in dims else ALL for d in left)
+        return subscript(f"{text}({shown}, keepdim=True)", places)
 
     return label
 
@@ -117,16 +167,16 @@ def of_pair(left: Label, right: Label, sign: str, dims: Sequence[Sequence[int]])
     return label
 
 
-def of_constant(value: Tensor) -> Label:
-    """The number, or "c" for a tensor of several."""
+def of_constant(value: Tensor, beside: int) -> Label:
+    """The number, or "c" for a tensor of several; `beside` are the dimensions of what it meets."""
 
     def label(index: Index, names: ParameterNames) -> str:  # noqa: ARG001  # a label's signature
-        if value.numel() == 1:
-            return f"{float(value):g}"
         shown = before_broadcast(index, value.shape)
-        if all(text.isdigit() for text in shown):
+        if taken(shown):
             return f"{float(value[tuple(int(text) for text in shown)]):g}"
-        return "c"
+        if value.numel() == 1 and value.dim() <= beside:
+            return f"{float(value):g}"
+        return subscript("c", shown)
 
     return label
 
@@ -147,7 +197,14 @@ def of_view(child: Label, dims: Sequence[int]) -> Label:
         inside = [ALL] * len(dims)
         for text, d in zip(index, dims, strict=True):
             inside[d] = text
-        return child(tuple(inside), names)
+        shown = child(tuple(inside), names)
+        left = [d for text, d in zip(index, dims, strict=True) if not text.isdigit()]
+        order = [sorted(left).index(d) for d in left]
+        if order == sorted(order):
+            return shown
+        if len(order) == 2:
+            return f"{grouped(shown)}.T"
+        return f"{grouped(shown)}.permute({', '.join(map(str, order))})"
 
     return label
 
@@ -156,19 +213,15 @@ def of_reshape(child: Label, before: Sequence[int], after: Sequence[int]) -> Lab
     """The child's own index of an entry of its reshape."""
 
     def label(index: Index, names: ParameterNames) -> str:
-        if all(text == ALL for text in index):
-            return child(whole(len(before)), names)
-        if not all(text.isdigit() for text in index):
+        if tuple(before) == tuple(after):
+            return child(index, names)
+        if not taken(index):
             shape = ", ".join(map(str, after))
             return subscript(f"{grouped(child(whole(len(before)), names))}.reshape({shape})", index)
         flat = 0
         for text, size in zip(index, after, strict=True):
             flat = flat * size + int(text)
-        inside = []
-        for size in reversed(before):
-            inside.append(str(flat % size))
-            flat //= size
-        return child(tuple(reversed(inside)), names)
+        return child(entry(flat, before), names)
 
     return label
 
@@ -183,14 +236,18 @@ def of_index(child: Label, before: Sequence[int], key: tuple[Any, ...]) -> Label
     def label(index: Index, names: ParameterNames) -> str:
         rest = list(index)
         inside: list[str] = []
+        left: list[str] = []
         for k in _without_ellipsis(key, len(before)):
-            if k is None:
-                rest.pop(0)
-            elif isinstance(k, int):
+            if isinstance(k, int):
                 inside.append(str(k % before[len(inside)]))
-            else:
-                inside.append(_through(k, before[len(inside)], rest.pop(0)))
-        return child(tuple(inside), names)
+                continue
+            text = rest.pop(0)
+            if k is not None:
+                inside.append(_through(k, before[len(inside)], text))
+            if not text.isdigit():
+                left.append(ALL if k is not None else "None")
+        shown = child(tuple(inside), names)
+        return subscript(grouped(shown), tuple(left)) if "None" in left else shown
 
     return label
 
@@ -212,7 +269,7 @@ def of_change(
         return places
 
     def label(index: Index, names: ParameterNames) -> str:
-        if all(text.isdigit() for text in index):
+        if taken(index):
             position = tuple(int(text) for text in index)
             return child(tuple(str(int(c[position])) for c in coordinates()), names)
         return subscript(f"{grouped(child(whole(len(before)), names))}{form}", index)
@@ -231,12 +288,15 @@ def _without_ellipsis(key: tuple[Any, ...], dims: int) -> list[Any]:
 
 def _through(k: slice, size: int, text: str) -> str:
     """The index, in a dimension of this size, of an index of its slice k."""
-    start, stop, step = k.indices(size)
+    places = range(size)[k]
     if text.isdigit():
-        return str(start + step * int(text))
-    if (start, stop, step) == (0, size, 1):
-        return text
-    return f"{start}:{stop}" + (f":{step}" if step != 1 else "")
+        return str(places[int(text)])
+    if text != ALL:
+        places = places[slice(*map(int, text.split(":")))]
+    if places == range(size):
+        return ALL
+    step = f":{places.step}" if places.step != 1 else ""
+    return f"{places.start}:{places.stop}{step}"
 
 
 def entry(position: int, shape: Sequence[int]) -> Index:

@@ -40,6 +40,10 @@ def constant(value: Any, name: str, *, infinite: bool = False) -> tuple[Tensor, 
             "detach it"
         )
     require_values(value, name)
+    if is_scipy_sparse(value):
+        raise InputError(
+            f"{name} is a scipy.sparse {value.format}; it must be dense: {name}.toarray()"
+        )
     tensor = to_tensor(value, name)
     require_finite(torch.where(torch.isinf(tensor), 0, tensor) if infinite else tensor, name)
     return tensor.cpu().double(), tensor.dtype
@@ -76,8 +80,13 @@ def matrix(A: Any) -> tuple[Tensor, torch.dtype]:
     return tensor, tensor.dtype
 
 
+def transposed(A: Tensor) -> Tensor:
+    """A' of what `matrix` gives, COO coalesced."""
+    return A.t() if A.layout == torch.strided else A.t().coalesce()
+
+
 def columns(A: Tensor, start: int, stop: int) -> Tensor:
-    """Some columns of a COO matrix."""
+    """Some columns of a coalesced COO matrix."""
     (i, j), values = A.indices(), A.values()
     inside = (j >= start) & (j < stop)
     return torch.sparse_coo_tensor(

@@ -1,5 +1,6 @@
 """`projlab compare` as its users meet it; `tests/validation` has what it computes."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -75,6 +76,19 @@ def test_out_holds_the_page_and_the_data_and_a_person_reads_the_rest(system, cap
     assert data["asked"]["accuracy"] == 1e-10
     assert data["environment"]["threads per worker"] == "1"
     assert data["systems"][0]["recommendation"]["text"] in " ".join(text.split())
+
+
+def test_a_disk_that_fills_up_leaves_no_part_of_a_page(system, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "out/compare.html")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert main(["compare", str(system), "--out", "out"]) == 2
+    assert capsys.readouterr().err == (
+        "projlab: out/compare.html cannot be written: no space left on device; "
+        "no part of a page is left behind; compare again once there is room\n"
+    )
+    assert not any(Path("out").iterdir())
 
 
 def test_an_answer_beyond_its_theory_ends_with_1(system, monkeypatch, capsys):

@@ -7,10 +7,11 @@ import re
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from projlab import InputError, MemoryLimitError
-from projlab.cli import frame, main, variants
+from projlab.cli import COMMANDS, frame, main, variants
 from projlab.cli.common import Command
 
 ASKED = ["variants"]
@@ -95,18 +96,40 @@ def test_an_empty_path_is_a_slip(asked, capsys):
     assert "it is empty; a variable of the shell may not be set" in capsys.readouterr().err
 
 
-def test_a_full_output_is_a_sentence(projlab_program, tmp_path):
+@pytest.mark.parametrize(
+    ("asked", "advice"),
+    [
+        (ASKED, "ask again once there is room"),
+        (
+            ["compare", "system.npz", "--json"],
+            "no part of a page is left behind; compare again once there is room",
+        ),
+    ],
+)
+def test_a_full_output_is_a_sentence_with_the_advice_of_its_command(
+    asked, advice, projlab_program, tmp_path
+):
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
+    np.savez(tmp_path / "system.npz", A=np.ones((1, 3)), b=np.ones(1))
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(
-            [*projlab_program(""), *ASKED], stdout=full, stderr=subprocess.PIPE, text=True
+            [*projlab_program(""), *asked],
+            cwd=tmp_path,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
         )
     assert ended.returncode == 2
     assert ended.stderr == (
-        "projlab: a file cannot be written: no space left on device; what was written before is "
-        "whole, and `projlab validate --resume` goes on once there is room\n"
+        f"projlab: a file cannot be written: no space left on device; {advice}\n"
     )
+
+
+def test_only_what_can_be_resumed_is_advised_to_be():
+    advised = {command.name: command.no_room for command in COMMANDS}
+    assert [name for name, said in advised.items() if "--resume" in said] == ["validate"]
+    assert all(said.endswith("once there is room") for said in advised.values())
 
 
 def test_a_reader_that_leaves_is_no_crash(projlab_program):

@@ -125,12 +125,34 @@ def test_the_name_of_a_set_may_be_missing(name, tmp_path):
         ("UP BND       X3        9.0", "FX BND       X1        9.0", "gives the lower bound of 'X1' again in line 20; want each once"),
         ("UP BND       X3        9.0", "UP BND       X3        -inf", "bounds 'X3' by -inf, which no number satisfies, in line 20"),
         ("UP BND       X3        9.0", "UP BND       X3       -9.0", "gives 'X3' an upper bound below zero and no lower one; want LO or MI"),
-        ("RHS       limit     4.0", "RHS       limit    -inf", "asks the row 'limit' to be -inf"),
+        ("RHS       limit     4.0", "RHS       limit    -inf", "asks the row 'limit' to be -inf in line 14, column 15"),
+        ("RHS       limit     4.0", "RHS       limit    -1e20", "asks the row 'limit' to be -inf in line 14, column 15; want right sides within ±1e+20, which is infinite"),
+        ("balance   4.0", "balance   1e30", "asks the row 'balance' to be inf in line 13, column 15; want right sides within ±1e+20"),
+        ("RHS       limit     4.0", "RHS       limit     1e20", "gives the row 'limit' a range from inf in line 16, column 15; want right sides within ±1e+20"),
+        ("UP BND       X3        9.0", "UP BND       X3        -1e30", "bounds 'X3' by -inf, which no number satisfies, in line 20; want bounds within ±1e+20"),
+        ("FX BND       X1        3.0", "FX BND       X1        1e20", "bounds 'X1' by inf, which no number satisfies, in line 18"),
         ("UP BND", "UP BD2", "a second set 'BD2' in BOUNDS, after 'BND', in line 20"),
         ("RANGES", "LAZYCONS", "a section 'LAZYCONS', unknown here, in line 15"),
         ("ENDATA", "QCMATRIX total\n    X1 X1 1\nENDATA", "makes the row 'total' quadratic in line 21"),
         ("ENDATA", "", "has no ENDATA at its end"),
         ("NAME ", " NAME", "before any section in line 1"),
+        ("ROWS\n N", "ROWS N", "holds 'N COST' behind the name of the section ROWS in line 2; want the name alone in its line"),
+        ("COLUMNS\n", "COLUMNS", "holds 'X1 COST 1.0 balance 1.0' behind the name of the section COLUMNS in line 7"),
+        ("RHS\n", "RHS", "holds 'RHS balance 4.0 total 0.1' behind the name of the section RHS in line 12"),
+        ("    X2 ", "RHS ", "holds 'COST 1.0 total 3.0' behind the name of the section RHS in line 10"),
+        (" FX BND", "RHS BND", "holds 'BND X1 3.0' behind the name of the section RHS in line 18"),
+        (" FX BND", "BOUNDS", "holds 'BOUNDS', no type of bound, in line 18, column 1"),
+        (" E  total", "ROWS total", "holds 'ROWS total' in line 6, column 1"),
+        ("    RNG       limit", "SOS limit", "holds 'limit 2.0' behind the name of the section SOS in line 16"),
+        ("    RNG       limit", "OBJSENSE limit", "holds 'limit 2.0' behind the name of the section OBJSENSE in line 16"),
+        ("    RNG       limit     2.0", "OBJSENSE 2.0", "holds '2.0' behind the name of the section OBJSENSE in line 16"),
+        ("    RNG       limit", "OBJNAME limit", "holds 'limit 2.0' behind the name of the section OBJNAME in line 16"),
+        ("    RNG       limit", "QUADOBJ limit", "holds 'limit 2.0' behind the name of the section QUADOBJ in line 16"),
+        ("    RNG       limit     2.0", "QSECTION 2.0", "names the row '2.0', which is none, in line 16"),
+        ("    RNG       limit", "QSECTION COST limit", "behind the name of the section QSECTION in line 16"),
+        ("    RNG       limit", "NAME      limit", "has NAME after its rows in line 16; want NAME first"),
+        ("ENDATA", "ENDATA limit 2.0", "holds 'limit 2.0' behind the name of the section ENDATA in line 21"),
+        ("BOUNDS", "FOO", "a section 'FOO', unknown here, in line 17"),
     ],
 )  # fmt: skip
 def test_what_a_solver_reads_over_is_refused_with_its_place(old, new, says, tmp_path):
@@ -141,10 +163,28 @@ def test_what_a_solver_reads_over_is_refused_with_its_place(old, new, says, tmp_
     assert "; want " in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    "header",
+    ["NAME a program FREE", "OBJSENSE MAX", "OBJSENSE\n  MAX", "OBJSENS minimize", "OBJNAME COST"],
+)
+def test_what_a_section_may_have_behind_its_name_is_no_line_of_data(header, tmp_path):
+    name, rest = LONG.split("\n", 1)
+    with_it = read(tmp_path, f"{name}\n{header}\n{rest}")
+    np.testing.assert_array_equal(with_it.h, read(tmp_path, LONG).h)
+
+
+def test_sections_that_are_left_out_may_name_rows_and_sections_in_their_lines(tmp_path):
+    cones = LONG.replace("ENDATA", "QSECTION COST\n X1 X1 1\nCSECTION K1 0.0 QUAD\n X1\nENDATA")
+    assert read(tmp_path, cones).notes[-1] == "the section CSECTION is left out"
+    sets = LONG.replace("ENDATA", "SOS1\n SOS SOS1 5\n SOS X1:1\nENDATA")  # as lp_solve writes
+    assert read(tmp_path, sets).notes[-1] == "the section SOS1 is left out"
+
+
 def test_in_the_fixed_format_nothing_stands_between_the_fields(tmp_path):
     for moved in (
         FIXED.replace("    Y         ROW", "    Y           ROW"),
         FIXED.replace("    Y", "\tY"),
+        FIXED.replace("    Y  ", "COLUMNS"),
     ):
         with pytest.raises(InputError, match="in line 7"):
             read(tmp_path, moved)
@@ -171,8 +211,9 @@ def program_of_highs(path):
     )
 
 
-LOWER = ("LO BND {} -1", "MI BND {}", "LI BND {} 2", "")
-UPPER = ("UP BND {} 2.5", "UP BND {} -2.5", "PL BND {}", "UI BND {} 7", "")
+LOWER = ("LO BND {} -1", "MI BND {}", "LI BND {} 2", "LO BND {} -1e20", "LI BND {} -9e19", "")
+UPPER = ("UP BND {} 2.5", "UP BND {} -2.5", "PL BND {}", "UI BND {} 7", "UP BND {} 1e20",
+         "UP BND {} 9.9e19", "UI BND {} 1e30", "")  # fmt: skip
 BOTH = ("FX BND {} 1", "FR BND {}", "BV BND {}", "")
 
 
@@ -194,7 +235,9 @@ def random_mps(seed):
     lines += [f"    RHS R{i} {i / 3!r}" for i in range(m) if rng.random() < 0.7]
     lines.append("RANGES")
     lines += [
-        f"    RNG R{i} {rng.choice([0.0, -1.5, 2.0])}" for i in range(1, m) if rng.random() < 0.3
+        f"    RNG R{i} {rng.choice([0.0, -1.5, 2.0, 1e20, -1e30, 9e19])}"
+        for i in range(1, m)
+        if rng.random() < 0.3
     ]
     lines.append("BOUNDS")
     for j in range(n):
@@ -206,9 +249,7 @@ def random_mps(seed):
     return "\n".join(lines) + "\n"
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_it_reads_what_highs_reads(seed, tmp_path):
-    path = written(tmp_path, "s.mps", random_mps(seed))
+def assert_read_as_highs_does(path):
     A, (least, most), names, bounds = program_of_highs(path)
     system = load(path)
     equal, above, below = least == most, np.isfinite(most), np.isfinite(least)
@@ -226,6 +267,51 @@ def test_it_reads_what_highs_reads(seed, tmp_path):
             assert not np.isfinite(wanted).any()
         else:
             np.testing.assert_array_equal(bound, wanted)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_it_reads_what_highs_reads(seed, tmp_path):
+    assert_read_as_highs_does(written(tmp_path, "s.mps", random_mps(seed)))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("    RHS       balance", "RHS balance"),
+        ("    RHS       balance   4.0   total     0.1", "RHS balance 4"),
+        ("    RNG       limit", "RANGES limit"),
+        ("    X3        balance", "COLUMNS total 7\n    X3        balance"),
+        ("    X3        balance", "X3 balance"),
+        (" L  limit", "L limit"),
+        (" UP BND       X3", "UP BND X3"),
+        ("RANGES\n", " RANGES\n"),
+        ("COLUMNS\n    X1        COST ", " COLUMNS\n X1 COST "),
+        ("BOUNDS\n", "  bounds\n"),
+        ("    RHS       limit     4.0\nRANGES\n    RNG", "RHS limit 1e20\nRANGES\n RNG total 1\n*"),
+        ("    RHS       limit     4.0", "    RHS       limit     9.9e19"),
+        ("limit     2.0", "limit     1e20"),
+        ("limit     2.0", "balance  -1e30"),
+        ("X3        9.0", "X3        1e20"),
+    ],
+)  # fmt: skip
+def test_headers_and_infinities_are_those_of_highs(old, new, tmp_path):
+    assert LONG.count(old) == 1
+    assert_read_as_highs_does(written(tmp_path, "s.mps", LONG.replace(old, new)))
+
+
+def test_what_is_infinite_is_said_by_name(tmp_path):
+    ranged = read(tmp_path, LONG.replace("limit     2.0", "limit     1e20"))
+    said = "sides and bounds of ±1e+20 and beyond are infinite ({})"
+    assert said.format("limit") in ranged.notes
+    assert not any("two sides" in note for note in ranged.notes)
+    np.testing.assert_array_equal(ranged.h, [4])
+    bounded = read(tmp_path, LONG.replace("X3        9.0", "X3        1e30"))
+    assert said.format("X3") in bounded.notes
+    no_side = read(tmp_path, MPS.replace("limit     4.0", "limit     1e30"))
+    assert "1 row without a side is left out" in no_side.notes
+    assert said.format("limit") in no_side.notes
+    assert no_side.G is None
+    assert no_side.A.shape == (2, 3)
 
 
 def test_inequalities_alone_are_a_set(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import projlab
-from projlab import constrain, expr
+from projlab import cat, constrain, expr
 from tests.projlab.training.helpers import backward, network, vector
 
 
@@ -93,3 +93,49 @@ def test_a_handle_that_is_copied_or_saved_alone_says_so():
     backward(holder.net)
     optimizer.step()
     assert holder.handle.steps == 1
+
+
+def equations_of(net):
+    W, b = expr(net[2].weight, name="load"), expr(net[2].bias)
+    return [W.sum(1) == 1, b[:, None] - 9 <= W, cat(W, b).sum() <= 50, W[0] <= 5]
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_copied_equations_are_of_the_copied_module(named):
+    net = network()
+    own = (net, equations_of(net))
+    copied = copy.deepcopy(own)
+    again = copy.deepcopy(copied)
+    texts = []
+    for module, equations in (again, own, copied):
+        assert equations[0].parameters[0] is module[2].weight
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+        handle = constrain(optimizer, *equations, module=module if named else None)
+        backward(module)
+        optimizer.step()
+        torch.testing.assert_close(module[2].weight.sum(1), torch.ones(5))
+        texts.append(repr([handle, *equations]))
+        for e in equations:
+            repr([e.left, e.difference, e.left + e.difference])
+    assert texts[0] == texts[1] == texts[2]
+    assert "load[0].sum() == 1" in texts[0]
+    mixed = copied[1][0].left == own[1][0].left
+    assert len(mixed.parameters) == 2
+    assert repr(mixed).count("load[0].sum()") == 2
+
+
+def test_equations_that_are_copied_alone_are_of_copied_parameters():
+    p = vector(1.0, 2.0)
+    copied = copy.deepcopy(expr(p, name="a").sum() <= 1)
+    assert repr(copied) == "Inequality(a.sum() <= 1)"
+    assert copied.parameters[0] is not p
+    with pytest.raises(projlab.InputError, match=r"a.sum\(\) <= 1 holds no parameter"):
+        constrain(torch.optim.SGD([p], lr=0.1), copied)
+
+
+def test_expressions_are_not_pickled():
+    e = expr(vector(1.0, 2.0))
+    for made in (e, cat(e, e), e == 1, [e <= 1]):
+        with pytest.raises(TypeError, match="cannot be pickled: it is of the parameters"):
+            pickle.dumps(made)
+    assert copy.copy(e) is e

@@ -175,6 +175,7 @@ def test_what_is_not_polished_says_so_with_a_bound(monkeypatch):
     right = projector(**parts, variant="active_set")(x0)
     monkeypatch.setattr(search, "NEWTON_STEPS", 0)
     monkeypatch.setattr(interior, "STEPS", 4)
+    monkeypatch.setattr(search, "_EXACT", 0)
     monkeypatch.setattr(search.Search, "attempt", lambda self, due, *a, **k: due & False)
     P = projector(**parts, variant="active_set")
     with pytest.warns(NotPolishedWarning, match="within"):

@@ -1,6 +1,10 @@
-"""Programs drawn at random: an expression's matrix is the Jacobian of the same torch code."""
+"""Programs drawn at random: an expression's matrix is the Jacobian of the same torch code.
+
+Names of rows are evaluated as the code that they look like.
+"""
 
 import math
+import re
 
 import hypothesis
 import hypothesis.strategies as st
@@ -8,6 +12,7 @@ import torch
 
 from projlab import expr
 from projlab.training.expressions.expression import Expression
+from projlab.training.expressions.labels import ParameterNames
 from tests.projlab.training.expressions.parameters import F64
 
 SIZES = st.integers(1, 4)
@@ -35,9 +40,11 @@ def dims_of(draw, ndim):
 def index(draw, shape):
     key = []
     for size in shape[: draw(st.integers(1, len(shape)))]:
-        kinds = ["int", "slice", "list", "range", "mask", "array"]
-        kind = draw(st.sampled_from(kinds[:2] if key else kinds))  # arrays for the first alone
-        if kind == "int":
+        kinds = ["int", "slice", "none", "list", "range", "mask", "array"]
+        kind = draw(st.sampled_from(kinds[:3] if key else kinds))  # arrays for the first alone
+        if kind == "none":
+            key += [None, slice(None)]
+        elif kind == "int":
             key.append(draw(st.integers(-size, size - 1)))
         elif kind == "slice":
             start = draw(st.integers(0, size - 1))
@@ -52,12 +59,25 @@ def index(draw, shape):
     return tuple(key)
 
 
-def step(draw, e, t):
-    """One more operation on both."""
+def step(draw, e, t, used):
+    """One more operation on both; constants are noted, under the letter that names have for them.
+
+    A constant that names do not show as it is has the letter "?".
+    """
     shape, ndim = tuple(t.shape), t.dim()
-    choices = ["scale", "negate", "weights", "plus", "reshape", "stack", "roll"]
+    choices = ["scale", "negate", "weights", "plus", "wide", "reshape", "stack", "roll"]
     if ndim:
-        choices += ["sum", "mean", "index", "flip", "permute", "cat", "unsqueeze", "einsum"]
+        choices += [
+            "sum",
+            "mean",
+            "index",
+            "flip",
+            "permute",
+            "cat",
+            "unsqueeze",
+            "einsum",
+            "outer",
+        ]
     if ndim > 1:
         choices += ["diagonal", "transpose", "flatten"]
     if ndim in (1, 2):
@@ -68,12 +88,16 @@ def step(draw, e, t):
         return [2.5 * v for v in both]
     if kind == "negate":
         return [-v for v in both]
-    if kind == "weights":
-        C = constants(draw, shape)
+    if kind in ("weights", "wide"):
+        C = constants(draw, shape if kind == "weights" else (2, *shape))
+        used.append(("c", C))
         return [C * v for v in both]
     if kind == "plus":
         C = constants(draw, shape)
+        used.append(("c", C))
         return [v + C - v / 4 for v in both]
+    if kind == "outer":
+        return [v.unsqueeze(0) + 2 * v.unsqueeze(1) for v in both]
     if kind == "reshape":
         return [v.reshape(-1) if ndim != 1 else v.reshape(1, -1) for v in both]
     if kind == "stack":
@@ -103,6 +127,7 @@ def step(draw, e, t):
     if kind == "einsum":
         letters = "abcdefgh"[:ndim]
         C = constants(draw, (2, shape[0]))
+        used.append(("?", C))
         left = draw(st.permutations(letters + "z"))[: draw(st.integers(0, ndim + 1))]
         return [torch.einsum(f"z{letters[0]},{letters}->{''.join(left)}", C, v) for v in both]
     if kind == "diagonal":
@@ -113,7 +138,27 @@ def step(draw, e, t):
     if kind == "flatten":
         return [v.flatten(0, 1) for v in both]
     C = constants(draw, (2, shape[0] if kind == "matrix" else shape[-1]))
+    used.append(("A", C if kind == "matrix" else C.T))
     return [C @ v if kind == "matrix" else v @ C.T for v in both]
+
+
+def assert_names(e, value, parameter, used):
+    """Rows' names that can be evaluated have the values of the rows, printed to six digits."""
+    known = {"p0": parameter, "W0": parameter}
+    known["cat"] = lambda *parts: torch.cat([part.reshape(-1) for part in parts])
+    known.update(used if len(used) == 1 else [])
+    equation = e == 0
+    names = ParameterNames({}, equation.parameters)
+    for row, wanted in enumerate(value.flatten()):
+        text = equation.row_name(row, names).removesuffix(" == 0")
+        unknown = {"A", "c"} - {*known}
+        if "..." in text or unknown & {*re.findall(r"\b[Ac]\b", text)}:
+            continue
+        found = torch.as_tensor(eval(text, known), dtype=F64)  # noqa: S307  our own text
+        assert found.numel() == 1, text
+        torch.testing.assert_close(
+            found.reshape(()), wanted, rtol=1e-5, atol=1e-4, msg=lambda m, t=text: f"{t}: {m}"
+        )
 
 
 @hypothesis.settings(max_examples=150, deadline=None)
@@ -126,12 +171,12 @@ def test_a_program_of_an_expression_is_the_jacobian_of_the_program(data):
     )
     operations = draw(st.integers(1, 5))
     e, found = expr(parameter), parameter.detach()
-    program = []
+    program, used = [], []
 
     def run(t, choices):
         replay = iter(choices)
         for _ in range(operations):
-            _, t = step(lambda _: next(replay), t, t)
+            _, t = step(lambda _: next(replay), t, t, [])
         return t
 
     def recording(strategy):
@@ -139,7 +184,7 @@ def test_a_program_of_an_expression_is_the_jacobian_of_the_program(data):
         return program[-1]
 
     for _ in range(operations):
-        e, found = step(recording, e, found)
+        e, found = step(recording, e, found, used)
         if found.numel() == 0 or found.numel() > 400 or found.dim() > 5:
             return
     assert isinstance(e, Expression)
@@ -147,4 +192,6 @@ def test_a_program_of_an_expression_is_the_jacobian_of_the_program(data):
     jacobian = torch.autograd.functional.jacobian(lambda t: run(t, program), parameter.detach())
     wanted = jacobian.reshape(found.numel(), parameter.numel())
     torch.testing.assert_close(matrix(e, parameter), wanted, rtol=1e-12, atol=1e-12)
+    repr(e)
     repr(e == 0)
+    assert_names(e, found, parameter.detach(), used)

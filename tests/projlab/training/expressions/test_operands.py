@@ -29,6 +29,50 @@ def test_matrix_of_every_kind_times_an_expression(matrix):
     torch.testing.assert_close(value(found), (dense @ p).detach())
 
 
+D = torch.tensor([[1.0, 0, 2, 0], [0, 3, 0, 0], [0, 0, -1, 4], [2, 0, 0, 0]], dtype=F64)
+ROWS, COLS = D.nonzero(as_tuple=True)
+TWICE = (D[ROWS, COLS] / 2).repeat(2), (ROWS.repeat(2), COLS.repeat(2))
+MATRICES = {
+    "coo": D.to_sparse,
+    "duplicates": lambda: torch.sparse_coo_tensor(
+        torch.stack(TWICE[1]), TWICE[0], D.shape, check_invariants=True
+    ),
+    "transposed": lambda: D.T.to_sparse().t(),
+    "csr": D.to_sparse_csr,
+    "transposed csr": lambda: D.T.to_sparse_csr().t(),
+    "csc": D.to_sparse_csc,
+    "bsr": lambda: D.to_sparse_bsr((2, 2)),
+    "bsc": lambda: D.to_sparse_bsc((2, 2)),
+    "scipy csr": lambda: scipy.sparse.csr_array(D.numpy()),
+    "scipy csc": lambda: scipy.sparse.csc_matrix(D.numpy()),
+    "scipy bsr": lambda: scipy.sparse.bsr_array(D.numpy()),
+    "scipy duplicates": lambda: scipy.sparse.coo_array(TWICE, shape=(4, 4)),
+    "scipy dia": lambda: scipy.sparse.dia_array(D.numpy()),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.parametrize("name", MATRICES)
+def test_sparse_matrices_stand_on_either_side_of_every_expression(name):
+    S, w = MATRICES[name](), W[:, :4].detach()
+    joined = torch.cat([q, p[:3]]).detach()
+    e = cat(expr(q), expr(p)[:3])
+    for found, wanted in (
+        (S @ e, D @ joined),
+        (e @ S, joined @ D),
+        ((e + 1) @ S, (joined + 1) @ D),
+        (S @ expr(W)[:, :4], D @ w),
+        (expr(W)[:, :4] @ S, w @ D),
+        (expr(W)[:, :4].T @ S, w.T @ D),
+    ):
+        torch.testing.assert_close(value(found).detach(), wanted)
+    if isinstance(S, torch.Tensor):
+        torch.testing.assert_close(value(torch.nn.functional.linear(e, S)), joined @ D.T)
+    for apply in (lambda e: e * S, lambda e: e + S, lambda e: e / S, lambda e: e == S):
+        with pytest.raises(projlab.InputError, match=r"it must be dense: the \w+\.to"):
+            apply(expr(W)[:, :4])
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
