@@ -27,8 +27,9 @@ def _kernels(dtype: torch.dtype) -> Any:
 
 
 def _tried(kernels: Any, dtype: torch.dtype) -> None:
-    first, index = torch.tensor([0, 1]), torch.zeros(1, dtype=torch.int32)
-    one = torch.ones(1, dtype=dtype)
+    first = torch.tensor([0, 1], dtype=torch.long, device="cpu")
+    index = torch.zeros(1, dtype=torch.int32, device="cpu")
+    one = torch.ones(1, dtype=dtype, device="cpu")
     blocks = _arranged(kernels, Compressed(first, index, one, (1, 1)), np.ones(1, np.int64))
     kernels.counted(index.numpy(), np.zeros(1, np.int64))
     for product in (kernels.times, kernels.transposed_times):

@@ -196,7 +196,7 @@ def _carefully(
         if holds := explained(from_it, other):
             w, y = from_it, other
     w[:, free] = x
-    return w, y, torch.tensor([holds], device=v.device)
+    return w, y, torch.tensor([holds], dtype=torch.bool, device=v.device)
 
 
 def _columns(rows: Rows, kept: Tensor) -> Tensor:

@@ -809,7 +809,8 @@ def project_polyhedron(
     equations = plain[0]
     if names:
         m = len(names)
-        equations = AffineConstraint(plain[0], torch.zeros(m, dtype=torch.float64), names)
+        nothing = torch.zeros(m, dtype=torch.float64, device=x.device)
+        equations = AffineConstraint(plain[0], nothing, names)
         zero[0] = None
     polyhedron = Polyhedron(equations, zero[0], plain[1], zero[1], n=x.shape[-1])
     if any(watched) and variant == "auto" and polyhedron.m + polyhedron.p > 1:
