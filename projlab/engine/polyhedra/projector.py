@@ -725,7 +725,7 @@ def _certificate(
     amplification = (norms(asked.x) + norms(asked.x - x)) / size
     condition = [1.0 if face is None else face.condition for face in faces] or [1.0] * len(x)
     growth = tolerance.dimension_factor(max(m, 1), n) * u * amplification
-    allowed = growth * torch.tensor(condition, dtype=x.dtype).to(x.device)
+    allowed = growth * torch.tensor(condition, dtype=x.dtype, device=x.device)
     wanted = allowed if accuracy is None else torch.full_like(allowed, accuracy)
     feasible = tolerance.feasibility_bound(u=u, m=max(m, 1), n=n)
     verdict, reason = _verdict(gap, upper, lower, wanted, feasible)
