@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 
 Product = Callable[[Tensor], Tensor]
+Continued = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Of y, x and a factor: E'y - factor x, which may be written where x lies, and its norm."""
 
 
 class Steps(NamedTuple):
@@ -140,6 +142,7 @@ def solve(
     check: int,
     coefficients: Coefficients | None = None,
     watch: Callable[[Steps], bool] | None = None,
+    continued: Continued | None = None,
 ) -> tuple[Tensor, Steps]:
     """y (..., m) with E E' y = r (..., m) in the least-squares sense, as far as `goal` asks for.
 
@@ -161,6 +164,8 @@ def solve(
         Steps between looks at the numbers on the host.
     watch
         Is shown the steps at each look, and may end the iteration by True.
+    continued
+        What passes over the long vector come to, where they can be made in one.
     """
     u, z, b = _normed(r, precondition)
     before = _Before.like(r, preconditioned=precondition is not None) if orthogonal else None
@@ -186,9 +191,12 @@ def solve(
         if before is not None:
             before.append(u, z)
         spread = b.unsqueeze(-1)
-        v = rmatvec(z).addcmul_(v, spread * inverse, value=-1)
+        if continued is None:
+            v = rmatvec(z).addcmul_(v, spread * inverse, value=-1)
+            a = torch.linalg.vector_norm(v, dim=-1)
+        else:
+            v, a = continued(z, v, spread * inverse)
         source = torch.addcmul(z, source, spread, value=-1)
-        a = torch.linalg.vector_norm(v, dim=-1)
         rho = torch.hypot(bar, b)
         active = steps.active & (rho > 0)
         source = source.mul_(torch.where(active.unsqueeze(-1), _inverse(a), 0))

@@ -54,6 +54,26 @@ def transposed_times(first: Any, rows: Any, places: Any, values: Any, y: Any, x:
             part[places[o]] += values[o] * y[rows[o]]
 
 
+@njit(**OPTIONS)
+def continued(
+    first: Any, rows: Any, places: Any, values: Any, y: Any, x: Any, factor: float
+) -> float:
+    """x = E' y - factor x, of entries by blocks, and the sum of the squares of that.
+
+    Each block of x is read and written once, while it is in the cache.
+    """
+    total = 0.0
+    for b in range(len(first) - 1):
+        part = x[b << SHIFT : (b + 1) << SHIFT]
+        for j in range(len(part)):
+            part[j] *= -factor
+        for o in range(first[b], first[b + 1]):
+            part[places[o]] += values[o] * y[rows[o]]
+        for j in range(len(part)):
+            total += part[j] * part[j]
+    return total
+
+
 class Kernels(NamedTuple):
     """For either dtype."""
 
@@ -61,7 +81,8 @@ class Kernels(NamedTuple):
     arranged: Any
     times: Any
     transposed_times: Any
+    continued: Any
     shift: int
 
 
-float32 = float64 = Kernels(counted, arranged, times, transposed_times, SHIFT)
+float32 = float64 = Kernels(counted, arranged, times, transposed_times, continued, SHIFT)

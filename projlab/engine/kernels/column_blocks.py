@@ -34,6 +34,7 @@ def _tried(kernels: Any, dtype: torch.dtype) -> None:
     kernels.counted(index.numpy(), np.zeros(1, np.int64))
     for product in (kernels.times, kernels.transposed_times):
         product(*blocks, one.numpy(), np.zeros(1, one.numpy().dtype))
+    kernels.continued(*blocks, one.numpy(), one.numpy().copy(), 1.0)
 
 
 def _arranged(kernels: Any, matrix: Compressed, count: Any) -> tuple[Any, Any, Any, Any]:
@@ -88,6 +89,14 @@ class ColumnBlocks:
     def transposed_times(self, y: Tensor) -> Tensor:
         """E' y, as `times`."""
         return self._product(self._kernels.transposed_times, y, self._size[1])
+
+    def continued(self, y: Tensor, x: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+        """E' y - factor x, put where x lies, and its norm; both of one vector."""
+        one = y.detach().resolve_neg().reshape(-1).contiguous()
+        squares = self._kernels.continued(
+            *self._entries, one.numpy(), x.view(-1).numpy(), float(factor)
+        )
+        return x, x.new_full(x.shape[:-1], squares**0.5)
 
     def _product(self, kernel: Any, x: Tensor, length: int) -> Tensor:
         found = x.new_zeros(length)

@@ -90,6 +90,12 @@ class Products:
             return self.forward.times_on_host(y, transposed=True)
         return self.adjoint(y)
 
+    def continued(self, r: Tensor) -> lsqr.Continued | None:
+        """For right sides of the shape of r, what `lsqr.solve` may be given; None for nothing."""
+        if self.blocks is None or r.numel() != r.shape[-1]:
+            return None
+        return self.blocks.continued
+
     def to(self, device: torch.device) -> "Products":
         """The same on another device."""
         if self.forward is None:
@@ -315,6 +321,7 @@ class IterativeFactor(Factor):
             check=1 if r.device.type == "cpu" else max(1, min(LOOK, m)),
             watch=watch,
             coefficients=coefficients,
+            continued=self.products.continued(r),
         )
 
     def _require(self, end: "End") -> None:

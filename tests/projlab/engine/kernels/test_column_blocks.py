@@ -59,6 +59,23 @@ def test_both_products(m, dtype):
     require_close(turned[0], A.T, y[0])
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("factor", [0.0, 0.75])
+def test_a_product_that_goes_on_from_a_vector(factor, dtype):
+    A = scattered(500, dtype=dtype)
+    blocks = ColumnBlocks.of(compressed(A))
+    y, x = torch.randn(1, 500, dtype=dtype), torch.randn(1, COLUMNS, dtype=dtype)
+    before = x.clone()
+    found, size = blocks.continued(y, x, torch.tensor([[factor]], dtype=dtype))
+    assert found.data_ptr() == x.data_ptr()
+    assert size.shape == (1,)
+    expected = blocks.transposed_times(y) - factor * before
+    u = tolerance.unit_roundoff(dtype)
+    torch.testing.assert_close(found, expected, rtol=0, atol=32 * u)
+    # squares are summed in parts, of some thousand each
+    torch.testing.assert_close(size, found.norm(dim=-1), rtol=COLUMNS**0.5 * u, atol=0)
+
+
 def test_a_vector_that_is_a_view():
     A = scattered(50)
     blocks = ColumnBlocks.of(compressed(A))
