@@ -94,7 +94,9 @@ def factored(A: Tensor, u: float) -> tuple[Gram | None, Tensor | None]:
     eye = torch.eye(m, dtype=A.dtype, device=A.device)
     S = torch.linalg.solve_triangular(L, eye if single else eye.expand_as(L), upper=False)
     d = G.diagonal(dim1=-2, dim2=-1)
-    condition2 = m * (S.square().sum(-2) * d).sum(-1)
+    # of one system in one product, which is one call less
+    squares = S.square()
+    condition2 = m * (squares.mv(d).sum() if single else (squares.sum(-2) * d).sum(-1))
     limit = tolerance.gram_condition2_limit(m, n, data=u, work=work)
     low, high = tolerance.square_range(A.dtype)
     worst, least, most = _on_host(condition2 if single else condition2.amax(), *torch.aminmax(d))

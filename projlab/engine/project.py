@@ -259,13 +259,13 @@ def _by_gram(x: Any, A: Any, b: Any, keywords: ProjectorKeywords) -> Tensor | No
     dtype = working_dtype(torch.promote_types(x.dtype, A.dtype))
     wide = A if A.dtype is dtype else A.to(dtype)
     device = A.device
-    with torch.no_grad():
-        u = tolerance.unit_roundoff(working_dtype(A.dtype))
-        if lowered(dtype, device.type):
-            with stated_precision(device):
-                gram, sound = factored(wide.detach(), u)
-        else:
-            gram, sound = factored(wide.detach(), u)
+    u = tolerance.unit_roundoff(working_dtype(A.dtype))
+    rows = wide.detach() if wide.requires_grad else wide
+    if lowered(dtype, device.type):
+        with stated_precision(device):
+            gram, sound = factored(rows, u)
+    else:
+        gram, sound = factored(rows, u)
     if gram is None:
         return None if sound is None else _apart(x, A, b, sound, keywords)
     work = x if x.dtype is dtype else x.to(dtype)
@@ -275,15 +275,16 @@ def _by_gram(x: Any, A: Any, b: Any, keywords: ProjectorKeywords) -> Tensor | No
         right = right.expand(len(A), m).unsqueeze(1) if right.dim() < 2 else right.unsqueeze(1)
     else:
         work = work if work.dim() <= 2 else work.reshape(-1, n)
-        right = right.expand(m)
+        right = right if right.dim() == 1 else right.expand(m)
     if torch.is_grad_enabled() and (x.requires_grad or A.requires_grad or b.requires_grad):
         function: Any = GramSolve
         projected, _ = function.apply(work, wide, right, gram)
     else:
         projected, _ = solved(gram, work, right, want_multipliers=False)
-    if not math.isfinite(projected.detach().sum().item()):
+    plain = projected.detach() if projected.requires_grad else projected
+    if not math.isfinite(plain.sum().item()):
         return None  # x or b is not finite, which is said by name, or the sum is too large
-    result: Tensor = projected.reshape(x.shape)
+    result: Tensor = projected if projected.shape == x.shape else projected.reshape(x.shape)
     return result if result.dtype is x.dtype else result.to(x.dtype)
 
 
@@ -293,7 +294,9 @@ _SMALL = 2**20
 
 def _fits(x: Tensor, A: Tensor, b: Tensor) -> bool:
     """Whether x, A and b are what `gram` takes: what is wrong with them is said elsewhere."""
-    if any(t.layout is not torch.strided or t.is_nested for t in (x, A, b)):
+    if x.layout is not torch.strided or x.is_nested or b.layout is not torch.strided or b.is_nested:
+        return False
+    if A.layout is not torch.strided or A.is_nested:
         return False
     dims = A.dim()
     if not (0 < dims <= 3 and x.dim() > 0 and x.dtype in FLOATS and A.dtype in FLOATS):
