@@ -47,9 +47,6 @@ class Effort:
 _SMALL, _LARGE = 1e-100, 1e100
 """Between these, squares and their sums neither over- nor underflow."""
 
-_FAR = 1e6
-"""Sides of rows of norm one over what x is: left out at first, and looked at in the end."""
-
 _NEAR = 1e3
 """Multipliers of normed rows are about as large as what they move."""
 
@@ -96,10 +93,6 @@ class General:
         """
         size_x = largest(x)
         size_right = largest(right) if largest_right is None else largest_right
-        if size_right > _FAR * size_x and not torch.isinf(right).any():
-            found = self._without_far_sides(x, right, lb, ub, size_x, checked=checked)
-            if found is not None:
-                return found
         ordinary = right.numel() and _SMALL <= size_x <= _LARGE and size_right <= _LARGE
         if not ordinary:
             size = max(map(_largest, (x, right, lb, ub)))
@@ -136,25 +129,6 @@ class General:
         if bool(sought.polished.all()):
             self._last = found
         return found
-
-    def _without_far_sides(
-        self, x: Tensor, right: Tensor, lb: Tensor, ub: Tensor, size: float, *, checked: bool
-    ) -> Answer | None:
-        """As `answer`, without inequalities that no x nearby meets; None where one is missed.
-
-        A side of 1e15 that stands for none hides what others are off by. `size` is that of x.
-        """
-        equation = self.system.is_equation
-        near = max(size, _largest(torch.where(equation, right, 0.0)))
-        far = ~equation & (right > _FAR * near)
-        if not bool(far.any()) or near == 0:
-            return None
-        found = self.answer(x, torch.where(far, torch.inf, right), lb, ub, checked=checked)
-        missed = far & ~(self.system.times(found.x) < right)
-        if not bool(missed.any()):
-            return found
-        self._last = None
-        return None
 
     def _at_once(
         self, x: Tensor, right: Tensor, lb: Tensor, ub: Tensor, size: float | None
