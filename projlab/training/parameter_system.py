@@ -126,7 +126,7 @@ class ParameterSystem:
             device,
             torch.float32 if device.type == "mps" else torch.float64,
         )
-        self._rounding = self._rounding_told(stacked)
+        self._rounding = self._divided_rounding(stacked)
         """(rows,) of b, where it is made of several constants; None where none is."""
         if strict:
             self._require_range()
@@ -354,11 +354,11 @@ class ParameterSystem:
             return False
         self.stacked = stacked
         self._b = self._divided(stacked.right_side()).to(self._b)
-        self._rounding = self._rounding_told(stacked)
+        self._rounding = self._divided_rounding(stacked)
         self._fix()
         return True
 
-    def _rounding_told(self, stacked: StackedEquations) -> Tensor | None:
+    def _divided_rounding(self, stacked: StackedEquations) -> Tensor | None:
         known = stacked.rounding()
         return None if known is None else self._divided(known).to(self._b)
 

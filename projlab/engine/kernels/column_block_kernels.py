@@ -46,15 +46,6 @@ def times(first: Any, rows: Any, places: Any, values: Any, x: Any, y: Any) -> No
 
 
 @njit(**OPTIONS)
-def transposed_times(first: Any, rows: Any, places: Any, values: Any, y: Any, x: Any) -> None:
-    """x += E' y, of entries by blocks."""
-    for b in range(len(first) - 1):
-        part = x[b << SHIFT :]
-        for o in range(first[b], first[b + 1]):
-            part[places[o]] += values[o] * y[rows[o]]
-
-
-@njit(**OPTIONS)
 def continued(
     first: Any, rows: Any, places: Any, values: Any, y: Any, x: Any, factor: float
 ) -> float:
@@ -80,9 +71,8 @@ class Kernels(NamedTuple):
     counted: Any
     arranged: Any
     times: Any
-    transposed_times: Any
     continued: Any
     shift: int
 
 
-float32 = float64 = Kernels(counted, arranged, times, transposed_times, continued, SHIFT)
+float32 = float64 = Kernels(counted, arranged, times, continued, SHIFT)

@@ -32,8 +32,7 @@ def _tried(kernels: Any, dtype: torch.dtype) -> None:
     one = torch.ones(1, dtype=dtype, device="cpu")
     blocks = _arranged(kernels, Compressed(first, index, one, (1, 1)), np.ones(1, np.int64))
     kernels.counted(index.numpy(), np.zeros(1, np.int64))
-    for product in (kernels.times, kernels.transposed_times):
-        product(*blocks, one.numpy(), np.zeros(1, one.numpy().dtype))
+    kernels.times(*blocks, one.numpy(), one.numpy().copy())
     kernels.continued(*blocks, one.numpy(), one.numpy().copy(), 1.0)
 
 
@@ -84,22 +83,23 @@ class ColumnBlocks:
 
     def times(self, x: Tensor) -> Tensor:
         """E x, of the shape of x but for its last dimension; x holds one vector."""
-        return self._product(self._kernels.times, x, self._size[0])
+        found = x.new_zeros(*x.shape[:-1], self._size[0])
+        self._kernels.times(*self._entries, _numbers(x), found.view(-1).numpy())
+        return found
 
     def transposed_times(self, y: Tensor) -> Tensor:
         """E' y, as `times`."""
-        return self._product(self._kernels.transposed_times, y, self._size[1])
+        none = y.new_zeros(*y.shape[:-1], self._size[1])
+        return self.continued(y, none, y.new_zeros(()))[0]
 
     def continued(self, y: Tensor, x: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
         """E' y - factor x, put where x lies, and its norm; both of one vector."""
-        one = y.detach().resolve_neg().reshape(-1).contiguous()
         squares = self._kernels.continued(
-            *self._entries, one.numpy(), x.view(-1).numpy(), float(factor)
+            *self._entries, _numbers(y), x.view(-1).numpy(), float(factor)
         )
         return x, x.new_full(x.shape[:-1], squares**0.5)
 
-    def _product(self, kernel: Any, x: Tensor, length: int) -> Tensor:
-        found = x.new_zeros(length)
-        one = x.detach().resolve_neg().reshape(-1).contiguous()
-        kernel(*self._entries, one.numpy(), found.numpy())
-        return found.reshape(*x.shape[:-1], length)
+
+def _numbers(x: Tensor) -> Any:
+    """One vector, as kernels read it."""
+    return x.detach().resolve_neg().reshape(-1).contiguous().numpy()

@@ -151,6 +151,7 @@ class PolyhedralProjector(MatrixBuffers):
         asked = self._asked(
             torch.zeros(1, polyhedron.n, dtype=torch.float64, device=polyhedron.device), {}
         )
+        self._refuse_zero_rows(asked.right)
         if self._rows is not None:
             self._refuse_out_of_reach(_detached(asked))
         elif self._general is not None:
@@ -159,6 +160,8 @@ class PolyhedralProjector(MatrixBuffers):
     def _refuse_zero_rows(self, right: Tensor) -> None:
         """Raise `InconsistentError` where a row without coefficients asks for more than zero."""
         rows, system = vars(self)["_zero_rows"], self._system
+        if rows is None:
+            return
         sides = right.detach()[:, rows]
         bad = (sides < 0) | ((sides != 0) & system.is_equation[rows])
         if bool(bad.any()):
@@ -532,11 +535,9 @@ class PolyhedralProjector(MatrixBuffers):
         right = self._system.scaled(right) if right.shape[-1] else right
         sides = torch.float64 if self._general is not None else work
         lb, ub = whole("lb", n, sides), whole("ub", n, sides)
-        if not torch._C._are_functorch_transforms_active():
-            if not own:
-                _refuse_crossed(lb, ub)
-            if vars(self)["_zero_rows"] is not None:
-                self._refuse_zero_rows(right)
+        if not own and not torch._C._are_functorch_transforms_active():
+            _refuse_crossed(lb, ub)
+            self._refuse_zero_rows(right)
         return _Asked(x.reshape(k, n).to(work), right, lb, ub, own, lead)
 
     def _narrow(self, x: Tensor) -> bool:

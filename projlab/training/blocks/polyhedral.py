@@ -261,10 +261,10 @@ class PolyhedralBlock(Block):
         """(B, n) by what rounding of constants may have moved a bound; None where it moves none."""
         if self.of_constants is None:
             return None
-        # and what is left is rounded, as entries are that meet it
-        left = self._u * torch.where(torch.isinf(b), 0, b).abs()
-        rounding = sent(self.of_constants, b.device).to(b.dtype) + left
-        rounding = tolerance.RESIDUAL_ROUNDINGS * rounding
+        constants = sent(self.of_constants, b.device).to(b.dtype)
+        # what constants leave is rounded, as entries are that meet it; other rows are exact
+        left = self._u * torch.where(torch.isinf(b) | (constants == 0), 0, b).abs()
+        rounding = tolerance.RESIDUAL_ROUNDINGS * (constants + left)
         room = torch.zeros(self.shape[0] * self.shape[2], dtype=b.dtype, device=b.device)
         for rows, factors, position in (self._lower, self._upper):
             moved = rounding[rows] / factors.to(b.dtype).abs()
@@ -377,9 +377,13 @@ class PolyhedralBlock(Block):
         if self._face is not None and bool(off.any()):
             new = torch.where(off, self._onto(x, sides, None), new)
             off = self._far(new, sides)
+        self._look_at(off, x)
+        return new
+
+    def _look_at(self, off: Tensor, x: Tensor) -> None:
+        """Say that what a finite x was projected to is off."""
         if not self._warned and bool(off.any()) and bool(torch.isfinite(x).all()):
             self._say_empty()
-        return new
 
     def _look_at_bounds(self, sides: _Sides) -> None:
         """Bounds that change may cross, which nothing looks at before."""
@@ -418,8 +422,7 @@ class PolyhedralBlock(Block):
             stays = stays | skip
         new = self._onto(x, sides, None)
         self._look_at_bounds(sides)
-        if not self._warned and bool(self._far(new, sides).any()) and bool(x.isfinite().all()):
-            self._say_empty()
+        self._look_at(self._far(new, sides), x)
         self._write(self.ts, new, x, stays)
 
     def _project_natively(self, x: Tensor, sides: _Sides) -> Tensor | None:

@@ -87,6 +87,21 @@ def test_what_a_sleeping_parameter_leaves_is_met_to_rounding(i):
     assert b.item() == pytest.approx(before - 0.1)
 
 
+def test_bounds_that_no_constant_touches_are_exact():
+    """Those of other rows have no room, which would keep the kernels away, too."""
+    w, v, frozen = vector(0.5, 0.3, 0.2), vector(0.4), vector(0.1)
+    optimizer = torch.optim.SGD([w, v], lr=0.1)
+    frozen.requires_grad_(False)
+    handle = constrain(optimizer, expr(w).sum() == 1, expr(w) >= 0.1, expr(v) + expr(frozen) <= 0.7)
+    system = handle._active.system
+    of_constants = {}
+    for block, b in system._current():
+        on, sides = block._sides(system.current_b()).on, block._sides_of(b)
+        of_constants[block.variant] = bool((on[0] == sides.lb).all() & (on[1] == sides.ub).all())
+        assert (sides.listed is not None) is of_constants[block.variant]
+    assert of_constants == {"disjoint_rows": True, "box": False}
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, F64])
 @pytest.mark.parametrize("bounded", [False, True])
 @pytest.mark.parametrize("seed", range(20))
