@@ -53,6 +53,17 @@ class _Assembled(NamedTuple):
     values: Tensor
     versions: tuple[int, int]
 
+    @classmethod
+    def followed(cls, tensor: Tensor, indices: Tensor, values: Tensor) -> "_Assembled":
+        """A tensor that these buffers hold as it is now."""
+        versions = indices._version, values._version
+        return cls(tensor, tensor._version, indices, values, versions)
+
+    def of(self, indices: Tensor, values: Tensor) -> bool:
+        """Whether it is of these buffers, and they are as they were."""
+        same = self.indices is indices and self.values is values
+        return same and self.versions == (indices._version, values._version)
+
 
 class SystemBuffers(nn.Module):
     """A module with the buffers A and b, or A_indices (2, k), A_values (k,) and b.
@@ -90,14 +101,11 @@ class SystemBuffers(nn.Module):
         indices, values = own["A_indices"], own["A_values"]
         if not constant(values) or not constant(indices):
             return assembled(indices, values, self._size)
-        made, versions = self._assembled, (indices._version, values._version)
-        if made is None or not (
-            made.indices is indices and made.values is values and made.versions == versions
-        ):
+        made = self._assembled
+        if made is None or not made.of(indices, values):
             with outside_inference_mode():
                 tensor = assembled(indices, values, self._size)
-            made = _Assembled(tensor, tensor._version, indices, values, versions)
-            vars(self)["_assembled"] = made
+            vars(self)["_assembled"] = made = _Assembled.followed(tensor, indices, values)
         return made.tensor
 
     def _write_back(self) -> None:
@@ -120,8 +128,7 @@ class SystemBuffers(nn.Module):
         indices, values = indices.detach(), values if values.requires_grad else values.detach()
         self._put({"A_indices": indices, "A_values": values}, (coo.shape[-2], coo.shape[-1]))
         if A.layout is torch.sparse_coo and constant(values):
-            versions = (indices._version, values._version)
-            vars(self)["_assembled"] = _Assembled(A, A._version, indices, values, versions)
+            vars(self)["_assembled"] = _Assembled.followed(A, indices, values)
 
     def _put(self, buffers: Named, size: tuple[int, int] | None) -> None:
         """These in the place of A, and of b where it is among them."""
@@ -305,14 +312,11 @@ class MatrixBuffers(nn.Module):
         indices, values = self._stored_as(name)
         if not constant(values) or not constant(indices):
             return assembled(indices, values, self._sizes[name], name)
-        made, versions = self._assembled.get(name), (indices._version, values._version)
-        if made is None or not (
-            made.indices is indices and made.values is values and made.versions == versions
-        ):
+        made = self._assembled.get(name)
+        if made is None or not made.of(indices, values):
             with outside_inference_mode():
                 tensor = assembled(indices, values, self._sizes[name], name)
-            made = _Assembled(tensor, tensor._version, indices, values, versions)
-            self._assembled[name] = made
+            self._assembled[name] = made = _Assembled.followed(tensor, indices, values)
         return made.tensor
 
     def _stored_as(self, name: str) -> tuple[Tensor, Tensor]:
@@ -353,9 +357,7 @@ class MatrixBuffers(nn.Module):
         indices = indices.detach()
         self._put(name, dict(zip(_parts(name), (indices, values), strict=True)))
         if matrix.layout is torch.sparse_coo and constant(values):
-            versions = (indices._version, values._version)
-            made = _Assembled(matrix, matrix._version, indices, values, versions)
-            self._assembled[name] = made
+            self._assembled[name] = _Assembled.followed(matrix, indices, values)
 
     def _put(self, name: str, held: dict[str, Tensor | None]) -> None:
         """These where the buffers of the matrix are, or last."""
