@@ -216,10 +216,16 @@ def stacked(case: Case, systems: int, budget: float) -> Times:
     return interleaved({"batch": batch, "each": one_by_one}, budget=budget)
 
 
+def factor_of(P: projlab.Projector) -> SparseCholeskyFactor | None:
+    """The sparse factor; None where the variant is another."""
+    factor = getattr(P._solver, "factor", None)
+    return factor if isinstance(factor, SparseCholeskyFactor) else None
+
+
 def passes(P: projlab.Projector) -> int:
     """Solves in one projection; none where the variant is another."""
-    factor = getattr(P._solver, "factor", None)
-    return factor.passes * (1 + factor.inner) if isinstance(factor, SparseCholeskyFactor) else 0
+    factor = factor_of(P)
+    return 0 if factor is None else factor.passes * (1 + factor.inner)
 
 
 def projections(case: Case, budget: float) -> tuple[Times, int]:

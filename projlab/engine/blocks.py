@@ -20,6 +20,7 @@ from projlab.engine.solver import NOTHING, Direct, ReverseMode, Solver
 from projlab.errors import InconsistentError, ProjlabError
 from projlab.numerics import tuning
 from projlab.numerics.precision import lowered, stated_precision
+from projlab.numerics.transfer import sent
 from projlab.system.constraint import AffineConstraint
 from projlab.system.equilibration import equilibrate
 from projlab.system.options import Options
@@ -92,6 +93,8 @@ class BlockSolver:
     reason: str
     facts: BlockFacts
     groups: tuple[Group, ...]
+    place: Tensor
+    """(n,) where each entry of a projection stands behind x and those of the groups."""
     batch = None
     batched = False
     pattern = None
@@ -134,7 +137,7 @@ class BlockSolver:
         groups = tuple(
             Group(g.rows.to(device), g.columns.to(device), g.solver.to(device)) for g in self.groups
         )
-        return replace(self, device=device, groups=groups)
+        return replace(self, device=device, groups=groups, place=sent(self.place, device))
 
     def for_right_side(self, b: Tensor) -> "BlockSolver | None":
         """As `Solver.for_right_side`."""
@@ -179,7 +182,7 @@ class BlockSolver:
         right = b
         if b is not None:  # one for all vectors stays one
             right = b.reshape(1, m) if b.dim() == 1 else b.expand(*lead, m).reshape(-1, m)
-        projected, y = flat, flat.new_zeros(flat.shape[0], m) if want else None
+        found, y = [flat], flat.new_zeros(flat.shape[0], m) if want else None
         for rows, columns, solver in self.groups:
             part, multipliers = solver.solve(
                 flat[:, columns].transpose(0, 1),
@@ -188,13 +191,13 @@ class BlockSolver:
                 dual=dual,
                 want_multipliers=want,
             )
-            moved = part.transpose(0, 1).reshape(flat.shape[0], -1)
-            projected = projected.index_copy(-1, columns.flatten(), moved)
+            found.append(part.transpose(0, 1).reshape(flat.shape[0], -1))
             if y is not None:
                 assert multipliers is not None
                 own = multipliers.transpose(0, 1).reshape(flat.shape[0], -1)
                 y = y.index_copy(-1, rows.flatten(), own)
-        projected = projected.clone() if projected is flat else projected
+        # one copy and one gather, however many groups there are
+        projected = torch.cat(found, -1)[:, self.place]
         return projected.reshape(x.shape), None if y is None else y.reshape(*lead, m)
 
     def project_(self, x: Tensor) -> None:
@@ -333,6 +336,12 @@ def built(
         f"{groups[0].solver.variant}: {len(blocks)} blocks that share no variable, of "
         f"{len(shapes)} shapes, each projected onto by itself ({names})"
     )
+    place, columns = (
+        torch.arange(n, device=constraint.device),
+        [g.columns.flatten() for g in groups],
+    )
+    moved = torch.cat(columns) if columns else place[:0]
+    place[moved] = torch.arange(n, n + len(moved), device=constraint.device)
     return BlockSolver(
-        (m, n), dtype, constraint.device, groups[0].solver.variant, reason, facts, groups
+        (m, n), dtype, constraint.device, groups[0].solver.variant, reason, facts, groups, place
     )

@@ -9,6 +9,7 @@ is. What is reached where they do not come down is told, for the error that says
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -80,13 +81,18 @@ def _hopeless(found: Corrected) -> bool:
     """
     rest = tolerance.CORRECTIONS - found.passes
     rate = found.moved / max(found.before, TINY) if found.before < torch.inf else 0.0
-    return rest == 0 or (found.passes > 1 and found.moved * rate**rest > tolerance.STALLED)
+    if rest == 0 or found.passes < 2:
+        return rest == 0
+    moves_on = not _rest(found.moved, found.before)
+    slow = found.moved * rate**rest > tolerance.STALLED
+    return slow or (moves_on and found.left * rate**rest > _LIMIT)
 
 
 def probes(count: int, n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(count, n) random vectors, the same every time."""
-    generator = torch.Generator("cpu").manual_seed(0)
-    return torch.randn((count, n), generator=generator, dtype=dtype, device="cpu").to(device)
+    """(count, n) random vectors, the same every time: uniform, an eighth of the time of normal."""
+    z = np.random.default_rng(0).random((count, n))
+    z -= 0.5
+    return torch.from_numpy(z).to(device=device, dtype=dtype)
 
 
 class Measured(NamedTuple):

@@ -167,14 +167,15 @@ def _answers_first(constraint: AffineConstraint, options: Options) -> bool:
 def _small(
     constraint: AffineConstraint, dtype: torch.dtype, options: Options, data: torch.dtype
 ) -> Solver | None:
-    """As `of_full_rank`, equilibration included, of a few rows by a kernel of their own."""
+    """As `of_full_rank` and `_of_some_rows`, equilibration included, by a kernel for a few rows."""
     rows, m, n = constraint.rows, constraint.m, constraint.n
+    some = _takes_redundant(options, data, dtype)
     if (
         not isinstance(rows, DenseRows | SparseRows)
         or rows.dtype is not dtype
         or not tuning.small_set_up(m, n)
         or options.variant == sparse.NAME
-        or m > n
+        or (m > n and not some)
         or options.variant == "cholesky"
         or options.applications == 1  # which does not pay for importing numba
     ):
@@ -183,13 +184,24 @@ def _small(
         entries = rows.to_dense()
     except MemoryLimitError:
         return None
-    limit = tolerance.proven_condition(m, n, tolerance.unit_roundoff(data))
-    made = small_qr.factored(entries, constraint.b, safe_norms(dtype), limit)
+    u = tolerance.unit_roundoff(data)
+    limit = tolerance.proven_condition(m, n, u)
+    near = tolerance.gram_pivot_threshold(m, u) if some else 0.0
+    made = small_qr.factored(entries, constraint.b, safe_norms(dtype), limit, near)
     if made is None or not made.bound <= limit:  # NaN too
         return None
-    reason = qr_reason(made.bound, m, n, dtype, options)
-    if reason is None:
-        return None
+    factor, kept = SmallQRFactor(made.W, made.R).with_kernel(made.kernel), made.kept
+    if kept is None:
+        reason = qr_reason(made.bound, m, n, dtype, options)
+        if reason is None:
+            return None
+        facts = proven_facts(constraint, dtype, options, data, (made.bound,))
+    else:
+        E, f = entries * made.D.unsqueeze(-1), constraint.b * made.D
+        if not _carried(E, f, factor, made.c):
+            return None
+        reason = _some_carry(QR.name, len(kept), m, n)
+        facts = Facts(constraint, dtype, options.rank, data)
     return Solver(
         shape=(m, n),
         batch=None,
@@ -197,13 +209,14 @@ def _small(
         device=rows.device,
         variant=QR.name,
         reason=reason,
-        facts=proven_facts(constraint, dtype, options, data, (made.bound,)),
-        factor=SmallQRFactor(made.W, made.R).with_kernel(made.kernel),
-        kept=None,
-        units=(made.D,),
+        facts=facts,
+        factor=factor,
+        kept=kept,
+        units=(made.D if kept is None else made.D[kept],),
         range_basis=None,
         metric=None,
         c=made.c,
+        decided=kept is None,
     )
 
 
@@ -247,18 +260,28 @@ def _of_some_rows(
         name, factor = "single_row", get("single_row").factor(some, u)
     else:
         name, factor = "qr", QR().factor_from(reflectors, some, u)
-    zero = factor.project(E.new_zeros(1, n), factor.right_side(system.f[kept]))
-    random = probes(PROBES, n, E.dtype, E.device)
-    if not _at_rest(E, system.f, random, factor.project(random, None), zero):
+    if not _carried(E, system.f, factor, factor.right_side(system.f[kept])):
         return None
-    reason = (
-        f"{name}: {r} of {m} rows in {n} variables carry the others, to rounding: random "
-        "vectors, and zero, projected onto these end on all of them"
-    )
+    reason = _some_carry(name, r, m, n)
     facts = Facts(constraint, E.dtype, options.rank, data)
     picked = Equilibrated(some, system.f[kept], system.exponent[kept])
     solver = of_rows(constraint, picked, factor, name, reason, facts)
     return replace(solver, kept=kept, decided=False)
+
+
+def _some_carry(name: str, r: int, m: int, n: int) -> str:
+    return (
+        f"{name}: {r} of {m} rows in {n} variables carry the others, to rounding: random "
+        "vectors, and zero, projected onto these end on all of them"
+    )
+
+
+def _carried(E: Tensor, f: Tensor, factor: Factor, c: Tensor) -> bool:
+    """Whether random vectors, and zero, projected onto some rows end on all rows E x = f."""
+    n = E.shape[1]
+    zero = factor.project(E.new_zeros(1, n), c)
+    random = probes(PROBES, n, E.dtype, E.device)
+    return _at_rest(E, f, random, factor.project(random, None), zero)
 
 
 def _at_rest(E: Tensor, f: Tensor, random: Tensor, projected: Tensor, zero: Tensor) -> bool:

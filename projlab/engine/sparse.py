@@ -5,11 +5,14 @@ down to rounding, as in `projlab.engine.setup`. For "auto" it is taken where a d
 more or does not fit.
 """
 
+from typing import NamedTuple
+
 import torch
 
 from projlab import tolerance
 from projlab.engine.corrections import Corrected
 from projlab.engine.facts import Facts
+from projlab.engine.select import MANY
 from projlab.engine.solver import Solver, of_rows
 from projlab.engine.variants.sparse_cholesky import (
     Judged,
@@ -59,9 +62,11 @@ def dense_fits(constraint: AffineConstraint) -> bool:
 
 
 def costly(constraint: AffineConstraint, options: Options) -> bool:
-    """Whether a dense factor takes longer than calls of a sparse one, or does not fit."""
-    longer = _dense_operations(constraint.rows, options) > _operations(None, options)
-    return longer or not dense_fits(constraint)
+    """Whether a dense factor is the dearer one even if L has no fill, or does not fit."""
+    rows = constraint.rows
+    m = (rows.batch or 1) * rows.shape[0]
+    least = _sparse_cost(m, rows.nnz, m, 0.0, options)
+    return dearer(dense_cost(rows), least, options) or not dense_fits(constraint)
 
 
 def solver(
@@ -85,11 +90,11 @@ def solver(
     auto = options.variant == "auto"
     if auto and not costly(constraint, options):
         return None
-    fits, dense = dense_fits(constraint), _dense_operations(constraint.rows, options)
+    fits, dense = dense_fits(constraint), dense_cost(constraint.rows)
     batch = constraint.batch
     try:
         gram = gram_of(*system.rows.triplets(), system.rows.shape, batch)
-        if auto and fits and dense <= _operations(gram, options):
+        if auto and fits and not dearer(dense, cost_of(gram, options), options):
             return None
         gram.factor()
     except (MemoryLimitError, InputError, RankDeficientError):
@@ -143,12 +148,10 @@ def of_kept(
     None where "auto" has something cheaper that fits, or corrections are too slow and a dense
     factor fits; otherwise they raise `RankDeficientError`.
     """
-    fits, dense = dense_fits(constraint), _dense_operations(rows, options)
-    if fits and dense <= _operations(None, options):
-        return None
+    fits, dense = dense_fits(constraint), dense_cost(rows)
     try:
         gram = gram_of(*rows.triplets(), rows.shape, rows.batch)
-        if fits and dense <= _operations(gram, options):
+        if fits and not dearer(dense, cost_of(gram, options), options):
             return None
         gram.factor()
         best = judged_alone(gram, rows)
@@ -161,20 +164,55 @@ def of_kept(
     return best.factor(rows.shape, rows.batch), _reason(rows, best, options, fits)
 
 
-def _dense_operations(rows: Rows, options: Options) -> float:
-    """Of a dense QR of every system, and the projections that are to come."""
-    m, n = rows.shape
-    return 4.0 * (rows.batch or 1) * m * n * (min(m, n) + options.applications)
+class Cost(NamedTuple):
+    """In dense operations of the time that they take."""
+
+    set_up: float
+    projection: float
 
 
-def _operations(gram: SparseGram | None, options: Options) -> float:
-    """Dense operations in the time of a sparse factor and projections: calls alone for None."""
-    calls = tuning.SPARSE_SET_UP + options.applications * tuning.SPARSE_CALL
-    if gram is None:
-        return calls
-    entries = len(gram.entries[0]) + gram.fill.nonzeros
-    each = 4.0 * tuning.SPARSE_PASSES * entries
-    return calls + tuning.SPARSE_GAIN * (gram.fill.operations + options.applications * each)
+def dense_cost(rows: Rows) -> Cost:
+    """Of a dense QR of every system."""
+    (m, n), systems = rows.shape, rows.batch or 1
+    entries = systems * m * n
+    far = tuning.DENSE_FAR if entries * rows.dtype.itemsize > tuning.DENSE_NEAR else 1.0
+    return Cost(
+        tuning.DENSE_SET_UP + tuning.DENSE_FACTORED * entries * min(m, n),
+        tuning.DENSE_CALL + 4.0 * far * entries,
+    )
+
+
+def _sparse_cost(m: int, entries: int, fill: int, operations: float, options: Options) -> Cost:
+    """Of a sparse factor of m rows: entries of A, and of L, and operations to factor."""
+    training = options.applications > MANY
+    each = tuning.SPARSE_PASSES * tuning.SPARSE_ENTRY * (entries + fill)
+    return Cost(
+        tuning.SPARSE_SET_UP
+        + tuning.SPARSE_ROW * m
+        + tuning.SPARSE_PREPARED * entries
+        + tuning.SPARSE_FILL * fill
+        + tuning.SPARSE_FACTORED * operations,
+        (tuning.SPARSE_STEP if training else tuning.SPARSE_CALL) + each,
+    )
+
+
+def cost_of(gram: SparseGram, options: Options) -> Cost:
+    """Of the factor of this matrix."""
+    fill = gram.fill
+    m, entries = gram.shape[0], len(gram.entries[0])
+    return _sparse_cost(m, entries, fill.nonzeros, fill.operations, options)
+
+
+def dearer(one: Cost, other: Cost, options: Options) -> bool:
+    """Whether `one` is to be left for the other.
+
+    By their sums where it is known how many projections follow. Where it is not, the one that is
+    never behind by more: by the ratio of the set-ups at worst, or by that of the projections.
+    """
+    if options.applications == MANY:
+        return one.set_up * one.projection > other.set_up * other.projection
+    k = options.applications
+    return one.set_up + k * one.projection > other.set_up + k * other.projection
 
 
 def _reason(rows: Rows, best: Judged, options: Options, fits: bool) -> str:
@@ -187,7 +225,11 @@ def _reason(rows: Rows, best: Judged, options: Options, fits: bool) -> str:
         if options.variant == NAME
         else (
             f"a dense factor of {systems}{m} rows in {n} variables "
-            + ("would take longer" if fits else "does not fit into memory")
+            + (
+                "would take longer to set up than it saves in projections"
+                if fits
+                else "does not fit into memory"
+            )
         )
     )
     return (

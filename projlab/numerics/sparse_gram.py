@@ -118,12 +118,16 @@ class SparseGram:
 
     def reshifted(self, shift: float) -> "SparseGram":
         """The same rows with another shift, not yet factored."""
-        from scipy.sparse import csc_array, diags_array
+        from scipy.sparse import csc_array
 
-        change = np.where(self.ready.order < self.shape[0], shift - self.shift, 0.0)
+        matrix, order = self.ready.matrix, self.ready.order
+        column = np.repeat(np.arange(len(order)), np.diff(matrix.indptr))
+        # the diagonal is stored: the shift is part of it, or -1 of a column kept apart
+        shifted = (matrix.indices == column) & (order[column] < self.shape[0])
+        values = matrix.data + np.where(shifted, shift - self.shift, 0.0)
         other = copy(self)
-        matrix = csc_array(self.ready.matrix + diags_array(change))
-        other.ready = replace(self.ready, matrix=matrix)
+        moved = csc_array((values, matrix.indices, matrix.indptr), shape=matrix.shape)
+        other.ready = replace(self.ready, matrix=moved)
         other.shift, other.made = shift, None
         return other
 

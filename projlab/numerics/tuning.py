@@ -104,9 +104,10 @@ BOUNDED = 32
 """Rows from which a bound on the condition number is tried before singular values are computed: at
 500 rows 15 ms against 66, at 64 0.05 ms against 0.19; below 32 the calls alone cost as much."""
 
-SMALL_SET_UP = 2**19
+SMALL_SET_UP = 2**21
 """m m n up to which a kernel sets up a dense system: at 10 x 100 11 us, with torch's operators 41;
-at 64 x 128 119 and 174. Beyond, LAPACK's blocked reflections are faster."""
+at 64 x 128 119 and 174, at 85 x 219 1.33 ms and 1.45. Beyond, LAPACK's blocked reflections are
+faster, at 142 x 353 by a third."""
 
 EXCHANGED = 500_000_000
 """Coefficients that exchanging redundant rows for earlier ones may touch: about three seconds, when
@@ -142,23 +143,56 @@ WHOLE = 1e7
 blocks of 2 x 3 are projected onto in 9 us against 46 by blocks, 16 of 10 x 30 in 19 against 76,
 where set-up takes as long, or 3 ms more."""
 
-SPARSE_SET_UP = 2e7
-"""Dense operations in the time that ordering, counting and factoring take besides their own."""
+DENSE_SET_UP = 1.5e7
+"""Dense operations in the time of a set-up besides factoring, 0.6 ms at 0.04 ns each; these and
+what follows beside real systems: `python -m benchmarks.sparse_costs`."""
 
-SPARSE_CALL = 6e5
-"""Dense operations in the time of the calls of one sparse projection: three corrections take 0.14
-ms at 301 x 369, where rows of that size, dense, take 0.1 ms."""
+DENSE_FACTORED = 6.0
+"""Dense operations for each of min(m, n) m n: four of a QR, and what redundant rows add, of which a
+third of the real systems have some and take 2.5 times as long."""
+
+DENSE_NEAR, DENSE_FAR = 2**21, 1.6
+"""Bytes of dense rows that a second-level cache holds, and what a projection takes beyond: 237 us
+at 243 x 2594, where as many operations within take 144."""
+
+DENSE_CALL = 3.5e4
+"""Dense operations in the time of the calls of one dense projection, 2 us."""
+
+SPARSE_SET_UP = 3.2e7
+"""As `DENSE_SET_UP`, of a sparse factor: 1.3 ms."""
+
+SPARSE_ROW = 1e4
+"""Dense operations in the time in which a row is ordered: 0.4 us."""
+
+SPARSE_PREPARED = 7.5e3
+"""The same of an entry of A, that is read, multiplied out and probed: 0.3 us."""
+
+SPARSE_FILL = 2.5e3
+"""The same of an entry of L, that is counted and probed: 0.1 us."""
+
+SPARSE_FACTORED = 6.5
+"""Dense operations in the time of one in factoring L."""
+
+SPARSE_CALL = 6e4
+"""Dense operations in the time of the calls of one sparse projection, 3.5 us."""
+
+SPARSE_STEP = 6e5
+"""The same in a step of training, of which a correction is torch's operators."""
+
+SPARSE_PASSES = 2
+"""Corrections that a sparse projection is expected to take: as many as half of the real systems."""
+
+SPARSE_ENTRY = 48.0
+"""Dense operations in the time that one entry of A or L takes in a correction, 2.8 ns."""
+
+APART = 6e5
+"""Entries of blocks in training from which those with patterns of their own go one by one, where
+they are sparse."""
 
 MANY_COLUMNS = 2**18
 """Columns from which products with rows whose entries lie anywhere go by blocks of columns: at
 3e5 columns both take 2.5 ms by blocks and 3.2 by rows, at 1.5e5 as long either way, at 4e6 90 and
 280."""
-
-SPARSE_PASSES = 3
-"""Corrections that a sparse projection is expected to take."""
-
-SPARSE_GAIN = 4
-"""Dense operations in the time of a sparse one."""
 
 DENSE_BLOCK = 2**18
 """Entries of the largest of independent blocks up to which they are factored dense: 512 x 512 takes

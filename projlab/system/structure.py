@@ -45,17 +45,24 @@ class Blocks:
     """Sets of rows that share no column with the rows of another set."""
 
     entries: SparseRows
+    count: int
     of_row: Tensor
     """(m,) the block of each row, -1 for a row without entries."""
     of_column: Tensor
     """(n,) the block of each column, -1 for a column without entries."""
-    heights: Tensor
-    """(blocks,) number of rows."""
-    widths: Tensor
-    """(blocks,) number of columns."""
 
     def __len__(self) -> int:
-        return len(self.heights)
+        return self.count
+
+    @cached_property
+    def heights(self) -> Tensor:
+        """(blocks,) number of rows."""
+        return torch.bincount(self.of_row + 1, minlength=len(self) + 1)[1:]
+
+    @cached_property
+    def widths(self) -> Tensor:
+        """(blocks,) number of columns."""
+        return torch.bincount(self.of_column + 1, minlength=len(self) + 1)[1:]
 
     @property
     def operations(self) -> float:
@@ -91,32 +98,38 @@ class Blocks:
             f"a dense factorisation of {len(members)} blocks of {m} x {n}",
             device,
         )
-        position = torch.full((len(self),), -1, device=device, dtype=torch.long)
-        position[members] = torch.arange(len(members), device=device)
-        rows = self._numbers(self.of_row, self._row_places, position, (len(members), m))
-        columns = self._numbers(self.of_column, self._column_places, position, (len(members), n))
-        i, j, values = self.entries.rows, self.entries.cols, self.entries.values
-        mine = position[self.of_row[i]] >= 0
-        i, j = i[mine], j[mine]
-        A = torch.zeros(len(members), m, n, dtype=values.dtype, device=device)
-        A[position[self.of_row[i]], self._row_places[i], self._column_places[j]] = values[mine]
-        return rows, columns, A
+        rows, columns = (
+            numbers[first[members].unsqueeze(-1) + torch.arange(size, device=device)]
+            for (numbers, first), size in ((self._rows, m), (self._columns, n))
+        )
+        counts = (self._starts[rows + 1] - self._starts[rows]).flatten()
+        slot = torch.repeat_interleave(torch.arange(len(counts), device=device), counts)
+        before = torch.cumsum(counts, 0) - counts
+        entry = (
+            torch.arange(len(slot), device=device) + (self._starts[rows.flatten()] - before)[slot]
+        )
+        values = self.entries.values
+        A = torch.zeros(len(counts), n, dtype=values.dtype, device=device)
+        A[slot, self._column_places[self.entries.cols[entry]]] = values[entry]
+        return rows, columns, A.reshape(len(members), m, n)
 
     @cached_property
-    def _row_places(self) -> Tensor:
-        return places(self.of_row, len(self))
+    def _rows(self) -> tuple[Tensor, Tensor]:
+        return by_component(self.of_row, len(self))
+
+    @cached_property
+    def _columns(self) -> tuple[Tensor, Tensor]:
+        return by_component(self.of_column, len(self))
 
     @cached_property
     def _column_places(self) -> Tensor:
-        return places(self.of_column, len(self))
+        return places(self.of_column, len(self), self._columns)
 
-    @staticmethod
-    def _numbers(label: Tensor, place: Tensor, position: Tensor, shape: tuple[int, int]) -> Tensor:
-        """The items of each of some blocks, in order."""
-        numbers = torch.zeros(shape, dtype=torch.long, device=label.device)
-        mine = ((label >= 0) & (position[label] >= 0)).nonzero().flatten()
-        numbers[position[label[mine]], place[mine]] = mine
-        return numbers
+    @cached_property
+    def _starts(self) -> Tensor:
+        """(m + 1,) the first entry of each row."""
+        numbers = torch.arange(self.entries.shape[0] + 1, device=self.entries.device)
+        return torch.searchsorted(self.entries.rows, numbers)
 
 
 def worthwhile_blocks(rows: Rows) -> Blocks | None:
@@ -131,15 +144,31 @@ def worthwhile_blocks(rows: Rows) -> Blocks | None:
     return blocks if len(blocks) > 1 and pays else None
 
 
-def places(component: Tensor, count: int) -> Tensor:
-    """The position of each item among those of its component, in order; of -1, no position."""
-    order = torch.argsort(component, stable=True)
+def by_component(component: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The items of each component in order, one component after the other, and where each begins.
+
+    Less those of -1.
+    """
+    if count < _FEW and component.device.type == "cpu":  # a radix sort: a tenth of the time
+        order = torch.from_numpy(np.argsort(component.numpy().astype(np.int16), kind="stable"))
+    else:
+        order = torch.argsort(component, stable=True)
     size = torch.bincount(component + 1, minlength=count + 1)
-    first = torch.cumsum(size, 0) - size
+    return order[size[0] :], torch.cumsum(size[1:], 0) - size[1:]
+
+
+_FEW = 2**15
+"""Components that 16 bits number."""
+
+
+def places(component: Tensor, count: int, known: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """The position of each item among those of its component, in order; of -1, no position.
+
+    `known` is what `by_component` says of them.
+    """
+    numbers, first = by_component(component, count) if known is None else known
     place = torch.empty_like(component)
-    place[order] = (
-        torch.arange(len(component), device=component.device) - first[component[order] + 1]
-    )
+    place[numbers] = torch.arange(len(numbers), device=component.device) - first[component[numbers]]
     return place
 
 
@@ -162,7 +191,4 @@ def independent_blocks(
     find: Callable[[SparseRows], tuple[int, Tensor, Tensor]] = connected_rows,
 ) -> Blocks:
     """The connected components of the graph that joins a row to the columns it holds."""
-    count, of_row, of_column = find(rows)
-    heights = torch.bincount(of_row[of_row >= 0], minlength=count)
-    widths = torch.bincount(of_column[of_column >= 0], minlength=count)
-    return Blocks(rows, of_row, of_column, heights, widths)
+    return Blocks(rows, *find(rows))

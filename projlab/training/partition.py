@@ -564,7 +564,7 @@ def _coefficients(m: int, n: int, held: _Held) -> Iterator[tuple[slice, Tensor]]
     ):
         yield slice(None), _matrix(m, n, *(t[:first] for t in held[1:]))
         return
-    if m * n >= tuning.SPARSE_CALL and blocks * m * n > SPARSE * int(counts.sum()):
+    if m * n >= tuning.APART and blocks * m * n > SPARSE * int(counts.sum()):
         starts = [0, *torch.cumsum(counts, 0).tolist()]
         for k, own in enumerate(itertools.starmap(slice, itertools.pairwise(starts))):
             yield slice(k, k + 1), _matrix(m, n, *(t[own] for t in held[1:]))

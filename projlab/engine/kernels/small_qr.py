@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 from projlab.engine.kernels import native
 from projlab.numerics import tuning
 
-Kernel = Callable[[int, float, float, float], float]
+Kernel = Callable[[int, float, float, float, float], tuple[int, float]]
 """`small_qr_kernels.float64` or `float32`."""
 
 
@@ -20,13 +20,18 @@ class SmallQR(NamedTuple):
     """D A = R'W with W W' = I, D powers of two, and what setting up needs besides."""
 
     bound: float
-    """On kappa of D A; where it exceeds what was allowed, or is NaN, nothing else is set."""
+    """On kappa of the kept rows of D A; where it exceeds what was allowed, or is NaN, nothing else
+    is set."""
     W: Tensor
+    """(r, n)."""
     R: Tensor
+    """(r, r)."""
     c: Tensor
-    """(m,), -R^-T D b."""
+    """(r,), -R^-T D b."""
     D: Tensor
     """(m,)."""
+    kept: Tensor | None
+    """(r,) ascending, the rows that are not left out; None for all."""
     kernel: native.NativeRows
     """That projects onto W."""
 
@@ -36,8 +41,8 @@ def kernel(dtype: torch.dtype) -> Kernel | None:
     """The kernel, compiled or loaded at the first call; None where numba is not there or fails."""
 
     def tried(function: Any) -> None:
-        made = array("q", [0] * 8)
-        function(made.buffer_info()[0], 0.0, 0.0, 0.0)
+        made = array("q", [0] * 9)
+        function(made.buffer_info()[0], 0.0, 0.0, 0.0, 0.0)
 
     found: Kernel | None = native.loaded("small_qr_kernels", dtype, tried)
     return found
@@ -79,11 +84,14 @@ def right_side(R: Tensor, f: Tensor) -> Tensor | None:
     return c
 
 
-def factored(A: Tensor, b: Tensor, norms: tuple[float, float], condition: float) -> SmallQR | None:
+def factored(
+    A: Tensor, b: Tensor, norms: tuple[float, float], condition: float, near: float = 0.0
+) -> SmallQR | None:
     """The QR of rows A (m, n) equilibrated, and what is proven of it; None where torch does it.
 
     Also where the rows share no column, or one of their norms is not between `norms`; or where D b
-    overflows. `condition` is how large the bound may be.
+    overflows. `condition` is how large the bound may be. Rows are left out whose squared distance
+    from the span of those before is at most `near`, relative to the longest; m <= n without.
     """
     if not (
         type(A) in native.PLAIN
@@ -103,13 +111,19 @@ def factored(A: Tensor, b: Tensor, norms: tuple[float, float], condition: float)
     if projects is None or compiled is None:
         return None
     m, n = A.shape
-    W, R, c, D = torch.empty_like(A), A.new_empty((m, m)), torch.empty_like(b), torch.empty_like(b)
+    W, R, c, D = torch.empty_like(A), A.new_empty(m * m), torch.empty_like(b), torch.empty_like(b)
+    kept = torch.empty(m, dtype=torch.long, device=A.device)
     try:  # functorch's wrappers have no memory, or one at zero
-        addresses = [t.data_ptr() for t in (A, b, W, R, c, D)]
+        addresses = [t.data_ptr() for t in (A, b, W, R, c, D, kept)]
     except RuntimeError:
         return None
     if 0 in addresses:
         return None
     plan = array("q", [*addresses, m, n])
-    bound = compiled(plan.buffer_info()[0], *norms, condition)
-    return None if bound < 0 else SmallQR(bound, W, R, c, D, native.NativeRows(W, projects))
+    r, bound = compiled(plan.buffer_info()[0], *norms, condition, near)
+    if r <= 0:
+        return None
+    if r == m:
+        return SmallQR(bound, W, R.view(m, m), c, D, None, native.NativeRows(W, projects))
+    W, R = W[:r], R[: r * r].view(r, r)
+    return SmallQR(bound, W, R, c[:r], D, kept[:r], native.NativeRows(W, projects))

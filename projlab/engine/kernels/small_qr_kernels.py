@@ -35,10 +35,10 @@ def reflection(v: Any, k: int) -> float:
 
 
 @njit(**OPTIONS)
-def reflect(V: Any, k: int, tau: float) -> None:
-    """The rows below row k by the reflection that row k holds: four at a time, which share it."""
+def reflect(V: Any, k: int, i: int, tau: float) -> None:
+    """Rows i and below by the reflection that row k holds: four at a time, which share it."""
     m, n = V.shape
-    u, i = V[k, k + 1 :], k + 1
+    u = V[k, k + 1 :]
     while i + 4 <= m:
         p, q, r, s = V[i, k + 1 :], V[i + 1, k + 1 :], V[i + 2, k + 1 :], V[i + 3, k + 1 :]
         a, b, d, e = V[i, k], V[i + 1, k], V[i + 2, k], V[i + 3, k]
@@ -73,11 +73,11 @@ def reflect(V: Any, k: int, tau: float) -> None:
 
 
 @njit(**OPTIONS)
-def shares(A: Any) -> bool:
-    """Whether two rows share a column."""
+def shares(A: Any, kept: Any) -> bool:
+    """Whether two of the rows with these numbers share a column."""
     for j in range(A.shape[1]):
         nonzero = 0
-        for i in range(A.shape[0]):
+        for i in kept:
             nonzero += A[i, j] != 0
         if nonzero > 1:
             return True
@@ -86,13 +86,18 @@ def shares(A: Any) -> bool:
 
 @njit(**OPTIONS)
 def scaled(A: Any, b: Any, V: Any, D: Any, f: Any, low: float, high: float) -> bool:
-    """E = D A into V, D, and f = D b; whether norms were in the range of safe squares, f finite."""
+    """E = D A into V, D, and f = D b; whether norms were in the range of safe squares, f finite.
+
+    A row of zeros is its own E.
+    """
     m, n = A.shape
     for i in range(m):
         square = 0.0
         for j in range(n):
             square += float(A[i, j]) * float(A[i, j])
         norm = math.sqrt(square)
+        if square == 0.0 and not A[i].any():
+            norm = 1.0
         if not (low < norm and norm < high):
             return False
         mantissa, exponent = math.frexp(norm)
@@ -108,10 +113,9 @@ def scaled(A: Any, b: Any, V: Any, D: Any, f: Any, low: float, high: float) -> b
 
 @njit(**OPTIONS)
 def bounded(V: Any, X: Any) -> float:
-    """The bound on kappa of R, whose transpose is V's lower triangle, by its inverse, into X."""
-    m = V.shape[0]
+    """The bound on kappa of R (r, r), whose transpose is V's lower triangle; its inverse into X."""
     square, inverted = 0.0, 0.0
-    for i in range(m):
+    for i in range(len(X)):
         x = X[i]
         for k in range(i + 1):
             square += V[i, k] * V[i, k]
@@ -127,41 +131,88 @@ def bounded(V: Any, X: Any) -> float:
 
 
 @njit(**OPTIONS)
-def factored(A: Any, b: Any, W: Any, R: Any, c: Any, D: Any, limits: Any) -> float:
-    """W and R of a `QRFactor`, its c for D b, D of the equilibration; returns the bound on kappa.
+def reflected(V: Any, tau: Any, kept: Any, near: float) -> int:
+    """Reflect rows one after the other; how many are kept, their numbers, and V's first rows.
 
-    -1 where rows have to be looked at otherwise, and W is not made where the bound is no proof.
+    Left out is a row as near to the span of those before as `near`, squared, times the longest.
     """
-    (m, n), (low, high, most) = A.shape, limits
-    if not shares(A):
-        return -1.0
-    V, X = np.empty((m, n)), np.empty((m, m))
-    tau = np.empty(m)
-    if not scaled(A, b, V, D, c, low, high):
-        return -1.0
-    for k in range(m):
-        tau[k] = reflection(V[k], k)
-        reflect(V, k, tau[k])
-    bound: float = bounded(V, X)
-    if not bound <= most:
-        return bound
+    m, n = V.shape
+    longest = 0.0
     for i in range(m):
+        longest = max(longest, squared(V[i], 0))
+    r = 0
+    for i in range(m):
+        if near > 0.0 and (r == n or squared(V[i], r) <= near * longest):
+            continue
+        if r < i:
+            for j in range(n):
+                V[r, j] = V[i, j]
+        kept[r] = i
+        tau[r] = reflection(V[r], r)
+        reflect(V, r, i + 1, tau[r])
+        r += 1
+    return r
+
+
+@njit(**OPTIONS)
+def squared(v: Any, k: int) -> float:
+    """||v[k:]||^2."""
+    total = 0.0
+    for j in range(k, len(v)):
+        total += v[j] * v[j]
+    return total
+
+
+@njit(**OPTIONS)
+def factored(
+    A: Any, b: Any, W: Any, R: Any, c: Any, D: Any, kept: Any, limits: Any
+) -> tuple[int, float]:
+    """W (r, n), R (r, r) and c of a `QRFactor` of r rows, for D b; r, and the bound on kappa.
+
+    -1 where rows have to be looked at otherwise; R, c and W are not made where the bound is no
+    proof. The memory of R has room for m rows, as that of the others has. `limits` are those of
+    norms, of the bound, and of a row that is left out where all have no such bound (see
+    `reflected`; zero for none).
+    """
+    (m, n), (low, high, most, near) = A.shape, limits
+    kept[:] = np.arange(m)
+    if not shares(A, kept):
+        return -1, 0.0
+    V, tau = np.empty((m, n)), np.empty(m)
+    f = np.empty(m, A.dtype)
+    if not scaled(A, b, V, D, f, low, high):
+        return -1, 0.0
+    r, bound = m, math.inf
+    if m <= n:
+        reflected(V, tau, kept, 0.0)
+        bound = bounded(V, np.empty((m, m)))
+    if not bound <= most and near > 0.0:
+        scaled(A, b, V, D, f, low, high)
+        r = reflected(V, tau, kept, near)
+        if not shares(A, kept[:r]):
+            return -1, 0.0
+        bound = bounded(V, np.empty((r, r)))
+    if not bound <= most:
+        return r, bound
+    R = R[: r * r].reshape((r, r))
+    for i in range(r):
         for k in range(i):
             R[k, i], R[i, k] = V[i, k], 0.0
         R[i, i] = V[i, i]
-    solve(R, c)
-    for k in range(m - 1, -1, -1):
-        reflect_formed(V, k, tau[k])
-    for i in range(m):
+        c[i] = f[kept[i]]
+    solve(R, c[:r])
+    for k in range(r - 1, -1, -1):
+        reflect_formed(V[:r], k, tau[k])
+    for i in range(r):
         for j in range(n):
             W[i, j] = V[i, j]
-    return bound
+    return r, bound
 
 
 @njit(**OPTIONS)
 def reflect_formed(V: Any, k: int, tau: float) -> None:
     """Rows k and below of the orthogonal factor, of which those below are there already."""
-    reflect(V, k, tau)
+    reflect(V, k, k + 1, tau)
     for j in range(k):
         V[k, j] = 0.0
     V[k, k] = 1.0 - tau
@@ -170,34 +221,36 @@ def reflect_formed(V: Any, k: int, tau: float) -> None:
 
 
 @njit(**OPTIONS)
-def float64(plan: int, low: float, high: float, most: float) -> float:
+def float64(plan: int, low: float, high: float, most: float, near: float) -> tuple[int, float]:
     """`factored`, of what `small_qr.factored` put at the address."""
-    p = carray(pointer(plan), 8, np.int64)
-    m, n = p[6], p[7]
-    bound: float = factored(
+    p = carray(pointer(plan), 9, np.int64)
+    m, n = p[7], p[8]
+    found: tuple[int, float] = factored(
         carray(pointer(p[0]), (m, n), np.float64),
         carray(pointer(p[1]), (m,), np.float64),
         carray(pointer(p[2]), (m, n), np.float64),
-        carray(pointer(p[3]), (m, m), np.float64),
+        carray(pointer(p[3]), (m * m,), np.float64),
         carray(pointer(p[4]), (m,), np.float64),
         carray(pointer(p[5]), (m,), np.float64),
-        (low, high, most),
+        carray(pointer(p[6]), (m,), np.int64),
+        (low, high, most, near),
     )
-    return bound
+    return found
 
 
 @njit(**OPTIONS)
-def float32(plan: int, low: float, high: float, most: float) -> float:
+def float32(plan: int, low: float, high: float, most: float, near: float) -> tuple[int, float]:
     """As `float64`."""
-    p = carray(pointer(plan), 8, np.int64)
-    m, n = p[6], p[7]
-    bound: float = factored(
+    p = carray(pointer(plan), 9, np.int64)
+    m, n = p[7], p[8]
+    found: tuple[int, float] = factored(
         carray(pointer(p[0]), (m, n), np.float32),
         carray(pointer(p[1]), (m,), np.float32),
         carray(pointer(p[2]), (m, n), np.float32),
-        carray(pointer(p[3]), (m, m), np.float32),
+        carray(pointer(p[3]), (m * m,), np.float32),
         carray(pointer(p[4]), (m,), np.float32),
         carray(pointer(p[5]), (m,), np.float32),
-        (low, high, most),
+        carray(pointer(p[6]), (m,), np.int64),
+        (low, high, most, near),
     )
-    return bound
+    return found

@@ -19,17 +19,17 @@ from projlab.system.rows import Rows
 
 
 @dataclass(frozen=True)
-class OneRow(OrthonormalRows):
-    """A single dense row of norm 1 / inverse, or one for each element of a batch."""
+class DenseDisjointRows(OrthonormalRows):
+    """Dense rows of norms 1 / inverse, one or a few short ones; or one for each of a batch."""
 
     inverse: Tensor
-    """(1,), or (B, 1, 1); zero for a row of zeros."""
+    """(r,), or (B, 1, 1); zero for a row of zeros."""
     _equal: Tensor | None = field(init=False, repr=False, compare=False)
     """(1,) the entry where all are the same, as for a sum: the row itself need not be read."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        long = self.W.dim() == 2 and self.W.nbytes > tuning.SMALL
+        long = self._one and self.W.dim() == 2 and self.W.nbytes > tuning.SMALL
         equal = long and bool((self.W[:, :1] == self.W).all())
         object.__setattr__(self, "_equal", self.W[0, :1].clone() if equal else None)
 
@@ -116,14 +116,18 @@ class SingleRow(Variant):
     keeps_sparse = True
 
     def factor(self, rows: Rows, u: float) -> Factor:
-        if rows.sparse or rows.shape[0] > 1:
-            return _disjoint(*rows.triplets(), rows.shape[0])
+        m, n = rows.shape
+        short = rows.batch is None and m * n * rows.dtype.itemsize <= tuning.SMALL
+        if not short and (rows.sparse or m > 1):
+            return _disjoint(*rows.triplets(), m)
         a = rows.to_dense()
         # torch's vector_norm adds up in a few running sums, and is off by 2e-4 in 1e7 float32
         # entries; a sum goes by pairs, and equilibrated rows cannot overflow
         norm = a.square().sum(-1, keepdim=True).sqrt()
         inverse = torch.where(norm == 0, 0, 1 / norm)
-        return OneRow((a * inverse).contiguous(), inverse if a.dim() == 3 else inverse[0])
+        return DenseDisjointRows(
+            (a * inverse).contiguous(), inverse if a.dim() == 3 else inverse.flatten()
+        )
 
     def error_growth(self, condition: float, u: float) -> float:
         return tolerance.backward_stable_growth(condition, u)

@@ -300,7 +300,11 @@ class Judged(NamedTuple):
             return None
         if len(Z) == 0:  # a row of zeros: nothing moves, and NaN goes through
             return torch.zeros_like(ends[:1])
-        for _ in range(self.found.passes):  # what was rounding counts, now that lengths are one
+        # what was rounding counts, now that lengths are one
+        fused = None if self.inner else elimination.Projection.of(self.gram, self.found.passes)
+        if fused is not None:
+            return _orthonormal(fused.project(Z, None)[0], 0.0)[0]
+        for _ in range(self.found.passes):
             r = self.gram.times(Z)
             Z = Z - self.gram.transposed_times(self.gram.solve(r, self.inner))
         return _orthonormal(Z, 0.0)[0]

@@ -17,7 +17,7 @@ from projlab import (
     RankDeficientError,
     tolerance,
 )
-from projlab.engine.corrections import Corrected
+from projlab.engine.corrections import Corrected, Measured, corrected
 from projlab.engine.variants.sparse_cholesky import Judged, SparseCholeskyFactor
 from projlab.numerics import memory, tuning
 from projlab.system.rows import SparseRows
@@ -195,14 +195,37 @@ def test_zero_on_the_right_is_no_witness():
         assert (found - projlab.projector(A, 0.0, "qr")(x)).norm() <= allowed(P, x)
 
 
+class Contracting:
+    """Random vectors of which a correction leaves `rate`, and as much of `left` of their rows."""
+
+    def __init__(self, rate, left):
+        self.rate, self.left, self.done, self.ends = rate, left, 0, torch.zeros(1, 1)
+
+    def measured(self):
+        by = self.rate**self.done
+        left = max(self.left * by if self.done else 1.0, 1e-16)
+        return Measured(max(by, 1e-16), max(by, 1e-16), left, left, 0)
+
+    def correct(self):
+        self.done += 1
+
+
+@pytest.mark.parametrize(
+    ("rate", "left", "passes"), [(1e-4, 1e-3, 4), (1e-2, 1e-2, 8), (0.08, 1e-3, 2), (0.5, 1.0, 2)]
+)
+def test_corrections_that_will_not_do_are_given_up_at_once(rate, left, passes):
+    found = corrected(Contracting(rate, left))
+    assert found.passes == passes
+    assert found.at_rest == (passes > 2)
+
+
 def test_auto_takes_it_where_a_dense_factor_costs_more_and_says_so(monkeypatch):
+    assert projlab.projector(grid(6), 0.0).variant == "qr"
     A, b, x = problem("grid")
-    small = projlab.projector(A, b)
-    assert small.variant != NAME
-    large = grid(40)
-    P = projlab.projector(large, 0.0)
+    P = projlab.projector(A, b)
     assert P.variant == NAME
     assert "would take longer" in P.reason
+    small = projlab.projector(A, b, variant="qr")
     limit = allowed(small, x)
     monkeypatch.setattr(memory, "factorisation_bytes", lambda *_: 2**60)
     P = projlab.projector(A, b)

@@ -180,8 +180,9 @@ def test_narrow_parameters_and_dtype():
 
 def test_a_system_too_small_for_its_variant_is_not_asked(monkeypatch):
     """Sparse rows that the automatic choice keeps sparse answer as well."""
-    for name in ("SPARSE_SET_UP", "SPARSE_CALL", "SPARSE_GAIN"):
-        monkeypatch.setattr(tuning, name, 0)
+    for name in ("SET_UP", "ROW", "PREPARED", "FILL", "FACTORED", "STEP", "ENTRY"):
+        monkeypatch.setattr(tuning, f"SPARSE_{name}", 0)
+    monkeypatch.setattr(tuning, "SMALL_SET_UP", 0)
     p = parameter(24)
     handle = constrained(torch.optim.SGD([p], lr=0.1), *flow(p))
     assert isinstance(handle._hooks.system.blocks[0], SparseBlock)

@@ -38,7 +38,9 @@ def supplies(S, seed=0):
 @pytest.fixture
 def sparse(monkeypatch):
     """Sparse factors for "auto" whatever they cost beside dense ones."""
-    for name in ("SPARSE_SET_UP", "SPARSE_CALL", "SPARSE_GAIN"):
+    for name in ("SET_UP", "ROW", "PREPARED", "FILL", "FACTORED", "STEP", "ENTRY"):
+        monkeypatch.setattr(tuning, f"SPARSE_{name}", 0)
+    for name in ("SMALL_SET_UP", "APART"):
         monkeypatch.setattr(tuning, name, 0)
 
 

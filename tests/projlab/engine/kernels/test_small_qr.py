@@ -93,12 +93,77 @@ def test_what_is_not_proven_is_told_and_decided_otherwise():
     P = projlab.projector(A, b)
     assert P.rank == 4
     A[4] = 0
-    assert factored(A, b, limit) is None, "a row of zeros has no norm to divide by"
+    assert not factored(A, b, limit).bound <= limit, "NaN: a row of zeros has no direction"
     assert projlab.projector(A, torch.cat([b[:4], b.new_zeros(1)])).rank == 4
     same = torch.ones(2, 3, dtype=F64)
     assert not factored(same, same.new_ones(2), limit).bound <= limit
     with pytest.raises(projlab.InconsistentError):
         projlab.projector(same, [1.0, 2.0])
+
+
+def redundant(m, n, rank):
+    """Integers, so that rows follow from others exactly; of each pair of duplicates, and zeros."""
+    A = torch.randint(-2, 3, (rank, n), dtype=F64)
+    A = torch.cat([A, torch.randint(-2, 3, (m - rank, rank), dtype=F64) @ A])
+    A[-1] = 0
+    return A[torch.cat([torch.arange(1, m), torch.tensor([0])])]
+
+
+@pytest.mark.parametrize(("m", "n", "rank"), [(4, 9, 2), (12, 30, 9), (30, 12, 12), (40, 70, 31)])
+def test_rows_that_carry_the_others_are_found_in_the_same_call(m, n, rank):
+    A = redundant(m, n, rank)
+    b = A @ torch.ones(n, dtype=F64)
+    u = tolerance.unit_roundoff(F64)
+    limit = tolerance.proven_condition(m, n, u)
+    near = tolerance.gram_pivot_threshold(m, u)
+    made = small_qr.factored(A, b, safe_norms(F64), limit, near)
+    r = int(torch.linalg.matrix_rank(A))
+    assert len(made.kept) == r == len(made.c) == len(made.W) == len(made.R)
+    assert torch.equal(made.kept, made.kept.sort().values)
+    some = A[made.kept]
+    assert int(torch.linalg.matrix_rank(some)) == r
+    E, allowed = some * made.D[made.kept, None], 2 * tolerance.dimension_factor(m, n) * u
+    assert (made.R.T @ made.W - E).norm() <= allowed * E.norm()
+    assert (made.W @ made.W.T - torch.eye(r, dtype=F64)).norm() <= allowed * math.sqrt(r)
+    solved = -torch.linalg.solve_triangular(made.R.T, (b * made.D)[made.kept, None], upper=False)
+    assert (made.c - solved[:, 0]).norm() <= allowed * made.bound * solved.norm()
+
+
+@pytest.mark.parametrize(("m", "n", "rank"), [(4, 9, 2), (12, 30, 9), (30, 12, 12), (40, 70, 31)])
+def test_redundant_rows_are_projected_onto_as_without_it(m, n, rank, monkeypatch):
+    A = redundant(m, n, rank)
+    b, x = A @ torch.ones(n, dtype=F64), torch.randn(n, dtype=F64)
+    seen = []
+    monkeypatch.setattr(
+        small_qr, "factored", lambda *given: seen.append(made := factored_by(*given)) or made
+    )
+    P = projlab.projector(A, b)
+    assert seen[0].kept is not None
+    assert f"{len(seen[0].kept)} of {m} rows" in P.reason
+    monkeypatch.setenv("PROJLAB_NATIVE", "off")
+    plain = projlab.projector(A, b)
+    assert P.variant == plain.variant == "qr"
+    assert P.rank == plain.rank == len(seen[0].kept)
+    allowed = 2 * tolerance.dimension_factor(m, n) * tolerance.unit_roundoff(F64) * seen[0].bound
+    assert (P(x) - plain(x)).norm() <= allowed * x.norm()
+    assert (P.multipliers(x) - plain.multipliers(x)).norm() <= allowed * seen[0].bound * x.norm()
+
+
+def test_contradicting_redundant_rows_are_refused_as_without_it():
+    A = redundant(12, 30, 9)
+    b = A @ torch.ones(30, dtype=F64)
+    with pytest.raises(projlab.InconsistentError, match="row 10"):
+        projlab.projector(A, b + (torch.arange(12) == 10) * 1e-6)
+
+
+def test_rows_that_are_almost_redundant_are_kept_where_that_is_proven():
+    A = torch.from_numpy(prescribed_spectrum(6, 20, 1e10))
+    b = torch.zeros(6, dtype=F64)
+    u = tolerance.unit_roundoff(F64)
+    near = tolerance.gram_pivot_threshold(6, u)
+    made = small_qr.factored(A, b, safe_norms(F64), tolerance.proven_condition(6, 20, u), near)
+    assert made.kept is None
+    assert len(made.W) == 6
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -8,6 +8,7 @@ import torch
 import projlab
 from projlab import tolerance
 from projlab.engine.variants import forward_error_bound
+from projlab.engine.variants.single_row import DenseDisjointRows, DisjointRows
 from projlab.numerics import tuning
 from tests.projlab import exact
 from tests.projlab.systems import DISJOINT_VARIANTS, FORMS, SPARSE_BETA
@@ -32,14 +33,16 @@ def _ragged(m, dtype, seed=0):
 @pytest.mark.parametrize("variant", [*DISJOINT_VARIANTS, "auto"])
 @pytest.mark.parametrize("form", ["scipy csr_array", "torch COO", "torch CSR", "dense"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_hundreds_of_ragged_disjoint_rows(form, dtype, variant):
+@pytest.mark.parametrize("m", [4, 300])
+def test_few_and_hundreds_of_ragged_disjoint_rows(m, form, dtype, variant):
     """Each row is a problem of its own, and is held to the bound of its own size."""
-    m = 300
     A = _ragged(m, dtype)
     b = torch.randn(m, dtype=getattr(torch, dtype))
     x0 = torch.randn(A.shape[1], dtype=b.dtype)
     P = projlab.projector(FORMS[form](torch.from_numpy(A.toarray())), b, variant)
     assert P.variant in DISJOINT_VARIANTS
+    # a few short ones as dense rows, whose projections are fewer calls
+    assert isinstance(solver_of(P).factor, DenseDisjointRows if m == 4 else DisjointRows)
     x, y = P(x0), P.multipliers(x0)
     u = tolerance.unit_roundoff(b.dtype)
     for i in range(m):
