@@ -106,6 +106,11 @@ class BlockSolver:
         return all(group.solver.decided for group in self.groups)
 
     @property
+    def takes_any_side(self) -> bool:
+        """As `Solver.takes_any_side`, of every block."""
+        return all(group.solver.takes_any_side for group in self.groups)
+
+    @property
     def independent(self) -> bool:
         """As `Solver.independent`, of every block."""
         return all(group.solver.independent for group in self.groups)

@@ -401,6 +401,14 @@ class MatrixBuffers(nn.Module):
         given = {}
         for name in ("A", "G"):
             own = self._matrix_size(name)
+            parts = [key for key in _parts(name) if prefix + key in state_dict]
+            if (
+                own is not None and len(parts) == 1
+            ):  # beside the other as it stood: a matrix that nobody gave
+                (other,) = set(_parts(name)) - set(parts)
+                error_msgs.append(
+                    f"{prefix}{other}: missing beside {prefix}{parts[0]}; a matrix is loaded whole"
+                )
             given[name] = found = self._form(name, state_dict, prefix, local_metadata)
             if found is not None and own is not None and found != own:
                 error_msgs.append(

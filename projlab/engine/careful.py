@@ -11,6 +11,7 @@ from torch import Tensor
 
 from projlab.engine import sparse
 from projlab.engine.facts import Facts
+from projlab.engine.ranges import DenseRange
 from projlab.engine.select import Reason, Traits, choose, settled
 from projlab.engine.solver import Solver
 from projlab.engine.variants import Factor
@@ -94,7 +95,7 @@ def decided(
         factor=factor,
         kept=kept,
         units=units,
-        range_basis=None if basis is None else basis.to(device=device, dtype=dtype),
+        onto_range=None if basis is None else DenseRange(basis.to(device=device, dtype=dtype)),
         metric=metric,
         c=None,
     )

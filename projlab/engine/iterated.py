@@ -22,7 +22,8 @@ from projlab.engine.variants.iterative import (
 )
 from projlab.errors import AccuracyError, InconsistentError, InputError, first_few
 from projlab.numerics import memory
-from projlab.numerics.scaling import power_of_two
+from projlab.numerics.precision import set_up
+from projlab.numerics.scaling import power_of_two, scale
 from projlab.system.constraint import AffineConstraint
 from projlab.system.equilibration import (
     Equilibrated,
@@ -51,7 +52,9 @@ class IteratedFacts(Facts):
         """
         if self.known_ranks is None and not _factorable(self.constraint):
             assert self.factor is not None
-            if not _independent(self.factor, self.constraint):
+            with set_up():  # a transform may be what asks
+                independent = _independent(self.factor, self.constraint)
+            if not independent:
                 raise InputError(
                     f"the {self.constraint.m} rows of A were not found independent: a random right-"
                     "hand side was not reached by iteration. Their rank, and a derivative in b, "
@@ -152,7 +155,7 @@ def built(
         factor=None,
         kept=None,
         units=system.units,
-        range_basis=None,
+        onto_range=None,
         metric=None,
         c=None,
         # where no rank can be decided all rows are kept, and each has its multiplier
@@ -235,11 +238,16 @@ def _preconditioner(
     assert options.preconditioner is not None
     m = constraint.m
     given = linear_map(options.preconditioner, "preconditioner", (m, m), constraint.device)
-    apply = _InRows(given, *power_of_two(-exponent, torch.float64))
+    before = power_of_two(-exponent, torch.float64)
+    apply = _InRows(given, before, before)
     generator = torch.Generator("cpu").manual_seed(4)
     pair = torch.randn(2, m, generator=generator, dtype=torch.float64, device="cpu")
     pair = pair.to(constraint.device)
     images = apply(pair)
+    # of any size it leads the same way, but squares of residuals by its norm must not vanish
+    power = -torch.frexp(images.abs().max().reshape(1)).exponent
+    apply = replace(apply, after=power_of_two(power - exponent, torch.float64))
+    images = scale(images, power)
     left, right = float(images[0] @ pair[1]), float(pair[0] @ images[1])
     size = float(images.norm() * pair.norm())
     u = max(tolerance.unit_roundoff(dtype) for dtype in given.dtypes)
@@ -255,15 +263,17 @@ def _preconditioner(
 
 @dataclass(frozen=True)
 class _InRows:
-    """M in equilibrated rows: D^-1 M D^-1, with D^-1 the product of two powers of two."""
+    """M in equilibrated rows, D^-1 M D^-1, times a power of two."""
 
     given: Preconditioner
-    first: Tensor
-    second: Tensor
+    before: tuple[Tensor, Tensor]
+    """(m,) factors whose product is D^-1."""
+    after: tuple[Tensor, Tensor]
+    """Of D^-1 times the power."""
 
     def __call__(self, r: Tensor) -> Tensor:
-        scaled = self.given(r * self.first * self.second)
-        return (scaled * self.first * self.second).to(r.dtype)
+        image = self.given(r * self.before[0] * self.before[1])
+        return (image * self.after[0] * self.after[1]).to(r.dtype)
 
 
 def _reason(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Unpack, get_args
 
 import torch
@@ -22,7 +23,7 @@ from projlab.engine.select import asked
 from projlab.engine.setup import build
 from projlab.errors import InputError, ProjlabError
 from projlab.numerics import memory
-from projlab.numerics.precision import lowered, stated_precision
+from projlab.numerics.precision import lowered, set_up, stated_precision
 from projlab.system.constraint import AffineConstraint, as_constraint
 from projlab.system.inputs import (
     FLOATS,
@@ -44,6 +45,7 @@ from projlab.system.options import (
 )
 from projlab.system.polyhedron import Polyhedron
 from projlab.system.rows import (
+    Rows,
     coalesced,
     is_scipy_sparse,
     one_pattern,
@@ -66,9 +68,12 @@ class OneOff:
         data: torch.dtype,
         constraint: AffineConstraint | None = None,
         pattern: Pattern | None = None,
+        rows: Rows | None = None,
     ) -> None:
         self.options = options
         self.pattern = pattern
+        self.rows = rows if constraint is None else constraint.rows
+        """Of A where that is constant, whatever b is."""
         self.dtype = dtype
         self.data = data
         self.constraint = constraint
@@ -77,20 +82,20 @@ class OneOff:
 
     @property
     def batched(self) -> bool:
-        """Whether a constant constraint is a batch of systems."""
-        return self.constraint is not None and self.constraint.batch is not None
+        """Whether constant rows are a batch of systems."""
+        return self.rows is not None and self.rows.batch is not None
 
     def bind(self, x: Tensor, A: Tensor | None, b: Tensor | None) -> AnySolver:
         """The solver, built from the first A and b."""
         if self.solver is None:
             require_finite(x.detach(), "x")
             if self.constraint is None:
-                assert A is not None
                 assert b is not None
                 require_finite(b.detach(), "b")
-                rows: Any = A.detach()
+                rows: Any = self.rows if A is None else A.detach()
                 if self.pattern is None:
-                    sides = _right_sides(A, b.detach())
+                    batched = self.batched if A is None else A.dim() == 3
+                    sides = _right_sides(b.detach(), batched=batched)
                 else:
                     require_finite(rows, "A's stored values")
                     i, j, shape = self.pattern
@@ -120,9 +125,9 @@ class OneOff:
         return self.lanes
 
 
-def _right_sides(A: Tensor, b: Tensor) -> list[Tensor]:
+def _right_sides(b: Tensor, *, batched: bool) -> list[Tensor]:
     """b as the constraint takes it, (m,) or (B, m): several where `vmap` maps over b alone."""
-    plain = A.dim() - 1
+    plain = 2 if batched else 1
     if b.dim() == plain:
         return [b]
     lanes = b.reshape(*b.shape[: plain - 1], -1, b.shape[-1])
@@ -135,6 +140,15 @@ def _constants(A: Tensor, b: Any) -> bool:
         return False
     given = [t for t in (A, b) if isinstance(t, Tensor)]
     return not any(t.requires_grad or unpack_dual(t).tangent is not None for t in given)
+
+
+def _watched(b: Any) -> bool:
+    """Whether autograd, forward mode or a transform has to learn what becomes of b."""
+    return isinstance(b, Tensor) and (
+        b.requires_grad
+        or torch._C._functorch.is_functorch_wrapped_tensor(b)
+        or unpack_dual(b).tangent is not None
+    )
 
 
 @listed
@@ -335,17 +349,17 @@ def _apart(
 
 def _carefully(x: Tensor, A: Any, b: Any, variant: str, keywords: ProjectorKeywords) -> Tensor:
     """The projection by a solver that decides rank and consistency before it answers."""
-    if (
-        isinstance(A, Tensor)
-        and A.layout != torch.strided
-        and (A.requires_grad or (isinstance(b, Tensor) and b.requires_grad))
-    ):
+    if isinstance(A, Tensor) and A.layout != torch.strided and A.requires_grad:
         return _in_stored_values(x, A, b, variant, keywords)
     known = is_operator(A) or is_scipy_sparse(A) or isinstance(A, (Tensor, AffineConstraint))
     if not known:
         A = to_tensor(A, "A")
-    if not isinstance(A, Tensor) or A.layout != torch.strided or b is None or _constants(A, b):
-        constraint = as_constraint(A, b)
+    strided = isinstance(A, Tensor) and A.layout == torch.strided
+    if not (strided or isinstance(A, AffineConstraint)) and _watched(b):
+        return _by_constant_rows(x, A, b, variant, keywords)
+    if not strided or b is None or _constants(A, b):
+        with _constants_made():
+            constraint = as_constraint(A, b)
         check_vector(x, constraint.n, constraint.batch, constraint.device)
         options = asked(constraint.n, variant, keywords, applications=1)
         constraint = constraint.stating(options.b_error)
@@ -395,6 +409,34 @@ def _right_side(b: Any, device: torch.device) -> Tensor:
     return to_tensor(b, "b").to(device)
 
 
+def _constants_made() -> AbstractContextManager[object]:
+    """Inside, what is constant is looked at, which transforms do not let happen."""
+    return set_up() if torch._C._are_functorch_transforms_active() else nullcontext()
+
+
+def _by_constant_rows(
+    x: Tensor, A: Any, b: Tensor, variant: str, keywords: ProjectorKeywords
+) -> Tensor:
+    """The projection by A that is sparse or an operator, and constant, differentiable in b."""
+    with _constants_made():
+        rows = AffineConstraint(A, 0.0).rows
+    (m, n), lead = rows.shape, [] if rows.batch is None else [rows.batch]
+    b = _right_side(b, rows.device)
+    if b.shape not in {torch.Size(()), torch.Size((m,)), torch.Size((*lead, m))}:
+        AffineConstraint(rows, b.detach())  # refuses it by name
+    check_vector(x, n, rows.batch, rows.device)
+    options = asked(n, variant, keywords, applications=1)
+    dtype = working_dtype(torch.promote_types(x.dtype, rows.dtype))
+    source = OneOff(options, dtype, working_dtype(rows.dtype), rows=rows)
+    right = b.to(dtype).expand(*lead, m)
+    out, _ = solve(
+        x.to(dtype), None, right, source, homogeneous=False, dual=False, want_multipliers=False
+    )
+    if torch.is_grad_enabled() and b.requires_grad:
+        require_full_rank(source)
+    return out.to(x.dtype)
+
+
 def _in_stored_values(
     x: Tensor, A: Tensor, b: Any, variant: str, keywords: ProjectorKeywords
 ) -> Tensor:
@@ -407,8 +449,6 @@ def _in_stored_values(
             "forward mode. Differentiate by backward, or give dense A"
         )
     coo = coalesced(A)
-    if not A.is_floating_point():
-        raise InputError(f"A has dtype {A.dtype}; where b requires grad, sparse A must be floats")
     (*lead, m, n), (indices, given) = coo.shape, one_pattern(coo)
     b = _right_side(b, A.device)
     if b.shape not in {torch.Size(()), torch.Size((m,)), torch.Size((*lead, m))}:

@@ -23,7 +23,7 @@ from projlab.errors import InputError, MemoryLimitError, ProjlabError, RankDefic
 from projlab.numerics.precision import set_up, stated_precision
 from projlab.numerics.transfer import sent
 from projlab.proof.certificate import Certificate, certify
-from projlab.system.constraint import AffineConstraint, as_constraint
+from projlab.system.constraint import AffineConstraint, as_constraint, refuse_watched_parts
 from projlab.system.inputs import (
     FLOATS,
     broadcast_shape,
@@ -34,6 +34,7 @@ from projlab.system.inputs import (
     to_tensor,
     working_dtype,
 )
+from projlab.system.metric import refuse_watched_metric
 from projlab.system.options import Options, ProjectorKeywords, listed, refuse_keywords
 from projlab.system.polyhedron import Polyhedron
 
@@ -195,6 +196,8 @@ class Projector(SystemBuffers):
         variant: str = "auto",
         **keywords: Unpack[ProjectorKeywords],
     ) -> None:
+        refuse_watched_parts(A, b)
+        refuse_watched_metric(keywords.get("metric"))
         # a projector that is made inside a transform is a constant there
         with set_up() if torch._C._are_functorch_transforms_active() else nullcontext():
             constraint = as_constraint(A, b)
@@ -399,9 +402,9 @@ class Projector(SystemBuffers):
         try:
             solver, work, right = self._prepared(x, right, decided=True)
         except MemoryLimitError:
-            if right is not None:
+            if right is not None and not self._solver.takes_any_side:
                 raise
-            solver, work, right = self._prepared(x, None)
+            solver, work, right = self._prepared(x, right)
         y = self._solve(solver, work, right, homogeneous=False, want_multipliers=True)[1]
         assert y is not None
         return y.to(x.dtype)
@@ -448,7 +451,7 @@ class Projector(SystemBuffers):
     ) -> tuple[AnySolver, Tensor, Tensor | None]:
         """The factors for x, x as they take it, and b as well where it is not their own."""
         own = b is self._buffers["b"] and is_compiling()
-        solver = self._solver_for(x, decided=decided or not (b is None or own))
+        solver = self._solver_for(x, decided=decided, other_side=not (b is None or own))
         work = x.to(solver.dtype)
         if b is None or own:
             return solver, work, b
@@ -622,8 +625,13 @@ class Projector(SystemBuffers):
         compiled.require_unchanged([] if self._mark is None else self._watched(), self._mark)
         return self._solve(solver, x, b, **how)
 
-    def _solver_for(self, x: Tensor, name: str = "x", *, decided: bool = False) -> AnySolver:
-        """The factors for x's dtype, of independent rows if `decided`; `InputError` for a bad x."""
+    def _solver_for(
+        self, x: Tensor, name: str = "x", *, decided: bool = False, other_side: bool = False
+    ) -> AnySolver:
+        """The factors for x's dtype; `InputError` for a bad x.
+
+        Of independent rows if `decided`, or if another b needs them.
+        """
         solver = self._solver
         check_vector(x, solver.shape[1], solver.batch, solver.device, name)
         if x.dtype != solver.dtype:
@@ -632,7 +640,7 @@ class Projector(SystemBuffers):
             if (dtype, False) not in self._solvers:
                 self._factor(dtype)
             solver = self._solvers[dtype, False]
-        if not decided or solver.decided:
+        if solver.decided or not (decided or (other_side and not solver.takes_any_side)):
             return solver
         if (solver.dtype, True) not in self._solvers:
             self._decide(solver.dtype)

@@ -213,7 +213,7 @@ def _small(
         factor=factor,
         kept=kept,
         units=(made.D if kept is None else made.D[kept],),
-        range_basis=None,
+        onto_range=None,
         metric=None,
         c=made.c,
         decided=kept is None,

@@ -20,6 +20,7 @@ from torch.autograd import forward_ad
 
 from projlab.engine.facts import Facts
 from projlab.engine.kernels.native import PLAIN
+from projlab.engine.ranges import Range
 from projlab.engine.select import Reason
 from projlab.engine.variants import Factor
 from projlab.engine.variants.base import InPlace
@@ -74,8 +75,8 @@ class Solver:
     units: tuple[Tensor, ...]
     """(r,) or (B, r), one or two: their product takes b to the factor's right-hand side, and
     multipliers back; zero where a row only pads a batch."""
-    range_basis: Tensor | None
-    """(m, r): b is projected onto the range of A first (least squares)."""
+    onto_range: Range | None
+    """Of b, in least squares; None where every b is in the range of A."""
     metric: Metric | None
     c: Tensor | None
     """The right-hand side b of the constraint in the factor's coordinates."""
@@ -113,6 +114,11 @@ class Solver:
         """Whether every row is independent; decided now where set-up could do without."""
         return all(rank == self.shape[0] for rank in self.facts.ranks)
 
+    @property
+    def takes_any_side(self) -> bool:
+        """Whether another b is taken as it is, whatever it has on redundant rows."""
+        return self.decided or self.onto_range is not None
+
     def to(self, device: torch.device) -> "Solver":
         """The same solver on another device."""
 
@@ -125,7 +131,7 @@ class Solver:
             factor=None if self.factor is None else self.factor.to(device),
             kept=move(self.kept),
             units=tuple(sent(t, device) for t in self.units),
-            range_basis=move(self.range_basis),
+            onto_range=None if self.onto_range is None else self.onto_range.to(device),
             metric=None if self.metric is None else self.metric.to(device),
             c=move(self.c),
         )
@@ -138,8 +144,8 @@ class Solver:
         """b (..., m) in the factor's coordinates; for B systems (B, k, m) gives (B, k, r)."""
         if self.factor is None:
             return None
-        if self.range_basis is not None:
-            b = b.to(self.dtype) @ self.range_basis @ self.range_basis.mT
+        if self.onto_range is not None:
+            b = self.onto_range(b)
         if self.kept is not None:
             b = b[..., self.kept] if self.batch is None else _gather(b, self.kept)
         return self.factor.right_side(self._times_units(b).to(self.dtype))
@@ -319,7 +325,7 @@ def of_rows(
         factor=factor,
         kept=None,
         units=system.units,
-        range_basis=None,
+        onto_range=None,
         metric=None,
         c=factor.right_side(f),
         decided=decided,

@@ -5,6 +5,7 @@ down to rounding, as in `projlab.engine.setup`. For "auto" it is taken where a d
 more or does not fit.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ import torch
 from projlab import tolerance
 from projlab.engine.corrections import Corrected
 from projlab.engine.facts import Facts
+from projlab.engine.ranges import SparseRange
 from projlab.engine.select import MANY
 from projlab.engine.solver import Solver, of_rows
 from projlab.engine.variants.sparse_cholesky import (
@@ -24,9 +26,10 @@ from projlab.engine.variants.sparse_cholesky import (
 )
 from projlab.errors import InconsistentError, InputError, MemoryLimitError, RankDeficientError
 from projlab.numerics import memory, tuning
+from projlab.numerics.scaling import widened
 from projlab.numerics.sparse_gram import SparseGram
 from projlab.system.constraint import AffineConstraint
-from projlab.system.equilibration import Equilibrated
+from projlab.system.equilibration import Equilibrated, equilibrated_side
 from projlab.system.options import Options
 from projlab.system.rows import Rows
 
@@ -39,7 +42,7 @@ def possible(constraint: AffineConstraint, options: Options) -> bool:
         constraint.m > 1
         and (constraint.batch is None or constraint.rows.sparse)
         and options.metric is None
-        and options.on_inconsistent == "raise"
+        and (options.on_inconsistent == "raise" or constraint.batch is None)
         and (options.variant == NAME or (options.variant == "auto" and constraint.rows.sparse))
     )
 
@@ -97,10 +100,20 @@ def solver(
         if auto and fits and not dearer(dense, cost_of(gram, options), options):
             return None
         gram.factor()
+        onto_range = _compromise(constraint, gram, options, data)
     except (MemoryLimitError, InputError, RankDeficientError):
         if fits:
             return None
         raise
+    if onto_range is not None:
+        try:
+            system = _as_given(constraint, system, onto_range)
+            gram = gram_of(*system.rows.triplets(), system.rows.shape)
+            gram.factor()
+        except (MemoryLimitError, RankDeficientError):
+            if fits:
+                return None
+            raise
     # where each correction takes many steps, a dense factor that fits is faster
     steps = tolerance.INNER_STEPS[:1] if fits and auto else tolerance.INNER_STEPS
     best = judged(gram, system.rows, system.f.double(), steps)
@@ -108,23 +121,60 @@ def solver(
     dtype = system.rows.dtype
     facts = Facts(constraint, dtype, options.rank, data, factor=factor, stretch=stretch)
     try:
-        _require_answer(constraint, best.found, facts)
+        _require_answer(constraint, best.found, facts, met=onto_range is not None)
     except RankDeficientError:
         if fits:
             return None
         raise
     reason, decided = _reason(constraint.rows, best, options, fits), bool(facts.known_ranks)
-    return of_rows(constraint, system, factor, NAME, reason, facts, decided=decided)
+    if onto_range is not None:
+        reason += "; what contradicts in b is taken out by a sparse factor of the columns"
+    made = of_rows(constraint, system, factor, NAME, reason, facts, decided=decided)
+    return made if onto_range is None else replace(made, onto_range=onto_range)
 
 
-def _require_answer(constraint: AffineConstraint, found: Corrected, facts: Facts) -> None:
-    """Raise unless the corrections came down to rounding, for this precision of the data."""
+def _as_given(
+    constraint: AffineConstraint, system: Equilibrated, onto_range: SparseRange
+) -> Equilibrated:
+    """A x = Q b with one factor for all rows, the longest of norm one.
+
+    Q b is off by rounding of b, which in a short row is much: equilibrated, that would count as
+    much as a long row's.
+    """
+    norms = system.rows.row_max()
+    longest = torch.where(norms > 0, system.exponent, system.exponent.max()).min()
+    exponent = torch.full_like(system.exponent, int(longest))
+    rows = constraint.rows.to(torch.promote_types(constraint.dtype, system.rows.dtype))
+    f = equilibrated_side(onto_range(widened(constraint.b)), exponent)
+    return Equilibrated(rows.scale_rows(exponent).to(system.rows.dtype), f.to(system.f), exponent)
+
+
+def _compromise(
+    constraint: AffineConstraint, gram: SparseGram, options: Options, data: torch.dtype
+) -> SparseRange | None:
+    """b onto the range of A, in least squares; None where every b is there, or is to be."""
+    if options.on_inconsistent == "raise":
+        return None
+    m, n = constraint.m, constraint.n
+    cutoff = tolerance.rank_cutoff(m, n, tolerance.unit_roundoff(data))
+    if m <= n and gram.independent(tolerance.PROVEN * cutoff, tolerance.FAR_ABOVE):
+        return None
+    return SparseRange.of(constraint.rows)
+
+
+def _require_answer(
+    constraint: AffineConstraint, found: Corrected, facts: Facts, *, met: bool
+) -> None:
+    """Raise unless the corrections came down to rounding, for this precision of the data.
+
+    And unless A x = b has a solution, or was made to have one (`met`).
+    """
     m, n = constraint.m, constraint.n
     if not found.at_rest:
         raise RankDeficientError(too_slow(m, n, found))
     u = tolerance.unit_roundoff(facts.data)
     allowed = tolerance.consistency_factor(tolerance.rank_cutoff(m, n, u))
-    if not found.off <= allowed:
+    if not met and not found.off <= allowed:
         system, row = divmod(found.worst, m)
         where = "A x = b" if constraint.batch is None else f"system {system} of the batch"
         raise InconsistentError(

@@ -61,7 +61,8 @@ def solver(
     plain = replace(options, metric=None)
     refused: ProjlabError | None = None
     found = None
-    if sparse.takes(white, plain):
+    # of the rows over L, equilibrated, least squares would be others than of those given
+    if sparse.takes(white, plain) and plain.on_inconsistent == "raise":
         try:
             found = sparse.solver(white, system, plain, data, stretch)
         except (RankDeficientError, InconsistentError) as error:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from projlab import tolerance
+from projlab.errors import AccuracyError
+from projlab.numerics.triangular import condition_bound
 from projlab.system.rank import (
     Rank,
     RankRule,
@@ -159,11 +161,30 @@ def _chosen(E: Tensor, basis: Tensor) -> Iterator[tuple[Tensor, RowChoice]]:
 
 
 def orthonormal_columns(basis: Rows) -> Rows:
-    """Orthonormal columns with the span of those of `basis` (m, r); block by block where sparse."""
+    """Orthonormal columns with the span of those of `basis` (m, r); block by block where sparse.
+
+    Raises
+    ------
+    AccuracyError
+        Rows differ so much in size that rounding of the large ones is more than the small ones.
+    """
     if not isinstance(basis, SparseRows):
-        return DenseRows(torch.linalg.qr(basis.to_dense()).Q)
+        return DenseRows(_orthonormal(basis.to_dense()))
     blocks, found = independent_blocks(basis), _Entries(basis.device)
     for shape, members in blocks.shapes():
         rows, columns, part = blocks.gathered(shape, members)
-        found.add(rows, columns, torch.linalg.qr(part).Q)
+        found.add(rows, columns, _orthonormal(part))
     return sparse_rows(*found.joined(), basis.shape)
+
+
+def _orthonormal(M: Tensor) -> Tensor:
+    """Of columns (..., m, r): b on their span is off by rounding of all of b in every entry."""
+    Q, R = torch.linalg.qr(M)
+    if not bool((condition_bound(R) * tolerance.unit_roundoff(M.dtype) < 1).all()):  # NaN too
+        raise AccuracyError(
+            'on_inconsistent="least_squares": the rows that follow from others differ so much in '
+            "size that rounding of the largest hides what the smallest ask for, and least squares "
+            "weighs them as they were given. Scale the rows, with their b, to what they count for"
+        )
+    columns: Tensor = Q
+    return columns

@@ -9,7 +9,13 @@ from torch import Tensor
 
 from projlab.errors import InputError
 from projlab.numerics.precision import outside_inference_mode, stated_precision
-from projlab.system.inputs import check_vector, refuse_elsewhere, require_finite, to_tensor
+from projlab.system.inputs import (
+    check_vector,
+    refuse_elsewhere,
+    refuse_watched,
+    require_finite,
+    to_tensor,
+)
 from projlab.system.operator_rows import OperatorRows, is_operator, operator_rows
 from projlab.system.options import check_b_error
 from projlab.system.rows import Rows, as_rows
@@ -65,8 +71,7 @@ class AffineConstraint:
         *,
         b_error: Any = 0.0,
     ) -> None:
-        _refuse_grad("A", A)
-        _refuse_grad("b", b)
+        refuse_watched_parts(A, b)
         if b is None:
             raise InputError("b is missing: give a scalar or one value a row")
         with outside_inference_mode():
@@ -156,6 +161,17 @@ class AffineConstraint:
         )
 
 
+def refuse_watched_parts(A: Any, b: Any) -> None:
+    """Raise `InputError` for what autograd or a transform watches; seen outside `set_up` alone."""
+    for name, value in (("A", A), ("b", b)):
+        refuse_watched(
+            value,
+            name,
+            "a constraint is a constant; detach it, or call projlab.project(x, A, b), which "
+            "differentiates in x, A and b",
+        )
+
+
 def as_constraint(A: Any, b: Any) -> AffineConstraint:
     """A itself where it is an AffineConstraint (then no b), else one built from A and b."""
     if not isinstance(A, AffineConstraint):
@@ -163,14 +179,6 @@ def as_constraint(A: Any, b: Any) -> AffineConstraint:
     if b is not None:
         raise InputError("A is an AffineConstraint and holds its own b; give no other")
     return A
-
-
-def _refuse_grad(name: str, value: Any) -> None:
-    if isinstance(value, Tensor) and value.requires_grad:
-        raise InputError(
-            f"{name} requires grad, but a constraint is a constant; detach it, or call "
-            "projlab.project(x, A, b), which differentiates in x, A and b"
-        )
 
 
 def _is_zero(b_error: Any) -> bool:

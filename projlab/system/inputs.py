@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
 from projlab.errors import InputError
@@ -136,6 +137,31 @@ def refuse_overlap(x: Tensor) -> None:
             f"x, of shape {tuple(x.shape)} and strides {x.stride()}, has one number of memory at "
             "several places, which no projection can fill: give x.clone()"
         )
+
+
+def refuse_watched(value: object, name: str, constant: str) -> None:
+    """Raise `InputError` for a tensor of which a derivative, or lanes, would be lost.
+
+    Numbers of forward mode do not say that they require grad, nor do the lanes of `vmap`.
+    """
+    if not isinstance(value, Tensor):
+        return
+    functorch = torch._C._functorch
+    how, inner = None, value
+    while how is None:
+        if inner.requires_grad:
+            how = "requires grad"
+        elif inner.layout is not torch.strided:  # torch has no others in these modes
+            return
+        elif forward_ad.unpack_dual(inner).tangent is not None:
+            how = "has a tangent of forward mode"
+        elif functorch.is_batchedtensor(inner):
+            how = "is mapped over by vmap"
+        elif functorch.is_functorch_wrapped_tensor(inner):
+            inner = functorch.get_unwrapped(inner)
+        else:
+            return
+    raise InputError(f"{name} {how}, but {constant}")
 
 
 def require_values(value: Any, name: str) -> None:

@@ -15,7 +15,7 @@ from projlab import tolerance
 from projlab.errors import InputError
 from projlab.numerics.transfer import sent
 from projlab.numerics.triangular import columns, exporting, inverted, uncolumns
-from projlab.system.inputs import require_finite, require_values, to_tensor
+from projlab.system.inputs import refuse_watched, require_finite, require_values, to_tensor
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,14 @@ class Metric:
         return uncolumns(solved, v)
 
 
+def refuse_watched_metric(value: Any) -> None:
+    """Raise `InputError` for what autograd or a transform watches; seen outside `set_up` alone."""
+    refuse_watched(value, "metric", "it is a constant; detach it")
+
+
 def metric_weights(value: Any, n: int) -> Tensor:
     """The `metric` argument as a tensor: (n,) positive, or (n, n) symmetric."""
-    if isinstance(value, Tensor) and value.requires_grad:
-        raise InputError("metric requires grad, but it is a constant; detach it")
+    refuse_watched_metric(value)
     W = to_tensor(value, "metric")
     if W.shape not in {(n,), (n, n)}:
         raise InputError(

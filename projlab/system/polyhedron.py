@@ -15,7 +15,13 @@ from torch import Tensor
 from projlab.errors import InconsistentError, InputError, first_few
 from projlab.numerics.precision import outside_inference_mode, stated_precision
 from projlab.system.constraint import AffineConstraint
-from projlab.system.inputs import check_vector, refuse_elsewhere, require_finite, to_tensor
+from projlab.system.inputs import (
+    check_vector,
+    refuse_elsewhere,
+    refuse_watched,
+    require_finite,
+    to_tensor,
+)
 from projlab.system.operator_rows import REMEDY, OperatorRows, is_operator
 from projlab.system.rows import Rows, as_rows
 
@@ -73,11 +79,12 @@ class Polyhedron:
         names: Sequence[str] | None = None,
     ) -> None:
         for name, value in (("A", A), ("b", b), ("G", G), ("h", h), ("lb", lb), ("ub", ub)):
-            if isinstance(value, Tensor) and value.requires_grad:
-                raise InputError(
-                    f"{name} requires grad, but a set is a constant; detach it, or call "
-                    "projlab.project(x, ...), which differentiates in all of them"
-                )
+            refuse_watched(
+                value,
+                name,
+                "a set is a constant; detach it, or call projlab.project(x, ...), which "
+                "differentiates in all of them",
+            )
         with outside_inference_mode():
             equations = _equations(A, b)
             inequalities, right = _inequalities(G, h)

@@ -58,6 +58,8 @@ def refined(axes: Axes, cuts: Iterable[int]) -> Axes | None:
     """The axes split at these strides, in order; None where one does not fall between entries."""
     pieces: list[tuple[int, int]] = []
     for size, stride in axes:
+        if size == 1:  # whose stride may be zero, as of a sum that was broadcast
+            continue
         inside = [cut for cut in cuts if stride < cut <= (size - 1) * stride]
         bounds = [stride, *sorted(inside), size * stride]
         if any(large % small for small, large in itertools.pairwise(bounds)):

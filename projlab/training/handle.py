@@ -1,5 +1,6 @@
 """Equations that an optimizer keeps: `constrain`."""
 
+import copy
 import warnings
 from collections.abc import Sequence
 from types import TracebackType
@@ -21,7 +22,7 @@ from projlab.training.hooks import StepHooks
 from projlab.training.residual_log import ResidualLog
 from projlab.training.settings import Mode, Settings
 from projlab.training.shards import whole
-from projlab.training.watched import homes
+from projlab.training.watched import homes, names_in
 
 
 def constrain(
@@ -136,17 +137,15 @@ def constrain(
     names = dict(before.chosen_names)
     for e in equations:
         names.update(e.difference.names)
-    own: dict[int, str] = {}
-    if module is not None:
-        own = {id(p): name for name, p in module.named_parameters()}
-        own |= {id(p): name for name, p in module.named_buffers()}
+    own = {} if module is None else names_in(module)
     stacked = StackedEquations([*before.equations, *equations], {**own, **names})
     hooks.refuse_shared(stacked)
     try:
         hooks.module_names = {**names_before, **own}
         found = {} if module is None else homes(module)
         present = {id(p): found[id(p)] for p in stacked.parameters if id(p) in found}
-        hooks.homes = {**homes_before, **present}
+        kept = {id(p): homes_before[id(p)] for p in before.parameters if id(p) in homes_before}
+        hooks.homes = {**kept, **present}
         hooks.set_equations(stacked, len(before.equations))
         hooks.attach()
         handle = Handle(hooks, equations)
@@ -159,7 +158,7 @@ def constrain(
         if not before.equations:
             hooks.detach()
         elif hooks.stacked is not before:
-            hooks.set_equations(before, len(before.equations))
+            hooks.keep_equations(before)
         raise
     return handle
 
@@ -314,7 +313,7 @@ class Handle:
             optimizer = self._hooks.optimizers[-1]
             twin = StepHooks.of(memo[id(optimizer)]) if id(optimizer) in memo else None
             if twin is not None:
-                copied.follow(twin, self._equations)
+                copied.follow(twin, copy.deepcopy(self._equations, memo))
         return copied
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -356,8 +355,15 @@ class Handle:
         """Project the parameters now, as after loading weights; feasible ones keep their bits.
 
         Where the optimizer has other constraints, onto all of them.
+
+        Raises
+        ------
+        InputError
+            A parameter holds NaN or infinity, or would on the set. Nothing has been changed then.
         """
-        self._active.apply()
+        hooks = self._active
+        hooks.check()
+        hooks.start("project")
 
     def project(self, module: torch.nn.Module) -> None:
         """Project a copy of the module that was given to `constrain`, as an average of weights.
@@ -370,7 +376,7 @@ class Handle:
         ------
         InputError
             A parameter of the equations that was not in `module=`; a copy that has not all of the
-            names, or holds them more than once, or in other shapes.
+            names, or holds them more than once, or in other shapes, or NaN or infinity.
         """
         self._active.project_copy(module)
 
@@ -416,7 +422,7 @@ class Handle:
             r = -e.right_side()
             with torch.no_grad():
                 for term in e.difference.terms:
-                    p = whole(hooks.actual(term.parameter).detach())
+                    p = whole(term.parameter.detach())
                     r = r.to(p.device) + term.evaluate(p, torch.float64)
             residuals.append(r.clamp_min(0) if isinstance(e, Inequality) else r)
         return torch.cat(residuals)
@@ -489,7 +495,7 @@ class Handle:
         own = {id(e) for e in self._equations}
         rest = [e for e in hooks.stacked.equations if id(e) not in own]
         if rest:
-            hooks.set_equations(StackedEquations(rest, hooks.stacked.chosen_names), len(rest))
+            hooks.keep_equations(StackedEquations(rest, hooks.stacked.chosen_names))
         else:
             hooks.detach()
         self._hooks = None

@@ -9,10 +9,11 @@ J. SIAM 8 (1960).
 """
 
 import copy
+import functools
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -20,8 +21,8 @@ from torch.optim import Optimizer
 
 from projlab import tolerance
 from projlab.engine import compiled
-from projlab.errors import InputError, ProjlabError
-from projlab.numerics.precision import lowered, stated_precision
+from projlab.errors import InconsistentError, InputError, ProjlabError
+from projlab.numerics.precision import lowered, outside_inference_mode, stated_precision
 from projlab.training import copies, optimizers, swaps
 from projlab.training.blocks.base import Shift
 from projlab.training.equations import StackedEquations
@@ -34,7 +35,15 @@ from projlab.training.shards import here
 from projlab.training.sleeping import SleepingParameters
 from projlab.training.strays import StrayMoves
 from projlab.training.twins import twins
-from projlab.training.watched import Home, Signature, Watched, WatchedParameters, is_trained
+from projlab.training.watched import (
+    Home,
+    Signature,
+    Watched,
+    WatchedParameters,
+    homes,
+    is_trained,
+    names_in,
+)
 
 _ATTRIBUTE = "_projlab_hooks"
 """Where an optimizer keeps its hooks."""
@@ -42,9 +51,21 @@ _ATTRIBUTE = "_projlab_hooks"
 _NONE: frozenset[int] = frozenset()
 
 V = TypeVar("V")
+F = TypeVar("F", bound=Callable[..., Any])
 
 _constrained: "weakref.WeakSet[Optimizer]" = weakref.WeakSet()
 """All optimizers that have a constraint."""
+
+
+def _ordinary(function: F) -> F:
+    """Decorator: outside of inference mode, whose tensors nothing may change later."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **keywords: Any) -> Any:
+        with outside_inference_mode():
+            return function(*args, **keywords)
+
+    return cast("F", call)
 
 
 class StepHooks:
@@ -64,8 +85,6 @@ class StepHooks:
         self.homes: dict[int, Home] = {}
         """Where they have those that are in equations."""
         self.stacked = StackedEquations([], {})
-        self.copied: dict[int, Tensor] = {}
-        """Where the optimizer is a copy: its parameters by the originals' identity."""
         self.log = ResidualLog(settings.log, torch.device("cpu"))
         self._removers: list[Any] = []
         self._held: frozenset[int] = frozenset()
@@ -99,12 +118,9 @@ class StepHooks:
             return groups
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
-    def actual(self, parameter: Tensor) -> Tensor:
-        """The tensor that stands for a parameter of the equations."""
-        return self.copied.get(id(parameter), parameter)
-
     # ---- equations
 
+    @_ordinary
     def set_equations(self, stacked: StackedEquations, taken: int = 0) -> None:
         """Take over equations, all or (where something is refused) nothing.
 
@@ -114,26 +130,46 @@ class StepHooks:
         self.stacked = stacked
         self._adopt(system, watched)
 
+    @_ordinary
     def set_right_sides(self, stacked: StackedEquations) -> None:
         """The same equations with other right sides; parameters onto the new set, or nothing."""
         before = self.stacked
         self.check()
         try:
-            self._take(stacked)
+            if not self._took(stacked):
+                self.set_equations(stacked, len(stacked.equations))
             self.start("project")
         except BaseException:
-            self._take(before)
+            if not self._took(before):
+                self.keep_equations(before)
             raise
 
-    def _take(self, stacked: StackedEquations) -> None:
-        if self.system.take(stacked):
-            self.stacked, self._prices = stacked, []
-            self._sleeping.forget()
-        else:
-            self.set_equations(stacked, len(stacked.equations))
+    def _took(self, stacked: StackedEquations) -> bool:
+        """Whether they could be taken over with the factors that there are."""
+        if not self.system.take(stacked):
+            return False
+        self.stacked, self._prices = stacked, []
+        self._sleeping.forget()
+        return True
+
+    @_ordinary
+    def keep_equations(self, stacked: StackedEquations, *, stepping: bool = False) -> None:
+        """Derive anew what was taken before, also where constants have left it no point since."""
+        taken = len(stacked.equations)
+        try:
+            system, watched = self._derived(stacked, taken, stepping=stepping)
+        except InconsistentError:
+            system, watched = self._derived(stacked, taken, stepping=stepping, strict=False)
+        self.stacked = stacked
+        self._adopt(system, watched)
 
     def _derived(
-        self, stacked: StackedEquations, taken: int, *, stepping: bool = False
+        self,
+        stacked: StackedEquations,
+        taken: int,
+        *,
+        stepping: bool = False,
+        strict: bool = True,
     ) -> tuple[ParameterSystem, list[Watched]]:
         """The system of the equations, and the parameters that it was made for."""
         groups = self._groups()
@@ -142,8 +178,8 @@ class StepHooks:
             id(p): (g, i) for g, group in enumerate(groups) for i, p in enumerate(group["params"])
         }
         watched, varying = [], set()
-        for original in stacked.parameters:
-            p, name = self.actual(original), stacked.parameter_names[original]
+        for p in stacked.parameters:
+            name = stacked.parameter_names[p]
             optimizers.require_plain_parameter(p, name)
             if id(p) in place and self.settings.mode == "tangent":
                 g = place[id(p)][0]
@@ -157,9 +193,10 @@ class StepHooks:
         optimizers.require_apart([(w.parameter, w.name) for w in watched])
         system = ParameterSystem(
             stacked,
-            self.actual,
+            lambda p: p,
             lambda p: id(p) in varying,
             self.settings.variant,
+            strict=strict,
             taken=taken,
             apart=self.settings.mode == "metric",
         )
@@ -210,8 +247,12 @@ class StepHooks:
             that was given, or changed its shape.
         """
         if self._watched.changed(self._groups(), stepping=stepping):
-            taken = len(self.stacked.equations)
-            self._adopt(*self._derived(self.stacked, taken, stepping=stepping))
+            self.homes = {
+                id(p): home
+                for p in self.stacked.parameters
+                if id(p) in self.homes and (home := self.homes[id(p)].of(p)) is not None
+            }
+            self.keep_equations(self.stacked, stepping=stepping)
 
     def require_homes(self) -> None:
         """Raise `ProjlabError` where a parameter was replaced in the module that was given."""
@@ -266,6 +307,7 @@ class StepHooks:
                 copies.no_longer_answer(optimizer)
                 swaps.no_longer_answer(optimizer)
 
+    @_ordinary
     def _constrain_copy(self, memo: dict[int, Any]) -> None:
         """The same constraint on a deep copy of the optimizers, over their own parameters.
 
@@ -276,32 +318,56 @@ class StepHooks:
         if len(copied) < len(own):
             return
         twin = StepHooks(copied, self.settings)
-        twin.module_names = self.module_names
-        twin.copied = {id(p): copy.deepcopy(self.actual(p), memo) for p in self.stacked.parameters}
-        twin.set_equations(self.stacked)
+        # handles of the copy hold these very equations: the memo gives each its one copy
+        equations = copy.deepcopy(self.stacked.equations, memo)
+        twin.module_names = _of_copies(self.module_names, memo)
+        names = _of_copies(self.stacked.chosen_names, memo)
+        stacked = StackedEquations(equations, names)
+        twin.homes = self._homes_of_copies(stacked, memo)
+        twin.keep_equations(stacked)
+        for p in self.system.parameters:
+            if self._projected.on(p):
+                twin._projected.put(memo[id(p)])
         twin.attach()
         for handle in self.handles:
             if id(handle) in memo:
-                memo[id(handle)].follow(twin, handle.equations)
+                memo[id(handle)].follow(twin, copy.deepcopy(handle.equations, memo))
+
+    def _modules(self) -> dict[int, torch.nn.Module]:
+        """Those that were given, which have parameters of the equations, by identity."""
+        found = [home.root() for home in self.homes.values()]
+        return {id(module): module for module in found if module is not None}
+
+    def _homes_of_copies(self, stacked: StackedEquations, memo: dict[int, Any]) -> dict[int, Home]:
+        """Where modules that were copied already have the copies of parameters."""
+        found: dict[int, Home] = {}
+        for i in self._modules().keys() & memo.keys():
+            if "_modules" in vars(memo[i]):  # else the optimizer is in it, and it is being copied
+                found |= homes(memo[i])
+        return {id(p): found[id(p)] for p in stacked.parameters if id(p) in found}
 
     @compiled.eager
     def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self.check(stepping=True)
-        if self.system.ranks is not None and getattr(optimizer, "found_inf", None) is not None:
-            raise InputError(
-                "a GradScaler hands a fused optimizer's step its own rank's infinities: constrain "
-                "sharded parameters with fused=False, or train in bfloat16 without a scaler"
-            )
-        self.watch(stacklevel=6)  # past `eager`, `before`, and what torch wraps a step in
-        within = self._begun and not self._raised
-        self._begun = self._raised = False  # until nothing more can fail here
-        if self.settings.mode == "tangent":
-            closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
-            if closure is not None:
-                return self._with_gradients_of(optimizer, closure, args, kwargs)
-            self._project_gradients(optimizer, again=within and self._first(self._projected.was_on))
-        self._begun = True
-        return None
+        with outside_inference_mode():
+            self.check(stepping=True)
+            if self.system.ranks is not None and getattr(optimizer, "found_inf", None) is not None:
+                raise InputError(
+                    "a GradScaler hands a fused optimizer's step its own rank's infinities: "
+                    "constrain sharded parameters with fused=False, or train in bfloat16 without a "
+                    "scaler"
+                )
+            self.watch(stacklevel=6)  # past `eager`, `before`, and what torch wraps a step in
+            within = self._begun and not self._raised
+            self._begun = self._raised = False  # until nothing more can fail here
+            if self.settings.mode == "tangent":
+                closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+                if closure is not None:
+                    return self._with_gradients_of(optimizer, closure, args, kwargs)
+                self._project_gradients(
+                    optimizer, again=within and self._first(self._projected.was_on)
+                )
+            self._begun = True
+            return None
 
     def _with_gradients_of(
         self,
@@ -327,6 +393,7 @@ class StepHooks:
         return (args[0], wrapped, *args[2:]), kwargs
 
     @compiled.eager
+    @_ordinary
     def _after(self, optimizer: Optimizer) -> None:
         begun, self._begun = self._begun, False
         if not begun and not self._moves.moved:
@@ -432,6 +499,7 @@ class StepHooks:
                 system.project_points_(points, skip)
             return
 
+    @_ordinary
     def _project_gradients(self, optimizer: Optimizer, *, again: bool | None = False) -> None:
         """Onto the null space; of those projected `again` within a step no prices are made."""
         if lowered(torch.float32, self.log.device.type):
@@ -541,6 +609,7 @@ class StepHooks:
 
     # ---- what handles ask for
 
+    @_ordinary
     def start(self, how: str) -> None:
         """Parameters onto the set, or `InputError`; what holds already keeps its bits."""
         if not self.system.finite():
@@ -573,14 +642,16 @@ class StepHooks:
                 "projected first"
             )
 
+    @_ordinary
     def apply(self) -> None:
-        """Project the parameters now; rows that hold to rounding stay as they are."""
+        """Project what there is, finite or not; rows that hold to rounding stay as they are."""
         self.check()
         with self._computing():
             self.system.restore_(None, tolerance.RESIDUAL_ROUNDINGS)
             self._project_other_points(self.system, None)
         self._note()
 
+    @_ordinary
     def multipliers(self, equations: Sequence[Equation]) -> list[Tensor]:
         """Shadow prices of some of the equations, in their shapes; see `Handle.multipliers`."""
         self.check(stepping=True)  # of the step that the gradients are for
@@ -611,11 +682,15 @@ class StepHooks:
                     rows[id(e)] += y[start : start + e.rows].to(system.dtype)
         return [rows[id(e)].view(e.shape) for e in equations]
 
+    @_ordinary
     def project_copy(self, module: torch.nn.Module) -> None:
         """The same equations over a copy's parameters, onto their set."""
-        wanted = {id(p): self.module_names.get(id(p)) for p in self.stacked.parameters}
+        names = dict(self.module_names)
+        for own in self._modules().values():  # in which they may have moved since
+            names |= names_in(own)
+        wanted = {id(p): names.get(id(p)) for p in self.stacked.parameters}
         twin = twins(module, self.stacked.parameters, wanted, self.stacked.parameter_names)
-        varying = {id(twin[id(p)]) for p in self.stacked.parameters if self._varies(p)}
+        varying = {id(twin[id(p)]) for p in self.system.parameters}
         system = ParameterSystem(
             self.stacked,
             lambda p: twin[id(p)],
@@ -623,12 +698,10 @@ class StepHooks:
             self.settings.variant,
             strict=False,
         )
+        if not system.finite():
+            raise InputError("a parameter of the copy holds NaN or infinity; nothing was changed")
         with self._computing():
             system.restore_(None, tolerance.RESIDUAL_ROUNDINGS)
-
-    def _varies(self, parameter: Tensor) -> bool:
-        own = self.actual(parameter)
-        return any(own is p for p in self.system.parameters)
 
     def learning_rates(self) -> set[Any]:
         """Of the groups of parameters that vary."""
@@ -652,6 +725,11 @@ class StepHooks:
                         "optimizers and all their equations in one call: "
                         "constrain([one, other], ...)"
                     )
+
+
+def _of_copies(names: dict[int, str], memo: dict[int, Any]) -> dict[int, str]:
+    """Names by the identity of what was copied, by that of the copies."""
+    return {id(memo[i]): name for i, name in names.items() if i in memo}
 
 
 def _refuse_overlap(system: ParameterSystem) -> None:

@@ -1,5 +1,7 @@
 """Parameters as they were when blocks were made of them, and whether they still are."""
 
+import itertools
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -34,19 +36,60 @@ class Signature(NamedTuple):
         return Signature(p.dtype, p.device, p.shape, p.stride(), trained)
 
 
-Home = tuple[Mapping[str, Tensor | None], str]
-"""Where a module has a parameter or buffer: its own dictionary of them, and the key."""
+class Link(NamedTuple):
+    """A module in the one around it."""
+
+    held: Mapping[str, torch.nn.Module | None]
+    """What the one around it holds."""
+    key: str
+    module: torch.nn.Module
+
+    @property
+    def broken(self) -> bool:
+        """Whether another module is there now, or none."""
+        return self.held.get(self.key) is not self.module
+
+
+class Home(NamedTuple):
+    """Where a module has a parameter or buffer."""
+
+    root: "weakref.ref[torch.nn.Module]"
+    """The module that was given, which may hold the optimizer."""
+    links: tuple[Link, ...]
+    """From there to the module whose own it is."""
+    tensors: Mapping[str, Tensor | None]
+    """That one's own dictionary of them."""
+    key: str
+
+    def of(self, p: Tensor) -> "Home | None":
+        """Where it is now, as in a wrapper around its module; None where it is no longer."""
+        root = self.root()
+        if root is None or not any(link.broken for link in self.links):
+            return self if self.tensors.get(self.key) is p else None
+        return homes(root).get(id(p))
 
 
 def homes(module: torch.nn.Module) -> dict[int, Home]:
     """Where each parameter and buffer of a module is, by its identity."""
+    root = weakref.ref(module)
+    links: dict[int, tuple[Link, ...]] = {id(module): ()}
     found: dict[int, Home] = {}
     for owner in module.modules():
+        own = links[id(owner)]
+        for key, child in owner._modules.items():
+            if child is not None:
+                links.setdefault(id(child), (*own, Link(owner._modules, key, child)))
         for tensors in (owner._parameters, owner._buffers):
             for key, t in tensors.items():
                 if t is not None and not is_shared(t):  # FSDP puts whole ones in their place
-                    found.setdefault(id(t), (tensors, key))
+                    found.setdefault(id(t), Home(root, own, tensors, key))
     return found
+
+
+def names_in(module: torch.nn.Module) -> dict[int, str]:
+    """What a module calls its parameters and buffers, by their identity."""
+    named = itertools.chain(module.named_parameters(), module.named_buffers())
+    return {id(t): name for name, t in named}
 
 
 class Watched(NamedTuple):
@@ -62,11 +105,12 @@ class Watched(NamedTuple):
 
     def require_home(self) -> None:
         """Raise `ProjlabError` where the module has another tensor in its place, or computes it."""
-        if self.home is not None and self.home[0].get(self.home[1]) is not self.parameter:
+        if self.home is not None and self.home.of(self.parameter) is None:
             raise ProjlabError(
                 f"{self.name} was replaced in its module, as load_state_dict(assign=True), "
-                "parametrisations and pruning do: this constraint is over what was there before. "
-                "Remove it, and constrain what the module trains now"
+                "parametrisations, pruning and another module in the place of its own do: this "
+                "constraint is over what was there before. Remove it, and constrain what the "
+                "module trains now"
             )
 
 
@@ -78,6 +122,8 @@ class WatchedParameters:
         self._sizes = [len(group["params"]) for group in groups]
         self.elsewhere = [w for w in parameters if w.place is None and w.signature.trained]
         """Trained, but not by these optimizers."""
+        found = [link for w in parameters if w.home is not None for link in w.home.links]
+        self._links = list({(id(link.held), link.key): link for link in found}.values())
 
     def require_homes(self) -> None:
         """Raise `ProjlabError` where a module no longer has one of them."""
@@ -120,6 +166,8 @@ class WatchedParameters:
         """Whether all are as they were; asked at each step, so in one plain loop."""
         if self._sizes != [len(group["params"]) for group in groups]:
             return False
+        if any(held.get(key) is not module for held, key, module in self._links):
+            return False
         for p, _, (dtype, device, shape, stride, trained), place, home in self._watched:
             if (
                 p.dtype is not dtype
@@ -132,7 +180,7 @@ class WatchedParameters:
                 p, stepping=stepping and place is not None
             ):
                 return False
-            if home is not None and home[0].get(home[1]) is not p:
+            if home is not None and home.tensors.get(home.key) is not p:
                 return False
             if place is not None and groups[place[0]]["params"][place[1]] is not p:
                 return False

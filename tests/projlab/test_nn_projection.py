@@ -179,6 +179,16 @@ def test_a_state_dict_of_another_set_is_refused():
         nn.Projection(lb=0, n=4).load_state_dict(sparse_layer().state_dict())
 
 
+@pytest.mark.parametrize("left_out", ["A_indices", "A_values", "G_values"])
+def test_half_of_a_sparse_matrix_is_not_loaded(left_out):
+    layer = sparse_layer()
+    state = sparse_layer(2.0, rows=ROWS.flip(1)).state_dict()
+    del state[f"projector.{left_out}"]
+    with pytest.raises(RuntimeError, match=rf"projector.{left_out}: missing beside projector"):
+        layer.load_state_dict(state, strict=False)
+    close(layer)
+
+
 def test_safetensors_take_sparse_rows():
     safetensors = pytest.importorskip("safetensors.torch")
     layer, other = sparse_layer(), sparse_layer(3.0)

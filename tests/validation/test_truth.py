@@ -1,5 +1,8 @@
 """Forward error and residuals against what is known of the answer."""
 
+from dataclasses import replace
+
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -74,3 +77,14 @@ def test_an_error_in_the_last_digits_of_a_tiny_answer_is_measured():
         x = (1 + error) * x_star.x_high
         assert truth.forward_error(x) == pytest.approx(error, rel=1e-2)
         assert x_star.forward_error(x) == truth.forward_error(x)
+
+
+@pytest.mark.parametrize("power", [2.0**-700, 2.0**700, 2.0**1000])
+def test_residuals_are_those_of_rows_of_any_size(power):
+    plain = problem("article_3")
+    scaled = replace(plain, A=plain.A * power, b=plain.b * power)
+    drawn = np.random.default_rng(0).standard_normal(plain.n)
+    for x in (reference(plain).x_high, drawn):
+        want, found = (Truth(each, "projection", reference(each), []) for each in (plain, scaled))
+        assert found.feasibility(x) == pytest.approx(want.feasibility(x), rel=1e-10, abs=1e-14)
+        assert found.stationarity(x)[0] == pytest.approx(want.stationarity(x)[0], abs=1e-14)

@@ -15,6 +15,7 @@ from projlab import AffineConstraint, diagnose, tolerance
 from projlab.numerics import tuning
 from projlab.system.rows import as_rows
 from projlab.system.structure import worthwhile_blocks
+from projlab_validation.norms import row_norms
 from projlab_validation.oracles import FLOPS, FLOPS_PER_SECOND, extreme_singular_values
 from projlab_validation.problems import Problem
 from projlab_validation.record import NAN
@@ -138,10 +139,7 @@ def structure(problem: Problem) -> SystemDescription:
     """Describe what needs no factorisation."""
     A = problem.csr()
     m, n = A.shape
-    power = np.frexp(np.asarray(abs(A).max(axis=1).todense()).ravel())[1]  # squares may overflow
-    scaled = np.ldexp(A.data, -np.repeat(power, np.diff(A.indptr)))
-    squares = sp.csr_array((scaled * scaled, A.indices, A.indptr), shape=A.shape)
-    norms = np.ldexp(np.sqrt(np.asarray(squares.sum(axis=1)).ravel()), power)
+    norms = row_norms(A)
     nonzero = norms[norms > 0]
     overlap = problem.rows_overlap
     density = A.nnz / (m * n)

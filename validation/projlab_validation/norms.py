@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
 
 
 def norm(v: NDArray[Any]) -> float:
@@ -16,3 +19,16 @@ def norm(v: NDArray[Any]) -> float:
         return largest
     exponent = int(np.frexp(largest)[1])
     return float(np.ldexp(np.linalg.norm(np.ldexp(v, -exponent)), exponent))
+
+
+def row_norms(A: sp.csr_array) -> NDArray[np.float64]:
+    """‖aᵢ‖₂ of every row, likewise."""
+    stored = np.diff(A.indptr)
+    norms = np.zeros(A.shape[0])
+    held = np.flatnonzero(stored)
+    if len(held):
+        starts = A.indptr[held]
+        exponents = np.frexp(np.maximum.reduceat(np.abs(A.data), starts))[1]
+        scaled = np.ldexp(A.data, -np.repeat(exponents, stored[held]))
+        norms[held] = np.ldexp(np.sqrt(np.add.reduceat(scaled**2, starts)), exponents)
+    return norms

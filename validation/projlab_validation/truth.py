@@ -15,7 +15,7 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse.linalg
 
-from projlab_validation.norms import norm
+from projlab_validation.norms import norm, row_norms
 from projlab_validation.outcome import Outcome
 from projlab_validation.record import NAN, Check, OracleFigures, Record
 
@@ -134,7 +134,7 @@ class Truth:
             if not self.known:
                 return NAN
             b = A @ (self.reference.x_high.astype(wide) + self.reference.x_low)
-        size = self.row_norms * (norm(x) + self.x0_norm) + np.abs(b)
+        size = self.row_norms.astype(wide) * (wide(norm(x)) + self.x0_norm) + np.abs(b)
         residual = np.abs(A @ x_wide - b)
         # A row whose scale is 0 holds 0 = 0 and is met exactly.
         return float(np.max(residual / np.where(size > 0, size, 1), initial=0.0))
@@ -157,13 +157,13 @@ class Truth:
     @cached_property
     def row_norms(self) -> Array:
         """‖aᵢ‖₂ of the original rows."""
-        return np.asarray(scipy.sparse.linalg.norm(self.problem.csr(), axis=1))
+        return row_norms(self.problem.csr())
 
     @cached_property
     def row_basis(self) -> Array:
         """(n, r): an orthonormal basis of the row space, by pivoted QR of equilibrated rows."""
         A = self.problem.dense()
         norms = np.where(self.row_norms > 0, self.row_norms, 1.0)
-        E = A * np.exp2(-np.round(np.log2(norms)))[:, None]
+        E = np.ldexp(A, -np.rint(np.log2(norms)).astype(int)[:, None])
         Q = scipy.linalg.qr(E.T, mode="economic", pivoting=True)[0]
         return np.asarray(Q[:, : self.reference.rank])

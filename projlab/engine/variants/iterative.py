@@ -238,14 +238,17 @@ class IterativeFactor(Factor):
             stalled = torch.zeros_like(off, dtype=torch.bool)
             if before is not None:
                 stalled = off > tolerance.REFINEMENT_GAIN * before
-            reached = ~(off > wanted) | (stalled & (off <= allowed))  # a NaN ends it too
+            lost = ~off.isfinite()  # for good: no step comes of it, and none would end it
+            reached = lost | (off <= wanted) | (stalled & (off <= allowed))
             if bool((reached | (stalled & again)).all()) or total >= self.limit:
                 break
             again = stalled
             step, done = self._cycle(r, start, wanted, reached, self.limit - total)
             total, y, before = total + done, y + step, off
             x = x - self.products.rmatvec(step)
-        nan = torch.isnan(off).unsqueeze(-1)
+        if bool(lost.any()):
+            _require_lost_as_given(lost, start if c is None else start + c.sum(-1))
+        nan = lost.unsqueeze(-1)
         y = y.expand(r.shape).masked_fill(nan, math.nan)
         error = off / (self.smallest * scale)
         return End(x.masked_fill(nan, math.nan), y, r, off, error, reached, total)
@@ -337,6 +340,16 @@ class IterativeFactor(Factor):
             f"{float(end.error.masked_fill(end.reached, 0).max()):.2g}. Ask for less, give "
             "preconditioner=, or take a variant that factors A; a right-hand side that no x "
             "satisfies ends so too"
+        )
+
+
+def _require_lost_as_given(lost: Tensor, given: Tensor) -> None:
+    """Raise `InputError` where residuals are lost of what was `given` finite: by the products."""
+    found = int((lost & given.isfinite()).sum())
+    if found:
+        raise InputError(
+            f"iterative: the residuals of {found} of {lost.numel()} finite vectors are not finite: "
+            "A.matvec, A.rmatvec or preconditioner returned NaN, infinity, or what has no square"
         )
 
 

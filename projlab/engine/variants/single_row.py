@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from projlab import tolerance
-from projlab.engine.variants.base import Factor, Variant
+from projlab.engine.variants.base import Bound, Factor, Variant
 from projlab.engine.variants.orthonormal import OrthonormalRows
 from projlab.numerics import tuning
 from projlab.numerics.transfer import sent
@@ -19,8 +19,8 @@ from projlab.system.rows import Rows
 
 
 @dataclass(frozen=True)
-class DenseDisjointRows(OrthonormalRows):
-    """Dense rows of norms 1 / inverse, one or a few short ones; or one for each of a batch."""
+class UnitRows(OrthonormalRows):
+    """Dense rows of norms 1 / inverse: one, one for each element of a batch, or short ones."""
 
     inverse: Tensor
     """(r,), or (B, 1, 1); zero for a row of zeros."""
@@ -70,9 +70,17 @@ class DisjointRows(Factor):
     """(r,) position of each row in the concatenated buckets."""
     inverse_norm2: Tensor
     """(r,), or (B, 1, r) for a batch: 1 / ||e_i||^2, zero for a row of zeros."""
+    unit: Tensor | None = None
+    """(r, n) dense rows of norm one, where these are so short that it takes fewer calls."""
 
     def right_side(self, f: Tensor) -> Tensor:
         return -f
+
+    def bound(self, c: Tensor) -> Bound:
+        if self.unit is None:
+            return super().bound(c)
+        dense = UnitRows(self.unit, self.inverse_norm2.sqrt())
+        return dense.bound(dense.right_side(-c))
 
     def project(self, x: Tensor, c: Tensor | None) -> Tensor:
         y = self.multipliers(x, c)
@@ -101,6 +109,7 @@ class DisjointRows(Factor):
             ),
             order=sent(self.order, device),
             inverse_norm2=sent(self.inverse_norm2, device),
+            unit=None if self.unit is None else sent(self.unit, device),
         )
 
 
@@ -116,18 +125,14 @@ class SingleRow(Variant):
     keeps_sparse = True
 
     def factor(self, rows: Rows, u: float) -> Factor:
-        m, n = rows.shape
-        short = rows.batch is None and m * n * rows.dtype.itemsize <= tuning.SMALL
-        if not short and (rows.sparse or m > 1):
-            return _disjoint(*rows.triplets(), m)
+        if rows.sparse or rows.shape[0] > 1:
+            return _disjoint(*rows.triplets(), rows)
         a = rows.to_dense()
         # torch's vector_norm adds up in a few running sums, and is off by 2e-4 in 1e7 float32
         # entries; a sum goes by pairs, and equilibrated rows cannot overflow
         norm = a.square().sum(-1, keepdim=True).sqrt()
         inverse = torch.where(norm == 0, 0, 1 / norm)
-        return DenseDisjointRows(
-            (a * inverse).contiguous(), inverse if a.dim() == 3 else inverse.flatten()
-        )
+        return UnitRows((a * inverse).contiguous(), inverse if a.dim() == 3 else inverse[0])
 
     def error_growth(self, condition: float, u: float) -> float:
         return tolerance.backward_stable_growth(condition, u)
@@ -136,31 +141,34 @@ class SingleRow(Variant):
         return (2.0 * n, 4.0 * n) if m else (0.0, 0.0)
 
 
-def _disjoint(i: Tensor, j: Tensor, values: Tensor, m: int) -> DisjointRows:
+def _disjoint(i: Tensor, j: Tensor, values: Tensor, rows: Rows) -> DisjointRows:
     """Bucket rows, sorted triplets, by the power of two above their length."""
+    m, n = rows.shape
     length = torch.bincount(i, minlength=m)
     start = torch.cumsum(length, 0) - length
     height = torch.ceil(torch.log2(length.clamp_min(1).double())).long()
     buckets = []
     for h in torch.unique(height).tolist():
-        rows = (height == h).nonzero().flatten()
-        width = int(length[rows].max())
+        own = (height == h).nonzero().flatten()
+        width = int(length[own].max())
         offset = torch.arange(max(width, 1), device=i.device)
-        inside = offset < length[rows].unsqueeze(-1)
+        inside = offset < length[own].unsqueeze(-1)
         if len(j) == 0:
             columns = torch.zeros_like(inside, dtype=torch.long)
             padded = values.new_zeros(*values.shape[:-1], *inside.shape)
         else:
             # a row of zeros that pads a batch has no entry: any column will do, its value is zero
-            first = start[rows].clamp_max(len(j) - 1)
-            where = torch.where(inside, start[rows].unsqueeze(-1) + offset, first.unsqueeze(-1))
+            first = start[own].clamp_max(len(j) - 1)
+            where = torch.where(inside, start[own].unsqueeze(-1) + offset, first.unsqueeze(-1))
             columns = j[where]
             padded = values[..., where].masked_fill(~inside, 0)
-        buckets.append(Bucket(rows, columns, padded, inside.flatten().nonzero().flatten()))
+        buckets.append(Bucket(own, columns, padded, inside.flatten().nonzero().flatten()))
     norm2 = values.new_zeros(*values.shape[:-1], m).index_add(-1, i, values.square())
     inverse = torch.where(norm2 == 0, 0, 1 / norm2)
+    short = rows.batch is None and 0 < m * n * values.itemsize <= tuning.SMALL
     return DisjointRows(
         tuple(buckets),
         torch.argsort(torch.cat([b.rows for b in buckets])),
         inverse.unsqueeze(1) if inverse.dim() == 2 else inverse,
+        rows.to_dense() * inverse.sqrt().unsqueeze(-1) if short else None,
     )

@@ -229,7 +229,8 @@ class PolyhedralBlock(Block):
             self._tightest(b, side, sign)[0].view(B, n)
             for side, sign in ((self._lower, -1), (self._upper, 1))
         )
-        room = self._room_of_bounds(b)
+        rooms = self._rooms_of_bounds(b)
+        room = None if rooms is None else torch.maximum(*rooms)
         if checked is not None:
             crossed = lb > (ub if room is None else ub + room)
             if bool(crossed.any()):
@@ -244,6 +245,8 @@ class PolyhedralBlock(Block):
                         f"the bound {float(given[i, j]):.6g} of {checked(i, j)} is infinite in the "
                         "precision of its parameter; scale the inequality"
                     )
+        if rooms is not None:
+            lb, ub = _uncrossed(lb, ub, *rooms)
         if not b.is_cuda:
             lb, ub = (_scalar(t) for t in (lb, ub))
         right, sums, rounding = b[self._row_numbers].to(self.work), None, None
@@ -257,19 +260,25 @@ class PolyhedralBlock(Block):
         listed = cones.Bounds.of(lb, ub, n) if room is None else None
         return _Sides(right, lb, ub, listed, sums, rounding, sizes, on)
 
-    def _room_of_bounds(self, b: Tensor) -> Tensor | None:
-        """(B, n) by what rounding of constants may have moved a bound; None where it moves none."""
+    def _rooms_of_bounds(self, b: Tensor) -> tuple[Tensor, Tensor] | None:
+        """(B, n) by what rounding of constants may have moved lower and upper bounds.
+
+        None where it moves none.
+        """
         if self.of_constants is None:
             return None
         constants = sent(self.of_constants, b.device).to(b.dtype)
         # what constants leave is rounded, as entries are that meet it; other rows are exact
         left = self._u * torch.where(torch.isinf(b) | (constants == 0), 0, b).abs()
         rounding = tolerance.RESIDUAL_ROUNDINGS * (constants + left)
-        room = torch.zeros(self.shape[0] * self.shape[2], dtype=b.dtype, device=b.device)
-        for rows, factors, position in (self._lower, self._upper):
-            moved = rounding[rows] / factors.to(b.dtype).abs()
-            room = room.scatter_reduce(0, position, moved, "amax")
-        return room.view(self.shape[0], -1) if bool((room > 0).any()) else None
+        none = torch.zeros(self.shape[0] * self.shape[2], dtype=b.dtype, device=b.device)
+        low, high = (
+            none.scatter_reduce(0, position, rounding[rows] / factors.to(b.dtype).abs(), "amax")
+            for rows, factors, position in (self._lower, self._upper)
+        )
+        if not bool(torch.maximum(low, high).any()):
+            return None
+        return low.view(self.shape[0], -1), high.view(self.shape[0], -1)
 
     def _rounding_of_constants(self, device: torch.device) -> Tensor:
         """Of what was taken off the right sides, (B, m)."""
@@ -603,6 +612,13 @@ class PolyhedralBlock(Block):
         parts = new.split([e.width for e in self._entries], -1)
         for part, e in zip(parts, self._entries, strict=True):
             e.write(ts, part if signs is None or signs[e.parameter] > 0 else -part)
+
+
+def _uncrossed(lb: Tensor, ub: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Bounds that cross by rounding of constants alone, at one number: the exact one of them."""
+    met = (lb > ub) & (lb <= ub + torch.maximum(low, high))
+    at = torch.where(low > 0, ub, lb)
+    return torch.where(met, at, lb), torch.where(met, at, ub)
 
 
 def _entry(rowed: Rowed, name: Callable[[int, int], str], i: int, j: int) -> str:

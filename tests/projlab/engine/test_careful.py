@@ -88,6 +88,22 @@ def test_least_squares_against_the_exact_normal_equations(name, variant):
     assert check_least_squares(A, b, torch.randn(A.shape[1], dtype=F64), variant)
 
 
+def test_least_squares_of_rows_whose_sizes_hide_each_other_is_refused():
+    """In each of 64 bits the largest row is all that there is of the range."""
+    rows = [[8e62, 0, 0, 0], [5e48, 0, 0, 0], [0, 2.0**15, 0, -(2.0**14)], [5e36, 2.5e36, 0, 0]]
+    A = torch.tensor([*rows, [0, 0, 0, -(2.0**-32)]], dtype=F64)
+    b = A @ torch.tensor([-2.0, 3, 0, -2], dtype=F64)
+    with pytest.raises(projlab.AccuracyError, match="differ so much in size"):
+        projlab.projector(A, b, on_inconsistent="least_squares")
+    x = torch.randn(4, dtype=F64)
+    assert projlab.certify(x, projlab.projector(A, b)(x), A, b).verdict == "certified"
+    # rows that meet no others, too, where they are not taken apart
+    A = torch.tensor([[1e40, 0, 0], [1e40, 0, 0], [0, 1e-40, 0], [0, 1e-40, 0]], dtype=F64)
+    b = torch.tensor([1e40, 3e40, 1e-40, -3e-40], dtype=F64)
+    with pytest.raises(projlab.AccuracyError, match="differ so much in size"):
+        projlab.projector(A, b, on_inconsistent="least_squares")
+
+
 @draw(st.integers(0, 2**32 - 1))
 @settings(max_examples=60)
 def test_least_squares_of_random_systems(seed):

@@ -25,6 +25,10 @@ Q = torch.eye(3, dtype=F64) - torch.linalg.pinv(A) @ A
 U = 2.0**-53
 
 
+def watched(*tensors):
+    return [t.clone().requires_grad_() for t in tensors]
+
+
 # ---- forward mode
 
 
@@ -69,6 +73,74 @@ def test_transforms_take_constant_sparse_rows(given, lb):
     ):
         for transform in (torch.func.jacrev, torch.func.jacfwd):
             torch.testing.assert_close(transform(of)(X), Q, rtol=0, atol=64 * U)
+
+
+CONSTANT_ROWS = {
+    "scipy": lambda: sp.csr_array(A.numpy()),
+    "coo": A.to_sparse,
+    "csr": A.to_sparse_csr,
+    "integers": lambda: A.to(torch.int64).to_sparse(),
+    "operator": lambda: aslinearoperator(A.numpy()),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support:UserWarning")
+@pytest.mark.parametrize("kind", CONSTANT_ROWS)
+def test_a_right_side_beside_constant_rows_is_differentiated_in(kind):
+    given, in_b = CONSTANT_ROWS[kind](), torch.linalg.pinv(A)
+
+    def in_right(b):
+        return project(X, given, b)
+
+    found = [transform(in_right)(B) for transform in (torch.func.jacrev, torch.func.jacfwd)]
+    found.append(torch.autograd.functional.jacobian(in_right, B))
+    found.append(torch.func.vmap(lambda d: torch.func.jvp(in_right, (B,), (d,))[1])(torch.eye(2)).T)
+    with forward_ad.dual_level():
+        dual = in_right(forward_ad.make_dual(B, B))
+        found.append(forward_ad.unpack_dual(dual).tangent)
+    for each, want in zip(found, [*[in_b] * 4, in_b @ B], strict=True):
+        torch.testing.assert_close(each, want.to(each), rtol=0, atol=64 * U)
+    assert torch.autograd.gradgradcheck(lambda x, b: project(x, given, b), watched(X, B))
+    torch.testing.assert_close(torch.func.jacrev(lambda x: project(x, given, B))(X), Q)
+    sides = torch.stack([B, 2 * B])
+    want = torch.stack([project(X, A, b) for b in sides])
+    torch.testing.assert_close(torch.func.vmap(in_right)(sides), want)
+
+
+def test_a_right_side_beside_a_constant_sparse_batch_is_differentiated_in():
+    systems = torch.stack([A, A.flip(0)])
+    b, x = torch.stack([B, 3 * B]), torch.stack([X, -X])
+    (want,), (found,) = (
+        torch.func.jacfwd(lambda b, rows=rows: project(x, rows, b), (0,))(b)
+        for rows in (systems, systems.to_sparse())
+    )
+    torch.testing.assert_close(found, want)
+    sides = torch.stack([b, -b])
+    want = torch.stack([project(x, systems, side) for side in sides])
+    torch.testing.assert_close(
+        torch.func.vmap(lambda b: project(x, systems.to_sparse(), b))(sides), want
+    )
+
+
+def test_a_right_side_of_redundant_constant_rows_has_no_derivative():
+    rows, b = sp.csr_array(np.ones((2, 3))), torch.ones(2, dtype=F64)
+    for call in (
+        lambda: project(X, rows, b.clone().requires_grad_()),
+        lambda: torch.func.jvp(lambda b: project(X, rows, b), (b,), (b,)),
+    ):
+        with pytest.raises(projlab.RankDeficientError, match="full row rank only"):
+            call()
+    sides = torch.stack([b, 2 * b])
+    want = torch.stack([project(X, rows, side) for side in sides])
+    found = torch.func.vmap(lambda b: project(X, rows, b))(sides)
+    torch.testing.assert_close(found, want)
+    with pytest.raises(projlab.InconsistentError):
+        torch.func.vmap(lambda b: project(X, rows, b))(torch.stack([b, B]))
+
+
+def test_a_right_side_of_another_shape_beside_constant_rows_is_refused():
+    with pytest.raises(projlab.InputError, match=r"b has shape \(3,\)"):
+        project(X, A.to_sparse(), X.clone().requires_grad_())
 
 
 # ---- infinite right sides and bounds

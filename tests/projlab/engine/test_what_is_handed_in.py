@@ -83,6 +83,45 @@ def test_an_iteration_scales_with_what_it_is_given(dtype, size):
     assert torch.allclose(g / size, expected, rtol=0, atol=64 * u)
 
 
+class Spoiled(OneBuffer):
+    """Right until it is told otherwise: what it returns then is multiplied."""
+
+    factor = 1.0
+
+    def matvec(self, x):
+        return A @ x * self.factor
+
+
+@pytest.mark.parametrize("factor", [math.nan, math.inf, 1e300])
+def test_products_that_are_not_finite_end_an_iteration_by_name(factor):
+    operator = Spoiled()
+    P = projector(operator, B)
+    operator.factor = factor
+    x = torch.ones(2, 4, dtype=F64)
+    for call in (P, P.tangent, P.multipliers, lambda x: P(x, 2 * B)):
+        with pytest.raises(projlab.InputError, match=r"2 of 2 finite .*A\.matvec"):
+            call(x)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_an_iteration_lets_through_what_is_not_finite_in_x_and_b(value):
+    P = projector(sp.csr_array(A.numpy()), B, "iterative")
+    x, b = torch.ones(2, 4, dtype=F64), torch.stack([B, B])
+    x[0, 1] = b[0, 2] = value
+    want = P(torch.ones(4, dtype=F64))
+    for found in (P(x), P(torch.ones(2, 4, dtype=F64), b), P(x, b)):
+        assert not found[0].isfinite().any()
+        torch.testing.assert_close(found[1], want, rtol=0, atol=64 * U)
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-200, 1e200, 1e300])
+def test_a_preconditioner_of_any_size_leads_the_same_way(size):
+    inverse = torch.linalg.inv(A @ A.T)
+    P = projector(A, B, "iterative", preconditioner=lambda r: inverse @ r * size)
+    x = torch.ones(4, dtype=F64)
+    torch.testing.assert_close(P(x), projector(A, B)(x), rtol=0, atol=64 * U)
+
+
 @pytest.mark.parametrize("hidden", [0.0, 1e-30])
 def test_a_preconditioner_that_hides_a_row_is_refused(hidden):
     weights = torch.tensor([1.0, 1, hidden], dtype=F64)

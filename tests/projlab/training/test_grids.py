@@ -5,7 +5,7 @@ import torch
 
 from projlab import expr
 from projlab.training.grids import coarsest, margins, refined
-from tests.projlab.training.helpers import parameter
+from tests.projlab.training.helpers import blocks_of, parameter, vector
 
 
 def test_axes_that_reach_the_same_entries_have_one_coarsest_form():
@@ -18,6 +18,14 @@ def test_axes_are_split_where_a_cut_falls_between_entries():
     assert refined(((3, 8), (4, 1)), [2, 8]) == ((3, 8), (2, 2), (2, 1))
     assert refined(((24, 1),), [4, 6]) is None
     assert refined(((4, 2),), [3]) is None
+
+
+def test_an_axis_of_one_entry_has_any_stride():
+    assert refined(((1, 0), (4, 2)), [2, 4]) == ((2, 4), (2, 2))
+    w, total = vector(1.0, 2.0), torch.ones(1, dtype=torch.float64)
+    (block,) = blocks_of([w], expr(w).sum() == expr(total), 2 * expr(w).sum() == 2)
+    assert block.variant == "commuting means"
+    assert w.detach().tolist() == [0.0, 1.0]
 
 
 @pytest.mark.parametrize("transposed", [False, True])

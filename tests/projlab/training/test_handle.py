@@ -1,5 +1,6 @@
 """`constrain`, and the handle that it returns."""
 
+import copy
 import pickle
 import warnings
 
@@ -212,3 +213,62 @@ def test_what_was_frozen_or_replaced_since_stands_in_the_way_of_nothing():
     for handle in (rows, tied):
         handle.remove()
     assert not optimizer._optimizer_step_pre_hooks
+
+
+@pytest.mark.filterwarnings("ignore:no parameters satisfy")  # once for each time it is derived
+def test_equations_that_have_lost_their_points_stand_in_the_way_of_nothing():
+    """A buffer leaves a set and a sum without points, until it comes back."""
+    w, v, rest = vector(0.25, 0.25, 0.5), vector(1.0, 2.0), vector(1.0, 2.0)
+    cap, total = torch.ones(1, dtype=F64), torch.full((1,), 3.0, dtype=F64)
+    optimizer = torch.optim.SGD([w, v, rest], lr=0.1)
+    held = [
+        constrain(optimizer, expr(w).sum() == 1, expr(w) <= expr(cap)),
+        constrain(optimizer, expr(v).sum() == expr(total), 2 * expr(v).sum() == 6),
+    ]
+    other = constrain(optimizer, expr(rest).sum() == 3)
+
+    def step():
+        for p in (w, v, rest):
+            p.grad = torch.arange(p.numel(), dtype=F64) if p.requires_grad else None
+        optimizer.step()
+
+    cap.fill_(0.2)
+    total.fill_(5.0)
+    step()
+    rest.requires_grad_(False)
+    step()
+    twin = copy.deepcopy(optimizer)
+    assert twin._optimizer_step_pre_hooks
+    rest.requires_grad_(True)
+    step()
+    other.remove()
+    with pytest.raises(projlab.InconsistentError):
+        constrain(optimizer, expr(rest).sum() == 3)
+    with pytest.raises(projlab.InconsistentError):
+        held[1].set_right_side(None, 8)
+    cap.fill_(1.0)
+    total.fill_(3.0)
+    step()
+    for handle in held:
+        assert handle.residual().abs().max() < 1e-15
+        assert handle.certify().verdict == "certified"
+        handle.remove()
+
+
+@pytest.mark.parametrize("lost", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_not_spread(lost):
+    """A sum would hand it to every other entry."""
+    net = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    handle = constrain(optimizer, expr(net.weight).sum(1) == 1, expr(net.weight) >= 0, module=net)
+    average = copy.deepcopy(net)
+    for module, project, whose in (
+        (net, handle.apply, "a constrained parameter"),
+        (average, lambda: handle.project(average), "a parameter of the copy"),
+    ):
+        with torch.no_grad():
+            module.weight[0] = torch.tensor([lost, 1.0, 2.0])
+        before = module.weight.detach().clone()
+        with pytest.raises(projlab.InputError, match=f"{whose} holds NaN or infinity"):
+            project()
+        assert torch.equal(module.weight.nan_to_num(9), before.nan_to_num(9))

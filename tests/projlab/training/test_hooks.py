@@ -1,5 +1,6 @@
 """A constraint through the life of a training: what runs before and after each step."""
 
+import contextlib
 import copy
 
 import pytest
@@ -8,7 +9,15 @@ import torch
 import projlab
 from projlab import constrain, expr
 from projlab.training import parameter_system, residual_log
-from tests.projlab.training.helpers import F64, U, article_2, backward, network, vector
+from tests.projlab.training.helpers import (
+    F64,
+    U,
+    article_2,
+    backward,
+    network,
+    parameter,
+    vector,
+)
 from tests.projlab.watching import HotPath
 
 
@@ -96,6 +105,35 @@ def test_a_parameter_added_to_the_optimizer_varies():
     p.grad, q.grad = torch.ones(1, dtype=F64), torch.zeros(1, dtype=F64)
     optimizer.step()
     assert p.tolist() == q.tolist() == [0.95]
+
+
+@pytest.mark.parametrize("where", ["constrain", "step", "apply"])
+@pytest.mark.parametrize("bounds", [False, True])
+def test_what_is_set_up_in_inference_mode_serves_outside_of_it(where, bounds):
+    W, v = parameter(3, 4), parameter(3)
+    optimizer = torch.optim.SGD([W, v], lr=0.1)
+    more = [expr(W) >= -1] if bounds else []
+
+    def inside(name):
+        return torch.inference_mode() if name == where else contextlib.nullcontext()
+
+    with inside("constrain"):
+        handle = constrain(optimizer, expr(W).sum(1) + expr(v) == 1, *more)
+    for sleeping in (None, v, W):
+        for p in (W, v):
+            p.grad = None if p is sleeping else torch.ones_like(p)
+        with inside("step"):
+            optimizer.step()
+    with inside("apply"):
+        handle.set_right_side(0.5, *(None for _ in more))
+        handle.apply()
+    for sleeping in (None, v, W):
+        for p in (W, v):
+            p.grad = None if p is sleeping else torch.ones_like(p)
+        assert len(handle.multipliers()) == 1 + bounds
+        optimizer.step()
+    assert handle.residual().abs().max() < 1e-14
+    assert handle.steps == 6
 
 
 def test_a_replaced_or_reshaped_parameter_is_said():

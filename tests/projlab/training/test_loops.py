@@ -487,6 +487,8 @@ REPLACED = {
     "weight_norm": lambda net: nn.utils.parametrizations.weight_norm(net[2]),
     "one's own": lambda net: COMPUTED["one's own"](net[2]),
     "pruned": lambda net: pruned(net[2]),
+    "another module": lambda net: setattr(net, "2", nn.Linear(16, 5)),
+    "no module": lambda net: net.pop(2),
     "a buffer": lambda net: setattr(net, "total", torch.full((5,), 2.0)),
 }
 
@@ -512,6 +514,54 @@ def test_what_a_module_replaced_is_refused(name):
     handle.remove()
     optimizer.step()
     assert bias.residual().abs().max() < 1e-6
+
+
+def test_a_module_taken_apart_around_a_parameter_is_refused():
+    """What removing a parametrisation does: the parameter is where it was, and that is nowhere."""
+    net = network()
+    nn.utils.parametrizations.weight_norm(net[2])
+    directions = net[2].parametrizations.weight.original1
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    constrain(optimizer, expr(directions).sum(1) == 1, module=net)
+    backward(net)
+    optimizer.step()
+    nn.utils.parametrize.remove_parametrizations(net[2], "weight")
+    backward(net)
+    with pytest.raises(projlab.ProjlabError, match="original1 was replaced in its module"):
+        optimizer.step()
+
+
+def test_a_module_that_is_wrapped_midway_is_found_again():
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    handle = constrain(optimizer, expr(net[2].weight).sum(1) == 1, module=net)
+    net[2] = nn.Sequential(nn.Identity(), net[2])
+    for _ in range(2):
+        backward(net)
+        optimizer.step()
+        system = handle._hooks.system
+    backward(net)
+    optimizer.step()
+    assert handle._hooks.system is system  # once
+    assert handle.steps == 3
+    average = copy.deepcopy(net)
+    with torch.no_grad():
+        average[2][1].weight.add_(1)
+    handle.project(average)
+    torch.testing.assert_close(average[2][1].weight.sum(1), torch.ones(5))
+
+
+def test_a_copy_is_projected_by_the_names_of_today():
+    net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    handle = constrain(optimizer, expr(net[0].weight).sum(1) == 1, module=net)
+    net[0], net[1] = net[1], net[0]
+    average = copy.deepcopy(net)
+    with torch.no_grad():
+        average[1].weight.add_(1)
+    handle.project(average)
+    torch.testing.assert_close(average[1].weight.sum(1), torch.ones(3))
+    assert torch.equal(average[0].weight, net[0].weight)
 
 
 # ---- the packages themselves

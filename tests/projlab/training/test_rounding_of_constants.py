@@ -87,6 +87,26 @@ def test_what_a_sleeping_parameter_leaves_is_met_to_rounding(i):
     assert b.item() == pytest.approx(before - 0.1)
 
 
+def test_bounds_that_cross_by_the_rounding_of_constants_meet_at_the_exact_one():
+    """Found by drawn equations: a false warning, and an error of `certify`."""
+    w, cap = vector(0.5, 0.2), torch.tensor([0.4, 0.5], dtype=F64)
+    optimizer = torch.optim.SGD([w], lr=0.1)
+    handle = constrain(optimizer, expr(w) >= 0, expr(w) + expr(cap) <= 1)
+    cap[0] = 1 + 2.0**-52
+    for push in (-1.0, 1.0, -1.0):
+        w.grad = torch.tensor([push, 1.0], dtype=F64)
+        optimizer.step()
+        assert w[0].item() == 0.0
+    assert handle.largest_residual == 0.0
+    assert handle.certify().verdict == "certified"
+    w.grad = torch.tensor([-1.0, 1.0], dtype=F64)
+    lower, upper = handle.multipliers()
+    assert (lower.tolist(), upper.tolist()) == ([0.0, 1.0], [1.0, 0.0])
+    cap[0] = 1 + 1e-9
+    with pytest.warns(UserWarning, match="no parameters satisfy the constraints as they are now"):
+        optimizer.step()
+
+
 def test_bounds_that_no_constant_touches_are_exact():
     """Those of other rows have no room, which would keep the kernels away, too."""
     w, v, frozen = vector(0.5, 0.3, 0.2), vector(0.4), vector(0.1)

@@ -17,11 +17,11 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from projlab_validation.norms import row_norms
 from projlab_validation.oracles.answer import Reference
 from projlab_validation.oracles.exact import integers, reference_of
 from projlab_validation.oracles.sparse_ball import Decided
 from projlab_validation.oracles.sparse_system import SparseSystem
-from projlab_validation.oracles.system import row_norms
 
 Integers = Any
 """A numpy array of Python's integers; numpy's types cannot say so."""

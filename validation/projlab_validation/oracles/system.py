@@ -18,6 +18,7 @@ import scipy.linalg
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from projlab_validation.norms import row_norms
 from projlab_validation.problems import Problem
 
 Array = NDArray[np.float64]
@@ -160,15 +161,6 @@ def equations(problem: Problem, *, equilibrate: bool) -> tuple[sp.csr_array, Arr
     shift = -np.rint(np.log2(row_norms(A))).astype(int)
     data = np.ldexp(A.data, np.repeat(shift, np.diff(A.indptr)))
     return sp.csr_array((data, A.indices, A.indptr), shape=A.shape), np.ldexp(b, shift)
-
-
-def row_norms(A: sp.csr_array) -> Array:
-    """‖aᵢ‖₂ of rows that are not empty; squares neither overflow nor underflow."""
-    starts = A.indptr[:-1]
-    _, exponents = np.frexp(np.maximum.reduceat(np.abs(A.data), starts))
-    scaled = np.ldexp(A.data, -np.repeat(exponents, np.diff(A.indptr)))
-    norms: Array = np.ldexp(np.sqrt(np.add.reduceat(scaled**2, starts)), exponents)
-    return norms
 
 
 def cutoff(largest: float, shape: tuple[int, int], eps: float) -> float:
