@@ -205,6 +205,18 @@ LIMITS: dict[str, tuple[type[Exception], Callable[[], object]]] = {
         projlab.InputError,
         lambda: projector(A, B, metric=[1e-20] + [1.0] * (A.shape[1] - 1)),
     ),
+    "least squares where rows of very different size follow from each other": (
+        projlab.AccuracyError,
+        lambda: projector(
+            torch.tensor([[1e20, 1.0], [1e20, 1.0], [0.0, 1e-20], [0.0, 1e-20]]).double(),
+            [1.0, 2.0, 3.0, 4.0],
+            on_inconsistent="least_squares",
+        ),
+    ),
+    "A, b, bounds or a metric of a projector, watched by `torch.func` or forward mode": (
+        projlab.InputError,
+        lambda: torch.func.jacrev(lambda b: projector(A, b)(X))(B),
+    ),
     "complex numbers": (projlab.InputError, lambda: projector(A.to(torch.complex64), B)),
     "integer x, float8": (projlab.InputError, lambda: project(X.long(), A, B)),
     "gradients in A and b where rows are redundant": (
