@@ -261,15 +261,15 @@ def _equations(A: Any, b: Any) -> AffineConstraint | None:
         if b is not None:
             raise InputError("b is given without A; give both, or neither")
         return None
-    if isinstance(A, AffineConstraint):
+    known = isinstance(A, AffineConstraint)
+    if known:
         if b is not None:
             raise InputError("A is an AffineConstraint and holds its own b; give no other")
         refuse_b_error(A)
-        equations = A
-    else:
-        equations = AffineConstraint(A, b)
-    if isinstance(equations.rows, OperatorRows):
+    # before its products are tried, which a transform may not let through
+    if isinstance(A.rows, OperatorRows) if known else is_operator(A):
         raise InputError(f"A is an operator; with inequalities or bounds {REMEDY}")
+    equations: AffineConstraint = A if known else AffineConstraint(A, b)
     if equations.batch is not None:
         raise InputError(
             f"A is a batch of {equations.batch} systems; with inequalities or bounds it must be "

@@ -489,15 +489,16 @@ SPARSE = frozenset(
 
 def as_rows(A: Any) -> Rows:
     """Rows as they are, or a copy of whatever else `AffineConstraint` takes as A."""
-    if isinstance(A, Tensor):
-        return _sparse(A) if A.layout in SPARSE else _dense(A)
     if isinstance(A, Rows):
         return A
-    if not is_scipy_sparse(A):
+    sparse = isinstance(A, Tensor) and A.layout in SPARSE
+    if not (sparse or is_scipy_sparse(A)):
         return _dense(A)
     # what no transform can watch is made outside them: they take no sparse tensor apart
     transformed = torch._C._are_functorch_transforms_active()
     with set_up() if transformed else nullcontext():
+        if sparse:
+            return _sparse(A)
         if A.ndim == 3:
             return _sparse(_batch_from_scipy(A))
         rows, cols, entries, shape = from_scipy(A)

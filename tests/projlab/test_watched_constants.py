@@ -1,12 +1,15 @@
 """Constants that forward mode or a transform watches are refused by name."""
 
 import pytest
+import scipy.sparse
+import scipy.sparse.linalg
 import torch
 from torch.autograd import forward_ad
 from torch.func import jacfwd, jacrev, jvp, vmap
 
 import projlab
 from tests.projlab.derivatives import FORWARD_MODE
+from tests.projlab.systems import SPARSE_BETA
 
 pytestmark = FORWARD_MODE
 F64 = torch.float64
@@ -49,6 +52,42 @@ def test_it_is_refused_by_name(call, how):
     why, transformed = WATCHED[how]
     with pytest.raises(projlab.InputError, match=f"{name} .*{why}"):
         transformed(f, value)
+
+
+LAYOUTS = {
+    "csr": A.to_sparse_csr,
+    "csc": A.to_sparse_csc,
+    "coo": A.to_sparse,
+    "scipy": lambda: scipy.sparse.csr_array(A.numpy()),
+}
+SETS = {"equations": {}, "a far bound": {"lb": -1e9}}
+
+
+@SPARSE_BETA
+@pytest.mark.parametrize("parts", SETS.values(), ids=list(SETS))
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_sparse_constants_are_taken_under_every_transform(layout, parts):
+    S = LAYOUTS[layout]()
+    Q = torch.eye(4, dtype=F64) - torch.linalg.pinv(A) @ A
+
+    def f(t):
+        return projlab.project(t, S, b, **parts)
+
+    for jacobian in (jacfwd(f)(x), jacrev(f)(x)):
+        torch.testing.assert_close(jacobian, Q)
+    torch.testing.assert_close(jvp(f, (x,), (x,))[1], Q @ x)
+    torch.testing.assert_close(vmap(f)(torch.stack([x, 2 * x])), torch.stack([f(x), f(2 * x)]))
+
+
+def test_what_sets_do_not_take_is_refused_by_name_under_transforms():
+    operator = scipy.sparse.linalg.aslinearoperator(A.numpy())
+    many = torch.stack([A, A])
+    with pytest.raises(projlab.InputError, match="A is an operator; with inequalities"):
+        jvp(lambda t: projlab.project(t, operator, b, lb=-9.0), (x,), (x,))
+    with pytest.raises(projlab.InputError, match="A is mapped over by vmap; with"):
+        vmap(lambda M: projlab.project(x, M, b, lb=-9.0))(many)
+    with pytest.raises(projlab.InputError, match="G is mapped over by vmap"):
+        vmap(lambda M: projlab.project(x, G=M, h=b))(many)
 
 
 @pytest.mark.parametrize("call", CALLS)

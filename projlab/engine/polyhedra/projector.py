@@ -805,7 +805,8 @@ def project_polyhedron(
             missing, there = (of, name) if right is None else (name, of)
             raise InputError(f"{missing} is missing, {there} is given; give both, or neither")
     watched = _watched(A, "A"), _watched(G, "G")
-    plain = [t.detach() if isinstance(t, Tensor) else t for t in (A, G)]
+    # compressed rows have no detach under a transform, and need none
+    plain = [t.detach() if own else t for t, own in zip((A, G), watched, strict=True)]
     zero = [None if t is None else 0.0 for t in (A, G)]
     equations = plain[0]
     if names:
@@ -831,6 +832,11 @@ def _watched(matrix: Any, name: str) -> bool:
     """Whether derivatives in A or G are asked for."""
     if not isinstance(matrix, Tensor):
         return False
+    if matrix.layout is torch.strided and torch._C._functorch.is_batchedtensor(matrix):
+        raise InputError(
+            f"{name} is mapped over by vmap; with inequalities or bounds give one {name}, and a "
+            "right side and bounds for each x"
+        )
     forward = forward_ad._current_level >= 0 and matrix.layout is torch.strided
     tangent = forward and forward_ad.unpack_dual(matrix).tangent is not None
     if not (matrix.requires_grad or tangent):
