@@ -1,6 +1,7 @@
 """Operators as rows: what is found out by trying, what is refused, and that products are right."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -225,3 +226,28 @@ def test_copies_share_or_copy_the_operator():
     x = torch.randn(9, dtype=torch.float64)
     assert torch.equal(copy.deepcopy(P)(x), P(x))
     assert list(P.state_dict()) == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "later", "said"),
+    [
+        (Of, lambda v: v.numpy(), "returned float64; it must return a tensor of real numbers"),
+        (Of, lambda v: v + 0j, "returned torch.complex128; it must return a tensor of real"),
+        (Of, lambda v: None, "returned NoneType; it must return a tensor of real numbers"),
+        (Numpy, lambda v: v + 0j, "returned complex128; it must return an array of real numbers"),
+        (Numpy, lambda v: v.astype(object), "returned object; it must return an array"),
+    ],
+)
+def test_what_returns_another_kind_than_it_did_is_named(kind, later, said):
+    rows, changed = operator_rows(kind()), []
+    matvec = rows.forward.function
+    forward = replace(rows.forward, function=lambda x: (later if changed else same)(matvec(x)))
+    rows, x = replace(rows, forward=forward), torch.ones(9, dtype=torch.float64)
+    assert rows.matvec(x).shape == (4,)
+    changed.append(True)
+    with pytest.raises(InputError, match=f"A.matvec {said}"):
+        rows.matvec(x)
+
+
+def same(v):
+    return v
