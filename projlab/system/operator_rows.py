@@ -58,17 +58,15 @@ class LinearMap:
     def _taken(self, found: Any, shape: tuple[int, ...]) -> Tensor:
         # it may return another kind than it did when it was tried
         if self.numpy:
-            array = np.ascontiguousarray(found)
-            kind, real = array.dtype, array.dtype.kind in "biuf"
+            found = np.ascontiguousarray(found)
+            real = found.dtype.kind in "biuf"
         else:
-            kind = getattr(found, "dtype", type(found).__name__)
             real = isinstance(found, Tensor) and not found.is_complex()
         if not real:
-            wanted = "an array" if self.numpy else "a tensor"
-            raise InputError(
-                f"{self.name} returned {kind}; it must return {wanted} of real numbers"
-            )
-        product = torch.from_numpy(array) if self.numpy else found.detach()
+            kind = getattr(found, "dtype", type(found).__name__)
+            wanted = f"{'an array' if self.numpy else 'a tensor'} of real numbers"
+            raise InputError(f"{self.name} returned {kind}; it must return {wanted}")
+        product: Tensor = torch.from_numpy(found) if self.numpy else found.detach()
         if tuple(product.shape) != shape:
             raise InputError(
                 f"{self.name} returned shape {tuple(product.shape)}; it must be {shape}"
