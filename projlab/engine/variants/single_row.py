@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from projlab import tolerance
+from projlab.engine.kernels import native
 from projlab.engine.variants.base import Bound, Factor, Variant
 from projlab.engine.variants.orthonormal import OrthonormalRows
 from projlab.numerics import tuning
@@ -71,18 +72,24 @@ class DisjointRows(Factor):
     inverse_norm2: Tensor
     """(r,), or (B, 1, r) for a batch: 1 / ||e_i||^2, zero for a row of zeros."""
     unit: Tensor | None = None
-    """(r, n) dense rows of norm one, where these are so short that it takes fewer calls."""
+    """(r, n) dense rows of norm one, where these are so short that a kernel takes less time."""
+    _dense: UnitRows | None = field(default=None, init=False, repr=False, compare=False)
+    """From `bound` on."""
 
     def right_side(self, f: Tensor) -> Tensor:
         return -f
 
     def bound(self, c: Tensor) -> Bound:
-        if self.unit is None:
+        kernel = None if self.unit is None else native.rows(self.unit)
+        if kernel is None or self.unit is None:
             return super().bound(c)
-        dense = UnitRows(self.unit, self.inverse_norm2.sqrt())
-        return dense.bound(dense.right_side(-c))
+        dense = UnitRows(self.unit, self.inverse_norm2.sqrt()).with_kernel(kernel)
+        object.__setattr__(self, "_dense", dense)
+        return dense.bound(c * dense.inverse)
 
     def project(self, x: Tensor, c: Tensor | None) -> Tensor:
+        if self._dense is not None:
+            return self._dense.project(x, None if c is None else c * self._dense.inverse)
         y = self.multipliers(x, c)
         for bucket in self.buckets:
             moves = y[..., bucket.rows].unsqueeze(-1) * _spread(bucket.values)
