@@ -48,7 +48,12 @@ def way(P: projlab.Projector) -> str:
     """How setting up came to its factor."""
     if P.constraint.decided:
         return "decided"
-    told = {"blocks": "blocks", "carry the others": "some rows", "shift": "shift"}
+    told = {
+        "blocks": "blocks",
+        "carry the others": "some rows",
+        "sparse factor": "sparse factor",
+        "shift": "shift",
+    }
     return next((kind for words, kind in told.items() if words in P.reason), "triangle")
 
 

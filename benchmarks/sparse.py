@@ -136,15 +136,27 @@ class Splu:
         return x
 
 
+def off_by(case: Case, x: Array) -> float:
+    """How far the worst row is off, relative to what its terms are made of."""
+    A = case.A
+    norms = np.sqrt(np.asarray(A.multiply(A).sum(axis=1)).ravel())
+    size = norms * (np.linalg.norm(x) + np.linalg.norm(case.x0)) + abs(case.b)
+    return float((abs(A @ x - case.b) / np.where(size > 0, size, 1.0)).max())
+
+
+def rounding(case: Case) -> float:
+    """What it may be by rounding."""
+    return tolerance.dimension_factor(*case.A.shape) * tolerance.unit_roundoff("float64")
+
+
+def peer_holds(case: Case) -> bool:
+    """Whether six corrections bring the peer's rows near rounding at all."""
+    return off_by(case, Splu(case).projected(case.x0)) <= tolerance.FAR_ABOVE * rounding(case)
+
+
 def require_projected(case: Case, P: projlab.Projector, x: torch.Tensor) -> None:
     """Rows hold to rounding, and x - x0 is orthogonal to a vector of the null space."""
-    u = tolerance.unit_roundoff("float64")
-    found, A = x.numpy(), case.A
-    m, n = A.shape
-    norms = np.sqrt(np.asarray(A.multiply(A).sum(axis=1)).ravel())
-    size = norms * (np.linalg.norm(found) + np.linalg.norm(case.x0)) + abs(case.b)
-    allowed = tolerance.dimension_factor(m, n) * u
-    off = float((abs(A @ found - case.b) / np.where(size > 0, size, 1.0)).max())
+    n, allowed, off = case.A.shape[1], rounding(case), off_by(case, x.numpy())
     v = torch.from_numpy(np.random.default_rng(1).standard_normal(n))
     moved = x - case.point
     along = abs(float(moved @ P.tangent(v))) / float(moved.norm() * v.norm() + 1e-300)

@@ -382,9 +382,15 @@ def _iterative() -> Iterator[Cell]:
 
 
 def _sparse_real() -> Iterator[Cell]:
+    wrong = []
     for name in sparse.names():
-        times = sparse.set_up(sparse.real(name), budget=0.5)
-        yield Cell(name, times.ratio("projlab", "splu"))
+        case = sparse.real(name)
+        if not sparse.peer_holds(case):
+            wrong.append(name)
+            continue
+        yield Cell(name, sparse.set_up(case, budget=0.5).ratio("projlab", "splu"))
+    if wrong:
+        raise NotImplementedError(f"the peer's rows do not hold: {', '.join(wrong)}")
 
 
 def _sparse_corrections() -> Iterator[Cell]:
@@ -637,7 +643,7 @@ TARGETS: tuple[Target, ...] = (
            lambda: _one_off(one_off.backward, one_off.LARGE)),
     Target("iterative", "random sparse, 1e6 columns, to 1e-12, by iteration", "≤ 1",
            "`P(x)` over Jacobi-CG in scipy", MOST, 1, _iterative),
-    Target("sparse-real", "46 real systems as sparse", "≤ 2",
+    Target("sparse-real", "real systems as sparse, where the peer answers", "≤ 2",
            "set-up and one projection over splu and six corrections", MOST, 2, _sparse_real),
     Target("sparse-corrections", "real systems and a flow, a projection", "≤ 1.3",
            "over its solves × (a solve and two products)", MOST, 1.3, _sparse_corrections),

@@ -19,7 +19,8 @@ def test_the_systems_are_where_the_table_looks_for_them():
         ("netlib_adlittle", "qr", "triangle"),
         ("netlib_afiro", "qr", "triangle"),
         ("mm_boyd2", "single_row", "blocks"),
-        ("netlib_bore3d", "qr", "some rows"),
+        ("netlib_brandy", "qr", "some rows"),
+        ("netlib_bore3d", "sparse_cholesky", "sparse factor"),
         ("mm_values", "single_row", "decided"),
     ],
 )

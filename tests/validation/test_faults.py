@@ -60,7 +60,9 @@ def test_nothing_sound_is_called_wrong(name):
         frame = judged(name, problem)
         wrong = frame[frame["verdict"] == "fail"]
         assert wrong.empty, (problem.name, problem.dtype, wrong["why"].tolist())
-        assert (frame["verdict"] == "pass").sum() >= len(frame) - 2
+        # a certificate alone judges three checks of further points, and may leave them open by a
+        # processor's rounding: of decimals, say, whose rows are redundant to rounding
+        assert (frame["verdict"] == "pass").sum() >= len(frame) - 3
 
 
 @pytest.mark.parametrize("name", faults.SPARSE_FAULTS)
