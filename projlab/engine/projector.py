@@ -196,10 +196,12 @@ class Projector(SystemBuffers):
         variant: str = "auto",
         **keywords: Unpack[ProjectorKeywords],
     ) -> None:
-        refuse_watched_parts(A, b)
-        refuse_watched_metric(keywords.get("metric"))
+        transformed = torch._C._are_functorch_transforms_active()
+        if transformed:  # what it watches is not seen inside `set_up`
+            refuse_watched_parts(A, b)
+            refuse_watched_metric(keywords.get("metric"))
         # a projector that is made inside a transform is a constant there
-        with set_up() if torch._C._are_functorch_transforms_active() else nullcontext():
+        with set_up() if transformed else nullcontext():
             constraint = as_constraint(A, b)
             options = asked(constraint.n, variant, keywords, applications=MANY)
             constraint = constraint.stating(options.b_error)

@@ -163,13 +163,14 @@ class AffineConstraint:
 
 def refuse_watched_parts(A: Any, b: Any) -> None:
     """Raise `InputError` for what autograd or a transform watches; seen outside `set_up` alone."""
-    for name, value in (("A", A), ("b", b)):
-        refuse_watched(
-            value,
-            name,
-            "a constraint is a constant; detach it, or call projlab.project(x, A, b), which "
-            "differentiates in x, A and b",
-        )
+    refuse_watched(A, "A", _CONSTANT)
+    refuse_watched(b, "b", _CONSTANT)
+
+
+_CONSTANT = (
+    "a constraint is a constant; detach it, or call projlab.project(x, A, b), which differentiates "
+    "in x, A and b"
+)
 
 
 def as_constraint(A: Any, b: Any) -> AffineConstraint:

@@ -146,6 +146,9 @@ def refuse_watched(value: object, name: str, constant: str) -> None:
     """
     if not isinstance(value, Tensor):
         return
+    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    if not (transformed or value.requires_grad):  # as most are
+        return
     functorch = torch._C._functorch
     how, inner = None, value
     while how is None:

@@ -41,7 +41,7 @@ def kernel(dtype: torch.dtype) -> Kernel | None:
     """The kernel, compiled or loaded at the first call; None where numba is not there or fails."""
 
     def tried(function: Any) -> None:
-        made = array("q", [0] * 9)
+        made = array("q", [0] * 8)
         function(made.buffer_info()[0], 0.0, 0.0, 0.0, 0.0)
 
     found: Kernel | None = native.loaded("small_qr_kernels", dtype, tried)
@@ -111,19 +111,19 @@ def factored(
     if projects is None or compiled is None:
         return None
     m, n = A.shape
-    W, R, c, D = torch.empty_like(A), A.new_empty(m * m), torch.empty_like(b), torch.empty_like(b)
-    kept = torch.empty(m, dtype=torch.long, device=A.device)
+    W, R, c, D = torch.empty_like(A), A.new_empty((m, m)), torch.empty_like(b), torch.empty_like(b)
     try:  # functorch's wrappers have no memory, or one at zero
-        addresses = [t.data_ptr() for t in (A, b, W, R, c, D, kept)]
+        addresses = [t.data_ptr() for t in (A, b, W, R, c, D)]
     except RuntimeError:
         return None
     if 0 in addresses:
         return None
-    plan = array("q", [*addresses, m, n])
+    plan = array("q", [*addresses, m, n, *range(m)])  # the numbers of the rows that are kept
     r, bound = compiled(plan.buffer_info()[0], *norms, condition, near)
     if r <= 0:
         return None
     if r == m:
-        return SmallQR(bound, W, R.view(m, m), c, D, None, native.NativeRows(W, projects))
-    W, R = W[:r], R[: r * r].view(r, r)
-    return SmallQR(bound, W, R, c[:r], D, kept[:r], native.NativeRows(W, projects))
+        return SmallQR(bound, W, R, c, D, None, native.NativeRows(W, projects))
+    W, R = W[:r], R.view(-1)[: r * r].view(r, r)
+    kept = torch.tensor(plan[8 : 8 + r], dtype=torch.long, device=A.device)
+    return SmallQR(bound, W, R, c[:r], D, kept, native.NativeRows(W, projects))

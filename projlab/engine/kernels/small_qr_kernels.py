@@ -137,10 +137,10 @@ def reflected(V: Any, tau: Any, kept: Any, near: float) -> int:
     Left out is a row as near to the span of those before as `near`, squared, times the longest.
     """
     m, n = V.shape
-    longest = 0.0
-    for i in range(m):
-        longest = max(longest, squared(V[i], 0))
-    r = 0
+    longest, r = 0.0, 0
+    if near > 0.0:
+        for i in range(m):
+            longest = max(longest, squared(V[i], 0))
     for i in range(m):
         if near > 0.0 and (r == n or squared(V[i], r) <= near * longest):
             continue
@@ -170,12 +170,11 @@ def factored(
     """W (r, n), R (r, r) and c of a `QRFactor` of r rows, for D b; r, and the bound on kappa.
 
     -1 where rows have to be looked at otherwise; R, c and W are not made where the bound is no
-    proof. The memory of R has room for m rows, as that of the others has. `limits` are those of
-    norms, of the bound, and of a row that is left out where all have no such bound (see
-    `reflected`; zero for none).
+    proof. `kept` has the numbers of all rows, and of r of them in the end. The memory of R has room
+    for m rows, as that of the others has. `limits` are those of norms, of the bound, and of a row
+    that is left out where all have no such bound (see `reflected`; zero for none).
     """
     (m, n), (low, high, most, near) = A.shape, limits
-    kept[:] = np.arange(m)
     if not shares(A, kept):
         return -1, 0.0
     V, tau = np.empty((m, n)), np.empty(m)
@@ -223,8 +222,8 @@ def reflect_formed(V: Any, k: int, tau: float) -> None:
 @njit(**OPTIONS)
 def float64(plan: int, low: float, high: float, most: float, near: float) -> tuple[int, float]:
     """`factored`, of what `small_qr.factored` put at the address."""
-    p = carray(pointer(plan), 9, np.int64)
-    m, n = p[7], p[8]
+    p = carray(pointer(plan), 8, np.int64)
+    m, n = p[6], p[7]
     found: tuple[int, float] = factored(
         carray(pointer(p[0]), (m, n), np.float64),
         carray(pointer(p[1]), (m,), np.float64),
@@ -232,7 +231,7 @@ def float64(plan: int, low: float, high: float, most: float, near: float) -> tup
         carray(pointer(p[3]), (m * m,), np.float64),
         carray(pointer(p[4]), (m,), np.float64),
         carray(pointer(p[5]), (m,), np.float64),
-        carray(pointer(p[6]), (m,), np.int64),
+        carray(pointer(plan), (8 + m,), np.int64)[8:],
         (low, high, most, near),
     )
     return found
@@ -241,8 +240,8 @@ def float64(plan: int, low: float, high: float, most: float, near: float) -> tup
 @njit(**OPTIONS)
 def float32(plan: int, low: float, high: float, most: float, near: float) -> tuple[int, float]:
     """As `float64`."""
-    p = carray(pointer(plan), 9, np.int64)
-    m, n = p[7], p[8]
+    p = carray(pointer(plan), 8, np.int64)
+    m, n = p[6], p[7]
     found: tuple[int, float] = factored(
         carray(pointer(p[0]), (m, n), np.float32),
         carray(pointer(p[1]), (m,), np.float32),
@@ -250,7 +249,7 @@ def float32(plan: int, low: float, high: float, most: float, near: float) -> tup
         carray(pointer(p[3]), (m * m,), np.float32),
         carray(pointer(p[4]), (m,), np.float32),
         carray(pointer(p[5]), (m,), np.float32),
-        carray(pointer(p[6]), (m,), np.int64),
+        carray(pointer(plan), (8 + m,), np.int64)[8:],
         (low, high, most, near),
     )
     return found
