@@ -143,9 +143,9 @@ WHOLE = 1e7
 blocks of 2 x 3 are projected onto in 9 us against 46 by blocks, 16 of 10 x 30 in 19 against 76,
 where set-up takes as long, or 3 ms more."""
 
-DENSE_SET_UP = 1.5e7
-"""Dense operations in the time of a set-up besides factoring, 0.6 ms at 0.04 ns each; these and
-what follows beside real systems: `python -m benchmarks.sparse_costs`."""
+DENSE_SET_UP = 3e7
+"""Dense operations in the time of a set-up besides factoring, 1.2 ms at 0.04 ns each, by torch's
+operators; this and what follows beside real systems: `python -m benchmarks.sparse_costs`."""
 
 DENSE_FACTORED = 6.0
 """Dense operations for each of min(m, n) m n: four of a QR, and what redundant rows add, of which a
@@ -158,8 +158,8 @@ at 243 x 2594, where as many operations within take 144."""
 DENSE_CALL = 3.5e4
 """Dense operations in the time of the calls of one dense projection, 2 us."""
 
-SPARSE_SET_UP = 3.2e7
-"""As `DENSE_SET_UP`, of a sparse factor: 1.3 ms."""
+SPARSE_SET_UP = 3e7
+"""As `DENSE_SET_UP`, of a sparse factor."""
 
 SPARSE_ROW = 1e4
 """Dense operations in the time in which a row is ordered: 0.4 us."""
