@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from projlab.engine.variants.base import Factor
-from projlab.engine.variants.sparse_cholesky import SparseCholesky
 from projlab.numerics.transfer import sent
 from projlab.system.equilibration import equilibrate_rows
 from projlab.system.rows import Rows, sparse_rows
@@ -45,26 +44,20 @@ class DenseRange:
         return DenseRange(sent(self.basis, device))
 
 
+def transposed(rows: Rows) -> Rows:
+    """Rows of A', equilibrated, of rows A (m, n) as they were given."""
+    i, j, values = rows.triplets()
+    (m, n), order = rows.shape, torch.argsort(j, stable=True)
+    columns = sparse_rows(j[order], i[order], values.double()[order], (n, m))
+    return equilibrate_rows(columns)[0]
+
+
 @dataclass(frozen=True)
 class SparseRange:
     """By the projection onto the null space of A', in float64."""
 
     columns: Factor
-    """Of the equilibrated rows of A'."""
-
-    @staticmethod
-    def of(rows: Rows) -> "SparseRange":
-        """Of rows A (m, n) as they were given.
-
-        Raises
-        ------
-        MemoryLimitError, RankDeficientError
-            The factor does not fit, or corrections with it are too slow.
-        """
-        i, j, values = rows.triplets()
-        (m, n), order = rows.shape, torch.argsort(j, stable=True)
-        transposed = sparse_rows(j[order], i[order], values.double()[order], (n, m))
-        return SparseRange(SparseCholesky().factor(equilibrate_rows(transposed)[0], 2.0**-53))
+    """Of the equilibrated rows of A' (see `transposed`)."""
 
     def __call__(self, b: Tensor) -> Tensor:
         """See `Range`."""

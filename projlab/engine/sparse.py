@@ -5,6 +5,7 @@ down to rounding, as in `projlab.engine.setup`. For "auto" it is taken where a d
 more or does not fit.
 """
 
+import math
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import torch
 from projlab import tolerance
 from projlab.engine.corrections import Corrected
 from projlab.engine.facts import Facts
-from projlab.engine.ranges import SparseRange
+from projlab.engine.ranges import SparseRange, transposed
 from projlab.engine.select import MANY
 from projlab.engine.solver import Solver, of_rows
 from projlab.engine.variants.sparse_cholesky import (
@@ -100,7 +101,7 @@ def solver(
         if auto and fits and not dearer(dense, cost_of(gram, options), options):
             return None
         gram.factor()
-        onto_range = _compromise(constraint, gram, options, data)
+        onto_range = _compromise(constraint, gram, options, data, fits=fits)
     except (MemoryLimitError, InputError, RankDeficientError):
         if fits:
             return None
@@ -150,16 +151,47 @@ def _as_given(
 
 
 def _compromise(
-    constraint: AffineConstraint, gram: SparseGram, options: Options, data: torch.dtype
+    constraint: AffineConstraint,
+    gram: SparseGram,
+    options: Options,
+    data: torch.dtype,
+    *,
+    fits: bool,
 ) -> SparseRange | None:
-    """b onto the range of A, in least squares; None where every b is there, or is to be."""
+    """b onto the range of A, in least squares; None where every b is there, or is to be.
+
+    Raises
+    ------
+    RankDeficientError
+        Corrections with the factor of the columns are too slow, or a dense basis that fits takes
+        less time than that factor.
+    MemoryLimitError
+        It does not fit.
+    """
     if options.on_inconsistent == "raise":
         return None
-    m, n = constraint.m, constraint.n
+    rows, (m, n) = constraint.rows, constraint.rows.shape
     cutoff = tolerance.rank_cutoff(m, n, tolerance.unit_roundoff(data))
     if m <= n and gram.independent(tolerance.PROVEN * cutoff, tolerance.FAR_ABOVE):
         return None
-    return SparseRange.of(constraint.rows)
+    most = DECIDED * dense_cost(rows).set_up if fits else math.inf
+    # a row of k entries is a full k x k block of A'A
+    k = int(torch.bincount(rows.triplets()[0], minlength=1).max())
+    least = _sparse_cost(n, rows.nnz, max(n, k * k // 2), k**3 / 3, options)
+    if least.set_up <= most:
+        columns = transposed(rows)
+        found = gram_of(*columns.triplets(), columns.shape)
+        if cost_of(found, options).set_up <= most:
+            found.factor()
+            best = judged_alone(found, columns)
+            if best.found.at_rest:
+                return SparseRange(best.factor(columns.shape))
+            raise RankDeficientError(too_slow(*columns.shape, best.found))
+    raise RankDeficientError("a dense basis of the range of A takes less time than its columns")
+
+
+DECIDED = 8.0
+"""Dense set-ups in the time of a decision on the rank, by singular values, and a basis."""
 
 
 def _require_answer(

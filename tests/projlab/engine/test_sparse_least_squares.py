@@ -4,6 +4,7 @@ import copy
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from torch.autograd import gradcheck
 
@@ -131,3 +132,14 @@ def test_what_fits_neither_way_is_refused(monkeypatch):
     monkeypatch.setattr(memory, "limit", lambda _: 50_000)
     with pytest.raises(MemoryLimitError):
         projlab.projector(grid(20), np.arange(400.0), on_inconsistent="least_squares")
+
+
+def test_long_rows_whose_columns_would_fill_are_met_by_a_dense_basis():
+    """A row of k entries makes a k x k block of A'A; of a few rows a basis is small."""
+    A = scipy.sparse.csr_array(np.random.default_rng(0).standard_normal((6, 3000)).round(2))
+    A = scipy.sparse.csr_array(scipy.sparse.vstack([A, A[:2]]))
+    b, x = torch.arange(8.0, dtype=F64), torch.randn(3000, dtype=F64)
+    P = projector(A, b)
+    assert "columns" not in P.reason
+    wanted, allowed = nearest(A, b, x)
+    assert (P(x) - wanted).norm() <= allowed
