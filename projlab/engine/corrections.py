@@ -6,6 +6,7 @@ where what is left of E z is rounding on every row; and zero, projected onto E x
 is. What is reached where they do not come down is told, for the error that says so.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -89,9 +90,13 @@ def _hopeless(found: Corrected) -> bool:
 
 
 def probes(count: int, n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(count, n) random vectors, the same every time: uniform, an eighth of the time of normal."""
+    """(count, n) random vectors, the same every time, of entries with variance one.
+
+    Uniform ones: an eighth of the time of normal ones.
+    """
     z = np.random.default_rng(0).random((count, n))
     z -= 0.5
+    z *= math.sqrt(12)
     return torch.from_numpy(z).to(device=device, dtype=dtype)
 
 

@@ -102,19 +102,14 @@ def solver(
             return None
         gram.factor()
         onto_range = _compromise(constraint, gram, options, data, fits=fits)
+        if onto_range is not None:
+            system = _as_given(constraint, system, onto_range)
+            gram = gram_of(*system.rows.triplets(), system.rows.shape)
+            gram.factor()
     except (MemoryLimitError, InputError, RankDeficientError):
         if fits:
             return None
         raise
-    if onto_range is not None:
-        try:
-            system = _as_given(constraint, system, onto_range)
-            gram = gram_of(*system.rows.triplets(), system.rows.shape)
-            gram.factor()
-        except (MemoryLimitError, RankDeficientError):
-            if fits:
-                return None
-            raise
     # where each correction takes many steps, a dense factor that fits is faster
     steps = tolerance.INNER_STEPS[:1] if fits and auto else tolerance.INNER_STEPS
     best = judged(gram, system.rows, system.f.double(), steps)
