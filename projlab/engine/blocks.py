@@ -341,11 +341,8 @@ def built(
         f"{groups[0].solver.variant}: {len(blocks)} blocks that share no variable, of "
         f"{len(shapes)} shapes, each projected onto by itself ({names})"
     )
-    place, columns = (
-        torch.arange(n, device=constraint.device),
-        [g.columns.flatten() for g in groups],
-    )
-    moved = torch.cat(columns) if columns else place[:0]
+    place = torch.arange(n, device=constraint.device)
+    moved = torch.cat([g.columns.flatten() for g in groups])
     place[moved] = torch.arange(n, n + len(moved), device=constraint.device)
     return BlockSolver(
         (m, n), dtype, constraint.device, groups[0].solver.variant, reason, facts, groups, place

@@ -402,9 +402,8 @@ class MatrixBuffers(nn.Module):
         for name in ("A", "G"):
             own = self._matrix_size(name)
             parts = [key for key in _parts(name) if prefix + key in state_dict]
-            if (
-                own is not None and len(parts) == 1
-            ):  # beside the other as it stood: a matrix that nobody gave
+            if own is not None and len(parts) == 1:
+                # beside the other as it stood: a matrix that nobody gave
                 (other,) = set(_parts(name)) - set(parts)
                 error_msgs.append(
                     f"{prefix}{other}: missing beside {prefix}{parts[0]}; a matrix is loaded whole"

@@ -177,11 +177,7 @@ def _compromise(
         columns = transposed(rows)
         found = gram_of(*columns.triplets(), columns.shape)
         if cost_of(found, options).set_up <= most:
-            found.factor()
-            best = judged_alone(found, columns)
-            if best.found.at_rest:
-                return SparseRange(best.factor(columns.shape))
-            raise RankDeficientError(too_slow(*columns.shape, best.found))
+            return SparseRange(judged_alone(found, columns).factor(columns.shape))
     raise RankDeficientError("a dense basis of the range of A takes less time than its columns")
 
 
@@ -230,10 +226,7 @@ def of_kept(
         gram = gram_of(*rows.triplets(), rows.shape, rows.batch)
         if fits and not dearer(dense, cost_of(gram, options), options):
             return None
-        gram.factor()
         best = judged_alone(gram, rows)
-        if not best.found.at_rest:
-            raise RankDeficientError(too_slow(*rows.shape, best.found))
     except (MemoryLimitError, InputError, RankDeficientError):
         if fits:
             return None

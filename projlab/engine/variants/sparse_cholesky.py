@@ -349,11 +349,23 @@ def judged(
 
 
 def judged_alone(gram: SparseGram, rows: Rows) -> Judged:
-    """`judged` of rows without a right side."""
+    """`judged` of rows without a right side, factored now.
+
+    Raises
+    ------
+    MemoryLimitError
+        The factor does not fit.
+    RankDeficientError
+        Corrections with it are too slow.
+    """
+    gram.factor()
     whole = rows if rows.batch is not None else SparseRows(*gram.entries, gram.shape)
     lead = () if rows.batch is None else (rows.batch,)
     f = torch.zeros(*lead, rows.shape[0], dtype=torch.float64, device=rows.device)
-    return judged(gram, whole, f)
+    best = judged(gram, whole, f)
+    if not best.found.at_rest:
+        raise RankDeficientError(too_slow(*rows.shape, best.found))
+    return best
 
 
 def _tried(gram: SparseGram, inner: int, rows: Rows, f: Tensor) -> Judged:
@@ -402,11 +414,7 @@ class SparseCholesky(Variant):
     def factor(self, rows: Rows, u: float) -> SparseCholeskyFactor:
         i, j, values = rows.triplets()
         gram = gram_of(i, j, values, rows.shape, rows.batch)
-        gram.factor()
-        best = judged_alone(gram, rows)
-        if not best.found.at_rest:
-            raise RankDeficientError(too_slow(*gram.shape, best.found))
-        return best.factor(rows.shape, rows.batch)
+        return judged_alone(gram, rows).factor(rows.shape, rows.batch)
 
     def error_growth(self, condition: float, u: float) -> float:
         return tolerance.backward_stable_growth(condition, u)
